@@ -1,0 +1,74 @@
+"""asyncckpt: an asynchronous checkpoint runtime for PyTorch. The step never waits for storage.
+
+Glossary, one word per concept: a *run* is one experiment with a root; its *state* is the named things that are
+saved; a *snapshot* is the state at one completed step in an *arena* (staging memory), a *checkpoint* is a
+committed snapshot in a store. Each rank's *shard* is one or more *packs* (safetensors files); an *extent* is
+bytes of a pack with a digest; the *manifest* says which extents make which tensor. The *record* in a *slot* of
+the commit log commits; the newest is the *head*, and the *catalog* is what it lists. A *writer* holds the run as
+one *incarnation*. A *save handle* is the future of one save.
+
+To read the source, in the order of one save: ``checkpointer`` (what the loop calls), ``saving``,
+``state.capture``, ``staging.layout``, ``staging.stager``, ``worker.service``, ``worker.pipeline``,
+``storage.local``, ``worker.commit``. Then one restore: ``resuming``, ``restoring``, ``reading``, ``state.apply``.
+
+Names are imported when they are first used: ``import asyncckpt`` alone loads neither torch nor a thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncckpt.catalog import CheckpointInfo
+    from asyncckpt.checkpointer import AsyncCheckpointer
+    from asyncckpt.handle import SaveHandle
+    from asyncckpt.loading import Loaded, load
+    from asyncckpt.metrics import MetricsConfig
+    from asyncckpt.policy import SavePolicy
+    from asyncckpt.retention import RetentionPolicy
+    from asyncckpt.staging.guards import guarded
+    from asyncckpt.state.stateful import Stateful
+    from asyncckpt.state.training_state import TrainingState
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncCheckpointer": "checkpointer",
+    "CheckpointInfo": "catalog",
+    "Loaded": "loading",
+    "MetricsConfig": "metrics",
+    "RetentionPolicy": "retention",
+    "SaveHandle": "handle",
+    "SavePolicy": "policy",
+    "Stateful": "state.stateful",
+    "TrainingState": "state.training_state",
+    "guarded": "staging.guards",
+    "load": "loading",
+}
+
+__all__ = [
+    "AsyncCheckpointer",
+    "CheckpointInfo",
+    "Loaded",
+    "MetricsConfig",
+    "RetentionPolicy",
+    "SaveHandle",
+    "SavePolicy",
+    "Stateful",
+    "TrainingState",
+    "guarded",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"asyncckpt.{_HOMES[name]}"), name)
+    if name == "errors":
+        return importlib.import_module("asyncckpt.errors")
+    raise AttributeError(f"module 'asyncckpt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "errors", "__version__"])

@@ -1,0 +1,274 @@
+"""Catalog: the checkpoints of a run as its newest commit record lists them. Reads only, disturbs nobody.
+
+A record that is merely present means nothing: what counts is the live set of the head. Readers may be
+overtaken by retention between two requests; then the head has moved on, and they look again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypeVar
+
+from asyncckpt.errors import (
+    CheckpointCorruptError,
+    CheckpointNotFoundError,
+    HeadDamaged,
+    ObjectNotFound,
+    RunContended,
+    RunRefused,
+    StorageError,
+    TransientError,
+)
+from asyncckpt.format import manifest as manifests
+from asyncckpt.format import names, record, runfile
+from asyncckpt.format.manifest import Manifest
+from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.format.runfile import RunFile
+from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.retention import Monitor, best_of
+from asyncckpt.storage.base import Storage
+
+Which: TypeAlias = Literal["latest", "best"] | int | str
+"""A checkpoint by word, by step (an int), or by id (a string of digits: its sequence number)."""
+
+ATTEMPTS = 10
+"""How often a reader that retention overtook looks again before it says so."""
+
+_CONCURRENT_READS = 16
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """One listed checkpoint, for people."""
+
+    id: str
+    seq: int
+    step: int
+    epoch: int | None
+    metrics: Mapping[str, float]
+    size: int
+    """Bytes of state."""
+    created: float
+    """Seconds since the epoch at the save call."""
+    digest: str
+    """Digest of its manifest, and so of all its content."""
+    tags: tuple[str, ...] = ()
+    pinned: bool = False
+    is_best: bool = False
+    partial: bool = False
+    code_version: str | None = None
+
+
+def info_of(checkpoint: Checkpoint, *, is_best: bool = False) -> CheckpointInfo:
+    """What people see of `checkpoint`."""
+    return CheckpointInfo(
+        id=f"{checkpoint.seq:08d}",
+        seq=checkpoint.seq,
+        step=checkpoint.step,
+        epoch=checkpoint.epoch,
+        metrics=dict(checkpoint.metrics),
+        size=checkpoint.size,
+        created=checkpoint.created / 1e6,
+        digest=checkpoint.manifest.digest,
+        is_best=is_best,
+        code_version=checkpoint.code_version,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one head lists: its checkpoints by rising sequence number, and live slots whose record is lost."""
+
+    head: Record | None
+    records: tuple[Record, ...] = ()
+    lost: Mapping[int, CheckpointCorruptError] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The listed checkpoints by rising sequence number."""
+        return [r.checkpoint for r in self.records if r.checkpoint is not None]
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The metric that the newest checkpoint was judged by."""
+        named = [c.monitor for c in self.checkpoints if c.monitor]
+        return (named[-1][0], "max" if named[-1][1] == "max" else "min") if named else None
+
+    def infos(self) -> list[CheckpointInfo]:
+        """Every listed checkpoint for people, oldest first."""
+        best = best_of(self.checkpoints, self.monitor)
+        return [info_of(c, is_best=c is best) for c in self.checkpoints]
+
+    def candidates(self) -> list[Checkpoint]:
+        """What a resume may take, best first: the latest, then the ones before it.
+
+        After a rollback the checkpoints above ``latest`` are an abandoned branch and not candidates.
+        """
+        latest = self.head.latest if self.head else None
+        known = [c for c in self.checkpoints if latest is None or c.seq <= latest]
+        return sorted(known, key=lambda c: c.seq, reverse=True)
+
+    def find(self, which: Which) -> Checkpoint:
+        """The named checkpoint; raises `CheckpointNotFoundError` saying what there is."""
+        found = self._find(which)
+        if found is None:
+            raise CheckpointNotFoundError(f"no checkpoint {which!r}: {self._offer()}")
+        return found
+
+    def _find(self, which: Which) -> Checkpoint | None:
+        if which == "latest":
+            return next(iter(self.candidates()), None)
+        if which == "best":
+            return best_of(self.checkpoints, self.monitor)
+        if isinstance(which, int):
+            return _newest(c for c in self.checkpoints if c.step == which)
+        return _newest(c for c in self.checkpoints if which.isdecimal() and c.seq == int(which))
+
+    def _offer(self) -> str:
+        if not self.records:
+            return "the run holds none"
+        steps = ", ".join(str(c.step) for c in self.checkpoints[-10:])
+        return f"steps {steps} are there" if len(self.records) <= 10 else f"the newest are of steps {steps}"
+
+
+def _newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    return max(checkpoints, key=lambda c: c.seq, default=None)
+
+
+class Catalog:
+    """Reads a run's commit log in `storage`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    async def run(self) -> RunFile | None:
+        """The run file, or None where no run was ever opened.
+
+        Raises `RunRefused` for a root that holds commits without it, and `StorageError` for one that cannot
+        be read: neither is an empty root.
+        """
+        try:
+            data = await self.storage.get(names.RUN)
+        except ObjectNotFound:
+            if await self.slots():
+                raise RunRefused(
+                    f"{self.storage.url} holds commits but no {names.RUN}: it was damaged or half copied; "
+                    f"copy {names.RUN} too, or use another root"
+                ) from None
+            return None
+        return runfile.decode(data, f"{self.storage.url}/{names.RUN}")
+
+    async def slots(self, above: int = 0) -> list[int]:
+        """The slots above `above` that hold a record now, in rising order."""
+        after = names.record_key(above) if above else None
+        found = [names.slot_of(o.key) async for o in self.storage.list(names.COMMITS, after)]
+        return sorted(slot for slot in found if slot is not None and slot > above)
+
+    async def read(self, slot: int) -> Record:
+        """The record in `slot`; raises `ObjectNotFound` or `CheckpointCorruptError`."""
+        key = names.record_key(slot)
+        found = record.decode(await self.storage.get(key), f"{self.storage.url}/{key}")
+        if found.slot != slot:
+            raise CheckpointCorruptError(f"{self.storage.url}/{key} holds the record of slot {found.slot}")
+        return found
+
+    async def head(self) -> Record | None:
+        """The newest record, or None where nothing was ever committed.
+
+        Raises `HeadDamaged` if it fails its digest: stepping back silently would lose what it committed.
+        """
+        run = await self.run()
+        if run is None:
+            return None
+        return await self._retried(lambda: self._head(run))
+
+    async def _head(self, run: RunFile) -> Record | None:
+        return await self.newest(await self.slots(), run)
+
+    async def newest(self, slots: Sequence[int], run: RunFile) -> Record | None:
+        """The record in the highest of `slots`; raises `ObjectNotFound` if it is gone by now."""
+        for slot in reversed(slots):
+            try:
+                return await self.read(slot)
+            except CheckpointCorruptError as error:
+                if run.publish == "whole":
+                    raise HeadDamaged(
+                        f"the newest commit record is damaged ({error}); the data may be whole: "
+                        "restore a copy of it, or load checkpoints by id with asyncckpt.load"
+                    ) from error
+        return None
+
+    async def listing(self) -> Listing:
+        """Every checkpoint that the head lists; a lost record is in ``lost``, never left out silently."""
+        return await self._retried(self._listing)
+
+    async def _listing(self) -> Listing:
+        head = await self.head()
+        if head is None:
+            return Listing(None)
+        listing = await self.listing_of(head)
+        if listing.lost and (now := await self.head()) is not None and now.slot != head.slot:
+            raise ObjectNotFound(f"record {head.slot} was overtaken")  # the new head lists them no longer
+        return listing
+
+    async def listing_of(self, head: Record) -> Listing:
+        """What `head` lists, whether or not it still is the head."""
+        limit = asyncio.Semaphore(_CONCURRENT_READS)
+        own = {head.slot: head}
+
+        async def fetch(slot: int) -> Record | CheckpointCorruptError | ObjectNotFound:
+            async with limit:
+                try:
+                    return own.get(slot) or await self.read(slot)
+                except (CheckpointCorruptError, ObjectNotFound) as error:
+                    return error
+
+        found = dict(zip(sorted(head.live), await asyncio.gather(*map(fetch, sorted(head.live))), strict=True))
+        records = [r for r in found.values() if isinstance(r, Record) and r.checkpoint is not None]
+        lost = {slot: _as_damage(e) for slot, e in found.items() if isinstance(e, Exception)}
+        return Listing(head, tuple(sorted(records, key=_seq)), lost)
+
+    async def manifest(self, checkpoint: Checkpoint) -> Manifest:
+        """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""
+        ref = checkpoint.manifest
+        what = f"{self.storage.url}/{ref.key}"
+        try:
+            data = await self.storage.get(ref.key)
+        except ObjectNotFound as error:
+            raise CheckpointCorruptError(f"{what} is missing") from error
+        except TransientError:
+            raise
+        except StorageError as error:
+            raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
+        if len(data) != ref.length:
+            raise CheckpointCorruptError(f"{what} has {len(data)} bytes instead of {ref.length}")
+        found = manifests.decode(data, what)
+        if sealed_digest(data) != ref.digest or found.seq != checkpoint.seq:
+            raise CheckpointCorruptError(f"{what} is not the manifest that was committed")
+        return found
+
+    async def is_listed(self, checkpoint: Checkpoint) -> bool:
+        """Whether the present head still lists the checkpoint: after a failed read, pruned is not damaged."""
+        listing = await self.listing()
+        return any(c.seq == checkpoint.seq for c in listing.checkpoints)
+
+    async def _retried(self, look: Callable[[], Awaitable[_T]]) -> _T:
+        for _ in range(ATTEMPTS):
+            try:
+                return await look()
+            except ObjectNotFound:
+                await asyncio.sleep(0)
+        raise RunContended(f"{self.storage.url}: records kept vanishing while they were read; try again")
+
+
+def _seq(entry: Record) -> int:
+    return entry.checkpoint.seq if entry.checkpoint else -1
+
+
+def _as_damage(error: Exception) -> CheckpointCorruptError:
+    if isinstance(error, CheckpointCorruptError):
+        return error
+    return CheckpointCorruptError(f"a live commit record is missing: {error}")

@@ -1,0 +1,426 @@
+"""AsyncCheckpointer: what a training loop talks to. It wires the parts together and holds no logic of its own.
+
+Constructing it, restoring and listing only read. ``resume()`` or the first save takes the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal
+
+from asyncckpt import living
+from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.distributed.coordinator import ranks_of
+from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, CheckpointNotFoundError, SaveFailed
+from asyncckpt.events import Listener, Listeners
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.handle import SaveHandle, untold, wait_all
+from asyncckpt.metrics import MetricsConfig, exporter
+from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.restoring import Loaded, apply, check_world, read
+from asyncckpt.resuming import Resumption
+from asyncckpt.retention import Monitor, RetentionPolicy, best_of
+from asyncckpt.saving import OnBusy, Saver, Verify
+from asyncckpt.state.capture import Capture
+from asyncckpt.state.training_state import TrainingState, training_state
+from asyncckpt.storage import from_url
+from asyncckpt.storage.base import Storage
+from asyncckpt.tracked import numbers, saved_here, track
+from asyncckpt.worker.member import MemberService
+from asyncckpt.worker.pool import WorkerPool
+from asyncckpt.worker.ranks import attempt_key
+from asyncckpt.worker.service import SaveService, ServiceConfig, exists
+
+logger = logging.getLogger("asyncckpt")
+
+_ANNOUNCED = 256
+"""Decisions kept for ranks that lag behind; training keeps them within a step or two of each other."""
+
+
+class AsyncCheckpointer:
+    """Saves what it was given, in the background, into `root`, and brings it back.
+
+    `model`, `optimizer`, `scheduler`, `scaler`, `dataloader` and `extra` are one object each, a list, or a mapping
+    of names; random state is always saved with them. ``save`` says when `step` saves by itself, ``keep`` what
+    stays, ``monitor`` which metric is best ("min" or "max").
+
+    Behaviour: `on_busy` (what a periodic save does when both generations are in use), `on_failure`, `verify`,
+    `overwrite`, `listeners`, `metrics` (a port, or a `MetricsConfig`). Performance: `budget` (bytes of staging
+    memory), `generations`, `executor`. `close_timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | Storage,
+        *,
+        model: object = None,
+        optimizer: object = None,
+        scheduler: object = None,
+        scaler: object = None,
+        dataloader: object = None,
+        extra: Mapping[str, object] | None = None,
+        save: SavePolicy | None = None,
+        keep: RetentionPolicy | None = None,
+        monitor: Monitor | None = None,
+        on_busy: OnBusy = "coalesce",
+        on_failure: Literal["warn", "raise"] = "warn",
+        budget: int | None = None,
+        generations: int = 2,
+        executor: Literal["auto", "thread", "process"] = "auto",
+        metrics: int | MetricsConfig | None = None,
+        listeners: Iterable[Listener] = (),
+        storage_options: Mapping[str, Any] | None = None,
+        local: str | os.PathLike[str] | None = None,
+        mirror: str | None = None,
+        preemption: object = None,
+        verify: Verify = "sample",
+        overwrite: bool = False,
+        close_timeout: float = 600,
+    ) -> None:
+        _refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
+        _check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=executor)
+        if generations < 1:
+            raise ValueError(f"generations={generations}: at least 1 is needed")
+        self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
+        self._on_busy: OnBusy = on_busy
+        self._on_failure = on_failure
+        self._monitor = monitor
+        self._overwrite = overwrite
+        self._close_timeout = close_timeout
+        self._ranks = ranks = ranks_of(self._storage.url)
+        parts = {
+            "model": model,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "scaler": scaler,
+            "dataloader": dataloader,
+            "extra": extra,
+        }
+        self._tracked = track(parts, ranks)
+        self._decider = Decider(save or SavePolicy(), monitor, SYSTEM_CLOCK)
+        if save is None:
+            logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
+        living.replace(self._storage.url, self)
+        self._exporter = exporter(metrics)
+        self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else [])])
+        config = ServiceConfig(keep, monitor, overwrite)
+        self._pool = WorkerPool(lambda former: self._service(config, former))
+        self._saver = Saver(
+            Capture(saved_here(self._tracked, ranks), self._tracked.lazy),
+            self._pool,
+            self._listeners,
+            SYSTEM_CLOCK,
+            ranks,
+            # The others' shards are small, and they must not stall on what only rank 0 can decide.
+            generations=generations if ranks.rank == 0 else generations + 2,
+            budget=budget,
+            verify=verify,
+        )
+        self._process = os.getpid()
+        self._closed = False
+        self._begun = False
+        self._resumes = 0
+        self._announced: deque[str] = deque()
+        self._decided: int | None = None
+        self._saved_step: int | None = None
+
+    def _service(
+        self, config: ServiceConfig, former: SaveService | MemberService | None
+    ) -> SaveService | MemberService:
+        if self._ranks.rank != 0:
+            return MemberService(self._storage, self._listeners, SYSTEM_CLOCK, self._ranks)
+        service = SaveService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
+        if isinstance(former, SaveService):
+            service.inherit(former)
+        return service
+
+    # -- saving --------------------------------------------------------------------------------------------
+
+    def step(
+        self, step: int, *, epoch: int | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> SaveHandle | None:
+        """Say that optimizer step `step` is complete; saves if that is due and returns the handle, else None.
+
+        Decides once per step number. Raises `UnsupportedState`, and with ``on_failure="raise"`` an earlier
+        save's `SaveFailed`.
+        """
+        self._check_usable()
+        if step == self._decided:
+            return None
+        self._decided = step
+        if not self._agree(f"due/{step}", lambda: self._decider.at_step(step, self._watched(metrics))):
+            return None
+        return self._save(step, epoch, metrics, periodic=True, on_busy=self._on_busy)
+
+    def epoch_end(
+        self, epoch: int, *, step: int | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> SaveHandle | None:
+        """Say that `epoch` epochs are complete; ``every_epochs`` fires here and only here.
+
+        `step` defaults to the last one given to `step`. If that step was saved already, that save counts.
+        """
+        self._check_usable()
+        at = self._decided if step is None else step
+        if at is None:
+            raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
+        due = self._agree(f"epoch/{epoch}", lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
+        if not due or at == self._saved_step:
+            return None
+        return self._save(at, epoch, metrics, periodic=True, on_busy=self._on_busy)
+
+    def save(
+        self,
+        step: int,
+        *,
+        epoch: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        on_busy: OnBusy | None = None,
+    ) -> SaveHandle:
+        """Snapshot the state now, whatever the policy says; never skipped or superseded unless `on_busy` says so.
+
+        Raises `UnsupportedState` for what cannot be held, and `CheckpointDirectoryExistsError` for a first save
+        over an earlier training. Everything else is on the handle.
+        """
+        self._check_usable()
+        self._decided = step
+        return self._save(step, epoch, metrics, periodic=on_busy is not None, on_busy=on_busy or "wait")
+
+    def _save(
+        self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, periodic: bool, on_busy: OnBusy
+    ) -> SaveHandle:
+        if step < 0:
+            raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
+        self._begin()
+        values = numbers(metrics, self._monitor, every=True)
+        handle = self._saver.save(step, epoch, values, periodic=periodic, on_busy=on_busy)
+        self._decider.saved()
+        self._saved_step = step
+        return handle
+
+    def _begin(self) -> None:
+        """Before the first save: refuse to write beside an earlier training that nobody resumed."""
+        if self._begun or self._overwrite or self._ranks.rank != 0:
+            return
+        try:
+            held = len(self._listing().checkpoints)
+        except AsyncCkptError:
+            return  # the save itself will meet it, and say so on its handle
+        if held:
+            self._ranks.publish(attempt_key(1), {"error": "the root holds checkpoints nobody resumed from"})
+            raise exists(self._storage.url, held)
+        self._begun = True
+
+    def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
+        return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}
+
+    def _agree(self, key: str, decide: Callable[[], bool]) -> bool:
+        """This rank's own decision where all ranks decide alike, else rank 0's."""
+        if self._ranks.world == 1 or self._decider.policy.alike_on_all_ranks:
+            return decide()
+        if self._ranks.rank != 0:
+            return bool(self._ranks.fetch_any((key,), self._ranks.deadline)["due"])
+        due = decide()
+        self._ranks.publish(key, {"due": due})
+        self._announced.append(key)
+        if len(self._announced) > _ANNOUNCED:
+            self._ranks.forget(self._announced.popleft())
+        return due
+
+    def before_mutation(self) -> None:
+        """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
+        self._saver.stager.guard()
+
+    # -- restoring -----------------------------------------------------------------------------------------
+
+    def resume(self, *, which: Which = "latest", allow_partial: bool = False) -> TrainingState | None:
+        """Take the run and restore everything in place, random state last; None on an empty root.
+
+        A damaged checkpoint is reported and the one before it taken; one that is named raises. Raises
+        `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
+        cannot be read: never a silent start from nothing.
+        """
+        self._check_usable()
+        if allow_partial:
+            raise NotImplementedError(
+                "allow_partial= has no effect in this version: it writes no partial checkpoints"
+            )
+        self._resumes += 1
+        resumption = Resumption(self._ranks, self._resumes, self._listeners, self._read)
+        if self._ranks.rank == 0:
+            loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
+        else:
+            loaded = resumption.follow()
+        self._begun = True
+        if loaded is None:
+            return None
+        state = self._apply(loaded, strict=True)
+        seq, named = loaded.checkpoint.seq, which != "latest"
+        self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named))
+        return state
+
+    def restore(
+        self,
+        which: Which = "latest",
+        *,
+        strict: bool = True,
+        only: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> TrainingState:
+        """Restore a named checkpoint in place, without taking the run; `only` and `exclude` name parts ("model").
+
+        Raises `CheckpointNotFoundError`, `CheckpointCorruptError` or `IncompatibleState`; then nothing was changed,
+        unless an object refused its part.
+        """
+        self._check_usable()
+        checkpoint = self._listing().find(which)
+        check_world(checkpoint, self._ranks.world)
+        loaded = self._read(checkpoint, list(self._tracked.trees), only, exclude)
+        return self._apply(loaded, strict=strict, only=only, exclude=exclude)
+
+    def _read(
+        self,
+        checkpoint: Checkpoint,
+        scopes: Collection[str],
+        only: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> Loaded:
+        return self._pool.run(lambda service: _held(service, checkpoint, scopes, only, exclude))
+
+    def _apply(
+        self,
+        loaded: Loaded,
+        *,
+        strict: bool,
+        only: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> TrainingState:
+        self.before_mutation()
+        apply(loaded, self._tracked.trees, self._listeners, strict=strict, only=only, exclude=exclude)
+        self._decider.seen(loaded.checkpoint.metrics)
+        return training_state(info_of(loaded.checkpoint), loaded.state)
+
+    # -- the catalog ---------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Every listed checkpoint, oldest first."""
+        return self._listing().infos()
+
+    def latest(self) -> CheckpointInfo | None:
+        """The latest checkpoint, or None."""
+        return self._named("latest")
+
+    def best(self) -> CheckpointInfo | None:
+        """The checkpoint with the best monitored metric, or None."""
+        listing = self._listing()
+        found = best_of(listing.checkpoints, self._monitor or listing.monitor)
+        return None if found is None else info_of(found, is_best=True)
+
+    def _named(self, which: Which) -> CheckpointInfo | None:
+        listing = self._listing()
+        try:
+            seq = listing.find(which).seq
+        except CheckpointNotFoundError:
+            return None
+        return next(info for info in listing.infos() if info.seq == seq)
+
+    def _listing(self) -> Listing:
+        return self._pool.run(lambda service: service.catalog.listing())
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where the metrics are served, or None."""
+        return self._exporter.port if self._exporter else None
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until every save is durable; raises `TimeoutError`, or `SaveFailed` for failures not told yet."""
+        self._saver.stager.guard()
+        left = wait_all(self._saver.handles, timeout)
+        if left:
+            raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
+        self._raise_untold()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Wait for everything (`close_timeout` where `timeout` is None), then let go; a second call does nothing.
+
+        Raises `SaveFailed` for failures not told yet, and for saves that were left unfinished.
+        """
+        if self._closed or os.getpid() != self._process:
+            return
+        self._closed = True
+        limit = self._close_timeout if timeout is None else timeout
+        self._saver.stager.guard()
+        left = [handle.step for handle in wait_all(self._saver.handles, limit)]
+        self._pool.close(limit)
+        self._saver.close()
+        if self._exporter is not None:
+            self._exporter.close()
+        living.forget(self._storage.url, self)
+        if left:
+            raise SaveFailed(f"closed after {limit} s with saves unfinished: steps {left}")
+        self._raise_untold()
+
+    def __enter__(self) -> AsyncCheckpointer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except SaveFailed as failure:  # must not take the place of the exception in flight
+            logger.error("%s", failure)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise CheckpointerClosed(f"the checkpointer of {self._storage.url} is closed")
+        if os.getpid() != self._process:
+            raise CheckpointerClosed("this checkpointer belongs to the process that was forked")
+        if self._on_failure == "raise":
+            self._raise_untold()
+
+    def _raise_untold(self) -> None:
+        failures = untold(self._saver.handles)
+        if failures is not None:
+            raise failures
+
+
+async def _held(
+    service: SaveService | MemberService,
+    checkpoint: Checkpoint,
+    scopes: Collection[str],
+    only: Collection[str] | None,
+    exclude: Collection[str],
+) -> Loaded:
+    """Read a checkpoint that this process's own retention leaves alone meanwhile."""
+    with service.hold(checkpoint.seq):
+        return await read(service.catalog, checkpoint, scopes, only=only, exclude=exclude)
+
+
+def _refuse_later(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise NotImplementedError(
+                f"AsyncCheckpointer({name}=) has no effect in this version yet: leave it out"
+            )
+
+
+def _check_choices(*, on_busy: str, on_failure: str, verify: str, executor: str) -> None:
+    choices = {
+        "on_busy": (on_busy, ("coalesce", "wait", "skip")),
+        "on_failure": (on_failure, ("warn", "raise")),
+        "verify": (verify, ("sample", "always", "off")),
+        "executor": (executor, ("auto", "thread")),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: use one of {', '.join(allowed)}")

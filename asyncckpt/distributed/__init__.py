@@ -1,0 +1,1 @@
+"""Distributed: how the ranks of one training job agree about saves."""

@@ -1,0 +1,85 @@
+"""Coordinator: ranks that agree through the process group's key-value store, never through a collective.
+
+A collective off the training thread may meet the training's own in another order on another rank, which hangs
+all of them. The store knows no order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from asyncckpt.worker import ranks
+from asyncckpt.worker.ranks import Ranks, SingleRank
+
+_FIRST_LOOK = 0.0005
+_SLOWEST_LOOK = 0.02
+_rounds: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
+
+
+class StoreRanks:
+    """The ranks of a ``torch.distributed`` job, for one checkpointer."""
+
+    def __init__(self, store: Store, rank: int, world: int) -> None:
+        self.rank = rank
+        self.world = world
+        self._store = store
+        self.deadline = ranks.DEADLINE
+
+    def publish(self, key: str, value: dict[str, Any]) -> None:
+        """Write `key`."""
+        self._store.set(key, json.dumps(value))
+
+    def peek(self, key: str) -> dict[str, Any] | None:
+        """What `key` holds now, or None."""
+        if not self._store.check([key]):
+            return None
+        value: dict[str, Any] = json.loads(self._store.get(key))
+        return value
+
+    def fetch_any(self, keys: tuple[str, ...], timeout: float) -> dict[str, Any]:
+        """Wait for one of `keys`; raises `TimeoutError`.
+
+        Looks again and again, since the store's own ``wait`` locks it for every other thread of the process.
+        """
+        deadline = time.monotonic() + timeout
+        pause = _FIRST_LOOK
+        while True:
+            for key in keys:
+                if (value := self.peek(key)) is not None:
+                    return value
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no rank wrote {' or '.join(keys)} within {timeout:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _SLOWEST_LOOK)
+
+    def forget(self, key: str) -> None:
+        """Drop a key that every rank has read."""
+        self._store.delete_key(key)
+
+
+def ranks_of(root: str) -> Ranks:
+    """The ranks that share the training of `root`: those of the default process group, or this process alone.
+
+    Raises `RuntimeError` if the environment announces several ranks but no process group is there to agree by.
+    """
+    if dist.is_available() and dist.is_initialized():
+        if dist.get_world_size() == 1:
+            return SingleRank()
+        # Checkpointers are made in the same order on all ranks: the count tells their keys apart.
+        prefix = f"asyncckpt/{root}/{next(_rounds[root])}"
+        store = PrefixStore(prefix, dist.distributed_c10d._get_default_store())
+        return StoreRanks(store, dist.get_rank(), dist.get_world_size())
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            "WORLD_SIZE says that this is one of several ranks: call torch.distributed.init_process_group() "
+            "before AsyncCheckpointer(...), so that the ranks can agree on what to save"
+        )
+    return SingleRank()

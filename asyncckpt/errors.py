@@ -1,0 +1,171 @@
+"""Every error this package raises, under one root.
+
+::
+
+    AsyncCkptError
+    ├── SaveError                            a save did not become a checkpoint
+    │   ├── SaveFailed                         ... for a reason of its own (``__cause__``, ``failures``)
+    │   ├── SaveSkipped                        ... because both generations were busy and the policy said skip
+    │   ├── SaveSuperseded                     ... because a newer snapshot took its place
+    │   ├── TornSnapshot                       ... because saved tensors changed while they were copied
+    │   └── RankMissing                        ... because a rank did not report in time
+    ├── UnsupportedState (TypeError)         a value that cannot be held, named by its path
+    ├── RestoreError                         a checkpoint could not be restored
+    │   ├── CheckpointNotFoundError (FileNotFoundError)
+    │   ├── CheckpointCorruptError             its bytes are not what its record says
+    │   ├── IncompatibleState                  it is sound, but does not fit what it shall be restored into
+    │   └── UnsupportedFormat                  it was written by a newer version
+    ├── RunError                             the run as a whole
+    │   ├── CheckpointDirectoryExistsError     the root holds checkpoints and nobody resumed from them
+    │   ├── HeadDamaged                        the newest commit record fails its digest
+    │   ├── Fenced                             a newer incarnation has taken the run
+    │   ├── RunContended                       several writers kept taking the run from each other
+    │   └── RunRefused                         this store cannot keep what the run was promised
+    ├── WorkerCrashed                        the background worker died; its jobs failed
+    ├── CheckpointerClosed                   the checkpointer was closed before this call
+    └── StorageError (OSError)               a backend's error, translated
+        ├── ObjectNotFound
+        ├── ObjectExists
+        ├── TransientError                     worth another try
+        ├── OutcomeUnknown                     neither applied nor not applied: read to find out
+        └── StorageDenied                      permission, read-only, no space: a person has to act
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class AsyncCkptError(Exception):
+    """Root of every error of this package."""
+
+
+# -- saving --------------------------------------------------------------------------------------
+
+
+class SaveError(AsyncCkptError):
+    """A save did not become a checkpoint."""
+
+
+class SaveFailed(SaveError):
+    """One save failed, or several did: `failures` maps each step to its reason."""
+
+    def __init__(self, message: str, failures: Mapping[int, BaseException] | None = None) -> None:
+        super().__init__(message)
+        self.failures: Mapping[int, BaseException] = dict(failures or {})
+
+
+class SaveSkipped(SaveError):
+    """The save never took a snapshot: every arena generation was in use and the policy said skip."""
+
+
+class SaveSuperseded(SaveError):
+    """A newer snapshot replaced this one before it was written; the message names it."""
+
+
+class TornSnapshot(SaveError):
+    """Saved tensors changed while they were being copied; `paths` names them."""
+
+    def __init__(self, message: str, paths: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.paths = tuple(paths)
+
+
+class RankMissing(SaveError):
+    """Ranks whose report did not arrive before the deadline; `ranks` names them."""
+
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = tuple(ranks)
+
+
+class UnsupportedState(AsyncCkptError, TypeError):
+    """A value in the state cannot be held in a checkpoint; the message names its path and a way out."""
+
+
+# -- restoring -----------------------------------------------------------------------------------
+
+
+class RestoreError(AsyncCkptError):
+    """A checkpoint could not be restored."""
+
+
+class CheckpointNotFoundError(RestoreError, FileNotFoundError):
+    """No checkpoint of that name is in the catalog."""
+
+
+class CheckpointCorruptError(RestoreError):
+    """A checkpoint's bytes are missing or are not what its digests say."""
+
+
+class IncompatibleState(RestoreError):
+    """The checkpoint is sound but does not fit the objects it shall be restored into."""
+
+
+class UnsupportedFormat(RestoreError):
+    """The checkpoint was written in a format version this package cannot read."""
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+class RunError(AsyncCkptError):
+    """Something about the run as a whole stands in the way."""
+
+
+class CheckpointDirectoryExistsError(RunError, FileExistsError):
+    """The root holds checkpoints, and this process has not resumed from them."""
+
+
+class HeadDamaged(RunError):
+    """The newest commit record fails its digest; only an explicit repair may open the run."""
+
+
+class Fenced(RunError):
+    """A newer incarnation has taken the run; this writer stopped for ever."""
+
+    adopted: bool = False
+    """Whether the checkpoint being committed is listed by the new owner, and so durable all the same."""
+
+
+class RunContended(RunError):
+    """Other writers kept opening the run at the same time."""
+
+
+class RunRefused(RunError):
+    """The store cannot give the guarantee that the run was created with, or holds something else."""
+
+
+class WorkerCrashed(AsyncCkptError):
+    """The background worker ended unexpectedly; a new one takes the next job."""
+
+
+class CheckpointerClosed(AsyncCkptError):
+    """The checkpointer is closed."""
+
+
+# -- storage -------------------------------------------------------------------------------------
+
+
+class StorageError(AsyncCkptError, OSError):
+    """A storage backend's error, translated; `__cause__` holds the original."""
+
+
+class ObjectNotFound(StorageError):
+    """There is no object with that key."""
+
+
+class ObjectExists(StorageError):
+    """An exclusive put found an object with that key; nothing was written."""
+
+
+class TransientError(StorageError):
+    """The request failed and may succeed when tried again."""
+
+
+class OutcomeUnknown(StorageError):
+    """The put may or may not have been applied; only reading the object tells."""
+
+
+class StorageDenied(StorageError):
+    """The store refuses: permission, a read-only file system, no space, or a root that is a file."""

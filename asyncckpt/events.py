@@ -1,0 +1,149 @@
+"""Events: what happened to checkpoints, as frozen values, and the listeners that are told.
+
+A listener is any object with an ``on_event(event)`` method. Listeners are observers: one that raises is
+logged and the next is told all the same, so that no metric, tracker or callback can harm a save. Events of
+one save arrive in the order in which its handle changes: `Staged`, then one of `Durable`, `Failed`,
+`Superseded`; `Skipped` stands alone. They arrive on a background thread, except `Skipped` and `Staged` of
+EAGER state, which arrive on the thread that called ``save``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+logger = logging.getLogger("asyncckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to the checkpoints of one root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled(Event):
+    """The training thread spent `seconds` in this package: in ``call`` (the save) or ``guard`` (the hook)."""
+
+    step: int
+    seconds: float
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Staged(Event):
+    """The snapshot is complete in the arena; `seconds` after the save call began."""
+
+    step: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Durable(Event):
+    """The checkpoint is committed; `seconds` after the save call began."""
+
+    step: int
+    seq: int
+    bytes: int
+    seconds: float
+    created: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """The save failed in `phase` (open, stage, write, report, commit, worker); nothing partial is listed."""
+
+    step: int
+    phase: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(Event):
+    """A periodic save found every generation busy."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded(Event):
+    """The snapshot of `step` was replaced by the one of `by_step` before it was written."""
+
+    step: int
+    by_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned(Event):
+    """Retention dropped a checkpoint from the catalog, for `reason`."""
+
+    step: int
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Swept(Event):
+    """The start's sweep removed `objects` leftovers of earlier incarnations."""
+
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Event):
+    """A checkpoint was restored."""
+
+    step: int
+    seq: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged(Event):
+    """A listed checkpoint is not what its digests say; None where its record itself is lost."""
+
+    step: int | None
+    seq: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback(Event):
+    """Something ran in a slower or weaker way than it could: `feature` and why."""
+
+    feature: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover(Event):
+    """A hint, a deletion or a sweep failed after the commit: harmless, left to the next start."""
+
+    what: str
+    error: BaseException
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Told of every event; must not block for long, since it runs where the event happened."""
+
+    def on_event(self, event: Event) -> None: ...
+
+
+class Listeners:
+    """The listeners of one checkpointer, told in the order in which they were given."""
+
+    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
+        self._listeners = tuple(listeners)
+
+    def emit(self, event: Event) -> None:
+        """Tell every listener; an exception of one is logged and harms neither the others nor the save."""
+        for listener in self._listeners:
+            try:
+                listener.on_event(event)
+            except Exception:
+                logger.exception("listener %r failed on %r", listener, event)

@@ -1,0 +1,73 @@
+"""Names: where each object of a run lies. No name is ever used twice for different bytes.
+
+::
+
+    run.json                                        id, format, commit mode; written once
+    commits/0000000042.json                         the record in slot 42
+    data/00000042-step-1000-i3-5f2c9a01/            sequence number, step, incarnation, nonce of one attempt
+        rank-00000-of-00008.p0.safetensors          packs
+        rank-00000-of-00008.json                    reports
+        manifest.json
+    latest  best                                    hints, overwritten, never trusted
+
+Numbers are padded for people; they are parsed as integers and never compared as text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+RUN = "run.json"
+COMMITS = "commits/"
+DATA = "data/"
+LATEST = "latest"
+BEST = "best"
+
+_RECORD = re.compile(r"commits/(\d{10,})\.json")
+_DIRECTORY = re.compile(r"data/(\d{8,})-step-(\d+)-i(\d+)-([0-9a-f]{8})")
+
+
+def record_key(slot: int) -> str:
+    """The key of the record in `slot`."""
+    return f"{COMMITS}{slot:010d}.json"
+
+
+def slot_of(key: str) -> int | None:
+    """The slot that a key under ``commits/`` names, or None if it is not a record's name."""
+    match = _RECORD.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """The folder of one attempt at one checkpoint."""
+
+    seq: int
+    step: int
+    inc: int
+    nonce: str
+
+    @property
+    def key(self) -> str:
+        """The folder's key, without a slash at the end."""
+        return f"{DATA}{self.seq:08d}-step-{self.step}-i{self.inc}-{self.nonce}"
+
+    def pack(self, rank: int, world: int, number: int) -> str:
+        """The key of pack `number` of `rank`."""
+        return f"{self.key}/rank-{rank:05d}-of-{world:05d}.p{number}.safetensors"
+
+    def report(self, rank: int, world: int) -> str:
+        """The key of the report of `rank`."""
+        return f"{self.key}/rank-{rank:05d}-of-{world:05d}.json"
+
+    @property
+    def manifest(self) -> str:
+        """The key of the manifest."""
+        return f"{self.key}/manifest.json"
+
+
+def directory_of(key: str) -> DataDirectory | None:
+    """The attempt that an object under ``data/`` belongs to, or None if its name is not one of ours."""
+    match = _DIRECTORY.fullmatch(key.rsplit("/", 1)[0])
+    return DataDirectory(int(match[1]), int(match[2]), int(match[3]), match[4]) if match else None

@@ -1,0 +1,199 @@
+"""Record: the small JSON object that commits. The chain of records is the commit log.
+
+A record is created exclusively in the slot after its writer's last one. It lists, as slots, every checkpoint
+that is live from then on: the catalog is the live set of the newest record (the head), so that a removal is
+part of a commit and a record that is merely present means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, cast
+
+from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.format.sealed import Json, seal, sealed_digest, unseal
+
+Kind: TypeAlias = Literal["open", "checkpoint", "rollback", "close"]
+
+
+@dataclass(frozen=True, slots=True)
+class WriterId:
+    """One session of ownership of a run. Only `nonce` means anything; the rest is for people."""
+
+    nonce: str
+    host: str
+    pid: int
+    started: int
+    """Microseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """An object by key, length in bytes and digest."""
+
+    key: str
+    length: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackUse:
+    """A pack that a checkpoint names, its length, and how many of its bytes the checkpoint uses."""
+
+    key: str
+    length: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A checkpoint that a record dropped from the catalog, and the retention reason."""
+
+    seq: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a record of kind ``checkpoint`` says about its checkpoint."""
+
+    seq: int
+    step: int
+    epoch: int | None
+    world: int
+    parent: int | None
+    """Sequence number of the checkpoint that the training continued from."""
+    created: int
+    """Microseconds since the epoch at the save call."""
+    metrics: Mapping[str, float]
+    manifest: ObjectRef
+    packs: tuple[PackUse, ...]
+    code_version: str | None = None
+    monitor: tuple[str, str] | None = None
+    """The metric that decides which checkpoint is best, and "min" or "max"."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of state: what its packs hold for it, shared ones included."""
+        return sum(pack.live for pack in self.packs)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of the commit log."""
+
+    kind: Kind
+    slot: int
+    inc: int
+    writer: WriterId
+    previous: tuple[int, str] | None
+    """Slot and digest of the record before it, which may be gone by now."""
+    live: frozenset[int]
+    """Slots of every checkpoint that is listed once this record is the head."""
+    latest: int | None
+    latest_inc: int
+    next_seq: int
+    checkpoint: Checkpoint | None = None
+    removed: tuple[Removal, ...] = ()
+    digest: str = field(default="", compare=False)
+    """Digest of the encoded record; filled by `decode`."""
+
+    def encode(self) -> bytes:
+        """The record's one encoding."""
+        fields: dict[str, Json] = {
+            "kind": self.kind,
+            "slot": self.slot,
+            "inc": self.inc,
+            "writer": _writer_json(self.writer),
+            "previous": list(self.previous) if self.previous else None,
+            "live": [[first, last] for first, last in ranges(self.live)],
+            "latest": self.latest,
+            "latest_inc": self.latest_inc,
+            "next_seq": self.next_seq,
+            "removed": [{"seq": r.seq, "step": r.step, "reason": r.reason} for r in self.removed],
+        }
+        if self.checkpoint is not None:
+            fields |= _checkpoint_json(self.checkpoint)
+        return seal(fields)
+
+
+def decode(data: bytes | memoryview, what: str) -> Record:
+    """Decode and check a record; raises `CheckpointCorruptError` or `UnsupportedFormat` naming `what`."""
+    fields = unseal(data, what)
+    try:
+        record = _record(fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error
+    return replace(record, digest=sealed_digest(data))
+
+
+def ranges(slots: Iterable[int]) -> list[tuple[int, int]]:
+    """`slots` as sorted inclusive ranges, which keeps a record small when 10,000 checkpoints are live."""
+    out: list[tuple[int, int]] = []
+    for slot in sorted(slots):
+        if out and out[-1][1] == slot - 1:
+            out[-1] = (out[-1][0], slot)
+        else:
+            out.append((slot, slot))
+    return out
+
+
+def _writer_json(writer: WriterId) -> Json:
+    return {"nonce": writer.nonce, "host": writer.host, "pid": writer.pid, "started": writer.started}
+
+
+def _checkpoint_json(c: Checkpoint) -> dict[str, Json]:
+    return {
+        "seq": c.seq,
+        "step": c.step,
+        "epoch": c.epoch,
+        "world": c.world,
+        "parent": c.parent,
+        "created": c.created,
+        # repr round-trips every float; canonical JSON has no fractions and no NaN.
+        "metrics": {name: repr(float(value)) for name, value in c.metrics.items()},
+        "manifest": {"key": c.manifest.key, "length": c.manifest.length, "digest": c.manifest.digest},
+        "packs": [{"key": p.key, "length": p.length, "live": p.live} for p in c.packs],
+        "code_version": c.code_version,
+        "monitor": list(c.monitor) if c.monitor else None,
+    }
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    kind = fields["kind"]
+    if kind not in ("open", "checkpoint", "rollback", "close"):
+        raise ValueError(f"unknown kind {kind!r}")
+    writer = fields["writer"]
+    previous = fields["previous"]
+    return Record(
+        kind=cast(Kind, kind),
+        slot=int(fields["slot"]),
+        inc=int(fields["inc"]),
+        writer=WriterId(writer["nonce"], writer["host"], writer["pid"], writer["started"]),
+        previous=(previous[0], previous[1]) if previous else None,
+        live=frozenset(slot for first, last in fields["live"] for slot in range(first, last + 1)),
+        latest=fields["latest"],
+        latest_inc=int(fields["latest_inc"]),
+        next_seq=int(fields["next_seq"]),
+        checkpoint=_checkpoint(fields) if kind == "checkpoint" else None,
+        removed=tuple(Removal(r["seq"], r["step"], r["reason"]) for r in fields["removed"]),
+    )
+
+
+def _checkpoint(fields: dict[str, Any]) -> Checkpoint:
+    manifest, monitor = fields["manifest"], fields["monitor"]
+    return Checkpoint(
+        seq=int(fields["seq"]),
+        step=int(fields["step"]),
+        epoch=fields["epoch"],
+        world=int(fields["world"]),
+        parent=fields["parent"],
+        created=int(fields["created"]),
+        metrics={name: float(text) for name, text in fields["metrics"].items()},
+        manifest=ObjectRef(manifest["key"], manifest["length"], manifest["digest"]),
+        packs=tuple(PackUse(p["key"], p["length"], p["live"]) for p in fields["packs"]),
+        code_version=fields["code_version"],
+        monitor=(monitor[0], monitor[1]) if monitor else None,
+    )

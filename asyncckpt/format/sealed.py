@@ -1,0 +1,70 @@
+"""Sealed JSON: a canonical JSON object whose last field is the digest of all bytes before it.
+
+Canonical: ASCII, keys sorted, no spaces, integers only. One value has one encoding, so that equal bytes mean
+equal records, which is what the commit compares after a lost reply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeAlias
+
+from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
+from asyncckpt.format import FORMAT
+from asyncckpt.format.digest import digest
+
+Json: TypeAlias = bool | int | str | list["Json"] | dict[str, "Json"] | None
+"""JSON without fractions: a float in a digest-compared document has too many spellings."""
+
+_TAIL = len(',"digest":""}') + 32
+
+
+def canonical(value: Json) -> bytes:
+    """The one encoding of `value`."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def seal(fields: Mapping[str, Json]) -> bytes:
+    """Encode `fields` (which must not hold ``digest``) with the digest of the encoding at the end."""
+    body = canonical({**fields, "format": FORMAT})
+    return b'%s,"digest":"%s"}' % (body[:-1], digest(body).encode("ascii"))
+
+
+def sealed_digest(data: bytes | memoryview) -> str:
+    """The digest that sealed `data` carries; only meaningful once `unseal` accepted it."""
+    return bytes(data[-34:-2]).decode("ascii")
+
+
+def unseal(data: bytes | memoryview, what: str) -> dict[str, Any]:
+    """Decode sealed JSON, checking digest and format version; `what` names the object in errors.
+
+    Raises `CheckpointCorruptError` if a byte is wrong and `UnsupportedFormat` if it is from a newer version.
+    """
+    raw = bytes(data)
+    if len(raw) <= _TAIL or not raw.endswith(b'"}') or raw[-_TAIL:-34] != b',"digest":"':
+        raise CheckpointCorruptError(f"{what} is damaged: it does not end as it should ({len(raw)} bytes)")
+    body = raw[:-_TAIL] + b"}"
+    if digest(body) != sealed_digest(raw):
+        raise CheckpointCorruptError(f"{what} is damaged: its digest does not match its content")
+    fields = _parse(body, what)
+    version = fields.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise UnsupportedFormat(
+            f"{what} has format version {version}; this asyncckpt reads up to {FORMAT}: upgrade asyncckpt"
+        )
+    return fields
+
+
+def _parse(body: bytes, what: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(body, parse_float=_refuse, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointCorruptError(f"{what} is not canonical JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise CheckpointCorruptError(f"{what} is not a JSON object")
+    return fields
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not an integer")

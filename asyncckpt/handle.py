@@ -1,0 +1,165 @@
+"""Save handle: the future of one save.
+
+::
+
+    staging -> writing -> durable
+       |          `----> failed
+       |---> superseded   a newer snapshot took its place before it was written
+       `---> skipped      it never took a snapshot: every generation was busy
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, TypeAlias
+
+from asyncckpt.catalog import CheckpointInfo
+from asyncckpt.errors import SaveError, SaveFailed, SaveSkipped, SaveSuperseded
+
+Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
+
+_FINAL = ("durable", "failed", "skipped", "superseded")
+
+
+class SaveHandle:
+    """What became of one save. Every method may be called from any thread.
+
+    `settle` compares a snapshot that is being verified with the live tensors: waiting without it would wait
+    for an optimizer step that the waiting thread itself would have to make.
+    """
+
+    def __init__(self, step: int, settle: Callable[[], None] = lambda: None) -> None:
+        self.step = step
+        self._settle = settle
+        self._changed = threading.Condition()
+        self._status: Status = "staging"
+        self._staged = False
+        self._seq: int | None = None
+        self._info: CheckpointInfo | None = None
+        self._error: SaveError | None = None
+        self._told = False
+
+    def __repr__(self) -> str:
+        return f"<SaveHandle step={self.step} {self._status}>"
+
+    @property
+    def status(self) -> Status:
+        """Where the save is now."""
+        return self._status
+
+    @property
+    def id(self) -> str:
+        """The checkpoint's id; waits until the save has left the queue. Raises if it never will."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._seq is not None or self.done())
+            if self._seq is None:
+                raise self._failure()
+            return f"{self._seq:08d}"
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the save failed, or None. Asking does not count as having been told."""
+        return self._error.__cause__ or self._error if self._error is not None else None
+
+    def done(self) -> bool:
+        """Whether the save is durable, failed, skipped or superseded."""
+        return self._status in _FINAL
+
+    def wait_staged(self, timeout: float | None = None) -> None:
+        """Wait until the snapshot is complete: from then on everything may change. Raises as `wait` does."""
+        self._settle()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._staged or self.done(), timeout):
+                raise TimeoutError(f"the snapshot of step {self.step} was not complete after {timeout} s")
+            if not self._staged:
+                raise self._failure()
+
+    def wait(self, timeout: float | None = None) -> CheckpointInfo:
+        """Wait until the save is durable (`timeout` in seconds) and return what was committed.
+
+        Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `TimeoutError`.
+        """
+        self._settle()
+        with self._changed:
+            if not self._changed.wait_for(self.done, timeout):
+                raise TimeoutError(f"the save of step {self.step} was still {self._status} after {timeout} s")
+            if self._info is None:
+                raise self._failure()
+            return self._info
+
+    def __await__(self) -> Generator[Any, None, CheckpointInfo]:
+        return asyncio.to_thread(self.wait).__await__()
+
+    def _failure(self) -> SaveError:
+        self._told = True
+        return self._error or SaveFailed(f"the save of step {self.step} ended without a reason")
+
+    # -- for the saver -------------------------------------------------------------------------------------
+
+    def _began(self, seq: int) -> None:
+        with self._changed:
+            self._seq = seq
+            if not self.done():
+                self._status = "writing"
+            self._changed.notify_all()
+
+    def _is_staged(self) -> None:
+        with self._changed:
+            self._staged = True
+            self._changed.notify_all()
+
+    def _end(self, status: Status, info: CheckpointInfo | None = None, error: SaveError | None = None) -> None:
+        with self._changed:
+            if not self.done():
+                self._status, self._info, self._error = status, info, error
+                self._staged = self._staged or info is not None
+            self._changed.notify_all()
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the save failed and nobody has been told."""
+        return self._status == "failed" and not self._told
+
+    def _tell(self) -> None:
+        """From now on somebody knows of the failure."""
+        self._told = True
+
+
+def skipped(step: int) -> SaveSkipped:
+    """Why a save never took a snapshot."""
+    return SaveSkipped(f"step {step} was skipped: every generation was still being copied or written")
+
+
+def superseded(step: int, by_step: int | None) -> SaveSuperseded:
+    """Why a snapshot was never written."""
+    by = "a newer one" if by_step is None else f"the one of step {by_step}"
+    return SaveSuperseded(f"the snapshot of step {step} was replaced by {by} before it was written")
+
+
+def untold(handles: Sequence[SaveHandle]) -> SaveFailed | None:
+    """One error for every failed save that nobody has been told of; from now on somebody has."""
+    failures = {h.step: h.error for h in handles if h.is_untold}
+    for handle in handles:
+        if handle.step in failures:
+            handle._tell()
+    known = {step: error for step, error in failures.items() if error is not None}
+    if not known:
+        return None
+    first = next(iter(known.values()))
+    steps = ", ".join(map(str, known))
+    failed = SaveFailed(f"{len(known)} save(s) failed (step {steps}), the first: {first}", known)
+    failed.__cause__ = first
+    return failed
+
+
+def wait_all(handles: list[SaveHandle], timeout: float | None) -> list[SaveHandle]:
+    """Wait for all of them together; returns those still under way after `timeout` seconds."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for handle in handles:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        with handle._changed:
+            handle._changed.wait_for(handle.done, left)
+    return [handle for handle in handles if not handle.done()]

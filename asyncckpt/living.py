@@ -1,0 +1,61 @@
+"""Living: the checkpointers of this process, by root, so that each root has one and none is forgotten at exit."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import weakref
+from typing import Protocol
+
+from asyncckpt.errors import AsyncCkptError
+
+logger = logging.getLogger("asyncckpt")
+
+
+class Closable(Protocol):
+    """A checkpointer, as far as this module knows."""
+
+    def close(self) -> None: ...
+
+
+_living: weakref.WeakValueDictionary[str, Closable] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+_registered = False
+
+
+def replace(url: str, new: Closable) -> None:
+    """Make `new` the checkpointer of `url`; one that is there (a notebook cell run again) is closed first."""
+    global _registered  # noqa: PLW0603 -- exit handlers are the process's
+    with _lock:
+        old = _living.get(url)
+        if not _registered:
+            # The interpreter joins executor threads before it runs atexit; saves need those threads to finish.
+            getattr(threading, "_register_atexit", atexit.register)(_close_all)
+            _registered = True
+    if old is not None:
+        logger.warning("a second checkpointer of %s was made in this process: closing the first", url)
+        _close(url, old)
+    with _lock:
+        _living[url] = new
+
+
+def forget(url: str, closed: Closable) -> None:
+    """`closed` needs no care at exit."""
+    with _lock:
+        if _living.get(url) is closed:
+            del _living[url]
+
+
+def _close_all() -> None:
+    with _lock:
+        left = list(_living.items())
+    for url, checkpointer in left:
+        _close(url, checkpointer)
+
+
+def _close(url: str, checkpointer: Closable) -> None:
+    try:
+        checkpointer.close()
+    except AsyncCkptError as error:
+        logger.error("closing the checkpointer of %s: %s", url, error)

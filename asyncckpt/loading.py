@@ -1,0 +1,69 @@
+"""Loading: a checkpoint as plain nested dicts, without a model and without a checkpointer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asyncckpt.catalog import Catalog, CheckpointInfo, Which
+from asyncckpt.restoring import SHARED, own_scope, read
+from asyncckpt.storage import from_url
+from asyncckpt.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint: its nested state, and what the catalog says of it."""
+
+    state: dict[str, Any]
+    info: CheckpointInfo
+
+
+def load(
+    root: str | os.PathLike[str] | Storage,
+    which: Which = "latest",
+    *,
+    only: Collection[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> Loaded:
+    """Read checkpoint `which` of `root`: "latest", "best", a step (int) or an id (str); every byte is checked.
+
+    `only` names parts: ``("model",)``. Of a job of several ranks, what belongs to rank 0 alone is in it as well.
+    Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, or `StorageError`. Writes nothing.
+    """
+    # A thread of its own: the caller may be on an event loop, as a notebook is.
+    with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-load") as thread:
+        loaded = thread.submit(asyncio.run, _load(root, which, only)).result()
+    state = loaded.state if torch.device(device).type == "cpu" else _moved(loaded.state, torch.device(device))
+    return Loaded(state, loaded.info)
+
+
+async def _load(root: str | os.PathLike[str] | Storage, which: Which, only: Collection[str] | None) -> Loaded:
+    storage = from_url(root) if isinstance(root, str | os.PathLike) else root
+    try:
+        catalog = Catalog(storage)
+        listing = await catalog.listing()
+        checkpoint = listing.find(which)
+        found = await read(catalog, checkpoint, (SHARED, own_scope(0)), only=only)
+        info = next(info for info in listing.infos() if info.seq == checkpoint.seq)
+        return Loaded(found.state, info)
+    finally:
+        if isinstance(root, str | os.PathLike):
+            await storage.aclose()
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value

@@ -1,0 +1,168 @@
+"""Reading: a checkpoint's bytes, fetched in merged ranges, several at a time, every digest checked.
+
+Neighbouring extents of one pack are one request (a span), so that 20,000 small tensors cost a handful of
+reads. The bytes of a tensor are a view into its span: nothing is copied between the store and whoever asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, StorageError, TransientError
+from asyncckpt.format.digest import digest
+from asyncckpt.format.manifest import EXTENT, Contents, Extent, Pack, Path
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.format.shard import ALIGNMENT, decode_header
+from asyncckpt.storage.base import Storage
+
+CONCURRENT_SPANS = 4
+"""Requests in flight: on the disks measured four saturate it, and each holds at most one span of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One extent with the path it belongs to."""
+
+    path: Path
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring extents of one pack, read with one request."""
+
+    pack: Pack
+    pieces: tuple[_Piece, ...]
+
+    @property
+    def start(self) -> int:
+        return self.pieces[0].extent.offset
+
+    @property
+    def length(self) -> int:
+        return self.pieces[-1].extent.offset + self.pieces[-1].extent.length - self.start
+
+
+def spans(contents: Contents, paths: Collection[Path] | None = None) -> list[Span]:
+    """The requests that fetch the tensors at `paths` (all of them where None), in file order."""
+    by_pack: dict[int, list[_Piece]] = {}
+    for path, entry in contents.tensors.items():
+        if paths is None or path in paths:
+            for box in entry.boxes:
+                for extent in box.extents:
+                    by_pack.setdefault(extent.pack, []).append(_Piece(path, extent))
+    return [
+        Span(contents.packs[number], run)
+        for number in sorted(by_pack)
+        for run in _runs(sorted(by_pack[number], key=lambda piece: piece.extent.offset))
+    ]
+
+
+def _runs(pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, ...]]:
+    run: list[_Piece] = []
+    end = size = 0
+    for piece in pieces:
+        # A tensor is never split over two spans: its bytes must end up side by side in memory.
+        full = size >= EXTENT and run and piece.path != run[-1].path
+        if run and (piece.extent.offset != end or full):
+            yield tuple(run)
+            run, size = [], 0
+        run.append(piece)
+        end = piece.extent.offset + piece.extent.length
+        size += piece.extent.length
+    if run:
+        yield tuple(run)
+
+
+async def fetch(
+    storage: Storage,
+    contents: Contents,
+    paths: Collection[Path] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[Path, memoryview]:
+    """The bytes of the tensors at `paths`, aligned for their element size, each writable and private.
+
+    `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming tensor and
+    pack if anything is missing, unreadable or not what its digest says; then nothing is returned.
+    """
+    limit = asyncio.Semaphore(CONCURRENT_SPANS)
+    found: dict[Path, memoryview] = {}
+
+    async def one(span: Span) -> None:
+        async with limit:
+            found.update(await _read(storage, span))
+            if progress is not None:
+                progress(span.length)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for span in spans(contents, paths):
+                tasks.create_task(one(span))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return found
+
+
+async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
+    buffer = _aligned(span)
+    what = f"{storage.url}/{span.pack.key}"
+    try:
+        await storage.get(span.pack.key, start=span.start, length=span.length, into=buffer)
+    except ObjectNotFound as error:
+        raise CheckpointCorruptError(f"{what} is missing") from error
+    except TransientError:
+        raise
+    except StorageError as error:
+        raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
+    return await asyncio.to_thread(_checked, span, buffer, what)
+
+
+def _aligned(span: Span) -> memoryview:
+    # The file offset is kept modulo the page size, so that tensors aligned in the pack are so in memory.
+    shift = span.start % ALIGNMENT
+    return memoryview(mmap.mmap(-1, shift + span.length))[shift:]
+
+
+def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview]:
+    found: dict[Path, tuple[int, int]] = {}
+    for piece in span.pieces:
+        at = piece.extent.offset - span.start
+        end = at + piece.extent.length
+        if digest(buffer[at:end]) != piece.extent.digest:
+            raise CheckpointCorruptError(
+                f"{what}: {'.'.join(piece.path)} does not match its digest at byte {piece.extent.offset}"
+            )
+        found[piece.path] = (found.get(piece.path, (at, at))[0], end)
+    return {path: buffer[at:end] for path, (at, end) in found.items()}
+
+
+async def verify(catalog: Catalog, checkpoint: Checkpoint, *, full: bool = True) -> None:
+    """Check a checkpoint: lengths and headers of its packs, and with `full` every byte of its tensors.
+
+    Raises `CheckpointCorruptError` naming the first thing that is wrong.
+    """
+    manifest = await catalog.manifest(checkpoint)
+    for pack in manifest.contents.packs:
+        await _verify_pack(catalog.storage, pack)
+    if full:
+        for span in spans(manifest.contents):
+            await _read(catalog.storage, span)
+
+
+async def _verify_pack(storage: Storage, pack: Pack) -> None:
+    what = f"{storage.url}/{pack.key}"
+    found = await storage.head(pack.key)
+    if found is None or found.length != pack.length:
+        state = "is missing" if found is None else f"has {found.length} bytes instead of {pack.length}"
+        raise CheckpointCorruptError(f"{what} {state}")
+    try:
+        header = await storage.get(pack.key, length=pack.header)
+    except StorageError as error:
+        raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
+    if digest(header) != pack.digest:
+        raise CheckpointCorruptError(f"{what}: its header does not match its digest")
+    decode_header(header, pack.length, what)

@@ -1,0 +1,165 @@
+"""Restoring: choosing a checkpoint, reading it whole, and only then touching live objects.
+
+Every byte is fetched and its digest checked before the first parameter changes, so that a damaged checkpoint
+leaves nothing half restored. Objects are put back in the order they were given, random state last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
+from asyncckpt.events import Listeners, Restored
+from asyncckpt.format.manifest import Manifest
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.reading import fetch
+from asyncckpt.state.apply import below, plain, state_of, tensors_of, wanted, without_missing
+from asyncckpt.state.capture import Tree, components
+from asyncckpt.state.stateful import Component
+
+SHARED = "state"
+"""The scope of what is the same on every rank; with one rank, of everything."""
+
+
+def own_scope(rank: int) -> str:
+    """The scope of what belongs to `rank` alone."""
+    return f"rank-{rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint's state as plain nested dicts, read and checked."""
+
+    checkpoint: Checkpoint
+    scopes: Mapping[str, Any]
+    bytes: int
+    seconds: float
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What all ranks share, and on top what belongs to the scopes that were read."""
+        merged: dict[str, Any] = {}
+        for scope in self.scopes.values():
+            merged |= scope
+        return merged
+
+
+async def read(
+    catalog: Catalog,
+    checkpoint: Checkpoint,
+    scopes: Collection[str] | None = None,
+    *,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+) -> Loaded:
+    """Read a checkpoint (its `scopes`, all of them where None) and check every digest.
+
+    Raises `CheckpointCorruptError` if anything is wrong, and `CheckpointNotFoundError` if retention removed it
+    meanwhile, which is not damage.
+    """
+    began = time.monotonic()
+    try:
+        manifest = await catalog.manifest(checkpoint)
+        tensors = await _tensors(catalog, manifest, scopes, only, exclude)
+    except CheckpointCorruptError:
+        if not await catalog.is_listed(checkpoint):
+            raise CheckpointNotFoundError(
+                f"the checkpoint of step {checkpoint.step} was removed by retention while it was read"
+            ) from None
+        raise
+    values = manifest.contents.values
+    states = {
+        scope: without_missing(state_of(values[scope], tensors))
+        for scope in values
+        if scopes is None or scope in scopes
+    }
+    return Loaded(checkpoint, states, sum(t.nbytes for t in tensors.values()), time.monotonic() - began)
+
+
+async def _tensors(
+    catalog: Catalog,
+    manifest: Manifest,
+    scopes: Collection[str] | None,
+    only: Collection[str] | None,
+    exclude: Collection[str],
+) -> dict[tuple[str, ...], Tensor]:
+    contents = manifest.contents
+    paths = wanted(contents, only, exclude)
+    if scopes is not None:
+        foreign = {scope for scope in contents.values if scope != SHARED and scope not in scopes}
+        paths = {path for path in paths if path[0] not in foreign}
+    data = await fetch(catalog.storage, contents, paths)
+    return tensors_of(contents, data)
+
+
+def check_world(checkpoint: Checkpoint, world: int) -> None:
+    """Refuse a checkpoint of another number of ranks."""
+    if checkpoint.world != world:
+        raise IncompatibleState(
+            f"the checkpoint of step {checkpoint.step} was saved by {checkpoint.world} rank(s), this training has "
+            f"{world}: a changed world size is not supported in this version; start as many ranks as before"
+        )
+
+
+def apply(
+    loaded: Loaded,
+    trees: Mapping[str, Mapping[str, Tree]],
+    listeners: Listeners,
+    *,
+    strict: bool,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+) -> None:
+    """Put a loaded state back into the components of `trees`; raises `IncompatibleState`.
+
+    What the checkpoint lacks is an error with `strict`, and left as it is without.
+    """
+    for scope, tree in trees.items():
+        state = loaded.scopes.get(scope, {})
+        for component in components(tree):
+            if _asked(component, only, exclude):
+                part = _part(state, component, strict=strict)
+                if part is not None:
+                    component.load(part, strict=strict and _whole(component, only, exclude))
+    checkpoint = loaded.checkpoint
+    listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, loaded.seconds))
+
+
+def _asked(component: Component, only: Collection[str] | None, exclude: Collection[str]) -> bool:
+    """Whether the component, or something in it, was asked for."""
+    name = plain(component.path)
+    inside = only is None or below(name, only) or any(below(tuple(p.split(".")), [".".join(name)]) for p in only)
+    return inside and not below(name, exclude)
+
+
+def _whole(component: Component, only: Collection[str] | None, exclude: Collection[str]) -> bool:
+    """Whether everything of the component was asked for."""
+    name = plain(component.path)
+    inside = only is None or below(name, only)
+    return inside and not any(below(tuple(p.split(".")), [".".join(name)]) for p in exclude)
+
+
+def _part(state: Any, component: Component, *, strict: bool) -> dict[str, Any] | None:
+    """The component's part of a scope's state, or None where it is missing and need not be there."""
+    path = plain(component.path)
+    part: Any = state
+    for name in path:
+        if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
+            part = part[int(name)]
+        elif isinstance(part, dict) and name in part:
+            part = part[name]
+        elif strict:
+            held = ", ".join(map(str, state)) or "nothing"
+            raise IncompatibleState(
+                f"the checkpoint holds no {'.'.join(path)} (it holds {held}): give the same objects as when "
+                "it was saved, or pass strict=False"
+            )
+        else:
+            return None
+    return part if isinstance(part, dict) else None

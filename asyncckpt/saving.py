@@ -1,0 +1,254 @@
+"""Saving: one save from the call to its handle's end. The training thread's part takes about a millisecond.
+
+Order in `Saver.save`: read the state (values now, tensors by reference), lease an arena, copy what is EAGER,
+queue the LAZY copies and the job. Whatever happens after that is on the handle.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+from asyncckpt.catalog import info_of
+from asyncckpt.clock import Clock
+from asyncckpt.errors import SaveFailed
+from asyncckpt.events import Failed, Fallback, Listeners, Skipped, Stalled, Superseded
+from asyncckpt.handle import SaveHandle, skipped, superseded
+from asyncckpt.staging.arena import Arena, ArenaPool
+from asyncckpt.staging.layout import Plan, build
+from asyncckpt.staging.stager import Snapshot, Stager
+from asyncckpt.state.capture import Capture, Captured
+from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.pool import Service, WorkerPool
+from asyncckpt.worker.ranks import Ranks, attempt_key
+from asyncckpt.worker.service import Reply, Ticket
+
+logger = logging.getLogger("asyncckpt")
+
+_S = TypeVar("_S", bound=Service)
+OnBusy: TypeAlias = Literal["coalesce", "wait", "skip"]
+Verify: TypeAlias = Literal["sample", "always", "off"]
+
+SAMPLE = 100
+"""With ``verify="sample"`` the first two saves are compared, and one in so many after that."""
+
+
+@dataclass(slots=True)
+class _Queued:
+    """A periodic save that the worker has not begun: a newer one may take its place."""
+
+    handle: SaveHandle
+    snapshot: Snapshot
+    job: str
+    ordinal: int
+
+
+class Saver(Generic[_S]):
+    """Makes snapshots and hands them over; owns arenas, stager and the handles under way."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        pool: WorkerPool[_S],
+        listeners: Listeners,
+        clock: Clock,
+        ranks: Ranks,
+        *,
+        generations: int,
+        budget: int | None,
+        verify: Verify,
+    ) -> None:
+        self._capture = capture
+        self._pool = pool
+        self._listeners = listeners
+        self._clock = clock
+        self._ranks = ranks
+        self._verify = verify
+        self._degraded: set[str] = set()
+        self._arenas = ArenaPool(generations, budget, self._one_generation)
+        self.stager = Stager(listeners, self._arenas.release)
+        self._lock = threading.Lock()
+        self._queued: list[_Queued] = []
+        self._plan: tuple[object, Plan] | None = None
+        self._ordinal = 0
+        self._saves = 0
+        self.handles: list[SaveHandle] = []
+
+    # -- the call ------------------------------------------------------------------------------------------
+
+    def save(
+        self, step: int, epoch: int | None, metrics: Mapping[str, float], *, periodic: bool, on_busy: OnBusy
+    ) -> SaveHandle:
+        """Snapshot the state now. Raises `UnsupportedState` for what cannot be held, and nothing else."""
+        began, created = time.monotonic(), int(self._clock.time() * 1e6)
+        captured = self._capture.read()
+        plan = self._planned(captured)
+        self._ordinal += 1
+        handle = SaveHandle(step, self.stager.guard)
+        self._remember(handle)
+        try:
+            arena = self._lease(plan, step, periodic, on_busy)
+        except SaveFailed as error:
+            self._fail(handle, "stage", error)
+            self._listeners.emit(Failed(step, "stage", error))
+            self._decline({"error": str(error)})
+            return handle
+        if arena is None:
+            self._skip(handle)
+        else:
+            job = self._job(step, epoch, metrics, created, arena, plan, captured)
+            self._hand_over(job, plan, arena, captured, handle, periodic)
+        self._listeners.emit(Stalled(step, time.monotonic() - began, "call"))
+        return handle
+
+    def _planned(self, captured: Captured) -> Plan:
+        if self._plan is None or self._plan[0] is not captured.sources:
+            plan = build(captured.sources)
+            if self._plan is None:
+                _announce(plan)
+            self._plan = (captured.sources, plan)
+        return self._plan[1]
+
+    def _job(
+        self,
+        step: int,
+        epoch: int | None,
+        metrics: Mapping[str, float],
+        created: int,
+        arena: Arena,
+        plan: Plan,
+        captured: Captured,
+    ) -> SaveJob:
+        return SaveJob(
+            id=secrets.token_hex(16),
+            ordinal=self._ordinal,
+            step=step,
+            epoch=epoch,
+            metrics=metrics,
+            created=created,
+            arena=arena.id,
+            layout=plan.layout,
+            values=captured.values,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
+        )
+
+    def _hand_over(
+        self, job: SaveJob, plan: Plan, arena: Arena, captured: Captured, handle: SaveHandle, periodic: bool
+    ) -> None:
+        snapshot = self.stager.begin(
+            job.step, plan, arena, captured.volatile, verify=self._is_sampled(), staged=handle._is_staged
+        )
+        if periodic:
+            with self._lock:
+                self._queued.append(_Queued(handle, snapshot, job.id, job.ordinal))
+        answer = functools.partial(self._answer, job, handle, snapshot)
+        self._pool.submit(Ticket(job, arena.view, snapshot.watermark, answer))
+        spare = self._arenas.spare(plan.layout.size)
+        if spare is not None:
+            self.stager.prefault(spare)
+
+    def _is_sampled(self) -> bool:
+        self._saves += 1
+        if self._verify == "sample":
+            return self._saves <= 2 or self._saves % SAMPLE == 0
+        return self._verify == "always"
+
+    # -- a generation to copy into -------------------------------------------------------------------------
+
+    def _lease(self, plan: Plan, step: int, periodic: bool, on_busy: OnBusy) -> Arena | None:
+        size = plan.layout.size
+        arena = self._arenas.lease(size)
+        if arena is None and periodic and on_busy == "coalesce" and self._supersede(step):
+            arena = self._arenas.lease(size)
+        if arena is None and (on_busy == "wait" or not periodic):
+            # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
+            self.stager.guard()
+            arena = self._arenas.lease(size, wait=True)
+        return arena
+
+    def _supersede(self, step: int) -> bool:
+        """Take the newest periodic save out of the queue, if the worker has not begun it."""
+        with self._lock:
+            candidates = list(reversed(self._queued))
+        for old in candidates:
+            if self._pool.withdraw(old.job):
+                with self._lock:
+                    self._queued.remove(old)
+                old.snapshot.cancel(step)
+                old.snapshot.release()
+                self._ranks.publish(attempt_key(old.ordinal), {"declined": "superseded", "by_step": step})
+                old.handle._end("superseded", error=superseded(old.handle.step, step))
+                self._listeners.emit(Superseded(old.handle.step, step))
+                return True
+        return False
+
+    def _skip(self, handle: SaveHandle) -> None:
+        handle._end("skipped", error=skipped(handle.step))
+        self._decline({"declined": "skipped"})
+        self._listeners.emit(Skipped(handle.step))
+
+    def _decline(self, said: dict[str, object]) -> None:
+        if self._ranks.rank == 0:
+            self._ranks.publish(attempt_key(self._ordinal), said)
+
+    def _one_generation(self, reason: str) -> None:
+        if reason not in self._degraded:
+            self._degraded.add(reason)
+            self._listeners.emit(Fallback("generations", reason))
+
+    # -- what the worker says ------------------------------------------------------------------------------
+
+    def _answer(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot, reply: Reply) -> None:
+        """Take the worker's reply to the handle; on the worker's thread."""
+        with self._lock:
+            self._queued = [queued for queued in self._queued if queued.job != job.id]
+        if isinstance(reply, Started):
+            handle._began(reply.seq)
+            return
+        snapshot.stop()
+        snapshot.release()
+        if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:
+            handle._end("durable", info=info_of(checkpoint))
+        elif isinstance(reply, Declined) and reply.reason == "superseded":
+            handle._end("superseded", error=superseded(job.step, reply.by_step))
+        elif isinstance(reply, Declined):
+            handle._end("skipped", error=skipped(job.step))
+        elif isinstance(reply, Rejected):
+            self._fail(handle, reply.phase, reply.error)
+            if reply.phase == "worker":  # a dead worker could not say so itself
+                self._listeners.emit(Failed(job.step, reply.phase, reply.error))
+
+    def _fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:
+        failure = SaveFailed(f"the save of step {handle.step} failed ({phase}): {error}", {handle.step: error})
+        failure.__cause__ = error
+        handle._end("failed", error=failure)
+        logger.error("%s; training goes on", failure)
+
+    def _remember(self, handle: SaveHandle) -> None:
+        self.handles = [h for h in self.handles if not h.done() or h.is_untold]
+        self.handles.append(handle)
+
+    def close(self) -> None:
+        """Stop copying; arenas go as they are released."""
+        self.stager.close()
+        self._arenas.close()
+
+
+def _announce(plan: Plan) -> None:
+    """Say once what a save copies in the call, since that is what it costs the training thread."""
+    eager = sorted((region for region in plan.regions if not region.lazy), key=lambda region: -region.nbytes)
+    logger.info(
+        "a snapshot holds %d tensors, %d bytes; %d of them, %d bytes, are copied in the call (EAGER); largest: %s",
+        len(plan.regions),
+        plan.layout.bytes,
+        len(eager),
+        sum(region.nbytes for region in eager),
+        ", ".join(".".join(region.path) for region in eager[:3]) or "none",
+    )

@@ -1,0 +1,89 @@
+"""Guards: what keeps LAZY tensors as they are until they are copied.
+
+The optimizer's pre-step hook is torch's own and global, so that it sees every optimizer, also the ones that
+step inside the backward pass. Everything else that changes saved tensors says so first: ``AveragedModel``
+through its ``update_parameters``, a user's own code through ``before_mutation()``.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
+
+T = TypeVar("T")
+
+
+class Guard(Protocol):
+    """Something that may be copying."""
+
+    def guard(self) -> None:
+        """Return once no LAZY tensor is being copied any more."""
+        ...
+
+
+class Guarded(Generic[T]):
+    """Marks an object whose tensors change only after ``before_mutation()``; see `guarded`."""
+
+    def __init__(self, target: T) -> None:
+        self.target = target
+
+
+def guarded(target: T) -> Guarded[T]:
+    """Promise that the tensors of `target` change only after ``before_mutation()``, so they are copied LAZY.
+
+    Use it for a model average that is updated by hand, or for frozen weights: ``extra={"ema": guarded(ema)}``.
+    """
+    return Guarded(target)
+
+
+_lock = threading.Lock()
+_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+_installed = False
+
+
+def watch(guard: Guard) -> None:
+    """Have `guard` asked before every optimizer step and every model average, for as long as it lives."""
+    global _installed  # noqa: PLW0603 -- torch's hook list is global too, and must hold ours once
+    with _lock:
+        _guards.add(guard)
+        if not _installed:
+            register_optimizer_step_pre_hook(_before_step)
+            _guard_averages()
+            _installed = True
+
+
+def unwatch(guard: Guard) -> None:
+    """Ask `guard` no more."""
+    with _lock:
+        _guards.discard(guard)
+
+
+def is_guarded_average(module: object) -> bool:
+    """Whether `module` is an ``AveragedModel`` that changes its parameters only where the guard sees it."""
+    return isinstance(module, AveragedModel) and type(module).update_parameters is AveragedModel.update_parameters
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    _ask_all()
+
+
+def _ask_all() -> None:
+    for guard in tuple(_guards):
+        guard.guard()
+
+
+def _guard_averages() -> None:
+    """Wrap the method on the class: an attribute on the instance would follow deep copies to the wrong object."""
+    plain = AveragedModel.update_parameters
+
+    @functools.wraps(plain)
+    def update_parameters(self: AveragedModel, model: Any) -> Any:
+        _ask_all()
+        return plain(self, model)
+
+    setattr(AveragedModel, "update_parameters", update_parameters)  # noqa: B010 -- a plain assignment is a type error

@@ -1,0 +1,307 @@
+"""Stager: fills arenas from live tensors. What is EAGER in the call, what is LAZY in one background thread.
+
+A snapshot's life: ``begin`` (EAGER bytes copied, LAZY ones queued) -> copied (the latch opens) -> sealed (it may
+be committed) or aborted. `Stager.guard` returns once nothing LAZY is being copied; the optimizer's hook calls
+it. Whatever goes wrong in the copy opens the latch and fails the one snapshot: training never hangs on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from asyncckpt.errors import SaveSuperseded, TornSnapshot
+from asyncckpt.events import Listeners, Staged, Stalled
+from asyncckpt.format.manifest import Path
+from asyncckpt.staging.arena import Arena
+from asyncckpt.staging.device import GROUP, copy_group, destination, origin, same_bits
+from asyncckpt.staging.guards import unwatch, watch
+from asyncckpt.staging.layout import Plan, Region
+from asyncckpt.worker.watermark import Watermark
+
+logger = logging.getLogger("asyncckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Copies made in one call; the first `upto` bytes of the arena are filled after it."""
+
+    upto: int
+    paths: tuple[Path, ...]
+    destinations: tuple[Tensor, ...]
+    sources: tuple[Tensor, ...]
+
+    def copy(self) -> None:
+        copy_group(self.destinations, self.sources)
+
+    def changed(self) -> list[Path]:
+        """The tensors whose live bytes are not the copied ones."""
+        pairs = zip(self.paths, self.destinations, self.sources, strict=True)
+        return [path for path, copied, live in pairs if not same_bits(copied, live)]
+
+
+class Schedule:
+    """The copies of one plan into one arena; built once and used for every save until the plan changes."""
+
+    def __init__(self, plan: Plan, arena: Arena) -> None:
+        self.plan = plan
+        self.arena = arena
+        for start, header in plan.headers:
+            arena.view[start : start + len(header)] = header
+        self.eager = self._group([r for r in plan.regions if not r.lazy and not r.source.volatile], 0)
+        self.volatile = {r.path: r for r in plan.regions if r.source.volatile}
+        self._lazy: list[_Group] | None = None
+
+    @property
+    def first_lazy(self) -> int:
+        """Where the first byte lies that is not there when ``begin`` returns."""
+        return next((r.offset for r in self.plan.regions if r.lazy), self.plan.layout.size)
+
+    def lazy(self) -> list[_Group]:
+        """LAZY copies in file order; built by the copier, off the training thread."""
+        if self._lazy is None:
+            regions = [part for region in self.plan.regions if region.lazy for part in _parts(region)]
+            runs = list(_runs(regions))
+            ends = [run[0].offset for run in runs[1:]] + [self.plan.layout.size]
+            self._lazy = [self._group(run, end) for run, end in zip(runs, ends, strict=True)]
+        return self._lazy
+
+    def copy_volatile(self, tensors: Mapping[Path, Tensor]) -> None:
+        """Copy what was handed out for this save; `tensors` has exactly the plan's volatile paths."""
+        regions = self.volatile.values()
+        copy_group(
+            [destination(self.arena.tensor, r.offset, tensors[r.path]) for r in regions],
+            [origin(tensors[r.path]) for r in regions],
+        )
+
+    def _group(self, regions: list[Region], upto: int) -> _Group:
+        return _Group(
+            upto,
+            tuple(r.path for r in regions),
+            tuple(destination(self.arena.tensor, r.offset, r.source.tensor) for r in regions),
+            tuple(origin(r.source.tensor) for r in regions),
+        )
+
+
+def _parts(region: Region) -> list[Region]:
+    """A large row-major region in pieces, so that the writer can follow close behind the copy."""
+    tensor = region.source.tensor
+    if region.nbytes <= GROUP or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
+        return [region]
+    flat = tensor.detach().view(-1)
+    step = GROUP // tensor.itemsize
+    return [_part(region, flat[at : at + step], at * tensor.itemsize) for at in range(0, flat.numel(), step)]
+
+
+def _part(region: Region, tensor: Tensor, shift: int) -> Region:
+    source = region.source
+    return Region(
+        region.path, region.offset + shift, tensor.nbytes, type(source)(source.path, tensor, source.lazy)
+    )
+
+
+def _runs(regions: list[Region]) -> list[list[Region]]:
+    runs: list[list[Region]] = []
+    size = GROUP
+    for region in regions:
+        if size + region.nbytes > GROUP:
+            runs.append([])
+            size = 0
+        runs[-1].append(region)
+        size += region.nbytes
+    return runs
+
+
+class Snapshot:
+    """The state at one step, on its way into an arena."""
+
+    def __init__(self, step: int, schedule: Schedule, verify: bool, released: Callable[[Arena], None]) -> None:
+        self.step = step
+        self.arena = schedule.arena
+        self.watermark = Watermark()
+        self.started = time.monotonic()
+        self.copied = threading.Event()
+        self._schedule = schedule
+        self._verify = verify
+        self._checking = threading.Lock()
+        self._cancelled = False
+        self._released = released
+        self._holders = 2
+        self._releasing = threading.Lock()
+
+    def copy(self) -> bool:
+        """Copy the LAZY bytes, in the copier's thread; returns whether all of them are in the arena."""
+        try:
+            for group in self._schedule.lazy():
+                if self._cancelled:
+                    return False
+                group.copy()
+                self.watermark.advance(group.upto)
+            self.watermark.advance(self._schedule.plan.layout.size)
+            if not self._verify:
+                self.watermark.seal()
+            return True
+        except Exception as error:  # whatever it is belongs on this save's handle, and must not stop training
+            self.watermark.abort(error)
+            return False
+        finally:
+            self.copied.set()
+            self.release()
+
+    def guard(self) -> None:
+        """Return once the LAZY bytes are copied, and found unchanged where this save is one to verify."""
+        self.copied.wait()
+        if self._verify:
+            with self._checking:
+                self._check()
+
+    def _check(self) -> None:
+        if not self._verify:
+            return
+        self._verify = False
+        if self._cancelled:
+            return
+        torn = [path for group in self._schedule.lazy() for path in group.changed()]
+        if not torn:
+            self.watermark.seal()
+            return
+        names = sorted({".".join(path) for path in torn})
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        self.watermark.abort(
+            TornSnapshot(
+                f"the snapshot of step {self.step} is torn: {shown} changed while being copied. Call "
+                "before_mutation() before changing saved tensors outside of a registered optimizer",
+                names,
+            )
+        )
+
+    @property
+    def verifying(self) -> bool:
+        """Whether the copied bytes are still to be compared with the live ones."""
+        return self._verify
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left that `guard` would wait for."""
+        return self.copied.is_set() and not self._verify
+
+    def stop(self) -> None:
+        """Copy no more than is under way: the worker is done with this snapshot."""
+        self._cancelled = True
+
+    def cancel(self, by_step: int) -> None:
+        """Nobody will read this snapshot. Returns once its arena is not written any more."""
+        self.stop()
+        self.watermark.abort(SaveSuperseded(f"step {self.step} was replaced by step {by_step}"))
+        self.copied.wait()
+
+    def release(self) -> None:
+        """One of the two that hold the arena (copier, worker) is done with it; the second call frees it."""
+        with self._releasing:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._released(self.arena)
+
+
+class Stager:
+    """The copies of one checkpointer, and its guard."""
+
+    def __init__(self, listeners: Listeners, released: Callable[[Arena], None]) -> None:
+        self._listeners = listeners
+        self._released = released
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._pending: list[Snapshot] = []
+        self._lock = threading.Lock()
+        self._schedules: dict[str, Schedule] = {}
+        watch(self)
+
+    def begin(
+        self,
+        step: int,
+        plan: Plan,
+        arena: Arena,
+        volatile: Mapping[Path, Tensor],
+        *,
+        verify: bool,
+        staged: Callable[[], None],
+    ) -> Snapshot:
+        """Copy what is EAGER, queue what is LAZY; `staged` is called when all is there. Between two steps."""
+        self._settle()
+        schedule = self._schedule(plan, arena)
+        snapshot = Snapshot(step, schedule, verify, self._released)
+        schedule.eager.copy()
+        schedule.copy_volatile(volatile)
+        snapshot.watermark.advance(schedule.first_lazy)
+        with self._lock:
+            self._pending.append(snapshot)
+        self._do(lambda: self._copy(snapshot, staged))
+        return snapshot
+
+    def _settle(self) -> None:
+        """Forget snapshots that need no guard; a verified one that met no optimizer step is compared now."""
+        if any(snapshot.verifying for snapshot in self._pending):
+            self.guard()
+        with self._lock:
+            self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
+
+    def prefault(self, arena: Arena) -> None:
+        """Fault `arena` in, in the background."""
+        self._do(arena.prefault)
+
+    def guard(self) -> None:
+        """Return once no LAZY tensor is being copied; costs nothing when none is."""
+        if not self._pending:
+            return
+        began = time.monotonic()
+        with self._lock:
+            pending, self._pending = self._pending, []
+        for snapshot in pending:
+            snapshot.guard()
+        if pending:
+            self._listeners.emit(Stalled(pending[-1].step, time.monotonic() - began, "guard"))
+
+    def close(self) -> None:
+        """Finish what is queued, then end the thread."""
+        self.guard()
+        unwatch(self)
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+        self._schedules.clear()
+
+    def _schedule(self, plan: Plan, arena: Arena) -> Schedule:
+        known = self._schedules.get(arena.id)
+        if known is None or known.plan is not plan:
+            stale = [key for key, schedule in self._schedules.items() if schedule.plan is not plan]
+            for key in stale:
+                del self._schedules[key]
+            known = self._schedules[arena.id] = Schedule(plan, arena)
+        return known
+
+    def _copy(self, snapshot: Snapshot, staged: Callable[[], None]) -> None:
+        if snapshot.copy():
+            staged()
+            seconds = time.monotonic() - snapshot.started
+            self._listeners.emit(Staged(snapshot.step, snapshot.watermark.reached, seconds))
+
+    def _do(self, task: Callable[[], None]) -> None:
+        self._queue.put(task)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="asyncckpt-copy", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            try:
+                task()
+            except Exception:  # the thread's entry: the next copy must find it alive
+                logger.exception("a task of the staging thread failed")
+            del task

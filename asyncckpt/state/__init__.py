@@ -1,0 +1,8 @@
+"""State: the named things a run checkpoints, taken apart into tensors and values, and put back.
+
+``stateful``  what can be saved, and how each kind of it is read and restored
+``capture``   a whole state at one step: cached structure, values read anew
+``apply``     a loaded state put back into live objects, random state last
+``values``    everything that is no tensor, as tagged JSON
+``rng``       random state          ``dtypes``  names of dtypes          ``training_state``  what resume returns
+"""

@@ -1,0 +1,106 @@
+"""Apply: a checkpoint's bytes as tensors and values again, and put back into live objects, random state last."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.format.manifest import Alias, Contents, Path, TensorEntry
+from asyncckpt.format.sealed import Json
+from asyncckpt.state.dtypes import from_logical
+from asyncckpt.state.values import decode
+
+
+class Missing:
+    """Stands in a decoded state for a tensor that was not asked for."""
+
+
+def wanted(contents: Contents, parts: Collection[str] | None, exclude: Collection[str] = ()) -> set[Path]:
+    """The stored tensors that the state below `parts` (all of it where None) needs, aliases followed.
+
+    A part is what people write: ``"model"``, ``"extra.ema"``.
+    """
+
+    def asked(path: Path) -> bool:
+        name = plain(path)
+        return (parts is None or below(name, parts)) and not below(name, exclude)
+
+    named = {path for path in contents.tensors if asked(path)}
+    return named | {alias.of for path, alias in contents.aliases.items() if asked(path)}
+
+
+def plain(path: Path) -> Path:
+    """`path` without the rank in front of what belongs to one rank: people name parts alike on every rank."""
+    return path[1:] if path and path[0].startswith("rank-") else path
+
+
+def below(path: Path, parts: Collection[str]) -> bool:
+    """Whether `path` is one of `parts` or stands below one."""
+    name = ".".join(path)
+    return any(name == part or name.startswith(part + ".") for part in parts)
+
+
+def tensors_of(contents: Contents, data: Mapping[Path, memoryview]) -> dict[Path, Tensor]:
+    """Every stored tensor in `data`, and every alias of one, sharing memory as they did when they were saved."""
+    flat = {path: _flat(buffer) for path, buffer in data.items()}
+    found = {
+        path: _shaped(entry, flat.get(path), path) for path, entry in contents.tensors.items() if path in flat
+    }
+    for path, entry in contents.tensors.items():
+        if not entry.nbytes:
+            found[path] = torch.empty(entry.shape, dtype=from_logical(entry.dtype))
+    for path, alias in contents.aliases.items():
+        if alias.of in flat:
+            found[path] = _aliased(alias, flat[alias.of], path)
+    return found
+
+
+def _flat(buffer: memoryview) -> Tensor:
+    return torch.frombuffer(buffer, dtype=torch.uint8)
+
+
+def _shaped(entry: TensorEntry, flat: Tensor | None, path: Path) -> Tensor:
+    dtype = from_logical(entry.dtype)
+    if flat is None or flat.numel() != _nbytes(entry.shape, dtype):
+        raise CheckpointCorruptError(f"{'.'.join(path)} has not as many bytes as its shape {entry.shape} says")
+    tensor = flat.view(dtype).view(entry.shape)
+    if entry.stride is None:
+        return tensor
+    # Memory was dense in another order (channels_last): give it back so, or kernels take other paths.
+    return torch.empty_strided(entry.shape, entry.stride, dtype=dtype).copy_(tensor)
+
+
+def _nbytes(shape: Iterable[int], dtype: torch.dtype) -> int:
+    count = dtype.itemsize
+    for size in shape:
+        count *= size
+    return count
+
+
+def _aliased(alias: Alias, flat: Tensor, path: Path) -> Tensor:
+    dtype = from_logical(alias.dtype)
+    base = flat[alias.offset :]
+    usable = base[: base.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
+    try:
+        return usable.as_strided(alias.shape, alias.stride)
+    except RuntimeError as error:
+        raise CheckpointCorruptError(f"{'.'.join(path)} reaches beyond the bytes it shares: {error}") from error
+
+
+def state_of(values: Json, tensors: Mapping[Path, Tensor]) -> Any:
+    """The nested state that `values` describes, tensors in their places, `Missing` for those not in `tensors`."""
+    return decode(values, lambda path: tensors.get(path, Missing()))
+
+
+def without_missing(value: Any) -> Any:
+    """`value` without the places of tensors that were not asked for, and without containers left empty by that."""
+    if isinstance(value, dict):
+        kept = {key: without_missing(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if not isinstance(item, Missing)}
+    if isinstance(value, list):
+        return [without_missing(item) for item in value if not isinstance(item, Missing)]
+    return value

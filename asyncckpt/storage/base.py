@@ -1,0 +1,144 @@
+"""Storage: objects under one root, and nothing more.
+
+The protocol is this small so that everything above it (commit, fence, retention, restore) is written once and
+proven once: a backend only has to keep the promises below, and the conformance suite in
+``asyncckpt.testing.storage`` holds it to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from asyncckpt.errors import StorageError
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Contiguous bytes; a memoryview has format ``B`` and one dimension."""
+
+Parts: TypeAlias = Sequence[Buffer] | AsyncIterable[Buffer]
+"""The bytes of one object in order; an async iterable is written behind whoever fills it."""
+
+PutMode: TypeAlias = Literal["overwrite", "create"]
+
+
+Exclusive: TypeAlias = Literal["whole", "torn", "none"]
+"""What ``mode="create"`` gives: a created object is there whole or not at all (``whole``); exclusive, but a
+power loss may leave a torn object under its name (``torn``); not exclusive (``none``)."""
+
+_KEY = re.compile(r"[a-z0-9._-]+(/[a-z0-9._-]+)*")
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it stays below the root and uses only allowed characters; raise `StorageError` if not.
+
+    Keys come out of manifests, that is from outside: this is the line that no path from there may cross.
+    Names that begin with a dot are the backend's own (temporaries) and are refused too.
+    """
+    if not _KEY.fullmatch(key) or any(name.startswith(".") for name in key.split("/")):
+        raise StorageError(f"not a key of this store: {key!r}")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A whole object: its key and its length in bytes."""
+
+    key: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """A put that never finished: the key it was meant for and the backend's name for what it left behind."""
+
+    key: str
+    upload: str
+
+
+class Storage(Protocol):
+    """Objects under one root.
+
+    Keys are relative, ``/``-separated, of the characters ``[a-z0-9._-]`` in each component, and no key is a
+    prefix directory of another. Every method raises only `StorageError` and its subclasses.
+    """
+
+    @property
+    def url(self) -> str:
+        """The root as a person would type it."""
+        ...
+
+    @property
+    def fallbacks(self) -> Mapping[str, str]:
+        """What this store does in a slower or weaker way than it could, and why; grows as puts find out.
+
+        For example ``{"direct_io": "O_DIRECT refused by the file system (EINVAL)"}``. Empty is the best case.
+        """
+        ...
+
+    async def probe(self) -> Exclusive:
+        """Find out how creates behave here, by trying; leaves nothing behind."""
+        ...
+
+    async def put(
+        self, key: str, parts: Parts, *, length: int | None = None, mode: PutMode = "overwrite"
+    ) -> ObjectInfo:
+        """Store an object; atomic and durable when it returns, and nothing visible when it raises.
+
+        ``mode="create"`` raises `ObjectExists` if the key exists, and exactly one of several concurrent
+        creates succeeds. `length` is the total in bytes where it is known before the parts are: the store may
+        reserve it. `OutcomeUnknown` says that the object may be there or not. An exception raised by `parts`
+        aborts the put and is raised unchanged.
+        """
+        ...
+
+    async def get(
+        self, key: str, *, start: int = 0, length: int | None = None, into: Buffer | None = None
+    ) -> memoryview:
+        """Read a range: `length` bytes from `start`, to the end where `length` is None.
+
+        The bytes land in `into` (a writable buffer of exactly that length) where it is given. Raises
+        `ObjectNotFound`; a range that reaches past the end is a `StorageError` and never a short read.
+        """
+        ...
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """The object's length, or None if there is none."""
+        ...
+
+    def list(self, prefix: str = "", start_after: str | None = None) -> AsyncIterator[ObjectInfo]:
+        """Every whole object whose key starts with `prefix`, sorted by key, after `start_after` if given.
+
+        Fresh: an object whose put returned before the call is in it. An absent root lists as empty; one that
+        cannot be read, or is not a directory, raises.
+        """
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; an absent key is not an error. All are tried before the first failure is raised."""
+        ...
+
+    def uploads(self, prefix: str = "") -> AsyncIterator[UploadInfo]:
+        """Puts under `prefix` that never finished: temporary files, multipart uploads."""
+        ...
+
+    async def abort(self, upload: UploadInfo) -> None:
+        """Remove what an unfinished put left behind; absent is not an error."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release threads and connections; the storage is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Linking(Protocol):
+    """A store that can also show a key under a second, human-friendly name (local disks: a relative symlink).
+
+    Links are a convenience for people and shells. Nothing in this package reads them.
+    """
+
+    async def link(self, name: str, key: str) -> None:
+        """Point `name` at the object or folder `key`, atomically replacing what it pointed at before."""
+        ...

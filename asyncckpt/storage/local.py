@@ -1,0 +1,272 @@
+"""Local storage: objects as files below a folder.
+
+A put is a hidden draft beside its target, synced, published, and made durable with its folders (see ``publish``).
+Big objects are written past the page cache from the caller's own memory (``direct``); small ones, and whole small
+reads, go through aiofiles. Every blocking call runs in the storage's own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import mmap
+import os
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+
+from asyncckpt.errors import OutcomeUnknown, StorageDenied, StorageError
+from asyncckpt.storage import walk
+from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, UploadInfo, check_key
+from asyncckpt.storage.direct import CHUNK, Writer, groups
+from asyncckpt.storage.files import Files
+from asyncckpt.storage.folders import Folders
+from asyncckpt.storage.ladder import Ladder
+from asyncckpt.storage.publish import Draft, Replacing, temporary
+from asyncckpt.storage.reading import Source, length_of
+from asyncckpt.storage.reasons import UNCERTAIN, UNSUPPORTED, named, translate
+from asyncckpt.storage.spans import check_length, span
+from asyncckpt.storage.stream import stream
+from asyncckpt.storage.threads import Threads
+
+_SMALL = 1 << 20
+_NO_SYMLINKS = UNSUPPORTED | {errno.EPERM}
+
+
+class LocalStorage:
+    """A `Storage` in a folder of a local disk, which the first put makes; also `Linking`.
+
+    May be used from several event loops at once, and by several instances and processes on one root.
+    Network file systems are right only if the conformance suite passes from two hosts at once.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, files: Files | None = None) -> None:
+        self._files = files or Files()
+        self._root = os.path.abspath(root)
+        self._fallbacks: dict[str, str] = {}
+        self._folders = Folders(self._files, self._root, self._fallbacks)
+        self._ladder = Ladder(self._files, self._folders, self._fallbacks)
+        self._threads = Threads()
+
+    @property
+    def url(self) -> str:
+        """The root's absolute path."""
+        return self._root
+
+    @property
+    def fallbacks(self) -> Mapping[str, str]:
+        """Keys: ``direct_io``, ``preallocation``, ``publish``, ``directory_sync``, ``symlinks``."""
+        return MappingProxyType(self._fallbacks)
+
+    async def probe(self) -> Exclusive:
+        """Find out how creates behave here, by trying; leaves nothing behind."""
+        best = await self._threads.call(self._root, self._ladder.best)
+        return best.gives if best else "none"
+
+    async def aclose(self) -> None:
+        """End the threads, after what they are doing."""
+        await self._threads.aclose()
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def put(
+        self, key: str, parts: Parts, *, length: int | None = None, mode: PutMode = "overwrite"
+    ) -> ObjectInfo:
+        """Store an object, see `Storage.put`; a `length` that `parts` do not have is a `StorageError`.
+
+        A cancellation that comes while the object is being published is raised when that is over: the object
+        is there then.
+        """
+        path = self._folders.path(check_key(key))
+        draft = (await self._kind_of_draft(mode))(self._files, path)
+        try:
+            await self._threads.call(path, self._open, draft)
+            written = await self._fill(draft, parts, length)
+            await self._threads.call(path, self._publish, draft)
+        except BaseException:
+            await self._threads.call(path, draft.discard)
+            raise
+        return ObjectInfo(key, written)
+
+    async def _kind_of_draft(self, mode: PutMode) -> type[Draft]:
+        if mode == "overwrite":
+            return Replacing
+        best = await self._threads.call(self._root, self._ladder.best)
+        if best is None:
+            message = f"{self._root}: this file system cannot create exclusively; {self._fallbacks['publish']}"
+            raise StorageDenied(errno.ENOTSUP, message)
+        return best
+
+    def _open(self, draft: Draft) -> None:
+        self._folders.within(os.path.dirname(draft.target), draft.open)
+
+    async def _fill(self, draft: Draft, parts: Parts, length: int | None) -> int:
+        if isinstance(parts, AsyncIterable):
+            return await self._write_stream(draft, parts, length)
+        total = sum(map(len, parts))
+        check_length(draft.target, total, length)
+        if total <= _SMALL:
+            await self._write_small(draft, b"".join(parts))
+        else:
+            await self._write_large(draft, parts, total)
+        return total
+
+    async def _write_small(self, draft: Draft, content: bytes) -> None:
+        file = stream(self._files, draft.descriptor, "wb", self._threads.pool)
+        await self._threads.settled(draft.target, file.write(content))
+
+    async def _write_large(self, draft: Draft, parts: Sequence[Buffer], total: int) -> None:
+        writer = Writer(self._files, draft.descriptor, self._fallbacks)
+        await self._threads.call(draft.target, writer.begin, total)
+        for group in groups(parts):
+            await self._threads.call(draft.target, writer.write, group)
+        await self._threads.call(draft.target, writer.finish)
+
+    async def _write_stream(self, draft: Draft, parts: AsyncIterable[Buffer], length: int | None) -> int:
+        writer = Writer(self._files, draft.descriptor, self._fallbacks)
+        await self._threads.call(draft.target, writer.begin, length)
+        async for part in parts:
+            for group in groups([part]):
+                await self._threads.call(draft.target, writer.write, group)
+        check_length(draft.target, writer.length, length)
+        await self._threads.call(draft.target, writer.finish)
+        return writer.length
+
+    def _publish(self, draft: Draft) -> None:
+        self._files.sync(draft.descriptor)
+        folder = os.path.dirname(draft.target)
+        try:
+            self._folders.within(folder, draft.publish)
+        except OSError as error:
+            if error.errno not in UNCERTAIN:
+                raise
+            raise _unknown(error, draft.target) from error
+        try:
+            self._folders.sync(folder)
+        except OSError as error:
+            raise _unknown(error, draft.target) from error
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, then the folders that this leaves empty; durable when it returns."""
+        paths = [self._folders.path(check_key(key)) for key in keys]
+        await self._threads.call(self._root, self._remove, paths)
+
+    async def abort(self, upload: UploadInfo) -> None:
+        """Remove a temporary that `uploads` named; one of a live put makes that put fail."""
+        path = self._folders.path(walk.check_upload(upload.upload))
+        await self._threads.call(self._root, self._remove, [path])
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        failures: list[StorageError] = []
+        for path in paths:
+            try:
+                self._unlink(path)
+            except OSError as error:
+                failure = translate(error, path)
+                failure.__cause__ = error
+                failures.append(failure)
+        self._folders.clear({os.path.dirname(path) for path in paths})
+        if failures:
+            raise failures[0]
+
+    def _unlink(self, path: str) -> None:
+        try:
+            self._files.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._folders.check_root()
+        except (IsADirectoryError, PermissionError):
+            # A folder is no object, so there is nothing to delete; macOS and Windows call that "not permitted".
+            if not stat.S_ISDIR(self._files.look(path).st_mode):
+                raise
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def get(
+        self, key: str, *, start: int = 0, length: int | None = None, into: Buffer | None = None
+    ) -> memoryview:
+        """Read a range, see `Storage.get`; a big one in several threads at once."""
+        source = Source(self._files, self._folders, self._folders.path(check_key(key)))
+        try:
+            await self._threads.call(source.path, source.open)
+            count = span(key, source.length, start, length, into)
+            target = memoryview(_room(count) if into is None else into)
+            if count == source.length <= _SMALL:
+                await self._read_small(source, target)
+            else:
+                await self._read_large(source, target, start)
+            return target
+        finally:
+            await self._threads.call(source.path, source.close)
+
+    async def _read_small(self, source: Source, target: memoryview) -> None:
+        file = stream(self._files, source.descriptor, "rb", self._threads.pool)
+        got = await self._threads.settled(source.path, file.readinto(target))
+        if got != len(target):
+            raise source.ended_early()
+
+    async def _read_large(self, source: Source, target: memoryview, start: int) -> None:
+        pieces = (
+            self._threads.call(source.path, source.fill, target[at : at + CHUNK], start + at)
+            for at in range(0, len(target), CHUNK)
+        )
+        # Exceptions are collected so that no thread writes to `target` any more when the first is raised.
+        for outcome in await asyncio.gather(*pieces, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """The object's length, or None if there is none; a link or folder is none."""
+        path = self._folders.path(check_key(key))
+        length = await self._threads.call(path, length_of, self._files, self._folders, path)
+        return None if length is None else ObjectInfo(key, length)
+
+    async def list(self, prefix: str = "", start_after: str | None = None) -> AsyncIterator[ObjectInfo]:
+        """Every whole object under `prefix`, sorted, see `Storage.list`; never a temporary or a link."""
+        arguments = self._files, self._folders, prefix, start_after
+        for info in await self._threads.call(self._root, walk.objects, *arguments):
+            yield info
+
+    async def uploads(self, prefix: str = "") -> AsyncIterator[UploadInfo]:
+        """Temporaries of puts that never finished, or have not yet."""
+        for info in await self._threads.call(self._root, walk.uploads, self._files, self._folders, prefix):
+            yield info
+
+    # -- links -----------------------------------------------------------------------------------
+
+    async def link(self, name: str, key: str) -> None:
+        """Point the symlink `name` at `key`; where symlinks are impossible, that is a fallback and no error."""
+        path = self._folders.path(check_key(name))
+        await self._threads.call(path, self._link, path, self._folders.path(check_key(key)))
+
+    def _link(self, path: str, other: str) -> None:
+        if length_of(self._files, self._folders, path) is not None:
+            raise StorageError(errno.EEXIST, f"{path}: an object has this name, so no link can")
+        folder, draft = os.path.dirname(path), temporary(path)
+        target = os.path.relpath(other, folder)  # relative: the root may be moved, or mounted elsewhere
+        try:
+            self._folders.within(folder, lambda: self._files.symlink(target, draft))
+        except OSError as error:
+            if error.errno not in _NO_SYMLINKS:
+                raise
+            self._fallbacks.setdefault("symlinks", f"symlinks cannot be made here ({named(error)})")
+            return
+        self._swap(draft, path)
+
+    def _swap(self, draft: str, path: str) -> None:
+        try:
+            self._files.replace(draft, path)
+        except OSError:
+            with suppress(OSError):
+                self._files.unlink(draft)
+            raise
+
+
+def _room(count: int) -> bytearray | mmap.mmap:
+    # A big bytearray is filled with zeros under the interpreter lock; mapped memory comes without that.
+    return bytearray(count) if count <= _SMALL else mmap.mmap(-1, count)
+
+
+def _unknown(error: OSError, path: str) -> OutcomeUnknown:
+    message = f"{path}: {error.strerror} while publishing; read the object to find out whether it is there"
+    return OutcomeUnknown(error.errno, message)

@@ -1,0 +1,59 @@
+"""Threads: where blocking calls run, so that no event loop ever waits for a disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, TypeVarTuple
+
+from asyncckpt.errors import StorageError
+from asyncckpt.storage.reasons import translate
+
+_T = TypeVar("_T")
+_Arguments = TypeVarTuple("_Arguments")
+
+_COUNT = 4  # buffered cold reads stop gaining at two to four; writes need one
+
+
+class Threads:
+    """A few threads of one storage, usable from any number of event loops."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(_COUNT, thread_name_prefix="asyncckpt-io")
+
+    async def call(self, path: str, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
+        """Run `function` in a thread; its OSError is raised translated, naming `path`.
+
+        It runs to its end even when the caller is cancelled, who is told only then.
+        """
+        loop = asyncio.get_running_loop()
+        return await self.settled(path, loop.run_in_executor(self.pool, function, *arguments))
+
+    async def settled(self, path: str, work: Awaitable[_T]) -> _T:
+        """Wait until `work` is over, also through a cancellation, and translate its OSError."""
+        try:
+            return await _settled(work)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise translate(error, path) from error
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.pool.shutdown)
+
+
+async def _settled(work: Awaitable[_T]) -> _T:
+    future = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            # A thread still uses the descriptor and the buffer: the caller must not close or reuse them yet.
+            cancelled = error
+    if cancelled is None:
+        return future.result()
+    if not future.cancelled():
+        future.exception()  # seen: asyncio would complain about one that nobody asked for
+    raise cancelled

@@ -1,0 +1,76 @@
+"""Walking: what lies below the root, links not followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from asyncckpt.errors import StorageError
+from asyncckpt.storage.base import ObjectInfo, UploadInfo, check_key
+from asyncckpt.storage.files import Entry, Files
+from asyncckpt.storage.folders import Folders
+from asyncckpt.storage.publish import meant_for
+from asyncckpt.storage.reasons import translate
+
+
+def objects(files: Files, folders: Folders, prefix: str, start_after: str | None) -> list[ObjectInfo]:
+    """The objects under `prefix`, sorted; blocks, raises OSError."""
+    found = [
+        ObjectInfo(folder + entry.name, entry.length)
+        for folder, entry in _entries(files, folders, prefix)
+        if entry.kind == "file" and _is_key(entry.name)
+    ]
+    wanted = (
+        info for info in found if info.key.startswith(prefix) and (start_after is None or info.key > start_after)
+    )
+    return sorted(wanted, key=lambda info: info.key)
+
+
+def uploads(files: Files, folders: Folders, prefix: str) -> list[UploadInfo]:
+    """The temporaries meant for keys under `prefix`, sorted; blocks, raises OSError."""
+    found = (
+        UploadInfo(folder + name, folder + entry.name)
+        for folder, entry in _entries(files, folders, prefix)
+        if (name := meant_for(entry.name)) is not None
+    )
+    return sorted((info for info in found if info.key.startswith(prefix)), key=lambda info: info.upload)
+
+
+def check_upload(upload: str) -> str:
+    """Return the name of a temporary if it is one below the root; raise `StorageError` if not."""
+    folder, _, name = upload.rpartition("/")
+    if meant_for(name) is None or (folder and not _is_key(folder)):
+        raise StorageError(f"not an upload of this store: {upload!r}")
+    return upload
+
+
+def _entries(files: Files, folders: Folders, prefix: str) -> Iterator[tuple[str, Entry]]:
+    """Everything but folders, each with its folder's key, ``/`` included, or nothing for the root."""
+    top = prefix.rpartition("/")[0]
+    waiting = [check_key(top) + "/"] if top else [""]
+    while waiting:
+        folder = waiting.pop()
+        for entry in _scan(files, folders, folder):
+            if entry.kind != "folder":
+                yield folder, entry
+            elif _is_key(entry.name) and f"{folder}{entry.name}/".startswith(prefix):
+                waiting.append(f"{folder}{entry.name}/")
+
+
+def _scan(files: Files, folders: Folders, folder: str) -> list[Entry]:
+    path = folders.path(folder.removesuffix("/"))
+    try:
+        return files.scan(path)
+    except (FileNotFoundError, NotADirectoryError):
+        # Removed since its parent was read, or never there; but a root that is a file has to be told.
+        folders.check_root()
+        return []
+    except OSError as error:
+        raise translate(error, path) from error
+
+
+def _is_key(name: str) -> bool:
+    try:
+        check_key(name)
+    except StorageError:
+        return False
+    return True

@@ -1,0 +1,24 @@
+"""The conformance suite: what every `Storage` has to keep, whoever wrote it.
+
+::
+
+    class TestMyStorage(StorageSuite):
+        @pytest.fixture(autouse=True)
+        def root(self, tmp_path):
+            self.path = tmp_path
+
+        def make(self):
+            return MyStorage(self.path)
+
+``pytest.register_assert_rewrite("asyncckpt.testing")`` in a ``conftest.py`` makes its failures show values.
+"""
+
+from __future__ import annotations
+
+from asyncckpt.testing.store_contents import ContentTests
+from asyncckpt.testing.store_names import NameTests
+from asyncckpt.testing.store_puts import PutTests
+
+
+class StorageSuite(ContentTests, PutTests, NameTests):
+    """Subclass it as ``Test...`` and give it `make`: a new instance on this test's own, fresh root."""

@@ -1,0 +1,167 @@
+"""Tracked: the objects a checkpointer was given, named, checked, and divided into LAZY and EAGER."""
+
+from __future__ import annotations
+
+import logging
+import numbers as abstract
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from asyncckpt.errors import UnsupportedState
+from asyncckpt.format.manifest import Path
+from asyncckpt.restoring import SHARED, own_scope
+from asyncckpt.retention import Monitor
+from asyncckpt.staging.guards import Guarded, is_guarded_average
+from asyncckpt.state.capture import Tree
+from asyncckpt.state.rng import capture_rng, restore_rng
+from asyncckpt.state.stateful import State, component, forward_mutated, unwrap
+from asyncckpt.worker.ranks import Ranks
+
+logger = logging.getLogger("asyncckpt")
+
+RNG = "rng"
+_REPLICATED = ("model", "optimizer", "scheduler", "scaler")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What is saved: `trees` by scope, in the order of restoring, and which tensors are LAZY."""
+
+    trees: Mapping[str, Mapping[str, Tree]]
+    lazy: Callable[[], frozenset[int]]
+
+
+def track(parts: Mapping[str, object], ranks: Ranks) -> Tracked:
+    """Name and check what the user gave (None is left out); random state is always there and comes last.
+
+    Raises `TypeError` for what has no ``state_dict``, and `UnsupportedState` for sharded parameters.
+    """
+    given = {name: target for name, target in parts.items() if target is not None}
+    for name, target in given.items():
+        _refuse_sharded(name, target)
+    given[RNG] = _Rng()
+    shared = {n: t for n, t in given.items() if ranks.world == 1 or n in _REPLICATED}
+    own = {n: t for n, t in given.items() if n not in shared}
+    trees: dict[str, Mapping[str, Tree]] = {SHARED: _tree(shared, ())}
+    if own:
+        scope = own_scope(ranks.rank)
+        trees[scope] = _tree(own, (scope,))
+    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))))
+
+
+def saved_here(tracked: Tracked, ranks: Ranks) -> Mapping[str, Mapping[str, Tree]]:
+    """The trees this rank writes: what all share is rank 0's to write."""
+    return {scope: tree for scope, tree in tracked.trees.items() if ranks.rank == 0 or scope != SHARED}
+
+
+def _tree(given: Mapping[str, object], prefix: Path) -> Mapping[str, Tree]:
+    return {name: _branch((*prefix, name), target) for name, target in given.items()}
+
+
+def _branch(path: Path, target: object) -> Tree:
+    target = _bare(target)
+    if isinstance(target, Mapping):
+        for name in target:
+            if not isinstance(name, str):
+                raise TypeError(f"{'.'.join(path)} has a name that is not a string: {name!r}")
+        return {name: _branch((*path, name), item) for name, item in target.items()}
+    if isinstance(target, list | tuple):
+        return [_branch((*path, str(index)), item) for index, item in enumerate(target)]
+    _check_loader(path, target)
+    return component(path, target)
+
+
+def _check_loader(path: Path, target: object) -> None:
+    if "dataloader" in path and not hasattr(target, "state_dict"):
+        raise TypeError(
+            f"{'.'.join(path)} is a {type(target).__name__} without state_dict(), so its position cannot be saved: "
+            "use torchdata.stateful_dataloader.StatefulDataLoader, or leave it out"
+        )
+
+
+def _bare(target: object) -> object:
+    return target.target if isinstance(target, Guarded) else target
+
+
+def _leaves(target: object) -> Iterator[object]:
+    """Every object given, guards still on."""
+    inner = _bare(target)
+    if isinstance(inner, Mapping):
+        for item in inner.values():
+            yield from _leaves(Guarded(item) if isinstance(target, Guarded) else item)
+    elif isinstance(inner, list | tuple):
+        for item in inner:
+            yield from _leaves(Guarded(item) if isinstance(target, Guarded) else item)
+    else:
+        yield target
+
+
+def _lazy(given: Mapping[str, object]) -> Iterator[Tensor]:
+    """The tensors that change only where a guard sees it."""
+    leaves = list(_leaves(list(given.values())))
+    changed_by_forward = {
+        id(t) for leaf in leaves if isinstance(m := unwrap(_bare(leaf)), nn.Module) for t in forward_mutated(m)
+    }
+    for leaf in leaves:
+        yield from (t for t in _lazy_of(leaf) if id(t) not in changed_by_forward or isinstance(leaf, Guarded))
+
+
+def _lazy_of(leaf: object) -> Iterator[Tensor]:
+    target = unwrap(_bare(leaf))
+    if isinstance(target, Optimizer):
+        for group in target.param_groups:
+            yield from group["params"]
+        for state in target.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+    elif isinstance(target, nn.Module) and isinstance(leaf, Guarded):
+        yield from target.parameters()
+        yield from target.buffers()
+    elif isinstance(target, nn.Module) and is_guarded_average(target):
+        yield from target.parameters()
+
+
+def _refuse_sharded(name: str, target: object) -> None:
+    for leaf in _leaves(target):
+        module = unwrap(_bare(leaf))
+        for key, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
+            if hasattr(parameter, "_local_tensor"):
+                raise UnsupportedState(
+                    f"{name}.{key} is sharded over ranks (DTensor, FSDP), which this version does not save: use "
+                    "DistributedDataParallel, or save the shards yourself"
+                )
+
+
+class _Rng:
+    """Python's, numpy's, torch's and every device's random state."""
+
+    def state_dict(self) -> State:
+        return capture_rng()
+
+    def load_state_dict(self, state: State) -> None:
+        for note in restore_rng(state):
+            logger.warning("%s", note)
+
+
+def numbers(metrics: Mapping[str, Any] | None, monitor: Monitor | None, *, every: bool) -> dict[str, float]:
+    """Metrics as floats: all that cost nothing to read with `every`, else the monitored one alone.
+
+    A tensor on a device is read only if it is the monitored one: reading waits for the device.
+    """
+    found: dict[str, float] = {}
+    for name, value in (metrics or {}).items():
+        watched = monitor is not None and name == monitor[0]
+        if watched or (every and not (isinstance(value, Tensor) and value.device.type != "cpu")):
+            found[name] = _number(name, value)
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value.detach().item())
+    if isinstance(value, abstract.Real):
+        return float(value)
+    raise TypeError(f"metric {name!r} is {value!r}: give a number, or a tensor with one element")

@@ -1,0 +1,11 @@
+"""Worker: everything that happens to a snapshot after it was handed over. No torch below this line.
+
+``watermark``  how far an arena is filled, and by whom it may be read
+``job``        one save as plain data
+``pipeline``   arena to packs: digest and write behind the watermark
+``commit``     the one place where a record is created and its outcome decided
+``writer``     one writer's hold on a run: open, commit, roll back, close
+``sweep``      what earlier incarnations left, and its removal
+``service``    the serial actor: job in, reply out
+``pool``       the thread that runs it, replaced when it dies
+"""

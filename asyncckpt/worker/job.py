@@ -1,0 +1,103 @@
+"""Job: one save as plain data, so that another process could carry it out from the same bytes.
+
+The bytes are in an arena that already is the image of the packs; the job says what lies where in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from asyncckpt.format.manifest import Alias, Path
+from asyncckpt.format.record import Record
+from asyncckpt.format.sealed import Json
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPack:
+    """One pack in the arena: where it starts, and the lengths of its header and of the whole, in bytes."""
+
+    start: int
+    header: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor in a planned pack: `offset` counts from the start of the pack."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None
+    pack: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What lies where in an arena; shared by all saves between two changes of the state's structure."""
+
+    packs: tuple[PlannedPack, ...]
+    tensors: Mapping[Path, PlannedTensor]
+    """In file order."""
+    aliases: Mapping[Path, Alias]
+    size: int
+    """Bytes of the arena, a multiple of the page size."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of state in it, headers not counted."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class SaveJob:
+    """One save: what to write, and what to say about it in the record."""
+
+    id: str
+    ordinal: int
+    """Counts this checkpointer's saves; equal on all ranks."""
+    step: int
+    epoch: int | None
+    metrics: Mapping[str, float]
+    created: int
+    """Microseconds since the epoch at the save call."""
+    arena: str
+    layout: Layout
+    values: Mapping[str, Json] = field(default_factory=dict)
+    rank: int = 0
+    world: int = 1
+    code_version: str | None = None
+    parent: int | None = None
+    """Sequence number of the checkpoint that was restored last, where nothing was saved since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The job left the queue: it can no longer be superseded."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The save is durable."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The save failed in `phase`; nothing of it is listed."""
+
+    phase: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Rank 0 will not carry out this save: `reason` is ``skipped`` or ``superseded``."""
+
+    reason: str
+    by_step: int | None = None

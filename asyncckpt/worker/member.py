@@ -1,0 +1,127 @@
+"""Member: the side of every rank but 0. It opens nothing and commits nothing: it writes where it is told to.
+
+Its shards are small (RNG, loader, extras), so every save is carried out as soon as rank 0 has announced it,
+several at a time: a save that rank 0 superseded must not wait behind one that it is still writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.clock import Clock
+from asyncckpt.errors import RunRefused, SaveFailed
+from asyncckpt.events import Durable, Failed, Listeners
+from asyncckpt.format import record as records
+from asyncckpt.format.names import DataDirectory
+from asyncckpt.storage.base import Storage
+from asyncckpt.worker.job import Committed, Declined, Rejected, Started
+from asyncckpt.worker.pipeline import write_packs
+from asyncckpt.worker.ranks import Ranks, attempt_key, trouble_key, verdict_key
+from asyncckpt.worker.reports import write_report
+from asyncckpt.worker.service import Ticket
+
+
+class MemberService:
+    """Writes this rank's shard of each announced attempt, and passes rank 0's verdict on."""
+
+    def __init__(self, storage: Storage, listeners: Listeners, clock: Clock, ranks: Ranks) -> None:
+        self.storage = storage
+        self.catalog = Catalog(storage)
+        self._listeners = listeners
+        self._clock = clock
+        self._ranks = ranks
+        # Each save may wait for the watermark twice and for rank 0 once.
+        self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Begin a job; on the loop."""
+        task = asyncio.create_task(self._carry_out(ticket))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def finish(self) -> None:
+        """Take no more jobs; on the loop."""
+        self._closing.set()
+
+    def withdraw(self, job: str) -> bool:
+        """Only rank 0 decides what is superseded."""
+        return False
+
+    async def resume(self) -> Listing:
+        """Never: a second writer would fence the first."""
+        raise RunRefused(f"rank {self._ranks.rank} cannot open the run: only rank 0 does")
+
+    async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
+        """Rank 0 keeps that in mind."""
+
+    def hold(self, seq: int) -> AbstractContextManager[None]:
+        """Retention is rank 0's; it waits for every rank before training goes on."""
+        return nullcontext()
+
+    async def run(self) -> None:
+        """Serve until `finish`, then carry what was begun to its end."""
+        await self._closing.wait()
+        if self._tasks:
+            await asyncio.gather(*self._tasks)
+        self._threads.shutdown(wait=False)
+        await self.storage.aclose()
+
+    async def _carry_out(self, ticket: Ticket) -> None:
+        job, phase = ticket.job, "open"
+        try:
+            said = await self._hear(attempt_key(job.ordinal))
+            if "declined" in said:
+                ticket.watermark.leave()
+                ticket.reply(Declined(said["declined"], said.get("by_step")))
+                return
+            directory = DataDirectory(said["seq"], said["step"], said["inc"], said["nonce"])
+            ticket.reply(Started(directory.seq))
+            phase = "write"
+            contents = await write_packs(
+                job, ticket.view, ticket.watermark, self.storage, directory, self._threads
+            )
+            phase = "stage"
+            await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
+            phase = "report"
+            await write_report(job, contents, directory, said["writer"], self.storage)
+            phase = "commit"
+            verdict = await self._hear(verdict_key(job.ordinal))
+            self._durable(ticket, verdict)
+        except Exception as error:
+            self._reject(ticket, phase, error)
+
+    async def _hear(self, key: str) -> dict[str, Any]:
+        """What rank 0 says under `key`; raises `SaveFailed` if that is an error or does not come in time."""
+        loop = asyncio.get_running_loop()
+        try:
+            said = await loop.run_in_executor(self._threads, self._ranks.fetch_any, (key,), self._ranks.deadline)
+        except TimeoutError as error:
+            raise SaveFailed(f"rank 0 said nothing about {key} in {self._ranks.deadline:g} s") from error
+        if "error" in said:
+            raise SaveFailed(f"rank 0: {said['error']}")
+        return said
+
+    def _durable(self, ticket: Ticket, verdict: dict[str, Any]) -> None:
+        record = records.decode(verdict["record"].encode("ascii"), "rank 0's verdict")
+        ticket.reply(Committed(record))
+        if (checkpoint := record.checkpoint) is not None:
+            now = self._clock.time()
+            seconds = now - ticket.job.created / 1e6
+            size, metrics = checkpoint.size, dict(checkpoint.metrics)
+            self._listeners.emit(Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics))
+
+    def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
+        ticket.watermark.leave()
+        if phase in ("write", "stage", "report"):
+            self._ranks.publish(
+                trouble_key(ticket.job.ordinal, self._ranks.rank), {"error": f"{type(error).__name__}: {error}"}
+            )
+        ticket.reply(Rejected(phase, error))
+        self._listeners.emit(Failed(ticket.job.step, phase, error))

@@ -1,0 +1,53 @@
+"""Prune: deleting what commits dropped, one commit late, so that readers of the head before are not cut off.
+
+Removal itself is part of the commit (the record's live set shrinks). This here only reclaims space: it may be
+late or fail without harm, and the next start's sweep finishes what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from asyncckpt.errors import StorageError
+from asyncckpt.events import Leftover, Listeners
+from asyncckpt.format import names
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.worker.sweep import unreachable
+from asyncckpt.worker.writer import Writer
+
+
+class Pruner:
+    """Deletes in the background, after the commit that follows the one that dropped a checkpoint."""
+
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
+        self._dropped: list[Checkpoint] = []
+        self._slots: list[int] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def committed(self, writer: Writer, dropped: Sequence[Checkpoint], slots: Iterable[int]) -> None:
+        """A record of `writer` is durable that dropped these checkpoints and made the records in `slots` stale.
+
+        What the commit before it dropped is deleted now, while the next save may already be under way.
+        """
+        await self.finished()
+        due, due_slots = self._dropped, self._slots
+        self._dropped, self._slots = list(dropped), list(slots)
+        if due or due_slots:
+            self._running = asyncio.create_task(self._delete(writer, due, due_slots))
+
+    async def finished(self) -> None:
+        """Wait for the deletion under way."""
+        if self._running is not None:
+            await self._running
+            self._running = None
+
+    async def _delete(self, writer: Writer, dropped: Sequence[Checkpoint], slots: Iterable[int]) -> None:
+        storage = writer.catalog.storage
+        try:
+            keys = await unreachable(storage, dropped, writer.checkpoints)
+            stale = [names.record_key(s) for s in slots if s != writer.head.slot and s not in writer.live]
+            await storage.delete([*keys, *stale])
+        except StorageError as error:
+            self._listeners.emit(Leftover("deletion of dropped checkpoints", error))

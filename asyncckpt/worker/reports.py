@@ -1,0 +1,66 @@
+"""Reports, gathered: rank 0 waits until every rank's report of this very attempt is in the store."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asyncckpt.errors import ObjectNotFound, RankMissing, SaveFailed
+from asyncckpt.format import report as reports
+from asyncckpt.format.manifest import Contents, merge
+from asyncckpt.format.names import DataDirectory
+from asyncckpt.format.report import Report
+from asyncckpt.storage.base import Storage
+from asyncckpt.worker.job import SaveJob
+from asyncckpt.worker.ranks import Ranks, trouble_key
+
+_FIRST_LOOK = 0.01
+_SLOWEST_LOOK = 0.5
+
+
+async def write_report(
+    job: SaveJob, contents: Contents, directory: DataDirectory, writer: str, storage: Storage
+) -> Report:
+    """Put this rank's report beside its packs, which must be durable by now."""
+    report = Report(writer, directory.seq, directory.nonce, job.step, job.rank, job.world, contents)
+    await storage.put(directory.report(job.rank, job.world), [await asyncio.to_thread(report.encode)])
+    return report
+
+
+async def gather(
+    job: SaveJob, contents: Contents, directory: DataDirectory, writer: str, storage: Storage, ranks: Ranks
+) -> Contents:
+    """The whole checkpoint's contents, once exactly `world` ranks have reported on this attempt.
+
+    Raises `RankMissing` naming those that did not before the deadline, and `SaveFailed` as soon as one says
+    that it failed.
+    """
+    if job.world == 1:
+        return contents
+    own = await write_report(job, contents, directory, writer, storage)
+    found = {job.rank: own}
+    deadline = asyncio.get_running_loop().time() + ranks.deadline
+    pause = _FIRST_LOOK
+    while missing := [rank for rank in range(job.world) if rank not in found]:
+        for rank in missing:
+            report = await _look(rank, own, directory, storage)
+            if report is not None:
+                found[rank] = report
+            elif trouble := ranks.peek(trouble_key(job.ordinal, rank)):
+                raise SaveFailed(f"rank {rank} could not write its shard: {trouble['error']}")
+        if len(found) < job.world:
+            if asyncio.get_running_loop().time() > deadline:
+                raise RankMissing(
+                    f"no report from rank {', '.join(map(str, missing))} within {ranks.deadline:g} s", missing
+                )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _SLOWEST_LOOK)
+    return merge(found[rank].contents for rank in range(job.world))
+
+
+async def _look(rank: int, own: Report, directory: DataDirectory, storage: Storage) -> Report | None:
+    key = directory.report(rank, own.world)
+    try:
+        report = reports.decode(await storage.get(key), f"{storage.url}/{key}")
+    except ObjectNotFound:
+        return None
+    return report if report.rank == rank and report.attempt == own.attempt else None

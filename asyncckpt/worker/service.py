@@ -1,0 +1,381 @@
+"""Service: the serial actor that turns jobs into checkpoints. One runs per checkpointer, on one event loop.
+
+Jobs are carried out one after the other in the order of ``save``, so that commits, retention and deletion need
+no further order of their own, and latest can never go back. The queue holds at most what the arena
+generations allow; a job that has not left it can still be withdrawn for a newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.clock import Clock
+from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
+from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Swept
+from asyncckpt.format.manifest import Contents, Manifest
+from asyncckpt.format.names import DataDirectory
+from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record, Removal
+from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.retention import Monitor, RetentionPolicy, plan
+from asyncckpt.storage.base import Storage
+from asyncckpt.worker.hints import show
+from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.pipeline import write_packs
+from asyncckpt.worker.prune import Pruner
+from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
+from asyncckpt.worker.reports import gather
+from asyncckpt.worker.sweep import carry_out, plan_sweep
+from asyncckpt.worker.watermark import Watermark
+from asyncckpt.worker.writer import Writer, new_writer_id, open_run
+
+Reply: TypeAlias = Started | Committed | Rejected | Declined
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A job in the queue, with the arena it reads and whom to answer."""
+
+    job: SaveJob
+    view: memoryview
+    watermark: Watermark
+    reply: Callable[[Reply], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """What a service needs to know beside its jobs."""
+
+    keep: RetentionPolicy | None = None
+    monitor: Monitor | None = None
+    overwrite: bool = False
+
+
+class SaveService:
+    """Rank 0's side: opens the run, writes, gathers reports, commits, prunes."""
+
+    def __init__(
+        self, storage: Storage, config: ServiceConfig, listeners: Listeners, clock: Clock, ranks: Ranks
+    ) -> None:
+        self.catalog = Catalog(storage)
+        self.storage = storage
+        self.writer: Writer | None = None
+        self.resumed = False
+        self.reading: dict[int, int] = {}
+        self._config = config
+        self._listeners = listeners
+        self._clock = clock
+        self._ranks = ranks
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="asyncckpt-worker")
+        self._queue: deque[Ticket] = deque()
+        self._guard = threading.Lock()
+        self._arrived = asyncio.Event()
+        self._actor = asyncio.Lock()
+        self._closing = False
+        self._fenced: Fenced | None = None
+        self._former: Record | None = None
+        self._pruner = Pruner(listeners)
+        self._sweep: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
+
+    def inherit(self, former: SaveService) -> None:
+        """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
+        self.resumed, self._fenced, self.reading = former.resumed, former._fenced, former.reading
+        self._former = former.writer.head if former.writer else former._former
+
+    # -- the queue -----------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a job; on the loop."""
+        with self._guard:
+            self._queue.append(ticket)
+        self._arrived.set()
+
+    def withdraw(self, job: str) -> bool:
+        """Take a job back if it has not been begun; from any thread."""
+        with self._guard:
+            for ticket in self._queue:
+                if ticket.job.id == job:
+                    self._queue.remove(ticket)
+                    return True
+        return False
+
+    async def run(self) -> None:
+        """Carry out jobs until `finish`, then leave the run in order."""
+        while True:
+            await self._arrived.wait()
+            with self._guard:
+                ticket = self._queue.popleft() if self._queue else None
+                if ticket is None:
+                    self._arrived.clear()
+            if ticket is not None:
+                async with self._actor:
+                    await self._carry_out(ticket)
+            elif self._closing:
+                await self._end()
+                return
+
+    def finish(self) -> None:
+        """Take no more jobs, and end once the queue is empty; on the loop."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _end(self) -> None:
+        async with self._actor:
+            if self.writer is not None and self._fenced is None:
+                await self._leave(self.writer)
+        if self._sweep is not None:
+            await self._sweep
+        self._threads.shutdown(wait=False)
+        await self.storage.aclose()
+
+    async def _leave(self, writer: Writer) -> None:
+        """A closing record; then what the last commit dropped can be deleted too."""
+        stale = writer.head.slot
+        try:
+            await writer.close()
+            await self._pruner.committed(writer, (), [stale])
+            await self._pruner.committed(writer, (), ())
+            await self._pruner.finished()
+        except (AsyncCkptError, OSError) as error:
+            self._listeners.emit(Leftover("the closing record", error))
+
+    # -- the run -------------------------------------------------------------------------------------------
+
+    async def take(self) -> Writer:
+        """Take the run for writing, once; a writer whose last commit's outcome was unknown opens anew."""
+        if self._fenced is not None:
+            raise self._fenced
+        if self.writer is None:
+            me = new_writer_id(self._clock)
+            try:
+                writer = await open_run(self.catalog, me, int(self._clock.time() * 1e6), after=self._former)
+            except Fenced as error:
+                self._fenced = error
+                raise
+            if writer.checkpoints and not (self.resumed or self._config.overwrite or self._former):
+                raise exists(self.storage.url, len(writer.checkpoints))
+            self.writer, self._former = writer, writer.head
+            self._sweep = asyncio.create_task(self._sweep_up(writer))
+        return self.writer
+
+    async def resume(self) -> Listing:
+        """Take the run to go on from one of its checkpoints; the view is that of the own open record."""
+        async with self._actor:
+            self.resumed = True
+            writer = await self.take()
+            return Listing(writer.head, tuple(writer.live[slot] for slot in sorted(writer.live)), writer.lost)
+
+    async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
+        """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
+        async with self._actor:
+            writer = await self.take()
+            writer.damaged.update(damaged)
+            if named and writer.head.latest != seq:
+                await writer.roll_back(seq)
+            writer.parent = seq
+
+    @contextlib.contextmanager
+    def hold(self, seq: int) -> Iterator[None]:
+        """Keep retention of this process away from a checkpoint that is being read."""
+        self.reading[seq] = self.reading.get(seq, 0) + 1
+        try:
+            yield
+        finally:
+            self.reading[seq] -= 1
+            if not self.reading[seq]:
+                del self.reading[seq]
+
+    async def _sweep_up(self, writer: Writer) -> None:
+        try:
+            found = await plan_sweep(writer)
+            removed = await carry_out(found, self.storage)
+        except (AsyncCkptError, OSError) as error:
+            self._listeners.emit(Leftover("the start's sweep", error))
+            return
+        if removed:
+            self._listeners.emit(Swept(removed))
+        for key in found.unknown:
+            self._listeners.emit(Leftover(f"{key} is not ours to place", StorageError(f"unknown name: {key}")))
+
+    # -- one save ------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, ticket: Ticket) -> None:
+        """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
+        attempt = _Attempt(ticket)
+        try:
+            writer = await self.take()
+            directory = attempt.begin(writer, self._ranks)
+            contents = await write_packs(
+                ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads
+            )
+            attempt.phase = "stage"
+            await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
+            attempt.phase = "report"
+            contents = await gather(ticket.job, contents, directory, writer.nonce, self.storage, self._ranks)
+            attempt.phase = "commit"
+            checkpoint = await self._describe(ticket.job, writer, directory, contents)
+            dropped, record = await self._commit(writer, checkpoint)
+        except Exception as error:
+            await self._reject(attempt, error)
+            return
+        self._answer(ticket, record)
+        await self._follow_up(writer, checkpoint, dropped, record)
+
+    async def _describe(
+        self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents
+    ) -> Checkpoint:
+        """Write the manifest; returns what the record will say."""
+        manifest = Manifest(
+            writer.run.id,
+            directory.seq,
+            job.step,
+            writer.inc,
+            directory.nonce,
+            job.world,
+            contents,
+            job.code_version,
+        )
+        data = await asyncio.to_thread(manifest.encode)
+        await self.storage.put(directory.manifest, [data], length=len(data))
+        return Checkpoint(
+            seq=directory.seq,
+            step=job.step,
+            epoch=job.epoch,
+            world=job.world,
+            parent=writer.parent if job.parent is None else job.parent,
+            created=job.created,
+            metrics=job.metrics,
+            manifest=ObjectRef(directory.manifest, len(data), sealed_digest(data)),
+            packs=_uses(contents),
+            code_version=job.code_version,
+            monitor=self._config.monitor,
+        )
+
+    async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[list[Removal], Record]:
+        removed = plan(
+            self._config.keep,
+            writer.checkpoints,
+            newest=checkpoint,
+            protected=self.reading.keys(),
+            damaged=writer.damaged,
+        )
+        if self._config.overwrite and not self.resumed:
+            gone = {removal.seq for removal in removed}
+            old = [c for c in writer.checkpoints if c.seq < writer.first_seq and c.seq not in gone]
+            removed += [Removal(c.seq, c.step, "overwritten by a new training") for c in old]
+        try:
+            return removed, await writer.commit(checkpoint, removed)
+        except Fenced as error:
+            self._fenced = error
+            if error.adopted:
+                return [], writer.head
+            raise
+        except OutcomeUnknown:
+            # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
+            self._former, self.writer = writer.head, None
+            raise
+
+    def _answer(self, ticket: Ticket, record: Record) -> None:
+        job, checkpoint = ticket.job, record.checkpoint
+        if checkpoint is None:
+            return
+        self._ranks.publish(verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
+        ticket.reply(Committed(record))
+        seconds = self._clock.time() - job.created / 1e6
+        self._listeners.emit(
+            Durable(
+                job.step, checkpoint.seq, checkpoint.size, seconds, self._clock.time(), dict(checkpoint.metrics)
+            )
+        )
+
+    async def _follow_up(
+        self, writer: Writer, checkpoint: Checkpoint, dropped: list[Removal], record: Record
+    ) -> None:
+        """Hints, events and late deletion: nothing here can harm the commit."""
+        for removal in dropped:
+            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason))
+        for feature, reason in self.storage.fallbacks.items():
+            if feature not in self._told:
+                self._told.add(feature)
+                self._listeners.emit(Fallback(feature, reason))
+        if self._fenced is not None:
+            return
+        try:
+            await show(self.storage, writer, self._config.monitor)
+        except (AsyncCkptError, OSError) as error:
+            self._listeners.emit(Leftover("the hints latest and best", error))
+        await self._pruner.committed(writer, writer.dropped, writer.stale)
+
+    async def _reject(self, attempt: _Attempt, error: Exception) -> None:
+        ticket = attempt.ticket
+        ticket.watermark.leave()
+        if attempt.directory is not None and not isinstance(error, Fenced | OutcomeUnknown):
+            await self._discard(attempt.directory)
+        said = {"error": f"{type(error).__name__}: {error}"}
+        self._ranks.publish((verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal), said)
+        ticket.reply(Rejected(attempt.phase, error))
+        self._listeners.emit(Failed(ticket.job.step, attempt.phase, error))
+
+    async def _discard(self, directory: DataDirectory) -> None:
+        """Delete a failed attempt: its folder's name was never and will never be in a record."""
+        try:
+            keys = [found.key async for found in self.storage.list(directory.key + "/")]
+            await self.storage.delete(keys)
+        except StorageError as error:
+            self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
+
+
+class _Attempt:
+    """How far a job has come, for its failure message."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.phase = "open"
+        self.directory: DataDirectory | None = None
+        self.announced = False
+
+    def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
+        """Number the attempt and tell everyone where it goes."""
+        job = self.ticket.job
+        self.directory = directory = writer.attempt(job.step)
+        ranks.publish(
+            attempt_key(job.ordinal),
+            {
+                "writer": writer.nonce,
+                "seq": directory.seq,
+                "inc": directory.inc,
+                "nonce": directory.nonce,
+                "step": job.step,
+            },
+        )
+        self.announced = True
+        self.phase = "write"
+        self.ticket.reply(Started(directory.seq))
+        return directory
+
+
+def exists(url: str, count: int) -> CheckpointDirectoryExistsError:
+    """The error for a first save into a root that holds checkpoints nobody resumed from."""
+    held = "a checkpoint" if count == 1 else f"{count} checkpoints"
+    return CheckpointDirectoryExistsError(
+        f"{url} holds {held} of an earlier training, and this process has not resumed from them. "
+        "Either (1) give this training another root, (2) call resume() before the first save to go on from the "
+        "latest, or (3) pass overwrite=True to replace them once the first new checkpoint is durable."
+    )
+
+
+def _uses(contents: Contents) -> tuple[PackUse, ...]:
+    live = [0] * len(contents.packs)
+    for entry in contents.tensors.values():
+        for box in entry.boxes:
+            for extent in box.extents:
+                live[extent.pack] += extent.length
+    return tuple(PackUse(p.key, p.length, n) for p, n in zip(contents.packs, live, strict=True))

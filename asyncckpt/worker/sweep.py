@@ -1,0 +1,88 @@
+"""Sweep: removing what no live record names. Plan first, then carry out.
+
+Deleting what became unreachable is safe for ever, for anyone, however late: a commit may only name packs that
+are its own or that the record right before it names. So a sweep needs no lock; it only must not touch data of
+its own or a newer incarnation, which may be on its way to a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from asyncckpt.format import names
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.storage.base import Storage, UploadInfo
+from asyncckpt.worker.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """What goes: objects in the order of deletion, unfinished puts; and what nobody can place (stays)."""
+
+    keys: tuple[str, ...]
+    uploads: tuple[UploadInfo, ...]
+    unknown: tuple[str, ...]
+
+
+def needed(checkpoints: Iterable[Checkpoint]) -> tuple[frozenset[str], frozenset[str]]:
+    """The packs that `checkpoints` name, and the folders that hold their manifests and reports."""
+    packs, folders = set(), set()
+    for checkpoint in checkpoints:
+        packs |= {pack.key for pack in checkpoint.packs}
+        folders.add(checkpoint.manifest.key.rsplit("/", 1)[0])
+    return frozenset(packs), frozenset(folders)
+
+
+async def plan_sweep(writer: Writer) -> SweepPlan:
+    """What earlier incarnations left: planned before the first own save, so that nothing of it can be own."""
+    storage = writer.catalog.storage
+    packs, folders = needed(writer.checkpoints)
+    doomed, unknown = [], []
+    if not writer.lost:  # a damaged record may be the only name of good data: then data stays
+        async for found in storage.list(names.DATA):
+            owner = names.directory_of(found.key)
+            if owner is None:
+                unknown.append(found.key)
+            elif owner.inc < writer.inc and not (found.key in packs or _described(found.key, folders)):
+                doomed.append(found.key)
+    records = [names.record_key(slot) for slot in writer.before if slot not in writer.head.live]
+    uploads = [u async for u in storage.uploads() if _is_dead(u, writer)]
+    return SweepPlan(tuple(_packs_first(doomed)) + tuple(records), tuple(uploads), tuple(unknown))
+
+
+def _described(key: str, folders: frozenset[str]) -> bool:
+    """Whether `key` is the manifest or a report of a live checkpoint; a pack must be named to stay."""
+    return not key.endswith(".safetensors") and key.rsplit("/", 1)[0] in folders
+
+
+def _is_dead(upload: UploadInfo, writer: Writer) -> bool:
+    owner = names.directory_of(upload.key)
+    if owner is not None:
+        return owner.inc < writer.inc
+    slot = names.slot_of(upload.key)
+    # A put for a slot that is taken can only fail. Hints and the run file are rewritten or already there.
+    return slot <= writer.opened if slot is not None else not upload.key.startswith(names.DATA)
+
+
+def _packs_first(keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=lambda key: (not key.endswith(".safetensors"), key))
+
+
+async def carry_out(plan: SweepPlan, storage: Storage) -> int:
+    """Delete what `plan` names; returns how many objects and unfinished puts that were."""
+    await storage.delete(plan.keys)
+    for upload in plan.uploads:
+        await storage.abort(upload)
+    return len(plan.keys) + len(plan.uploads)
+
+
+async def unreachable(storage: Storage, dropped: Iterable[Checkpoint], live: Iterable[Checkpoint]) -> list[str]:
+    """What dropping checkpoints made unreachable, packs first; their records are the caller's to add."""
+    packs, _ = needed(live)
+    keys: list[str] = []
+    for checkpoint in dropped:
+        folder = checkpoint.manifest.key.rsplit("/", 1)[0]
+        keys += [o.key async for o in storage.list(folder + "/") if o.key not in packs]
+        keys += [pack.key for pack in checkpoint.packs if pack.key not in packs]
+    return list(dict.fromkeys(_packs_first(keys)))

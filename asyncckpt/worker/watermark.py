@@ -1,0 +1,67 @@
+"""Watermark: how many bytes of an arena, from its start, hold the snapshot by now.
+
+The stager raises it; digest and write follow behind. It ends in one of two ways: `seal` (every byte is there
+and was not torn) or `abort`. A commit waits for the seal.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from asyncckpt.errors import SaveError
+
+
+class Abandoned(SaveError):
+    """The reader gave up before the snapshot was complete."""
+
+
+class Watermark:
+    """Rises monotonically from 0; any thread may wait for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._reached = 0
+        self._sealed = False
+        self._error: BaseException | None = None
+
+    @property
+    def reached(self) -> int:
+        """Bytes filled by now."""
+        return self._reached
+
+    def advance(self, upto: int) -> None:
+        """The first `upto` bytes are filled."""
+        with self._changed:
+            self._reached = max(self._reached, upto)
+            self._changed.notify_all()
+
+    def seal(self) -> None:
+        """The snapshot is complete and consistent: it may be committed."""
+        with self._changed:
+            self._sealed = True
+            self._changed.notify_all()
+
+    def abort(self, error: BaseException) -> None:
+        """The snapshot will never be complete; everyone who waits gets `error`. The first call counts."""
+        with self._changed:
+            if not self._sealed and self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def leave(self) -> None:
+        """The reader needs no more: threads that wait for it are released with `Abandoned`."""
+        self.abort(Abandoned("the save had failed before its snapshot was complete"))
+
+    def wait(self, upto: int) -> None:
+        """Block until the first `upto` bytes are filled; raises what `abort` was given."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._reached >= upto)
+            if self._error is not None:
+                raise self._error
+
+    def wait_sealed(self) -> None:
+        """Block until the snapshot may be committed; raises what `abort` was given."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._sealed)
+            if self._error is not None:
+                raise self._error

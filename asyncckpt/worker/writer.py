@@ -1,0 +1,228 @@
+"""Writer: one session of ownership of a run. Its incarnation is the fence.
+
+``open`` takes the run with a record of its own before anything is chosen or swept: whoever held it before can
+commit no more, since every commit needs the slot after its own last one. All of a writer's calls come from one
+actor, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.clock import Clock
+from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, RunContended, RunRefused
+from asyncckpt.format import names
+from asyncckpt.format.names import DataDirectory
+from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
+from asyncckpt.format.runfile import RunFile
+from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.worker.commit import commit, create, fence
+
+OPEN_ATTEMPTS = 10
+"""How often an open that was overtaken by another one tries again before it gives up."""
+
+
+def new_writer_id(clock: Clock) -> WriterId:
+    """An identity that no other session has."""
+    return WriterId(secrets.token_hex(16), socket.gethostname(), os.getpid(), int(clock.time() * 1e6))
+
+
+@dataclass(slots=True)
+class Writer:
+    """A run, held. `live` maps slots to the records of the checkpoints listed now."""
+
+    catalog: Catalog
+    run: RunFile
+    head: Record
+    """Own newest record."""
+    live: dict[int, Record]
+    lost: Mapping[int, CheckpointCorruptError]
+    """Live slots whose record is damaged: kept live, counted in no rule."""
+    opened: int
+    """Slot of the open record."""
+    first_seq: int
+    """The first sequence number of this session."""
+    before: tuple[int, ...]
+    """Slots that held a record when the run was opened: what the sweep may look at."""
+    parent: int | None = None
+    """Sequence number of the checkpoint that the training continues from."""
+    damaged: set[int] = field(default_factory=set)
+    """Sequence numbers found damaged: never removed, counted in no rule."""
+    next_seq: int = 1
+    dropped: list[Checkpoint] = field(default_factory=list)
+    """What the newest record dropped."""
+    stale: list[int] = field(default_factory=list)
+    """Slots whose records the newest record made useless."""
+
+    @property
+    def inc(self) -> int:
+        """The incarnation."""
+        return self.head.inc
+
+    @property
+    def nonce(self) -> str:
+        """The writer's own nonce."""
+        return self.head.writer.nonce
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The listed checkpoints by rising sequence number."""
+        return Listing(self.head, tuple(self.live[slot] for slot in sorted(self.live))).checkpoints
+
+    def attempt(self, step: int) -> DataDirectory:
+        """A new sequence number and a folder that no other attempt will ever use."""
+        directory = DataDirectory(self.next_seq, step, self.inc, secrets.token_hex(4))
+        self.next_seq += 1
+        return directory
+
+    async def commit(self, checkpoint: Checkpoint, removed: Collection[Removal]) -> Record:
+        """Commit `checkpoint`, dropping `removed` in the same record; see `asyncckpt.worker.commit.commit`."""
+        gone = {removal.seq for removal in removed}
+        slot = self.head.slot + 1
+        kept = {s: r for s, r in self.live.items() if r.checkpoint is None or r.checkpoint.seq not in gone}
+        record = self._next(
+            "checkpoint",
+            live=frozenset(kept) | frozenset(self.lost) | {slot},
+            latest=checkpoint.seq,
+            latest_inc=self.inc,
+            checkpoint=checkpoint,
+            removed=tuple(removed),
+        )
+        former = self.head.slot
+        await self._advance(record)
+        lost = [s for s in self.live if s not in kept]
+        self.dropped = [c for s in lost if (c := self.live[s].checkpoint) is not None]
+        self.stale = lost + ([former] if former not in self.live else [])
+        self.live = {**kept, slot: self.head}
+        self.parent = checkpoint.seq
+        return self.head
+
+    async def roll_back(self, seq: int) -> None:
+        """Make an older listed checkpoint the latest, so that a crash before the next save remembers it."""
+        await self._advance(self._next("rollback", latest=seq, latest_inc=self.inc))
+        self.parent = seq
+
+    async def close(self) -> None:
+        """Leave word that this writer ended by itself and nothing of it is in flight."""
+        await self._advance(self._next("close"))
+
+    def _next(self, kind: Kind, **changes: Any) -> Record:
+        blank: dict[str, Any] = {"checkpoint": None, "removed": (), "digest": ""}
+        return replace(
+            self.head,
+            kind=kind,
+            slot=self.head.slot + 1,
+            previous=(self.head.slot, sealed_digest(self.head.encode())),
+            next_seq=self.next_seq,
+            **{**blank, **changes},
+        )
+
+    async def _advance(self, record: Record) -> None:
+        await commit(self.catalog, record)
+        self.head = record
+
+
+async def open_run(catalog: Catalog, me: WriterId, created: int, *, after: Record | None = None) -> Writer:
+    """Take the run: create it where there is none, and stand above every earlier writer.
+
+    `created` is the time in microseconds for a new run. `after` is the last record of this process's own earlier
+    session: if anyone else has written since, that is `Fenced`, not a reason to take the run back. Raises
+    `RunContended` if others kept overtaking, `RunRefused` if this store cannot commit as the run demands,
+    `HeadDamaged`, or a `StorageError`.
+    """
+    run = await _claim(catalog, created)
+    for _ in range(OPEN_ATTEMPTS):
+        writer = await _try_open(catalog, run, me, after)
+        if writer is not None:
+            return writer
+    raise RunContended(
+        f"{catalog.storage.url}: other writers kept opening this run; point each job at a root of its own"
+    )
+
+
+async def _try_open(catalog: Catalog, run: RunFile, me: WriterId, after: Record | None) -> Writer | None:
+    present = await catalog.slots()
+    try:
+        # Head and slot come from one listing: a record that appears after it makes the create below fail.
+        head = await catalog.newest(present, run)
+        listing = await catalog.listing_of(head) if head else Listing(None)
+    except ObjectNotFound:
+        return None
+    if after is not None and head is not None and head.writer.nonce not in (after.writer.nonce, me.nonce):
+        raise await fence(catalog, after)
+    record = _open_record(head, max(present, default=0) + 1, me)
+    key = names.record_key(record.slot)
+    if not await create(catalog.storage, key, record.encode()):
+        return None
+    # The slot may have been a hole that retention left: then it proves nothing. Only standing above every
+    # other record does, and only a look after the own create can tell.
+    if await catalog.slots(above=record.slot):
+        return None
+    return Writer(
+        catalog=catalog,
+        run=run,
+        head=record,
+        live={r.slot: r for r in listing.records},
+        lost=dict(listing.lost),
+        opened=record.slot,
+        before=tuple(present),
+        parent=record.latest,
+        next_seq=record.next_seq,
+        first_seq=record.next_seq,
+    )
+
+
+def _open_record(head: Record | None, slot: int, me: WriterId) -> Record:
+    if head is None:
+        return Record("open", slot, 1, me, None, frozenset(), None, 0, 1)
+    return Record(
+        kind="open",
+        slot=slot,
+        inc=head.inc + 1,
+        writer=me,
+        previous=(head.slot, head.digest),
+        live=head.live,
+        latest=head.latest,
+        latest_inc=head.latest_inc,
+        next_seq=head.next_seq,
+    )
+
+
+async def _claim(catalog: Catalog, created: int) -> RunFile:
+    """The run file, created if there is none; refuses a store that cannot keep what it says."""
+    run = await _run_file(catalog)
+    publish = await catalog.storage.probe()
+    if publish == "none":
+        raise RunRefused(
+            f"{catalog.storage.url} does not create objects exclusively (a second create succeeded): two "
+            "writers could not exclude each other; use a root on another store"
+        )
+    if run is None:
+        own = RunFile(secrets.token_hex(8), publish, created)
+        await create(catalog.storage, names.RUN, own.encode())
+        run = await catalog.run()
+        if run is None:
+            raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")
+    if run.publish == "whole" and publish == "torn":
+        raise RunRefused(
+            f"{catalog.storage.url} was begun on a file system with atomic exclusive creation; this one has "
+            "none (no hard links, no exclusive rename): continue on the former, or start a new root here"
+        )
+    return run
+
+
+async def _run_file(catalog: Catalog) -> RunFile | None:
+    """The run file; one that a power loss tore before anything was committed is as good as none."""
+    try:
+        return await catalog.run()
+    except CheckpointCorruptError:
+        if await catalog.slots():
+            raise
+        await catalog.storage.delete([names.RUN])
+        return None
