@@ -101,7 +101,7 @@ class Run:
         inputs, targets = next(self.windows)
         loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.scheduler.step()

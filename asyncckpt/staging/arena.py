@@ -47,25 +47,26 @@ class Arena:
 
 
 def _map(size: int) -> mmap.mmap:
-    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
-        return mmap.mmap(-1, size)
-    fd = os.memfd_create("asyncckpt-arena", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, size)
-        memory = mmap.mmap(fd, size)
-    finally:
-        os.close(fd)
-    # A forked data loader must not keep gigabytes of snapshot mapped.
-    memory.madvise(mmap.MADV_DONTFORK)
-    return memory
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
+        fd = os.memfd_create("asyncckpt-arena", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            memory = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        # A forked data loader must not keep gigabytes of snapshot mapped.
+        memory.madvise(mmap.MADV_DONTFORK)
+        return memory
+    return mmap.mmap(-1, size)
 
 
 def _populate(address: int, length: int) -> bool:
     """MADV_POPULATE_WRITE through ctypes, since ``mmap.madvise`` holds the GIL for its whole duration."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_POPULATE_WRITE) == 0)
+    done = False
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        done = bool(libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_POPULATE_WRITE) == 0)
+    return done
 
 
 class ArenaPool:

@@ -52,6 +52,8 @@ def copy_group(destinations: Sequence[Tensor], sources: Sequence[Tensor]) -> Non
 
     One call per tensor costs 1 to 3 s instead of 0.15 for 20,000 tensors beside a busy Python thread.
     """
+    if not sources:
+        return
     with torch.no_grad():
         torch._foreach_copy_(list(destinations), list(sources))
 

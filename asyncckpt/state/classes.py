@@ -17,7 +17,7 @@ from inspect import getattr_static
 from types import ModuleType
 from typing import Any
 
-from asyncckpt.errors import CheckpointCorruptError, IncompatibleState
+from asyncckpt.errors import IncompatibleState
 
 
 def enum_parts(value: Enum) -> tuple[str, str]:
@@ -126,8 +126,6 @@ def _name_of(kind: type) -> str:
 
 
 def _find(name: str, base: type) -> Any:
-    if not isinstance(name, str):
-        raise CheckpointCorruptError(f"the checkpoint names a class {name!r}")
     module_name, _, qualname = name.partition(":")
     found: object = sys.modules.get(module_name)
     if not isinstance(found, ModuleType):

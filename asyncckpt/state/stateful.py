@@ -190,11 +190,11 @@ class OptimizerComponent(StatefulComponent):
         """The hyperparameters, which schedulers change, beside the state's skeleton."""
         if skeleton is None:
             return super().values(skeleton, sink)
-        count = itertools.count()
-        groups = [
-            {**{k: v for k, v in group.items() if k != "params"}, "params": [next(count) for _ in group["params"]]}
-            for group in self.target.param_groups
-        ]
+        end = 0
+        groups = []
+        for group in self.target.param_groups:
+            start, end = end, end + len(group["params"])
+            groups.append({**group, "params": list(range(start, end))})
         return {"state": skeleton, "param_groups": encode(groups, (*self.path, "param_groups"), sink)}
 
     def load(self, state: State, *, strict: bool) -> None:

@@ -18,7 +18,7 @@ by name, as `asyncckpt.state.classes` says.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import partial
@@ -137,7 +137,9 @@ class _Encoder:
         finally:
             self._inside.remove(id(value))
 
-    def _items(self, items: Iterable[object], path: Path) -> list[Json]:
+    def _items(self, items: Collection[object], path: Path) -> list[Json]:
+        if leaves.are_plain_integers(items):
+            return list(items)
         return [self.value(item, (*path, str(index))) for index, item in enumerate(items)]
 
     def _tuple(self, value: tuple[object, ...], path: Path) -> Json:

@@ -158,7 +158,8 @@ class Files:
 
     def link_unnamed(self, descriptor: int, target: str) -> None:
         """Give an unnamed file its name; FileExistsError if it is taken."""
-        os.link(f"/proc/self/fd/{descriptor}", target, follow_symlinks=True)
+        # Without a directory descriptor Python calls link(2), which does not follow; an absolute path ignores it.
+        os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
 
     def replace(self, source: str, target: str) -> None:
         """Rename, replacing what has that name."""

@@ -96,7 +96,7 @@ class Ladder:
             return self._create(rung, target)
 
         try:
-            with ThreadPoolExecutor(2) as racers:
+            with ThreadPoolExecutor(2, thread_name_prefix="asyncckpt-probe") as racers:
                 return sum(racers.map(attempt, range(2))) == 1
         finally:
             self._remove(target)

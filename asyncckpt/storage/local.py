@@ -83,6 +83,7 @@ class LocalStorage:
         try:
             await self._threads.call(path, self._open, draft)
             written = await self._fill(draft, parts, length)
+            await self._threads.call(path, self._files.sync, draft.descriptor)
             await self._threads.call(path, self._publish, draft)
         except BaseException:
             await self._threads.call(path, draft.discard)
@@ -134,7 +135,6 @@ class LocalStorage:
         return writer.length
 
     def _publish(self, draft: Draft) -> None:
-        self._files.sync(draft.descriptor)
         folder = os.path.dirname(draft.target)
         try:
             self._folders.within(folder, draft.publish)

@@ -49,7 +49,5 @@ class Stream(io.FileIO):
 
 def stream(files: Files, descriptor: int, mode: str, executor: Executor) -> AsyncFileIO:
     """An asynchronous file on an open descriptor, which the caller closes."""
-    wrapped: AsyncFileIO = wrap(
-        Stream(files, descriptor, mode), loop=asyncio.get_running_loop(), executor=executor
-    )
+    wrapped: AsyncFileIO = wrap(Stream(files, descriptor, mode), loop=asyncio.get_running_loop(), executor=executor)
     return wrapped

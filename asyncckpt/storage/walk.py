@@ -19,9 +19,7 @@ def objects(files: Files, folders: Folders, prefix: str, start_after: str | None
         for folder, entry in _entries(files, folders, prefix)
         if entry.kind == "file" and _is_key(entry.name)
     ]
-    wanted = (
-        info for info in found if info.key.startswith(prefix) and (start_after is None or info.key > start_after)
-    )
+    wanted = (info for info in found if info.key.startswith(prefix) and (start_after is None or info.key > start_after))
     return sorted(wanted, key=lambda info: info.key)
 
 

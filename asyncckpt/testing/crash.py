@@ -97,6 +97,9 @@ class _Prefix:
         self._synced = {effect.what: at for at, effect in enumerate(effects) if isinstance(effect, SyncEffect)}
         self._whole = self._contents(lambda at, effect: True)
         self._safe = self._contents(lambda at, effect: at < self._synced.get(effect.file, -1))
+        # Names up to the first unsynced change are the same in all states: there are many states.
+        unsynced = [each.which for each in self._names()]
+        self._settled, self._unsettled = self._split(min(unsynced, default=len(effects)))
 
     def states(self, few: int) -> Iterator[CrashState]:
         unsynced = [*self._names(), *self._bytes()]
@@ -109,6 +112,17 @@ class _Prefix:
             if isinstance(effect, DataEffect) and counts(at, effect):
                 _apply(effect, contents.setdefault(effect.file, bytearray()))
         return {number: bytes(data) for number, data in contents.items()}
+
+    def _split(self, end: int) -> tuple[dict[str, Node], list[tuple[int, NameEffect]]]:
+        names = dict(self._recording.names)
+        rest = []
+        for at, effect in enumerate(self._effects):
+            if isinstance(effect, NameEffect):
+                if at < end:
+                    _rename(effect, names)
+                else:
+                    rest.append((at, effect))
+        return names, rest
 
     def _names(self) -> Iterator[_Unsynced]:
         for at, effect in enumerate(self._effects):
@@ -131,13 +145,13 @@ class _Prefix:
         return CrashState(self._tree(lost, self._whole | changed), self._reached, story)
 
     def _tree(self, lost: set[int], contents: Mapping[int, bytes]) -> dict[str, bytes | SymbolicLink | None]:
-        names = dict(self._recording.names)
-        for at, effect in enumerate(self._effects):
-            if isinstance(effect, NameEffect) and at not in lost:
+        names = dict(self._settled)
+        for at, effect in self._unsettled:
+            if at not in lost:
                 _rename(effect, names)
         tree: dict[str, bytes | SymbolicLink | None] = {}
         for path, node in sorted(names.items()):
-            above = os.path.dirname(path)
+            above = path.rpartition("/")[0]
             if not above or tree.get(above, b"") is None:  # a folder that was lost takes along what is in it
                 tree[path] = contents.get(node, b"") if isinstance(node, int) else node
         return tree

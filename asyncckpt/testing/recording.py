@@ -33,7 +33,7 @@ class NameEffect:
 
 @dataclass(frozen=True, slots=True)
 class DataEffect:
-    """A change of one file's bytes: `data` at `offset`, or (None) a new length of `offset`."""
+    """A change of one file's bytes: `data` at `offset`, with zeros up to there, or (None) its end at `offset`."""
 
     text: str
     file: int
@@ -109,7 +109,7 @@ class RecordingFiles(Files):
     def reserve(self, descriptor: int, length: int) -> None:
         with self._lock:
             super().reserve(descriptor, length)
-            self._data("reserve", descriptor, length, None)
+            self._data("reserve", descriptor, length, b"")
 
     def sync(self, descriptor: int) -> None:
         with self._lock:

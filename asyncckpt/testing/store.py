@@ -27,16 +27,19 @@ class StoreTest:
         raise NotImplementedError
 
     def run(self, act: Callable[[Storage], Awaitable[_T]]) -> _T:
-        """Run `act` in a loop of its own, on an instance of its own."""
+        return use(self.make(), act)
 
-        async def main() -> _T:
-            store = self.make()
-            try:
-                return await act(store)
-            finally:
-                await store.aclose()
 
-        return asyncio.run(main())
+def use(store: Storage, act: Callable[[Storage], Awaitable[_T]]) -> _T:
+    """Run `act` on `store` in a loop of its own, then close the store."""
+
+    async def main() -> _T:
+        try:
+            return await act(store)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(main())
 
 
 async def listed(store: Storage, prefix: str = "", start_after: str | None = None) -> list[ObjectInfo]:

@@ -141,9 +141,7 @@ class ContentTests(StoreTest):
 
         self.run(act)
 
-    @pytest.mark.parametrize(
-        ("start", "length"), [(11, None), (11, 0), (0, 11), (10, 1), (5, 6), (-1, None), (0, -1)]
-    )
+    @pytest.mark.parametrize(("start", "length"), [(11, None), (11, 0), (0, 11), (10, 1), (5, 6), (-1, None), (0, -1)])
     def test_past_the_end_is_an_error(self, start: int, length: int | None) -> None:
         async def act(store: Storage) -> None:
             await store.put("a", [b"0123456789"])

@@ -328,14 +328,14 @@ def test_the_newest_save_is_the_last_of_the_newest_incarnation(tmp_path: Path) -
 
 def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with TrainerProcess(tmp_path / "trainer.jsonl", ["--no-such-option"]) as process:
-        process._process.wait()
+        process.wait()
         with pytest.raises(click.ClickException, match=r"ended with status (?s:.*)(Error|error)"):
             process.running()
 
 
 def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
-    with TrainerProcess(tmp_path / "trainer.jsonl", ["--help"]) as process:
-        process._process.wait()
+    with TrainerProcess(tmp_path / "trainer.jsonl", ["--no-such-option"]) as process:
+        process.wait()
         process.log.write_bytes(b'{"event": "step", "step": 7, "loss": "0x1p+0"}\n{"event": "st')
         process._read = 0
         process._follow()

@@ -131,6 +131,14 @@ class Text(str):
     __slots__ = ()
 
 
+class Single(np.float32):
+    pass
+
+
+class NumpyText(np.str_):
+    __slots__ = ()
+
+
 class Zone(tzinfo):
     def utcoffset(self, moment: datetime | None) -> timedelta:
         return timedelta(hours=1)

@@ -342,6 +342,17 @@ def test_a_device_state_that_does_not_fit_is_said_by_name(plug: Plug) -> None:
     assert devices.draws()[1] == expected[1]
 
 
+def test_an_accelerator_that_torch_was_built_for_and_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def current_accelerator() -> torch.device:
+        # As torch 2.6 does; later ones answer with the kind of device they were built for.
+        raise RuntimeError("Cannot access accelerator device when none is available.")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+
+    assert restore_rng(capture_rng()) == []
+
+
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="this machine has no accelerator")
 def test_the_real_accelerator() -> None:
     device = torch.accelerator.current_accelerator()

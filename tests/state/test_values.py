@@ -29,6 +29,8 @@ from specimens import (
     Level,
     Mode,
     Moments,
+    NumpyText,
+    Single,
     paths,
     refusal,
     same,
@@ -40,9 +42,7 @@ from asyncckpt.format.sealed import Json, canonical
 from asyncckpt.state.values import decode, encode, readable
 
 EXAMPLE_TZ = [UTC, timezone(timedelta(hours=-3, minutes=30)), timezone(timedelta(hours=2), "CEST")]
-EXAMPLE_ZONES = [
-    zoneinfo.ZoneInfo(key) for key in ("UTC", "Europe/Berlin") if key in zoneinfo.available_timezones()
-]
+EXAMPLE_ZONES = [zoneinfo.ZoneInfo(key) for key in ("UTC", "Europe/Berlin") if key in zoneinfo.available_timezones()]
 any_text = st.text(st.characters())  # lone surrogates included
 dollars = st.sampled_from(["$", "$float", "$dict", "$tensor", "a$"])
 numpy_scalars = st.sampled_from(
@@ -113,6 +113,7 @@ EXACT: list[object] = [
     *(complex(-0.0, math.nan), complex(math.inf, -0.0)),
     *("", "\ud800", "\udfff\ud800", "\0", "ä", "$float", b"", b"\xff\0", bytearray(b"x"), None, True, False),
     *((), [], {}, set(), frozenset(), ((),), [[]], {"": {}}, OrderedDict(), deque(), Counter()),
+    *([2**53 - 1, 0], [0, 2**53], [-(2**53), 0], [1, True], (3, 2, 1), (2**64, 0)),
     {"b": 1, "a": 2},
     {"a": 1, "b": 2},
     {"$float": "0.1"},
@@ -264,6 +265,7 @@ def test_arrays_that_torch_can_hold_are_tensors_and_share_memory() -> None:
     encode([array], (), lambda path, tensor: seen.append(tensor))
     array[0] = 7
     assert seen[0].tolist() == [7, 0, 0]
+    assert paths([array[::-1], np.frombuffer(b"1234", np.int32)]) == [("extra", "0"), ("extra", "1")]
     assert paths([np.array(["text"])]) == []
 
 
@@ -283,6 +285,7 @@ def test_an_array_comes_back_from_wherever_its_tensor_lies() -> None:
         np.zeros(1).view(np.recarray),
         np.random.default_rng(0),
         np.dtype("f4"),
+        np.array([(1, None)], dtype=[("a", "i4"), ("b", "O")]),
         *([np.array(["a"], dtype=np.dtypes.StringDType())] if hasattr(np.dtypes, "StringDType") else []),
     ],
     ids=lambda value: type(value).__name__ + str(getattr(value, "dtype", "")),
@@ -291,13 +294,18 @@ def test_numpy_values_that_are_more_than_their_bytes_are_refused(value: object) 
     assert refusal([value]).startswith("extra[0]: cannot hold a value of type numpy.")
 
 
+@pytest.mark.parametrize("value", [Single(1), NumpyText("a")], ids=lambda value: type(value).__name__)
+def test_subclasses_of_numpy_scalars_are_refused(value: object) -> None:
+    assert "a subclass of a numpy scalar" in refusal(value)
+
+
 def test_without_numpy_nothing_imports_it_and_its_values_say_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = encode([np.float32(1), np.zeros(1), np.array(["a"])], (), lambda path, tensor: None)
     assert isinstance(data, list)
     monkeypatch.setitem(sys.modules, "numpy", None)
-    assert encode([1.5, {2: ()}], (), lambda path, tensor: None)
+    assert "type range" in refusal(range(3))
     for item in data:
         with pytest.raises(IncompatibleState, match="install numpy"):
             decode(item, lambda path: torch.zeros(1))

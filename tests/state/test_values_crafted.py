@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specimens import HERE, Derived, Frozen, nested, same, through
+from specimens import HERE, Colour, Derived, Frozen, nested, same, through
 
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, IncompatibleState, UnsupportedFormat
 from asyncckpt.format.sealed import Json
@@ -42,6 +42,7 @@ def test_a_field_that_is_new_gets_its_plain_default() -> None:
         ({"$dataclass": [f"{HERE}:DictLike", {"a": 1}]}, "not a plain dataclass"),
         ({"$dataclass": [f"{HERE}:Finalised", {"a": 1}]}, "not a plain dataclass"),
         ({"$dataclass": [f"{HERE}:Colour", {}]}, "not a plain dataclass"),
+        ({"$dataclass": ["logging:Formatter", {}]}, "not a plain dataclass"),
         ({"$namedtuple": [f"{HERE}:FinalisedTuple", [1, 2]]}, "not a named tuple"),
         ({"$namedtuple": [f"{HERE}:Moments", [1]]}, "had 1 fields and has 2 now"),
         ({"$namedtuple": ["builtins:tuple", []]}, "not a named tuple"),
@@ -64,6 +65,13 @@ def test_a_field_that_is_new_gets_its_plain_default() -> None:
 def test_what_this_process_does_not_have_is_named(data: Json, reason: str) -> None:
     with pytest.raises(IncompatibleState, match=re.escape(reason)):
         decode(data, readable)
+
+
+@pytest.mark.parametrize("odd", [None, types.SimpleNamespace(Colour=Colour), 5], ids=str)
+def test_only_modules_are_looked_into(odd: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "odd", odd)
+    with pytest.raises(IncompatibleState, match="import odd before loading"):
+        decode({"$enum": ["odd:Colour", "RED"]}, readable)
 
 
 def test_a_path_of_the_other_system_comes_back_pure() -> None:
@@ -130,6 +138,7 @@ MALFORMED: list[Any] = [
     {"$complex": ["1"]},
     {"$bytes": "\N{SNOWMAN}"},
     {"$bytes": "a"},
+    {"$bytes": "AA==!"},
     {"$bytearray": 5},
     {"$date": "soon"},
     {"$datetime": ["2024-01-01", 0]},
@@ -183,6 +192,7 @@ MALFORMED: list[Any] = [
     {"$array": ["<f4", [2], "AAAAAA=="]},
     {"$array": ["<f4", [1], "AAAAAAAAAAA="]},
     {"$array": ["<f4", [-1], "AAAAAA=="]},
+    {"$array": ["<f4", [-1, -1], "AAAAAA=="]},
     {"$array": ["<f4", [10**30], ""]},
     {"$array": ["<f4", "a", ""]},
     {"$array": [[["a", "O"]], [1], "AAAAAAAAAAA="]},
@@ -203,6 +213,13 @@ def test_what_was_never_written_is_corrupt(data: Any) -> None:
         decode(data, lambda path: torch.zeros(1))
     with pytest.raises(CheckpointCorruptError):
         decode([{"a": data}], lambda path: torch.zeros(1))
+
+
+def test_even_deep_junk_is_shown_in_brief() -> None:
+    deep: Any = nested(100_000, lambda value: [value])
+    with pytest.raises(CheckpointCorruptError) as caught:
+        decode({"$float": deep}, readable)
+    assert len(str(caught.value)) < 200
 
 
 def test_a_tensor_of_a_dtype_that_numpy_lacks_is_no_array() -> None:

@@ -1,0 +1,44 @@
+# make demo   set up, then show the whole thing on a real training run (under two minutes after set-up)
+# make test   set up, then every check and every test; this is what CI runs
+# make check  linter, types on three platforms, import contracts
+# make bench  the benchmark this version has: what saving costs a training loop
+
+PYTHON ?= python3
+VENV   ?= .venv
+# The build that tests run on. Any torch >= 2.6 will do: make TORCH=torch==2.6.0 ...
+TORCH  ?= torch==2.13.0
+# Where to get torch from; for the small CPU build: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
+TORCH_INDEX ?=
+
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/asyncckpt demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin
+	$(BIN)/mypy --platform win32
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks overhead
+
+$(VENV)/.ready: pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "asyncckpt needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(PIP) install --editable ".[cli]" --group test --group check
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
