@@ -79,7 +79,7 @@ def decode_header(data: bytes | memoryview, file_length: int, what: str) -> list
     """
     try:
         return _decode_header(bytes(data), file_length)
-    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise CheckpointCorruptError(f"{what} is not a sound safetensors file: {error}") from error
 
 
