@@ -22,7 +22,7 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.handle import SaveHandle, untold, wait_all
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
-from asyncckpt.restoring import Loaded, apply, check_world, read
+from asyncckpt.restoring import Loaded, apply, check_world, read, read_named
 from asyncckpt.resuming import Resumption
 from asyncckpt.retention import Monitor, RetentionPolicy, best_of
 from asyncckpt.saving import OnBusy, Saver, Verify
@@ -155,7 +155,7 @@ class AsyncCheckpointer:
         self._decided = step
         if not self._agree(f"due/{step}", lambda: self._decider.at_step(step, self._watched(metrics))):
             return None
-        return self._save(step, epoch, metrics, periodic=True, on_busy=self._on_busy)
+        return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
     def epoch_end(
         self, epoch: int, *, step: int | None = None, metrics: Mapping[str, Any] | None = None
@@ -171,7 +171,7 @@ class AsyncCheckpointer:
         due = self._agree(f"epoch/{epoch}", lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
         if not due or at == self._saved_step:
             return None
-        return self._save(at, epoch, metrics, periodic=True, on_busy=self._on_busy)
+        return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
     def save(
         self,
@@ -188,16 +188,17 @@ class AsyncCheckpointer:
         """
         self._check_usable()
         self._decided = step
-        return self._save(step, epoch, metrics, periodic=on_busy is not None, on_busy=on_busy or "wait")
+        _check_choice("on_busy", on_busy or "wait", _ON_BUSY)
+        return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
 
     def _save(
-        self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, periodic: bool, on_busy: OnBusy
+        self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, replaceable: bool, on_busy: OnBusy
     ) -> SaveHandle:
         if step < 0:
             raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
         self._begin()
         values = numbers(metrics, self._monitor, every=True)
-        handle = self._saver.save(step, epoch, values, periodic=periodic, on_busy=on_busy)
+        handle = self._saver.save(step, epoch, values, replaceable=replaceable, on_busy=on_busy)
         self._decider.saved()
         self._saved_step = step
         return handle
@@ -250,7 +251,11 @@ class AsyncCheckpointer:
                 "allow_partial= has no effect in this version: it writes no partial checkpoints"
             )
         self._resumes += 1
-        resumption = Resumption(self._ranks, self._resumes, self._listeners, self._read)
+
+        def read_part(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
+            return self._pool.run(lambda service: read(service.catalog, checkpoint, scopes))
+
+        resumption = Resumption(self._ranks, self._resumes, self._listeners, read_part)
         if self._ranks.rank == 0:
             loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
         else:
@@ -277,19 +282,19 @@ class AsyncCheckpointer:
         unless an object refused its part.
         """
         self._check_usable()
-        checkpoint = self._listing().find(which)
-        check_world(checkpoint, self._ranks.world)
-        loaded = self._read(checkpoint, list(self._tracked.trees), only, exclude)
+        scopes, world = list(self._tracked.trees), self._ranks.world
+        loaded, _ = self._pool.run(
+            lambda service: read_named(
+                service.catalog,
+                which,
+                scopes,
+                only=only,
+                exclude=exclude,
+                check=lambda checkpoint: check_world(checkpoint, world),
+                hold=service.hold,
+            )
+        )
         return self._apply(loaded, strict=strict, only=only, exclude=exclude)
-
-    def _read(
-        self,
-        checkpoint: Checkpoint,
-        scopes: Collection[str],
-        only: Collection[str] | None = None,
-        exclude: Collection[str] = (),
-    ) -> Loaded:
-        return self._pool.run(lambda service: _held(service, checkpoint, scopes, only, exclude))
 
     def _apply(
         self,
@@ -392,18 +397,6 @@ class AsyncCheckpointer:
         failures = untold(self._saver.handles)
         if failures is not None:
             raise failures
-
-
-async def _held(
-    service: SaveService | MemberService,
-    checkpoint: Checkpoint,
-    scopes: Collection[str],
-    only: Collection[str] | None,
-    exclude: Collection[str],
-) -> Loaded:
-    """Read a checkpoint that this process's own retention leaves alone meanwhile."""
-    with service.hold(checkpoint.seq):
-        return await read(service.catalog, checkpoint, scopes, only=only, exclude=exclude)
 
 
 def _refuse_later(**given: object) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asyncckpt.catalog import Catalog, CheckpointInfo, Which
-from asyncckpt.restoring import SHARED, own_scope, read
+from asyncckpt.restoring import SHARED, own_scope, read_named
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 
@@ -48,11 +48,7 @@ def load(
 async def _load(root: str | os.PathLike[str] | Storage, which: Which, only: Collection[str] | None) -> Loaded:
     storage = from_url(root) if isinstance(root, str | os.PathLike) else root
     try:
-        catalog = Catalog(storage)
-        listing = await catalog.listing()
-        checkpoint = listing.find(which)
-        found = await read(catalog, checkpoint, (SHARED, own_scope(0)), only=only)
-        info = next(info for info in listing.infos() if info.seq == checkpoint.seq)
+        found, info = await read_named(Catalog(storage), which, (SHARED, own_scope(0)), only=only)
         return Loaded(found.state, info)
     finally:
         if isinstance(root, str | os.PathLike):

@@ -7,13 +7,14 @@ leaves nothing half restored. Objects are put back in the order they were given,
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, Restored
 from asyncckpt.format.manifest import Manifest
@@ -80,6 +81,38 @@ async def read(
         if scopes is None or scope in scopes
     }
     return Loaded(checkpoint, states, sum(t.nbytes for t in tensors.values()), time.monotonic() - began)
+
+
+async def read_named(
+    catalog: Catalog,
+    which: Which,
+    scopes: Collection[str] | None = None,
+    *,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    check: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    hold: Callable[[int], AbstractContextManager[None]] = lambda seq: nullcontext(),
+) -> tuple[Loaded, CheckpointInfo]:
+    """Read the checkpoint that `which` names now; "latest" and "best" follow a writer that overtakes the reader.
+
+    `check` may refuse a checkpoint before it is read, `hold` keeps this process's own retention away from one by
+    its sequence number. Raises as `read` does.
+    """
+    for _ in range(ATTEMPTS):
+        listing = await catalog.listing()
+        checkpoint = listing.find(which)
+        check(checkpoint)
+        info = next(info for info in listing.infos() if info.seq == checkpoint.seq)
+        try:
+            with hold(checkpoint.seq):
+                return await read(catalog, checkpoint, scopes, only=only, exclude=exclude), info
+        except CheckpointNotFoundError:
+            if which not in ("latest", "best"):
+                raise
+    raise CheckpointNotFoundError(
+        f"{catalog.storage.url}: retention removed the {which} checkpoint {ATTEMPTS} times while it was read: "
+        "keep more of them, or read while nothing is saved"
+    )
 
 
 async def _tensors(

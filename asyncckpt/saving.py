@@ -41,7 +41,7 @@ SAMPLE = 100
 
 @dataclass(slots=True)
 class _Queued:
-    """A periodic save that the worker has not begun: a newer one may take its place."""
+    """A replaceable save that the worker has not begun: a newer one may take its place."""
 
     handle: SaveHandle
     snapshot: Snapshot
@@ -83,9 +83,12 @@ class Saver(Generic[_S]):
     # -- the call ------------------------------------------------------------------------------------------
 
     def save(
-        self, step: int, epoch: int | None, metrics: Mapping[str, float], *, periodic: bool, on_busy: OnBusy
+        self, step: int, epoch: int | None, metrics: Mapping[str, float], *, replaceable: bool, on_busy: OnBusy
     ) -> SaveHandle:
-        """Snapshot the state now. Raises `UnsupportedState` for what cannot be held, and nothing else."""
+        """Snapshot the state now; a `replaceable` one may be superseded while it is staged.
+
+        Raises `UnsupportedState` for what cannot be held, and nothing else.
+        """
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
         captured = self._capture.read()
         plan = self._planned(captured)
@@ -93,17 +96,19 @@ class Saver(Generic[_S]):
         handle = SaveHandle(step, self.stager.guard)
         self._remember(handle)
         try:
-            arena = self._lease(plan, step, periodic, on_busy)
-        except SaveFailed as error:
+            arena = self._lease(plan, step, on_busy)
+            if arena is None:
+                self._skip(handle)
+            else:
+                job = self._job(step, epoch, metrics, created, arena, plan, captured)
+                self._hand_over(job, plan, arena, captured, handle, replaceable)
+        except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._fail(handle, "stage", error)
             self._listeners.emit(Failed(step, "stage", error))
             self._decline({"error": str(error)})
-            return handle
-        if arena is None:
-            self._skip(handle)
-        else:
-            job = self._job(step, epoch, metrics, created, arena, plan, captured)
-            self._hand_over(job, plan, arena, captured, handle, periodic)
+        except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
+            self.handles.remove(handle)
+            raise
         self._listeners.emit(Stalled(step, time.monotonic() - began, "call"))
         return handle
 
@@ -140,16 +145,26 @@ class Saver(Generic[_S]):
         )
 
     def _hand_over(
-        self, job: SaveJob, plan: Plan, arena: Arena, captured: Captured, handle: SaveHandle, periodic: bool
+        self, job: SaveJob, plan: Plan, arena: Arena, captured: Captured, handle: SaveHandle, replaceable: bool
     ) -> None:
-        snapshot = self.stager.begin(
-            job.step, plan, arena, captured.volatile, verify=self._is_sampled(), staged=handle._is_staged
-        )
-        if periodic:
+        try:
+            snapshot = self.stager.begin(
+                job.step, plan, arena, captured.volatile, verify=self._is_sampled(), staged=handle._is_staged
+            )
+        except BaseException:
+            self._arenas.release(arena)
+            raise
+        if replaceable:
             with self._lock:
                 self._queued.append(_Queued(handle, snapshot, job.id, job.ordinal))
         answer = functools.partial(self._answer, job, handle, snapshot)
-        self._pool.submit(Ticket(job, arena.view, snapshot.watermark, answer))
+        try:
+            self._pool.submit(Ticket(job, arena.view, snapshot.watermark, answer))
+        except BaseException:
+            self._unqueue(job.id)
+            snapshot.stop()
+            snapshot.release()
+            raise
         spare = self._arenas.spare(plan.layout.size)
         if spare is not None:
             self.stager.prefault(spare)
@@ -162,19 +177,19 @@ class Saver(Generic[_S]):
 
     # -- a generation to copy into -------------------------------------------------------------------------
 
-    def _lease(self, plan: Plan, step: int, periodic: bool, on_busy: OnBusy) -> Arena | None:
+    def _lease(self, plan: Plan, step: int, on_busy: OnBusy) -> Arena | None:
         size = plan.layout.size
         arena = self._arenas.lease(size)
-        if arena is None and periodic and on_busy == "coalesce" and self._supersede(step):
+        if arena is None and on_busy == "coalesce" and self._supersede(step):
             arena = self._arenas.lease(size)
-        if arena is None and (on_busy == "wait" or not periodic):
+        if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.stager.guard()
             arena = self._arenas.lease(size, wait=True)
         return arena
 
     def _supersede(self, step: int) -> bool:
-        """Take the newest periodic save out of the queue, if the worker has not begun it."""
+        """Take the newest replaceable save out of the queue, if the worker has not begun it."""
         with self._lock:
             candidates = list(reversed(self._queued))
         for old in candidates:
@@ -207,8 +222,7 @@ class Saver(Generic[_S]):
 
     def _answer(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot, reply: Reply) -> None:
         """Take the worker's reply to the handle; on the worker's thread."""
-        with self._lock:
-            self._queued = [queued for queued in self._queued if queued.job != job.id]
+        self._unqueue(job.id)
         if isinstance(reply, Started):
             handle._began(reply.seq)
             return
@@ -224,6 +238,10 @@ class Saver(Generic[_S]):
             self._fail(handle, reply.phase, reply.error)
             if reply.phase == "worker":  # a dead worker could not say so itself
                 self._listeners.emit(Failed(job.step, reply.phase, reply.error))
+
+    def _unqueue(self, job: str) -> None:
+        with self._lock:
+            self._queued = [queued for queued in self._queued if queued.job != job]
 
     def _fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:
         failure = SaveFailed(f"the save of step {handle.step} failed ({phase}): {error}", {handle.step: error})

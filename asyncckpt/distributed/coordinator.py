@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from asyncckpt.worker import ranks
-from asyncckpt.worker.ranks import Ranks, SingleRank
+from asyncckpt.worker.ranks import Ranks, SingleRank, left_key
+
+logger = logging.getLogger("asyncckpt")
+
+KEPT = 256
+"""Keys of each kind that stay in the store; training keeps ranks within a step or two of each other."""
+
+FAREWELL = 10.0
+"""Seconds for which rank 0 waits for the others to leave before it does."""
 
 _FIRST_LOOK = 0.0005
 _SLOWEST_LOOK = 0.02
@@ -30,22 +42,39 @@ class StoreRanks:
     def __init__(self, store: Store, rank: int, world: int) -> None:
         self.rank = rank
         self.world = world
-        self._store = store
         self.deadline = ranks.DEADLINE
+        self._store = store
+        self._lock = threading.Lock()
+        self._published: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
-        """Write `key`."""
-        self._store.set(key, json.dumps(value))
+        """Write `key`; drops the oldest key of its kind once there are many. Raises `ConnectionError`."""
+        with _translated():
+            self._store.set(key, json.dumps(value))
+            if (old := self._note(key)) is not None:
+                self._store.delete_key(old)
+
+    def _note(self, key: str) -> str | None:
+        with self._lock:
+            kind = self._published[key.partition("/")[0]]
+            kind.pop(key, None)
+            kind[key] = None
+            if len(kind) <= KEPT:
+                return None
+            oldest = next(iter(kind))
+            del kind[oldest]
+            return oldest
 
     def peek(self, key: str) -> dict[str, Any] | None:
-        """What `key` holds now, or None."""
-        if not self._store.check([key]):
-            return None
-        value: dict[str, Any] = json.loads(self._store.get(key))
-        return value
+        """What `key` holds now, or None; raises `ConnectionError`."""
+        with _translated():
+            if not self._store.check([key]):
+                return None
+            value: dict[str, Any] = json.loads(self._store.get(key))
+            return value
 
     def fetch_any(self, keys: tuple[str, ...], timeout: float) -> dict[str, Any]:
-        """Wait for one of `keys`; raises `TimeoutError`.
+        """Wait for one of `keys`; raises `TimeoutError` or `ConnectionError`.
 
         Looks again and again, since the store's own ``wait`` locks it for every other thread of the process.
         """
@@ -60,9 +89,25 @@ class StoreRanks:
             time.sleep(pause)
             pause = min(2 * pause, _SLOWEST_LOOK)
 
-    def forget(self, key: str) -> None:
-        """Drop a key that every rank has read."""
-        self._store.delete_key(key)
+    def part(self) -> None:
+        """Leave: rank 0 last, since the store may live in its process and the others still listen."""
+        if self.rank != 0:
+            ranks.tell(self, left_key(self.rank), {})
+        elif self._published:
+            end = time.monotonic() + FAREWELL
+            try:
+                for rank in range(1, self.world):
+                    self.fetch_any((left_key(rank),), max(0.0, end - time.monotonic()))
+            except (TimeoutError, ConnectionError) as error:
+                logger.warning("not every rank has closed its checkpointer: %s", error)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's DistError is one, and so is what its sockets raise
+        raise ConnectionError(f"the process group's key-value store does not answer ({error})") from error
 
 
 def ranks_of(root: str) -> Ranks:

@@ -68,7 +68,7 @@ class Schedule:
         if self._lazy is None:
             regions = [part for region in self.plan.regions if region.lazy for part in _parts(region)]
             runs = list(_runs(regions))
-            ends = [run[0].offset for run in runs[1:]] + [self.plan.layout.size]
+            ends = [*(run[0].offset for run in runs), self.plan.layout.size][1:]
             self._lazy = [self._group(run, end) for run, end in zip(runs, ends, strict=True)]
         return self._lazy
 

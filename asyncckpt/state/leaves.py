@@ -55,7 +55,7 @@ def are_plain_integers(items: Collection[object]) -> TypeGuard[Collection[int]]:
 
 
 def _all_plain(numbers: Collection[int]) -> bool:
-    return -_PLAIN_INTEGERS < min(numbers) and max(numbers) < _PLAIN_INTEGERS
+    return min(numbers) > -_PLAIN_INTEGERS and max(numbers) < _PLAIN_INTEGERS
 
 
 def integer(value: int) -> Json:
@@ -117,7 +117,7 @@ def _dump_datetime(value: datetime) -> Json:
     if (zone := value.tzinfo) is None:
         return [*naive, None]
     leaf = LEAVES.get(type(zone))
-    if leaf is None or leaf.tag not in _ZONES:
+    if leaf is None:
         raise ValueError(f"its tzinfo is a {type(zone).__qualname__}, neither a fixed timezone nor a ZoneInfo")
     return [*naive, {leaf.tag: leaf.dump(zone)}]
 
@@ -239,7 +239,7 @@ def load_numpy_array(data: list[Any]) -> Any:
     text, shape, content = data
     dtype, buffer = _numpy().dtype(text), bytearray(_unbase64(content))
     _dump_numpy_dtype(dtype)
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(buffer):
+    if math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError("the bytes are not those of the shape")  # numpy would take some of them
     return _numpy().ndarray(shape, dtype, buffer=buffer)
 

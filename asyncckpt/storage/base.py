@@ -120,7 +120,10 @@ class Storage(Protocol):
         ...
 
     def uploads(self, prefix: str = "") -> AsyncIterator[UploadInfo]:
-        """Puts under `prefix` that never finished: temporary files, multipart uploads."""
+        """Puts under `prefix` that never finished: temporary files, multipart uploads.
+
+        On file systems a folder that stands empty is one too; its key ends with a slash.
+        """
         ...
 
     async def abort(self, upload: UploadInfo) -> None:

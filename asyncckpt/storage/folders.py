@@ -76,7 +76,7 @@ class Folders:
 
     def clear(self, folders: Iterable[str]) -> None:
         """Remove those folders, and those above, that are empty now; make the removals durable."""
-        for stays in {self._prune(folder) for folder in sorted(folders, key=len, reverse=True)}:
+        for stays in {self._prune(folder) for folder in folders}:
             self._sync(stays)
 
     def _prune(self, folder: str) -> str:

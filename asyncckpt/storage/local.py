@@ -86,7 +86,7 @@ class LocalStorage:
             await self._threads.call(path, self._files.sync, draft.descriptor)
             await self._threads.call(path, self._publish, draft)
         except BaseException:
-            await self._threads.call(path, draft.discard)
+            await self._threads.call(path, self._discard, draft)
             raise
         return ObjectInfo(key, written)
 
@@ -98,6 +98,13 @@ class LocalStorage:
             message = f"{self._root}: this file system cannot create exclusively; {self._fallbacks['publish']}"
             raise StorageDenied(errno.ENOTSUP, message)
         return best
+
+    def _discard(self, draft: Draft) -> None:
+        draft.discard()
+        folder = os.path.dirname(draft.target)
+        if folder != self._root:
+            with suppress(OSError):  # why the put failed is what counts; an empty folder is left to the sweep
+                self._folders.clear({folder})
 
     def _open(self, draft: Draft) -> None:
         self._folders.within(os.path.dirname(draft.target), draft.open)
@@ -153,9 +160,12 @@ class LocalStorage:
         await self._threads.call(self._root, self._remove, paths)
 
     async def abort(self, upload: UploadInfo) -> None:
-        """Remove a temporary that `uploads` named; one of a live put makes that put fail."""
-        path = self._folders.path(walk.check_upload(upload.upload))
-        await self._threads.call(self._root, self._remove, [path])
+        """Remove a temporary or empty folder that `uploads` named; a temporary of a live put makes that put fail."""
+        path = self._folders.path(walk.check_upload(upload.upload).removesuffix("/"))
+        if upload.upload.endswith("/"):
+            await self._threads.call(self._root, self._folders.clear, [path])
+        else:
+            await self._threads.call(self._root, self._remove, [path])
 
     def _remove(self, paths: Sequence[str]) -> None:
         failures: list[StorageError] = []
@@ -174,7 +184,7 @@ class LocalStorage:
         try:
             self._files.unlink(path)
         except (FileNotFoundError, NotADirectoryError):
-            self._folders.check_root()
+            pass  # nothing to delete; a root that is a file shows when the removal is made durable
         except (IsADirectoryError, PermissionError):
             # A folder is no object, so there is nothing to delete; macOS and Windows call that "not permitted".
             if not stat.S_ISDIR(self._files.look(path).st_mode):
@@ -228,7 +238,7 @@ class LocalStorage:
             yield info
 
     async def uploads(self, prefix: str = "") -> AsyncIterator[UploadInfo]:
-        """Temporaries of puts that never finished, or have not yet."""
+        """Temporaries of puts that never finished, or have not yet, and folders that stand empty."""
         for info in await self._threads.call(self._root, walk.uploads, self._files, self._folders, prefix):
             yield info
 

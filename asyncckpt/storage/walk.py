@@ -24,33 +24,35 @@ def objects(files: Files, folders: Folders, prefix: str, start_after: str | None
 
 
 def uploads(files: Files, folders: Folders, prefix: str) -> list[UploadInfo]:
-    """The temporaries meant for keys under `prefix`, sorted; blocks, raises OSError."""
-    found = (
-        UploadInfo(folder + name, folder + entry.name)
-        for folder, entry in _entries(files, folders, prefix)
-        if (name := meant_for(entry.name)) is not None
-    )
+    """The temporaries meant for keys under `prefix`, and folders left empty, sorted; blocks, raises OSError."""
+    found = []
+    for folder, entry in _entries(files, folders, prefix):
+        inner = f"{folder}{entry.name}/"
+        if (name := meant_for(entry.name)) is not None:
+            found.append(UploadInfo(folder + name, folder + entry.name))
+        elif entry.kind == "folder" and _is_key(entry.name) and not _scan(files, folders, inner):
+            # A crash between making a folder and its first object, or after deleting its last one, leaves it.
+            found.append(UploadInfo(inner, inner))
     return sorted((info for info in found if info.key.startswith(prefix)), key=lambda info: info.upload)
 
 
 def check_upload(upload: str) -> str:
-    """Return the name of a temporary if it is one below the root; raise `StorageError` if not."""
+    """Return the name of a temporary or a folder (``/`` at its end) if it is below the root, else `StorageError`."""
     folder, _, name = upload.rpartition("/")
-    if meant_for(name) is None or (folder and not _is_key(folder)):
+    if (name and meant_for(name) is None) or not upload or (folder and not _is_key(folder)):
         raise StorageError(f"not an upload of this store: {upload!r}")
     return upload
 
 
 def _entries(files: Files, folders: Folders, prefix: str) -> Iterator[tuple[str, Entry]]:
-    """Everything but folders, each with its folder's key, ``/`` included, or nothing for the root."""
+    """Everything, each with its folder's key, ``/`` included, or nothing for the root."""
     top = prefix.rpartition("/")[0]
     waiting = [check_key(top) + "/"] if top else [""]
     while waiting:
         folder = waiting.pop()
         for entry in _scan(files, folders, folder):
-            if entry.kind != "folder":
-                yield folder, entry
-            elif _is_key(entry.name) and f"{folder}{entry.name}/".startswith(prefix):
+            yield folder, entry
+            if entry.kind == "folder" and _is_key(entry.name) and f"{folder}{entry.name}/".startswith(prefix):
                 waiting.append(f"{folder}{entry.name}/")
 
 

@@ -35,13 +35,17 @@ class MemberService:
         self._listeners = listeners
         self._clock = clock
         self._ranks = ranks
+        self._loop = asyncio.get_running_loop()
         # Each save may wait for the watermark twice and for rank 0 once.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
     def submit(self, ticket: Ticket) -> None:
-        """Begin a job; on the loop."""
+        """Begin a job; from any thread."""
+        self._loop.call_soon_threadsafe(self._begin, ticket)
+
+    def _begin(self, ticket: Ticket) -> None:
         task = asyncio.create_task(self._carry_out(ticket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

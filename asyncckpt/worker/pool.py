@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
@@ -25,7 +25,9 @@ _T = TypeVar("_T")
 class Service(Protocol):
     """What the pool runs; lives on one event loop."""
 
-    def submit(self, ticket: Ticket) -> None: ...
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a job; from any thread. Raises `RuntimeError` once its loop is closed."""
+        ...
 
     def withdraw(self, job: str) -> bool: ...
 
@@ -38,17 +40,55 @@ _S = TypeVar("_S", bound=Service)
 
 
 class _Worker(Generic[_S]):
-    """One thread, its loop and its service, from start to end."""
+    """One thread, its loop and its service, from start to end; and who waits for it."""
 
-    def __init__(self, make: Callable[[], _S], ended: Callable[[BaseException | None], None]) -> None:
+    def __init__(self, make: Callable[[], _S], ended: Callable[[_Worker[_S], BaseException | None], None]) -> None:
         self.service: _S | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.jobs: dict[str, Ticket] = {}
+        self.calls: set[Future[Any]] = set()
+        self.is_over = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._make = make
         self._ended = ended
         self._ready = threading.Event()
         self.thread = threading.Thread(target=self._main, name="asyncckpt", daemon=True)
         self.thread.start()
         self._ready.wait()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Hand a job of `jobs` over; where the worker is dead, `ended` answers it."""
+        if self.service is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.service.submit(ticket)
+
+    def call(self, call: Callable[[_S], Coroutine[Any, Any, _T]], future: Future[_T]) -> None:
+        """Run ``call(service)`` for a future of `calls`; where the worker is dead, `ended` answers it."""
+        self._on_loop(lambda: self._call(call, future))
+
+    def finish(self) -> None:
+        """Let the service finish what it has."""
+        if self.service is not None:
+            self._on_loop(self.service.finish)
+
+    def _on_loop(self, task: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(task)
+
+    def _call(self, call: Callable[[_S], Coroutine[Any, Any, _T]], future: Future[_T]) -> None:
+        if self.service is not None:
+            task = asyncio.ensure_future(call(self.service))
+            task.add_done_callback(lambda done: self._answer(done, future))
+
+    def _answer(self, done: asyncio.Task[_T], future: Future[_T]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or not isinstance(error, Exception | None):
+            return  # the worker is dying, of this or of something else: `ended` will answer
+        self.calls.discard(future)
+        if error is None:
+            future.set_result(done.result())
+        else:
+            future.set_exception(error)
 
     def _main(self) -> None:
         error: BaseException | None = None
@@ -57,11 +97,11 @@ class _Worker(Generic[_S]):
         except BaseException as crash:  # the thread's entry: whatever ends it must reach the handles
             error = crash
         self._ready.set()
-        self._ended(error)
+        self._ended(self, error)
 
     async def _serve(self) -> None:
         self.service = self._make()
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._ready.set()
         await self.service.run()
 
@@ -76,98 +116,78 @@ class WorkerPool(Generic[_S]):
         self._make = make
         self._lock = threading.Lock()
         self._worker: _Worker[_S] | None = None
-        self._open: dict[str, Ticket] = {}
         self._closed = False
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a job; its replies come on the worker's thread. Raises `CheckpointerClosed` after `close`."""
-        known = Ticket(ticket.job, ticket.view, ticket.watermark, self._noting(ticket))
         with self._lock:
-            self._open[ticket.job.id] = known
             worker = self._alive()
-        self._on_loop(worker, lambda service: service.submit(known))
+            known = Ticket(ticket.job, ticket.view, ticket.watermark, self._noting(worker, ticket))
+            worker.jobs[ticket.job.id] = known
+        worker.submit(known)
 
     def withdraw(self, job: str) -> bool:
         """Take a job back that has not been begun; False if it has, or is done."""
         with self._lock:
             worker = self._worker
-            taken = worker is not None and worker.service is not None and worker.service.withdraw(job)
+            if worker is None or worker.service is None or job not in worker.jobs:
+                return False
+            taken = worker.service.withdraw(job)
             if taken:
-                del self._open[job]
-        return taken
+                del worker.jobs[job]
+            return taken
 
-    def start(self, call: Callable[[_S], Coroutine[Any, Any, _T]]) -> Future[_T]:
-        """Run ``call(service)`` on the loop; the future is this thread's."""
+    def run(self, call: Callable[[_S], Coroutine[Any, Any, _T]]) -> _T:
+        """Run ``call(service)`` on the loop and wait; raises what it raises, and `WorkerCrashed` if it never ends."""
+        future: Future[_T] = Future()
         with self._lock:
             worker = self._alive()
-        service, loop = worker.service, worker.loop
-        if service is None or loop is None:
-            raise WorkerCrashed("the background worker could not start")
-        return asyncio.run_coroutine_threadsafe(call(service), loop)
+            worker.calls.add(future)
+        worker.call(call, future)
+        return future.result()
 
-    def run(self, call: Callable[[_S], Coroutine[Any, Any, _T]], timeout: float | None = None) -> _T:
-        """Run ``call(service)`` on the loop and wait; raises what it raises, or `TimeoutError`."""
-        future = self.start(call)
-        try:
-            return future.result(timeout)
-        except CancelledError as error:
-            raise WorkerCrashed("the background worker ended during the call") from error
-        except TimeoutError:
-            future.cancel()
-            raise
-
-    def close(self, timeout: float | None = None) -> list[int]:
-        """Let the service finish; returns the steps of the jobs left after `timeout` seconds."""
+    def close(self, timeout: float | None = None) -> None:
+        """Let the service finish; after `timeout` seconds leave it to itself, with a warning."""
         with self._lock:
             self._closed, worker = True, self._worker
-        if worker is not None and worker.service is not None and worker.loop is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended by itself
-                worker.loop.call_soon_threadsafe(worker.service.finish)
+        if worker is not None:
+            worker.finish()
             worker.thread.join(timeout)
             if worker.thread.is_alive():
                 logger.warning("the background worker did not finish in %s s", timeout)
-        with self._lock:
-            return sorted(ticket.job.step for ticket in self._open.values())
 
     def _alive(self) -> _Worker[_S]:
         if self._closed:
             raise CheckpointerClosed("this checkpointer is closed")
-        if self._worker is None or not self._worker.thread.is_alive():
+        if self._worker is None or self._worker.is_over:
             former = self._worker.service if self._worker else None
             self._worker = _Worker(lambda: self._make(former), self._ended)
         return self._worker
 
-    def _on_loop(self, worker: _Worker[_S], call: Callable[[_S], None]) -> None:
-        service, loop = worker.service, worker.loop
-        try:
-            if service is None or loop is None:
-                raise RuntimeError("it could not start")
-            loop.call_soon_threadsafe(call, service)
-        except RuntimeError as error:
-            self._ended(error)
-
-    def _noting(self, ticket: Ticket) -> Callable[[Reply], None]:
+    def _noting(self, worker: _Worker[_S], ticket: Ticket) -> Callable[[Reply], None]:
         def reply(answer: Reply) -> None:
             if isinstance(answer, Committed | Rejected | Declined):
                 with self._lock:
-                    if self._open.pop(ticket.job.id, None) is None:
-                        return  # answered already, when the worker that had it died
+                    if worker.jobs.pop(ticket.job.id, None) is None:
+                        return  # answered already
             ticket.reply(answer)
 
         return reply
 
-    def _ended(self, error: BaseException | None) -> None:
+    def _ended(self, worker: _Worker[_S], error: BaseException | None) -> None:
+        """Answer everyone who still waits for `worker`; nobody can start to any more."""
         with self._lock:
-            orphans = list(self._open.values())
+            worker.is_over = True
+            jobs, calls = list(worker.jobs.values()), list(worker.calls)
         if error is not None:
             logger.error("the background worker died", exc_info=error)
-        for ticket in orphans:
-            crash = WorkerCrashed(
-                f"the background worker ended before step {ticket.job.step} was durable: {error!r}"
-            )
+        for ticket in jobs:
+            crash = WorkerCrashed(f"the background worker ended before step {ticket.job.step} was durable: {error!r}")
             crash.__cause__ = error
             ticket.watermark.leave()
             ticket.reply(Rejected("worker", crash))
+        for future in calls:
+            future.set_exception(WorkerCrashed(f"the background worker ended during this call: {error!r}"))
 
 
 __all__ = ["Reply", "Service", "Started", "Ticket", "WorkerPool"]

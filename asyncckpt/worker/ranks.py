@@ -2,15 +2,18 @@
 
 Only rank 0 opens the run. It announces each attempt (or that there will be none) and afterwards the verdict;
 the others write their shard into the announced folder and report through the store, so that the commit needs
-no trainer. Messages are small JSON objects under keys that are written once.
+no trainer. Messages are small JSON objects.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
+logger = logging.getLogger("asyncckpt")
+
 DEADLINE = 600.0
-"""Seconds that rank 0 waits for the others' reports, and the others for what rank 0 has to say."""
+"""Seconds that rank 0 waits for the others' reports, and the others for a sign of rank 0."""
 
 
 class Ranks(Protocol):
@@ -28,19 +31,22 @@ class Ranks(Protocol):
         ...
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
-        """Write `key`, once."""
+        """Write `key`; of each kind of key only the newest few hundred are kept. Raises `ConnectionError`."""
         ...
 
     def fetch_any(self, keys: tuple[str, ...], timeout: float) -> dict[str, Any]:
-        """Block until one of `keys` is written and return it; raises `TimeoutError` after `timeout` seconds."""
+        """Block until one of `keys` is written and return it.
+
+        Raises `TimeoutError` after `timeout` seconds, and `ConnectionError` if the store is gone.
+        """
         ...
 
     def peek(self, key: str) -> dict[str, Any] | None:
-        """What `key` holds now, or None."""
+        """What `key` holds now, or None; raises `ConnectionError`."""
         ...
 
-    def forget(self, key: str) -> None:
-        """Drop a key that every rank has read."""
+    def part(self) -> None:
+        """Leave for good; returns once nobody needs this process for what was published."""
         ...
 
 
@@ -62,13 +68,31 @@ class SingleRank:
         """Nobody spoke."""
         return None
 
-    def forget(self, key: str) -> None:
-        """Nothing is kept."""
+    def part(self) -> None:
+        """Nobody stays."""
+
+
+def tell(ranks: Ranks, key: str, value: dict[str, Any]) -> None:
+    """Publish what must not fail the one who says it: those who wait for it in vain have a deadline."""
+    try:
+        ranks.publish(key, value)
+    except ConnectionError as error:
+        logger.error("the other ranks could not be told %s: %s", key, error)
+
+
+def due_key(number: int) -> str:
+    """Where rank 0 says whether a save is due, the `number`-th time it is asked."""
+    return f"due/{number}"
 
 
 def attempt_key(ordinal: int) -> str:
     """Where rank 0 announces the attempt at save number `ordinal`, or why there is none."""
     return f"attempt/{ordinal}"
+
+
+def pulse_key(ordinal: int) -> str:
+    """Where rank 0 shows that it still has save number `ordinal` in hand."""
+    return f"pulse/{ordinal}"
 
 
 def verdict_key(ordinal: int) -> str:
@@ -79,3 +103,8 @@ def verdict_key(ordinal: int) -> str:
 def trouble_key(ordinal: int, rank: int) -> str:
     """Where a rank says that it cannot do its part of save number `ordinal`."""
     return f"trouble/{ordinal}/{rank}"
+
+
+def left_key(rank: int) -> str:
+    """Where a rank says that it listens no more."""
+    return f"left/{rank}"

@@ -73,6 +73,7 @@ class SaveService:
         self._listeners = listeners
         self._clock = clock
         self._ranks = ranks
+        self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="asyncckpt-worker")
         self._queue: deque[Ticket] = deque()
         self._guard = threading.Lock()
@@ -93,10 +94,10 @@ class SaveService:
     # -- the queue -----------------------------------------------------------------------------------------
 
     def submit(self, ticket: Ticket) -> None:
-        """Queue a job; on the loop."""
+        """Queue a job; from any thread, and from then on it can be withdrawn."""
         with self._guard:
             self._queue.append(ticket)
-        self._arrived.set()
+        self._loop.call_soon_threadsafe(self._arrived.set)
 
     def withdraw(self, job: str) -> bool:
         """Take a job back if it has not been begun; from any thread."""

@@ -1,12 +1,9 @@
-"""What both modes share: saving, retention, deletion, the sweep, the restart, and how requests interleave.
+"""The commit protocol as a model: how requests interleave, what a restart does, and when that is wrong.
 
-Each method whose name a process can be ``at`` makes exactly one storage request and yields its possible
-outcomes. What a writer computes without asking the store happens together with the reply that it computes from:
-nobody can see the difference.
-
-Bolder than the protocol: deletions, the sweep's included, go on beside the following saves, however slow. Not
+Modelled are storage requests, each atomic: one that takes long is one whose process waits just before it. A
+crash is a process that is never scheduled again, a zombie one that is scheduled late; both need no mark. Not
 modelled: pins, ranks, power loss, rollback, tiers, closing, a reader's own requests (it sees the store at one
-instant), and failed saves other than by a fence.
+instant), and saves that fail other than by a fence.
 """
 
 from __future__ import annotations
@@ -14,7 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TypeAlias
+from functools import cached_property
+from typing import Self, TypeAlias
 
 from .explorer import Broken
 from .invariants import (
@@ -26,32 +24,21 @@ from .invariants import (
     nothing_unreachable_stays,
     sweep_spares_live_saves,
 )
-from .vocabulary import (
-    Bounds,
-    Confirmation,
-    Doomed,
-    Move,
-    Name,
-    Pack,
-    Process,
-    Record,
-    Rules,
-    Sent,
-    State,
-    Store,
-    Version,
-)
+from .vocabulary import Bounds, Move, Name, Pack, Process, Record, Rules, Sent, State, Store, Version
 
 Moves: TypeAlias = Iterator[Move]
 
-OPEN_ATTEMPTS = 2
-"""How often an open may be overtaken before it gives up (RunContended)."""
-
-_RESTART_STEPS = 60
+_OPEN_REQUESTS = 60
+"""More than any open and sweep needs here: one that goes on longer is stuck."""
 
 
 class CommitModel(ABC):
-    """One mode of the protocol, within `bounds`, with `rules` in force. A model for the explorer."""
+    """The protocol within `bounds`, with `rules` in force. A model for the explorer.
+
+    Each method whose name a process can be ``at`` makes exactly one storage request and yields its possible
+    outcomes. What a writer computes without asking the store happens together with the reply that it computes
+    from: nobody can see the difference.
+    """
 
     def __init__(self, bounds: Bounds | None = None, rules: Rules | None = None) -> None:
         self.bounds = bounds or Bounds()
@@ -59,9 +46,6 @@ class CommitModel(ABC):
         self._catalogs: dict[Store, Catalog] = {}
         self._restarts: dict[Store, Store | None] = {}
         self._judged: dict[tuple[Store, frozenset[Version]], tuple[Broken, ...]] = {}
-        self._steps: dict[str, Callable[[Process, Store], Moves]] = {}
-
-    # -- what the modes differ in ---------------------------------------------------------------
 
     @abstractmethod
     def name_of(self, inc: int, slot: int, writer: str) -> Name:
@@ -76,173 +60,24 @@ class CommitModel(ABC):
         """The first request of an open."""
 
     @abstractmethod
-    def list_log(self, me: Process, store: Store) -> Moves:
-        """LIST the records to find the one to open on."""
-
-    @abstractmethod
-    def after_view(self, me: Process) -> Process:
-        """The open goes on: `me` has read the head that it opens on and all that it lists."""
-
-    @abstractmethod
-    def commit(self, me: Process, store: Store) -> Moves:
-        """Write the record of the save whose data is durable."""
-
-    # -- open -----------------------------------------------------------------------------------
-
-    def read_head(self, me: Process, store: Store) -> Moves:
-        """Rules 10, 11: GET the newest record of the listing; if it is gone, LIST again."""
-        assert me.seen is not None
-        head = store.find(me.seen)
-        if head is None:
-            yield Move("GET (gone)", me.seen, me._replace(at="list_log", seen=None), store)
-        else:
-            known = frozenset({head} if head.name in head.live else ())
-            yield Move("GET", head, self._view(me._replace(record=head, seen=None, live=known)), store)
-
-    def read_live(self, me: Process, store: Store) -> Moves:
-        """Rule 3: GET one more of the records that the head lists; if it is gone, so is the head: LIST again."""
-        assert me.record is not None
-        name = min(me.record.live - {record.name for record in me.live})
-        found = store.find(name)
-        if found is None:
-            yield Move("GET (gone)", name, me._replace(at="list_log", record=None, live=frozenset()), store)
-        else:
-            yield Move("GET", found, self._view(me._replace(live=me.live | {found})), store)
-
-    def _view(self, me: Process) -> Process:
-        assert me.record is not None
-        complete = len(me.live) == len(me.record.live)
-        return self.after_view(me) if complete else me._replace(at="read_live")
-
-    def open_record(self, me: Process, inc: int) -> Record:
-        """Rules 10, 11: the open record carries over what its predecessor lists, its latest and next_seq."""
-        assert me.record is not None
-        head = me.record
-        name = self.name_of(inc, head.name.slot + 1, me.name)
-        return Record(name, inc, me.name, head.live, head.latest, head.next_seq)
-
-    def opened(self, me: Process) -> Process:
-        """The own open record counts: only now restore, sweep, save."""
-        memory = frozenset() if self.rules.live_from_previous else me.live
-        return me._replace(record=me.draft, draft=None, at="list_data", memory=memory)
-
-    # -- sweep ----------------------------------------------------------------------------------
-
-    def list_data(self, me: Process, store: Store) -> Moves:
-        """Rule 21a: LIST the data; doomed is what is of a lower incarnation and no live record names."""
-        named = _packs(me.live)
-        limit = me.inc if self.rules.sweep_only_older else 99
-        found = sorted(pack for pack in store.data if pack.inc < limit and pack not in named)
-        yield Move("LIST data/", None, me._replace(at="list_records", doomed=tuple(found)), store)
-
-    def list_records(self, me: Process, store: Store) -> Moves:
-        """Rule 21b: LIST records, claims, confirmations; doomed is what is below own, not live, not the head."""
-        assert me.record is not None
-        own, live = me.record.name, me.record.live
-        doomed: list[Doomed] = sorted(r.name for r in store.records if r.name < own and r.name not in live)
-        doomed += sorted(ok for ok in store.confirmations if ok.name < own and ok.name not in live)
-        doomed += sorted(claim for claim in store.claims if claim.inc < me.inc)
-        me = self._ready(me._replace(doomed=(*me.doomed, *doomed)))
-        yield Move("LIST commits/", "to sweep", me, store)
-
-    # -- save -----------------------------------------------------------------------------------
-
-    def put_pack(self, me: Process, store: Store) -> Moves:
-        """Rules 2, 13: PUT the data, under a name of its own; then the record may be written."""
-        draft = self._draft(me)
-        pack = Pack(me.inc, me.name, draft.next_seq - 1)
-        me = self._sent(me._replace(draft=draft, at="commit"))
-        if self.rules.record_after_data:
-            store = self._with_pack(store, pack)
-        yield Move("PUT", pack, me, store)
-
-    def _with_pack(self, store: Store, pack: Pack) -> Store:
-        others = store.data
-        if not self.rules.names_hold_writer:
-            others = frozenset(other for other in others if other.seq != pack.seq)
-        return store._replace(data=others | {pack})
-
-    def _draft(self, me: Process) -> Record:
-        """Rules 4, 5, 19: the record of the next save."""
-        assert me.record is not None
-        name = self.name_of(me.inc, me.record.name.slot + 1, me.name)
-        version = Version(me.inc, me.record.next_seq)
-        listed = me.live if self.rules.live_from_previous else me.memory
-        kept = sorted(listed, key=_version)[len(listed) + 1 - self.bounds.keep :]
-        live = frozenset({name, *(record.name for record in kept)})
-        packs = {Pack(me.inc, me.name, version.seq), *self._base(me)}
-        return Record(name, me.inc, me.name, live, version, version.seq + 1, version, frozenset(packs))
-
-    def _base(self, me: Process) -> Iterable[Pack]:
-        """Rule 5: what an increment names besides its own pack: the own pack of the latest listed checkpoint."""
-        listed = me.live if self.rules.base_from_previous else me.memory
-        if self.bounds.incremental and listed:
-            base = max(listed, key=_version)
-            yield Pack(base.inc, base.writer, base.next_seq - 1)
-
-    def _sent(self, me: Process) -> Process:
-        return me if self.rules.delete_after_durable else me._replace(doomed=me.doomed + self._dropped(me))
-
-    def durable(self, me: Process) -> Process:
-        """Rules 15, 16, 20: the record counts. What it dropped is deleted from now on."""
-        assert me.draft is not None
-        doomed = me.doomed + self._dropped(me) if self.rules.delete_after_durable else me.doomed
-        return self._ready(
-            me._replace(
-                record=me.draft,
-                live=_listed(me),
-                draft=None,
-                doomed=doomed,
-                saves=me.saves - 1,
-                memory=me.memory if self.rules.base_from_previous else me.live,
-            )
-        )
-
-    def _dropped(self, me: Process) -> tuple[Doomed, ...]:
-        """Rule 20: packs that no live record names, then records that are neither live nor head."""
-        assert me.record is not None
-        live = _listed(me)
-        packs = _packs(me.live) - _packs(live)
-        names = {record.name for record in me.live | {me.record}} - {record.name for record in live}
-        return (*sorted(packs), *sorted(names), *self.confirmations(names))
-
-    def confirmations(self, names: Iterable[Name]) -> Iterable[Confirmation]:
-        """What goes with the records called `names`."""
-        return ()
-
-    def _ready(self, me: Process) -> Process:
-        return me._replace(at="put_pack") if me.saves else Process(me.name, "idle", me.inc, doomed=me.doomed)
+    def delete(self, me: Process, store: Store) -> Moves:
+        """One of the deletions that `me` has decided on."""
 
     def idle(self, me: Process, store: Store) -> Moves:
-        """All saves are done; deletions may go on."""
+        """Nothing more to do, except what is to be deleted still."""
         return iter(())
-
-    def fenced(self, me: Process) -> Process:
-        """Rule 17: delete nothing, write nothing, for ever."""
-        if self.rules.fenced_deletes_nothing or me.draft is None:
-            return Process(me.name, "idle", me.inc)
-        return Process(me.name, "idle", me.inc, doomed=(self.own_data(me),))
-
-    def own_data(self, me: Process) -> Pack:
-        """The data of the save in progress."""
-        assert me.draft is not None
-        return Pack(me.inc, me.name, me.draft.next_seq - 1)
-
-    def delete(self, me: Process, store: Store) -> Moves:
-        """Rules 20, 21: one DELETE of what was decided; beside all else, in its order, however late."""
-        if me.doomed:
-            doomed, *rest = me.doomed
-            yield Move("DELETE", doomed, me._replace(doomed=tuple(rest)), store.without(doomed))
 
     # -- every interleaving ---------------------------------------------------------------------
 
     def initial(self) -> State:
         """A checkpoint is there, of a writer long gone; every process is about to open."""
-        name, version, pack = self.name_of(0, 1, "0"), Version(0, 1), Pack(0, "0", 1)
+        name, version, pack = self.name_of(0, 1, "0"), Version(0, 1, "0"), Pack(0, "0", 1)
         record = Record(name, 0, "0", frozenset({name}), version, 2, version, frozenset({pack}))
         store = self.first_store(Store(frozenset({record}), frozenset({pack})))
-        processes = tuple(Process("ABC"[i], saves=saves) for i, saves in enumerate(self.bounds.saves))
-        return State(store, processes, frozenset({version}), "none yet" if self.bounds.duplicate else "spent")
+        first, *others = (Process("ABC"[i], saves=saves) for i, saves in enumerate(self.bounds.saves))
+        if self.bounds.holder:
+            first, store = self._alone(first, store) or (first, store)
+        return State(store, (first, *others), frozenset({version}), "none yet" if self.bounds.duplicate else "spent")
 
     def first_store(self, store: Store) -> Store:
         """What a mode adds to the store that every process finds."""
@@ -260,27 +95,27 @@ class CommitModel(ABC):
                 yield from self._outcomes(state, index, move)
         if not isinstance(state.delayed, str):
             store = self.deliver(state.store, state.delayed)
-            yield (
-                f"network: a duplicate of {state.delayed} arrives",
-                state._replace(store=store, delayed="spent"),
-            )
+            yield f"network: a duplicate of {state.delayed} arrives", state._replace(store=store, delayed="spent")
 
     def _moves(self, me: Process, store: Store) -> Moves:
-        step = self._steps.get(me.at)
-        if step is None:
-            step = self._steps[me.at] = getattr(self, me.at)
         if not me.doomed or self.bounds.background:
+            step: Callable[[Process, Store], Moves] = getattr(self, me.at)
             yield from step(me, store)
-        yield from self.delete(me, store)
+        if me.doomed:
+            yield from self.delete(me, store)
 
     def _outcomes(self, state: State, index: int, move: Move) -> Iterator[tuple[object, State]]:
         processes = (*state.processes[:index], move.process, *state.processes[index + 1 :])
         reported = state.reported
         if move.durable is not None:
-            reported = frozenset(sorted(reported | {move.durable})[-self.bounds.keep :])
+            reported = self._newest(reported | {move.durable})
         yield move, State(move.store, processes, reported, state.delayed)
         if move.sent is not None and state.delayed == "none yet":
             yield move, State(move.store, processes, reported, move.sent)
+
+    def _newest(self, versions: frozenset[Version]) -> frozenset[Version]:
+        keep = self.bounds.keep
+        return frozenset(v for v in versions if sum(other.newer_than(v) for other in versions) < keep)
 
     def deliver(self, store: Store, sent: Sent) -> Store:
         """The store after a PUT of `sent`; unchanged if the store refuses it."""
@@ -335,7 +170,7 @@ class CommitModel(ABC):
             actor = next((was for was, now in moved if was is not now), None)
             yield from latest_never_goes_back(old, new, "in one step")
             yield from no_zombie_is_visible(old, new, actor)
-        yield from sweep_spares_live_saves(before, after, old.inc)
+        yield from sweep_spares_live_saves(before, after, old.head)
 
     def restarted(self, store: Store) -> Store | None:
         """The store after a new process alone has opened and swept; None if it cannot."""
@@ -344,26 +179,20 @@ class CommitModel(ABC):
         return self._restarts[store]
 
     def _restart(self, store: Store) -> Store | None:
-        calm = type(self)(replace(self.bounds, lost_replies=False, stale_list=False), self.rules)
-        me = Process("R")
-        for _ in range(_RESTART_STEPS):
-            move = next(calm._moves(me, store), None)
+        opened = self._alone(Process("R", saves=1), store)
+        return opened[1] if opened else None
+
+    def _alone(self, me: Process, store: Store) -> tuple[Process, Store] | None:
+        """Let `me` open and sweep, up to its first save, while nobody else does anything; None if it cannot."""
+        for _ in range(_OPEN_REQUESTS):
+            if me.at == "put_pack" and not me.doomed:
+                return me, store
+            move = next(self._undisturbed._moves(me, store), None)
             if move is None:
-                return store if me.at == "idle" and me.inc else None
+                return None
             me, store = move.process, move.store
         return None
 
-
-def _version(record: Record) -> Version:
-    assert record.version is not None
-    return record.version
-
-
-def _packs(records: Iterable[Record]) -> frozenset[Pack]:
-    return frozenset(pack for record in records for pack in record.packs)
-
-
-def _listed(me: Process) -> frozenset[Record]:
-    """The records that the draft lists: the draft is one of them."""
-    assert me.draft is not None
-    return frozenset({me.draft, *(record for record in me.live if record.name in me.draft.live)})
+    @cached_property
+    def _undisturbed(self) -> Self:
+        return type(self)(replace(self.bounds, background=False, lost_replies=False, stale_list=False), self.rules)

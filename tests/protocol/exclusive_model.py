@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .commit_model import OPEN_ATTEMPTS, CommitModel, Moves
+from .commit_model import Moves
 from .vocabulary import Move, Name, Process, Record, Sent, Store
+from .writer_model import OPEN_ATTEMPTS, WriterModel, own_pack
 
 
-class ExclusiveModel(CommitModel):
+class ExclusiveModel(WriterModel):
     """Rules 10, 14 and 15."""
 
     def name_of(self, inc: int, slot: int, writer: str) -> Name:
@@ -33,19 +34,17 @@ class ExclusiveModel(CommitModel):
         """Rule 10: create n+1 with incarnation head.inc + 1."""
         assert me.record is not None
         inc = me.record.inc + 1
+        if not self.rules.sweeper_opens and not me.saves:
+            return me._replace(at="list_data", inc=inc)
         return me._replace(at="create_open", inc=inc, draft=self.open_record(me, inc))
 
     def create_open(self, me: Process, store: Store) -> Moves:
         """Rule 10: create the open record; exists -> LIST again."""
-        yield from self._create(
-            me, store, created=self._check_open(me), refused=_again(me), settle="settle_open"
-        )
+        yield from self._create(me, store, created=self._check_open(me), refused=_again(me), settle="settle_open")
 
     def settle_open(self, me: Process, store: Store) -> Moves:
         """Rule 14, for the open record: outcome unknown, so read."""
-        yield from self._settle(
-            me, store, created=self._check_open(me), refused=_again(me), absent="create_open"
-        )
+        yield from self._settle(me, store, created=self._check_open(me), refused=_again(me), absent="create_open")
 
     def _check_open(self, me: Process) -> Process:
         return me._replace(at="check_open") if self.rules.check_after_open else self.opened(me)
@@ -70,9 +69,7 @@ class ExclusiveModel(CommitModel):
 
     def settle_commit(self, me: Process, store: Store) -> Moves:
         """Rule 14: the outcome is unknown. GET s: own bytes, other bytes, or absent."""
-        yield from self._settle(
-            me, store, created=self._check_commit(me), refused=self._conflict(me), absent="commit"
-        )
+        yield from self._settle(me, store, created=self._check_commit(me), refused=self._conflict(me), absent="commit")
 
     def _conflict(self, me: Process) -> Process:
         """Rule 14: other bytes in the own slot: fenced, never the next slot."""
@@ -81,9 +78,7 @@ class ExclusiveModel(CommitModel):
         if self.rules.stop_on_conflict or draft.name.slot > 5:
             return self.fenced(me)
         name = draft.name._replace(slot=draft.name.slot + 1)
-        return me._replace(
-            draft=draft._replace(name=name, live=draft.live - {draft.name} | {name}), at="commit"
-        )
+        return me._replace(draft=draft._replace(name=name, live=draft.live - {draft.name} | {name}), at="commit")
 
     def _check_commit(self, me: Process) -> Process:
         return me._replace(at="check_commit")
@@ -131,8 +126,8 @@ class ExclusiveModel(CommitModel):
         else:
             yield Move("create -> exists, not own:", me.draft, refused, store)
         if self.bounds.lost_replies:
-            unknown = me._replace(at=settle)
-            yield Move("create, lost on the way:", me.draft, unknown, store)
+            unknown = me._replace(at=settle) if self.rules.unknown_is_read else created
+            yield Move("create, lost on the way:", me.draft, unknown, store, sent=me.draft)
             yield Move("create, reply lost:", me.draft, unknown, after, sent=me.draft)
 
     def _settle(self, me: Process, store: Store, *, created: Process, refused: Process, absent: str) -> Moves:
@@ -147,13 +142,13 @@ class ExclusiveModel(CommitModel):
 
     def _own_bytes(self, me: Process, created: Process) -> Process:
         """Rule 14: an earlier try of this very create was applied."""
-        failed = Process(me.name, "idle", me.inc, doomed=(self.own_data(me),))
-        return created if self.rules.own_bytes_are_success else failed
+        if self.rules.own_bytes_are_success or me.draft is None:
+            return created
+        return Process(me.name, "idle", me.inc, doomed=(own_pack(me.draft),))
 
     def _newest_above(self, me: Process, store: Store) -> Name | None:
         assert me.draft is not None
-        newest = max(record.name for record in store.records)
-        return newest if newest > me.draft.name else None
+        return max((r.name for r in store.records if r.name > me.draft.name), default=None)
 
 
 def _again(me: Process) -> Process:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .commit_model import OPEN_ATTEMPTS, CommitModel, Moves
+from .commit_model import Moves
 from .vocabulary import Claim, Confirmation, Move, Name, Process, Record, Sent, Store, Version
+from .writer_model import OPEN_ATTEMPTS, WriterModel
 
 
-class FencedModel(CommitModel):
+class FencedModel(WriterModel):
     """Rules 11 and 16."""
 
     def name_of(self, inc: int, slot: int, writer: str) -> Name:
@@ -107,9 +108,7 @@ class FencedModel(CommitModel):
 
     # -- requests -------------------------------------------------------------------------------
 
-    def _put(
-        self, sent: Sent, me: Process, done: Process, store: Store, durable: Version | None = None
-    ) -> Moves:
+    def _put(self, sent: Sent, me: Process, done: Process, store: Store, durable: Version | None = None) -> Moves:
         """A PUT that is simply repeated when its reply is lost. Lost on the way, it changes nothing at all."""
         after = self.deliver(store, sent)
         yield Move("PUT", sent, done, after, durable, sent)

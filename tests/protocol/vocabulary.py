@@ -11,13 +11,18 @@ from typing import Literal, NamedTuple, TypeAlias
 
 
 class Version(NamedTuple):
-    """Which checkpoint: ordered by the incarnation that made it, then by sequence number (rule 29)."""
+    """Which checkpoint. Incarnation, then sequence number say which of two is newer (rule 29)."""
 
     inc: int
     seq: int
+    writer: str
+
+    def newer_than(self, other: Version) -> bool:
+        """Whether this is the newer one; of two writers' equal numbers neither is."""
+        return (self.inc, self.seq) > (other.inc, other.seq)
 
     def __str__(self) -> str:
-        return f"{self.seq} of inc {self.inc}"
+        return f"{self.seq}-i{self.inc}-{self.writer}"
 
 
 class Pack(NamedTuple):
@@ -193,7 +198,7 @@ class State(NamedTuple):
     processes: tuple[Process, ...]
     reported: frozenset[Version]
     """The newest checkpoints that were reported durable: as many as retention keeps. That is enough: an older
-    one may leave the catalog once these are in it, and I2 watches that they are."""
+    one may leave the catalog once these are in it, and that they are is what I2 watches."""
     delayed: Delayed = "spent"
 
 
@@ -203,14 +208,17 @@ class Bounds:
 
     saves: tuple[int, ...] = (2, 2)
     """How many saves each writer makes: so this is also the number of writers."""
+    holder: bool = False
+    """The first writer has opened and swept already: what comes before is not explored."""
     keep: int = 1
     """Retention: how many of the newest checkpoints stay listed."""
     incremental: bool = True
     """Each checkpoint also names the own pack of the one before it."""
     lost_replies: bool = False
-    """The reply to any record, claim or confirmation may be lost, whether it was applied or not."""
+    """The reply to any PUT or DELETE may be lost, whether it was applied or not."""
     duplicate: bool = False
-    """One create of a record, claim or confirmation is delivered a second time, at any later moment."""
+    """One create of a record, claim or confirmation is delivered a second time, at any later moment; with lost
+    replies: or it is delivered only then."""
     background: bool = False
     """Deletions, the sweep's included, go on beside the following saves. Off: one actor does all (rule 6)."""
     stale_list: bool = False
@@ -231,6 +239,8 @@ class Rules:
     """4: a record's live set comes from the record before. Off: from the one that the writer opened on."""
     base_from_previous: bool = True
     """5: only packs that the record before lists are named. Off: the base is the checkpoint before the last."""
+    sweeper_opens: bool = True
+    """8: who sweeps is a writer. Off: a process without saves ("a tool") sweeps on what it listed."""
     check_after_open: bool = True
     """10, 11: LIST after the own open record."""
     list_after_claim: bool = True
@@ -240,11 +250,13 @@ class Rules:
     adopt_unconfirmed: bool = True
     """11: an opener builds on the newest record, confirmed or not. Off: on the newest confirmed one."""
     record_after_data: bool = True
-    """13: packs are durable before the record is written. Off: after it."""
+    """13: packs are durable before the record is written. Off: they come later, after a crash never."""
     stop_on_conflict: bool = True
     """14: another's record in the own slot fences. Off: the next slot is tried."""
     own_bytes_are_success: bool = True
     """14: exists with the own bytes is success. Off: it is a failed save, and its data is cleaned up."""
+    unknown_is_read: bool = True
+    """14: after a lost reply the slot is read. Off: the create is taken for done."""
     check_after_commit: bool = True
     """15: LIST above the own slot before reporting durable."""
     check_after_record: bool = True
@@ -255,5 +267,9 @@ class Rules:
     """17: a fenced writer deletes nothing. Off: it cleans up the data of the save it gave up."""
     delete_after_durable: bool = True
     """20: what a record drops is deleted once the record is durable. Off: from the moment it is sent."""
+    delete_only_unnamed: bool = True
+    """20: packs that a live record names stay. Off: a dropped checkpoint's own pack goes in any case."""
+    sweep: bool = True
+    """21: an open sweeps. Off: it does not."""
     sweep_only_older: bool = True
     """21: only data of older incarnations is swept. Off: all of it that is not live."""

@@ -56,14 +56,14 @@ class Labelled(Moments):
 
 @dataclass
 class Config:
-    lr: float
+    lr: Any
     layers: list[int] = field(default_factory=list)
     parent: Config | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    a: int
+    a: Any
     b: object = None
 
 

@@ -120,7 +120,8 @@ def bait(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_names_in_a_checkpoint_import_nothing_and_call_nothing(tag: str, name: str, bait: list[str]) -> None:
-    for content in ("RED", ["echo"], {"args": "echo"}):
+    contents: list[Json] = ["RED", ["echo"], {"args": "echo"}]
+    for content in contents:
         with pytest.raises(AsyncCkptError):
             decode({tag: [name, content]}, readable)
     assert bait == []
@@ -234,8 +235,11 @@ def test_an_unknown_tag_is_of_a_newer_version() -> None:
 
 
 def test_errors_of_the_source_are_its_own() -> None:
+    def source(path: tuple[str, ...]) -> object:
+        raise KeyError(path)
+
     with pytest.raises(KeyError):
-        decode([{"$tuple": [{"$tensor": ["a"]}]}], {}.__getitem__)
+        decode([{"$tuple": [{"$tensor": ["a"]}]}], source)
 
 
 KNOWN_TAGS = st.sampled_from(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def test_scanning_tells_kinds_and_follows_nothing(root: str) -> None:
         "taken": "file", "source": "file", "link": "link", "folder": "folder", "pipe": "other"
     }  # fmt: skip
     assert Entry("taken", "file", 5) in Files().scan(root)
+
+
+def test_what_vanishes_during_the_scan_is_left_out(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    @contextmanager
+    def vanishing(path: str) -> Iterator[list[os.DirEntry[str]]]:
+        with real(path) as names:
+            entries = list(names)
+        os.unlink(root + "taken")
+        yield entries
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert {entry.name for entry in Files().scan(root)} == {"source", "link"}
 
 
 def test_opening_follows_no_link(root: str) -> None:

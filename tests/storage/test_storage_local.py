@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import re
 import threading
@@ -22,7 +23,7 @@ from asyncckpt.errors import (
     StorageError,
     TransientError,
 )
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import PutMode, Storage, UploadInfo
 from asyncckpt.storage.files import Files
 from asyncckpt.testing import files as poorer
@@ -117,6 +118,14 @@ def test_delete_removes_empty_folders_but_never_the_root(tmp_path: Path) -> None
         assert everything(tmp_path) == []
 
     use(LocalStorage(tmp_path), act)
+    assert tmp_path.is_dir()
+
+
+def test_delete_removes_the_folders_that_a_killed_delete_left(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    use(LocalStorage(tmp_path), lambda store: store.delete(["a/b/1", "c/d/1"]))
+    assert everything(tmp_path) == []
 
 
 def test_delete_syncs_each_folder_once(tmp_path: Path) -> None:
@@ -148,10 +157,14 @@ def test_delete_tries_all_before_it_raises_the_first_failure(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "create"])
-def test_a_put_survives_a_delete_that_empties_its_folder_at_any_point(tmp_path: Path, mode: PutMode) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_a_put_survives_a_delete_in_its_folder_at_any_point(tmp_path: Path, mode: PutMode, there: bool) -> None:
+    """The delete empties the folder, or finds it empty just after the put made it."""
+
     def fresh(name: str) -> Path:
-        (tmp_path / name / "a/b").mkdir(parents=True)
-        (tmp_path / name / "a/b/old").write_bytes(b"old")
+        if there:
+            (tmp_path / name / "a/b").mkdir(parents=True)
+            (tmp_path / name / "a/b/old").write_bytes(b"old")
         return tmp_path / name
 
     def put(root: Path, files: Files) -> None:
@@ -164,6 +177,19 @@ def test_a_put_survives_a_delete_that_empties_its_folder_at_any_point(tmp_path: 
         root = fresh(f"stopped-before-{step}")
         interleave(partial(put, root), partial(delete, root), stop_before=step)
         assert everything(root) == ["a", "a/b", "a/b/new"], step
+
+
+def test_a_put_may_be_deleted_before_it_returns(tmp_path: Path) -> None:
+    def put(root: Path, files: Files) -> None:
+        use(LocalStorage(root, files=files), lambda store: store.put("a/b", [b"new"]))
+
+    def delete(root: Path) -> None:
+        use(LocalStorage(root), lambda store: store.delete(["a/b"]))
+
+    for step in range(count_calls(partial(put, tmp_path / "count"))):
+        root = tmp_path / f"stopped-before-{step}"
+        interleave(partial(put, root), partial(delete, root), stop_before=step)
+        assert everything(root) in ([], ["a", "a/b"])
 
 
 def test_a_folder_that_is_always_removed_is_worth_another_try_later(tmp_path: Path) -> None:
@@ -285,15 +311,16 @@ def test_a_put_whose_temporary_was_swept_away_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("announced", [2, 4])
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_length_that_is_not_kept_fails_the_put(tmp_path: Path, announced: int, streamed: bool) -> None:
+@pytest.mark.parametrize("local", [True, False])
+def test_a_length_that_is_not_kept_fails_the_put(tmp_path: Path, announced: int, streamed: bool, local: bool) -> None:
     async def act(store: Storage) -> None:
         await store.put("a", [b"old"])
         with pytest.raises(StorageError, match=f"{announced} bytes were announced, but there are 3"):
             await store.put("a", stream([b"new"]) if streamed else [b"new"], length=announced)
         assert await content(store, "a") == b"old"
 
-    use(LocalStorage(tmp_path), act)
-    assert everything(tmp_path) == ["a"]
+    use(LocalStorage(tmp_path) if local else MemoryStorage(), act)
+    assert everything(tmp_path) == ["a"] * local
 
 
 # -- faults --------------------------------------------------------------------------------------
@@ -369,6 +396,31 @@ def test_a_create_whose_folder_could_not_be_synced_stays(tmp_path: Path) -> None
     use(LocalStorage(tmp_path, files=FailingFiles("sync_folder", errno.EIO, pattern="*/a")), act)
 
 
+def test_short_writes_and_reads_of_small_objects_are_continued(tmp_path: Path) -> None:
+    class Dribbling(Files):
+        def write(self, descriptor: int, data: memoryview, offset: int) -> int:
+            return super().write(descriptor, data[:3], offset)
+
+        def read(self, descriptor: int, into: memoryview, offset: int) -> int:
+            return super().read(descriptor, into[:3], offset)
+
+    async def act(store: Storage) -> None:
+        await store.put("a", [b"0123456789"])
+        assert await content(store, "a") == b"0123456789"
+
+    use(LocalStorage(tmp_path, files=Dribbling()), act)
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_a_small_write_that_takes_nothing_is_an_error(tmp_path: Path) -> None:
+    class Stuck(Files):
+        def write(self, descriptor: int, data: memoryview, offset: int) -> int:
+            return 0
+
+    with pytest.raises(StorageError, match="Input/output error"):
+        use(LocalStorage(tmp_path, files=Stuck()), lambda store: store.put("a", [b"x"]))
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     class Shrinking(Files):
         def read(self, descriptor: int, into: memoryview, offset: int) -> int:
@@ -415,17 +467,19 @@ def test_the_event_loop_never_touches_the_disk(tmp_path: Path) -> None:
 
 
 class Holding(WatchedFiles):
-    """Holds calls of one name until `go`, and notes what happens meanwhile."""
+    """Holds calls of one name until `go`, fails them then if asked to, and notes the calls done."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, fails: bool = False) -> None:
         super().__init__()
-        self.name, self.done = name, list[str]()
+        self.name, self.fails, self.done = name, fails, list[str]()
         self.held, self.go = threading.Event(), threading.Event()
 
     def around(self, call: Call) -> Any:
         if call.name == self.name:
             self.held.set()
             self.go.wait(60)
+            if self.fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
         result = super().around(call)
         self.done.append(call.name)
         return result
@@ -454,6 +508,20 @@ def test_a_cancelled_put_waits_for_its_thread(tmp_path: Path, name: str, small: 
     parts = [b"new"] if small else aligned([BIG])
     use(LocalStorage(tmp_path, files=files), lambda store: cancel_while_held(files, store.put("a", parts)))
     assert files.done[-2:] == ["close", "unlink"]
+    assert everything(tmp_path) == []
+
+
+def test_a_failure_after_the_cancellation_is_not_left_lying(tmp_path: Path) -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def act(store: Storage) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        await cancel_while_held(files, store.put("a", aligned([BIG])))
+
+    files = Holding("write", fails=True)
+    use(LocalStorage(tmp_path, files=files), act)
+    gc.collect()
+    assert complaints == []
     assert everything(tmp_path) == []
 
 
@@ -543,6 +611,13 @@ def test_a_link_that_fails_leaves_the_old_one_and_no_temporary(tmp_path: Path) -
     use(store, act)
     assert os.listdir(tmp_path) == ["latest"]
     assert os.readlink(tmp_path / "latest") == "a"
+
+
+def test_a_link_that_fails_for_want_of_space_is_no_missing_feature(tmp_path: Path) -> None:
+    store = LocalStorage(tmp_path, files=FailingFiles("symlink", errno.ENOSPC))
+    with pytest.raises(StorageDenied, match="no space left"):
+        use(store, lambda _: store.link("latest", "a"))
+    assert store.fallbacks == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from asyncckpt import AsyncCheckpointer, MetricsConfig
+from asyncckpt.errors import SaveFailed
+from asyncckpt.storage import MemoryStorage
+from asyncckpt.testing.slow import GatedStorage
+
+from .trainings import Recorder
+
+Make = Callable[..., AsyncCheckpointer]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[GatedStorage]:
+    """A store in memory whose requests the test can hold and fail."""
+    gated = GatedStorage(MemoryStorage(str(tmp_path)))
+    yield gated
+    gated.release()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """Told of every event."""
+    return Recorder()
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Where the metrics of the checkpointers go."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def outcomes(registry: CollectorRegistry) -> Callable[[str], float]:
+    """How many saves ended in one way, by the metric."""
+    return lambda outcome: registry.get_sample_value("asyncckpt_saves_total", {"outcome": outcome}) or 0
+
+
+@pytest.fixture
+def make(store: GatedStorage, recorder: Recorder, registry: CollectorRegistry) -> Iterator[Make]:
+    """Builds checkpointers of `store` (or of another root), and closes them."""
+    made: list[AsyncCheckpointer] = []
+
+    def build(root: Any = store, **options: Any) -> AsyncCheckpointer:
+        options.setdefault("listeners", [recorder])
+        if not made:
+            options.setdefault("metrics", MetricsConfig(port=None, registry=registry))
+        made.append(AsyncCheckpointer(root, **options))
+        return made[-1]
+
+    yield build
+    store.release()
+    for ckpt in made:
+        with suppress(SaveFailed):
+            ckpt.close()

@@ -1,0 +1,120 @@
+"""What the tests of the checkpointer train, and how they look at what happened."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from asyncckpt import AsyncCheckpointer, CheckpointInfo
+from asyncckpt.events import Event
+from asyncckpt.testing.slow import PATIENCE
+
+E = TypeVar("E", bound=Event)
+
+
+class Toy(nn.Module):
+    """A model whose every weight is the same number; without an optimizer its tensors are copied EAGER."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((8, 8), value))
+
+    @property
+    def value(self) -> float:
+        """The one number; raises if the weights are not all the same."""
+        low, high = self.weight.min().item(), self.weight.max().item()
+        assert low == high
+        return low
+
+    @value.setter
+    def value(self, value: float) -> None:
+        self.weight.data.fill_(value)
+
+
+class Training:
+    """A real model and optimizer, whose tensors are copied LAZY."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(16, 16)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
+
+    def step(self) -> None:
+        self.model(torch.ones(4, 16)).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Recorder:
+    """A listener that keeps what it was told, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._changed = threading.Condition()
+
+    def on_event(self, event: Event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of one kind, in order."""
+        return [event for event in tuple(self.events) if isinstance(event, kind)]
+
+    def wait_for(self, kind: type[E], count: int = 1) -> list[E]:
+        """Return once `count` events of `kind` have come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.of(kind)) >= count, PATIENCE), f"no {kind.__name__}"
+        return self.of(kind)
+
+
+def steps(listed: AsyncCheckpointer | list[CheckpointInfo]) -> list[int]:
+    """The steps that are listed, oldest first."""
+    found = listed.checkpoints() if isinstance(listed, AsyncCheckpointer) else listed
+    return [info.step for info in found]
+
+
+def saved(root: Path, *values: int) -> None:
+    """A finished run in `root` with a checkpoint at each of the steps `values`, every weight that number."""
+    toy = Toy()
+    with AsyncCheckpointer(root, model=toy) as ckpt:
+        for value in values:
+            toy.value = value
+            ckpt.save(value).wait()
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Everything below `folder`, with what would betray a write: inode, size and time of the last change."""
+    found = {}
+    for path in (folder, *folder.rglob("*")):
+        stat = path.lstat()
+        found[str(path)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def start(script: str, *arguments: object, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Run `script` in a new interpreter."""
+    return subprocess.Popen(
+        [sys.executable, *options, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, output and errors of a process that ends by itself."""
+    try:
+        out, errors = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, errors

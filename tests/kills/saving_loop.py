@@ -1,0 +1,99 @@
+"""A saving loop to be killed: a small state, a save at every step, one line on stdout per durable step.
+
+Run as a program it is a zygote: for each line on stdin it forks a trainer, so that 200 kills do not import torch
+200 times. A line is the number of milliseconds after the first durable save at which the trainer is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from asyncckpt import AsyncCheckpointer, RetentionPolicy
+from asyncckpt.events import Durable, Event
+from asyncckpt.state.stateful import State
+
+
+class Counter:
+    """A state with one tensor whose every element is the step, so that a torn snapshot would show."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.values = torch.zeros(300_000, dtype=torch.int64)
+
+    def advance(self) -> None:
+        self.step += 1
+        self.values.fill_(self.step)
+
+    def state_dict(self) -> State:
+        return {"step": self.step, "values": self.values}
+
+    def load_state_dict(self, state: State) -> None:
+        self.step = state["step"]
+        self.values.copy_(state["values"])
+
+
+class Telling:
+    """Writes each durable step to a pipe; what it wrote is known to whoever reads after the kill."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Durable):
+            os.write(self.pipe, b"%d\n" % event.step)
+
+
+def train(root: Path, pipe: int, steps: int | None = None) -> None:
+    """Resume, then save at every step, as fast as it goes."""
+    counter = Counter()
+    checkpointer = AsyncCheckpointer(
+        root, extra={"counter": counter}, keep=RetentionPolicy(last=3), listeners=[Telling(pipe)]
+    )
+    checkpointer.resume()
+    end = None if steps is None else counter.step + steps
+    while end is None or counter.step < end:
+        counter.advance()
+        checkpointer.save(counter.step)
+    checkpointer.close()
+
+
+def kill_after(root: Path, milliseconds: int) -> list[int]:
+    """Fork a trainer, kill it some time after its first durable save; returns the steps it reported durable."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        train(root, writing)
+        os._exit(3)
+    os.close(writing)
+    lines = os.read(reading, 1 << 16)
+    deadline = time.monotonic() + milliseconds / 1000
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([reading], [], [], left)[0]:
+            lines += os.read(reading, 1 << 16)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while more := os.read(reading, 1 << 16):
+        lines += more
+    os.close(reading)
+    return [int(line) for line in lines.split()]
+
+
+def main() -> None:
+    """Serve kills: a line in, a line out."""
+    torch.set_num_threads(1)
+    root = Path(sys.argv[1])
+    for line in sys.stdin:
+        print(json.dumps(kill_after(root, int(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

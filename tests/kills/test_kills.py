@@ -1,0 +1,124 @@
+"""Real processes killed with SIGKILL while they save, and real readers beside a process that saves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import asyncckpt
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.format import names
+from asyncckpt.reading import verify
+from asyncckpt.storage import from_url
+from tests.kills.saving_loop import Counter
+
+pytestmark = pytest.mark.kills
+
+KILLS = 200
+
+
+@pytest.fixture
+def zygote(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.kills.saving_loop", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def _kill(zygote: subprocess.Popen[str], milliseconds: int) -> list[int]:
+    assert zygote.stdin is not None
+    assert zygote.stdout is not None
+    print(milliseconds, file=zygote.stdin, flush=True)
+    steps: list[int] = json.loads(zygote.stdout.readline())
+    return steps
+
+
+async def _listed(root: Path) -> list[int]:
+    """The steps of every listed checkpoint, oldest first, each of them verified to the last byte."""
+    storage = from_url(root)
+    catalog = Catalog(storage)
+    listing = await catalog.listing()
+    assert not listing.lost
+    for checkpoint in listing.checkpoints:
+        await verify(catalog, checkpoint)
+    await storage.aclose()
+    return [checkpoint.step for checkpoint in listing.checkpoints]
+
+
+async def _listing(root: Path) -> Listing:
+    storage = from_url(root)
+    try:
+        return await Catalog(storage).listing()
+    finally:
+        await storage.aclose()
+
+
+def _leftovers(root: Path) -> list[str]:
+    """Everything below the root that no live record names; the head's own records aside."""
+    listing = asyncio.run(_listing(root))
+    assert listing.head is not None
+    live = {names.record_key(slot) for slot in (*listing.head.live, listing.head.slot)}
+    for checkpoint in listing.checkpoints:
+        live |= {checkpoint.manifest.key, *(pack.key for pack in checkpoint.packs)}
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+    empty = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_dir() and not any(path.iterdir())}
+    links = {path for path in files if path.startswith("checkpoints/")}
+    return sorted((files - live - links - {names.RUN, names.LATEST, names.BEST}) | empty)
+
+
+def test_nothing_durable_is_lost_by_two_hundred_kills(tmp_path: Path, zygote: subprocess.Popen[str]) -> None:
+    root = tmp_path / "run"
+    seed = random.SystemRandom().randrange(1 << 30)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    former = 0
+    for kill in range(KILLS):
+        durable = _kill(zygote, moments.randrange(60))
+        listed = asyncio.run(_listed(root))
+        assert durable, "the trainer never saved"
+        assert listed[-1] >= durable[-1] > former, f"kill {kill}: {listed} after {durable}"
+        assert 1 <= len(listed) <= 3
+        state = asyncckpt.load(root).state["extra"]["counter"]
+        assert state["step"] == listed[-1]
+        assert torch.equal(state["values"], torch.full_like(state["values"], listed[-1]))
+        former = listed[-1]
+    with AsyncCheckpointer(root, extra={"counter": Counter()}) as checkpointer:
+        assert checkpointer.resume().step == former
+    assert _leftovers(root) == []
+
+
+def test_readers_disturb_nothing_and_are_never_wrong(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    code = (
+        "import sys, os; from pathlib import Path; from tests.kills.saving_loop import train;"
+        "train(Path(sys.argv[1]), 1, int(sys.argv[2]))"
+    )
+    saver = subprocess.Popen([sys.executable, "-c", code, str(root), "100000"], stdout=subprocess.PIPE)
+    assert saver.stdout is not None
+    saver.stdout.readline()
+    for _ in range(100):
+        counter = Counter()
+        with AsyncCheckpointer(root, extra={"counter": counter}) as reader:
+            assert 1 <= len(reader.checkpoints()) <= 3
+            restored = reader.restore()
+        assert counter.step == restored.step
+        assert torch.equal(counter.values, torch.full_like(counter.values, restored.step))
+        loaded = asyncckpt.load(root)
+        assert loaded.state["extra"]["counter"]["step"] == loaded.info.step >= restored.step
+    assert saver.poll() is None, "the saver failed"
+    saver.kill()
+    steps = [int(line) for line in saver.communicate()[0].split()]
+    assert steps == list(range(steps[0], steps[0] + len(steps))), "a save failed while others read"
+    assert asyncio.run(_listed(root))[-1] >= steps[-1]
+    assert not [name for name in os.listdir(root) if name.startswith(".")]
