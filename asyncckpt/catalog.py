@@ -85,6 +85,8 @@ class Listing:
     head: Record | None
     records: tuple[Record, ...] = ()
     lost: Mapping[int, CheckpointCorruptError] = field(default_factory=dict)
+    judge: Monitor | None = None
+    """What the reader calls best; None for the metric that the newest checkpoint was judged by."""
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -93,7 +95,9 @@ class Listing:
 
     @property
     def monitor(self) -> Monitor | None:
-        """The metric that the newest checkpoint was judged by."""
+        """The metric that says which checkpoint is best."""
+        if self.judge is not None:
+            return self.judge
         named = [c.monitor for c in self.checkpoints if c.monitor]
         return (named[-1][0], "max" if named[-1][1] == "max" else "min") if named else None
 
@@ -103,13 +107,17 @@ class Listing:
         return [info_of(c, is_best=c is best) for c in self.checkpoints]
 
     def candidates(self) -> list[Checkpoint]:
-        """What a resume may take, best first: the latest, then the ones before it.
+        """What a resume may take, best first: the latest, then what that training came from.
 
-        After a rollback the checkpoints above ``latest`` are an abandoned branch and not candidates.
+        What lies between a checkpoint and its parent is a branch that a rollback abandoned, and no candidate.
         """
-        latest = self.head.latest if self.head else None
-        known = [c for c in self.checkpoints if latest is None or c.seq <= latest]
-        return sorted(known, key=lambda c: c.seq, reverse=True)
+        found: list[Checkpoint] = []
+        limit = self.head.latest if self.head else None
+        for checkpoint in sorted(self.checkpoints, key=lambda c: c.seq, reverse=True):
+            if limit is not None and checkpoint.seq <= limit:
+                found.append(checkpoint)
+                limit = checkpoint.parent
+        return found
 
     def find(self, which: Which) -> Checkpoint:
         """The named checkpoint; raises `CheckpointNotFoundError` saying what there is."""
@@ -139,10 +147,11 @@ def _newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
 
 
 class Catalog:
-    """Reads a run's commit log in `storage`."""
+    """Reads a run's commit log in `storage`; `monitor` decides what is best, see `Listing.judge`."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, monitor: Monitor | None = None) -> None:
         self.storage = storage
+        self.monitor = monitor
 
     async def run(self) -> RunFile | None:
         """The run file, or None where no run was ever opened.
@@ -208,7 +217,7 @@ class Catalog:
     async def _listing(self) -> Listing:
         head = await self.head()
         if head is None:
-            return Listing(None)
+            return Listing(None, judge=self.monitor)
         listing = await self.listing_of(head)
         if listing.lost and (now := await self.head()) is not None and now.slot != head.slot:
             raise ObjectNotFound(f"record {head.slot} was overtaken")  # the new head lists them no longer
@@ -229,7 +238,7 @@ class Catalog:
         found = dict(zip(sorted(head.live), await asyncio.gather(*map(fetch, sorted(head.live))), strict=True))
         records = [r for r in found.values() if isinstance(r, Record) and r.checkpoint is not None]
         lost = {slot: _as_damage(e) for slot, e in found.items() if isinstance(e, Exception)}
-        return Listing(head, tuple(sorted(records, key=_seq)), lost)
+        return Listing(head, tuple(sorted(records, key=_seq)), lost, self.monitor)
 
     async def manifest(self, checkpoint: Checkpoint) -> Manifest:
         """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""

@@ -6,15 +6,18 @@ Constructing it, restoring and listing only read. ``resume()`` or the first save
 from __future__ import annotations
 
 import logging
+import operator
 import os
-from collections import deque
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
 from asyncckpt import living
+from asyncckpt.arguments import check_choices, check_monitor, refuse_later
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.distributed.coordinator import ranks_of
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners
@@ -24,7 +27,7 @@ from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
 from asyncckpt.restoring import Loaded, apply, check_world, read, read_named
 from asyncckpt.resuming import Resumption
-from asyncckpt.retention import Monitor, RetentionPolicy, best_of
+from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
@@ -33,13 +36,9 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.tracked import numbers, saved_here, track
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pool import WorkerPool
-from asyncckpt.worker.ranks import attempt_key
 from asyncckpt.worker.service import SaveService, ServiceConfig, exists
 
 logger = logging.getLogger("asyncckpt")
-
-_ANNOUNCED = 256
-"""Decisions kept for ranks that lag behind; training keeps them within a step or two of each other."""
 
 
 class AsyncCheckpointer:
@@ -82,8 +81,9 @@ class AsyncCheckpointer:
         overwrite: bool = False,
         close_timeout: float = 600,
     ) -> None:
-        _refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
-        _check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=executor)
+        refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
+        check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=executor)
+        check_monitor(monitor)
         if generations < 1:
             raise ValueError(f"generations={generations}: at least 1 is needed")
         self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
@@ -125,7 +125,7 @@ class AsyncCheckpointer:
         self._closed = False
         self._begun = False
         self._resumes = 0
-        self._announced: deque[str] = deque()
+        self._agreement = Agreement(ranks)
         self._decided: int | None = None
         self._saved_step: int | None = None
 
@@ -133,8 +133,11 @@ class AsyncCheckpointer:
         self, config: ServiceConfig, former: SaveService | MemberService | None
     ) -> SaveService | MemberService:
         if self._ranks.rank != 0:
-            return MemberService(self._storage, self._listeners, SYSTEM_CLOCK, self._ranks)
+            member = MemberService(self._storage, self._listeners, SYSTEM_CLOCK, self._ranks)
+            member.catalog.monitor = self._monitor
+            return member
         service = SaveService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
+        service.catalog.monitor = self._monitor
         if isinstance(former, SaveService):
             service.inherit(former)
         return service
@@ -153,7 +156,7 @@ class AsyncCheckpointer:
         if step == self._decided:
             return None
         self._decided = step
-        if not self._agree(f"due/{step}", lambda: self._decider.at_step(step, self._watched(metrics))):
+        if not self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics))):
             return None
         return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
@@ -168,7 +171,7 @@ class AsyncCheckpointer:
         at = self._decided if step is None else step
         if at is None:
             raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
-        due = self._agree(f"epoch/{epoch}", lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
+        due = self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
         if not due or at == self._saved_step:
             return None
         return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
@@ -188,18 +191,21 @@ class AsyncCheckpointer:
         """
         self._check_usable()
         self._decided = step
-        _check_choice("on_busy", on_busy or "wait", _ON_BUSY)
+        check_choices(on_busy=on_busy or "wait")
         return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
 
     def _save(
         self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, replaceable: bool, on_busy: OnBusy
     ) -> SaveHandle:
-        if step < 0:
-            raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
-        self._begin()
-        values = numbers(metrics, self._monitor, every=True)
-        handle = self._saver.save(step, epoch, values, replaceable=replaceable, on_busy=on_busy)
+        with self._saver.turn():
+            if step < 0:
+                raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
+            self._begin()
+            values = numbers(metrics, self._monitor, every=True)
+            epoch = None if epoch is None else operator.index(epoch)
+            handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
         self._decider.saved()
+        self._decider.seen(values)
         self._saved_step = step
         return handle
 
@@ -212,25 +218,17 @@ class AsyncCheckpointer:
         except AsyncCkptError:
             return  # the save itself will meet it, and say so on its handle
         if held:
-            self._ranks.publish(attempt_key(1), {"error": "the root holds checkpoints nobody resumed from"})
             raise exists(self._storage.url, held)
         self._begun = True
 
     def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
         return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}
 
-    def _agree(self, key: str, decide: Callable[[], bool]) -> bool:
+    def _agree(self, step: int, decide: Callable[[], bool]) -> bool:
         """This rank's own decision where all ranks decide alike, else rank 0's."""
         if self._ranks.world == 1 or self._decider.policy.alike_on_all_ranks:
             return decide()
-        if self._ranks.rank != 0:
-            return bool(self._ranks.fetch_any((key,), self._ranks.deadline)["due"])
-        due = decide()
-        self._ranks.publish(key, {"due": due})
-        self._announced.append(key)
-        if len(self._announced) > _ANNOUNCED:
-            self._ranks.forget(self._announced.popleft())
-        return due
+        return self._agreement.decide(step, decide)
 
     def before_mutation(self) -> None:
         """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
@@ -245,11 +243,11 @@ class AsyncCheckpointer:
         `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
         cannot be read: never a silent start from nothing.
         """
-        self._check_usable()
+        self._check_open()
         if allow_partial:
-            raise NotImplementedError(
-                "allow_partial= has no effect in this version: it writes no partial checkpoints"
-            )
+            raise NotImplementedError("allow_partial= has no effect in this version: it writes no partial checkpoints")
+        self._saver.stager.guard()
+        wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
         self._resumes += 1
 
         def read_part(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
@@ -281,7 +279,7 @@ class AsyncCheckpointer:
         Raises `CheckpointNotFoundError`, `CheckpointCorruptError` or `IncompatibleState`; then nothing was changed,
         unless an object refused its part.
         """
-        self._check_usable()
+        self._check_open()
         scopes, world = list(self._tracked.trees), self._ranks.world
         loaded, _ = self._pool.run(
             lambda service: read_named(
@@ -307,6 +305,7 @@ class AsyncCheckpointer:
         self.before_mutation()
         apply(loaded, self._tracked.trees, self._listeners, strict=strict, only=only, exclude=exclude)
         self._decider.seen(loaded.checkpoint.metrics)
+        self._decided = self._saved_step = None  # the step that comes next may have been there before
         return training_state(info_of(loaded.checkpoint), loaded.state)
 
     # -- the catalog ---------------------------------------------------------------------------------------
@@ -321,9 +320,7 @@ class AsyncCheckpointer:
 
     def best(self) -> CheckpointInfo | None:
         """The checkpoint with the best monitored metric, or None."""
-        listing = self._listing()
-        found = best_of(listing.checkpoints, self._monitor or listing.monitor)
-        return None if found is None else info_of(found, is_best=True)
+        return self._named("best")
 
     def _named(self, which: Which) -> CheckpointInfo | None:
         listing = self._listing()
@@ -334,6 +331,7 @@ class AsyncCheckpointer:
         return next(info for info in listing.infos() if info.seq == seq)
 
     def _listing(self) -> Listing:
+        self._check_open()
         return self._pool.run(lambda service: service.catalog.listing())
 
     @property
@@ -345,6 +343,7 @@ class AsyncCheckpointer:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until every save is durable; raises `TimeoutError`, or `SaveFailed` for failures not told yet."""
+        self._check_process()
         self._saver.stager.guard()
         left = wait_all(self._saver.handles, timeout)
         if left:
@@ -360,16 +359,24 @@ class AsyncCheckpointer:
             return
         self._closed = True
         limit = self._close_timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
         self._saver.stager.guard()
         left = [handle.step for handle in wait_all(self._saver.handles, limit)]
-        self._pool.close(limit)
+        self._pool.close(max(0.0, deadline - time.monotonic()))
         self._saver.close()
         if self._exporter is not None:
             self._exporter.close()
         living.forget(self._storage.url, self)
+        failed = untold(self._saver.handles)
         if left:
-            raise SaveFailed(f"closed after {limit} s with saves unfinished: steps {left}")
-        self._raise_untold()
+            late = {step: TimeoutError(f"not durable after {limit:g} s") for step in left}
+            told = f"; {failed}" if failed else ""
+            raise SaveFailed(
+                f"closed after {limit:g} s with saves unfinished: steps {left}{told}",
+                late | dict(failed.failures if failed else {}),
+            ) from failed
+        if failed:
+            raise failed
 
     def __enter__(self) -> AsyncCheckpointer:
         return self
@@ -385,11 +392,17 @@ class AsyncCheckpointer:
         except SaveFailed as failure:  # must not take the place of the exception in flight
             logger.error("%s", failure)
 
-    def _check_usable(self) -> None:
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise CheckpointerClosed("this checkpointer belongs to the process that was forked; make one here")
+
+    def _check_open(self) -> None:
         if self._closed:
             raise CheckpointerClosed(f"the checkpointer of {self._storage.url} is closed")
-        if os.getpid() != self._process:
-            raise CheckpointerClosed("this checkpointer belongs to the process that was forked")
+        self._check_process()
+
+    def _check_usable(self) -> None:
+        self._check_open()
         if self._on_failure == "raise":
             self._raise_untold()
 
@@ -397,23 +410,3 @@ class AsyncCheckpointer:
         failures = untold(self._saver.handles)
         if failures is not None:
             raise failures
-
-
-def _refuse_later(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise NotImplementedError(
-                f"AsyncCheckpointer({name}=) has no effect in this version yet: leave it out"
-            )
-
-
-def _check_choices(*, on_busy: str, on_failure: str, verify: str, executor: str) -> None:
-    choices = {
-        "on_busy": (on_busy, ("coalesce", "wait", "skip")),
-        "on_failure": (on_failure, ("warn", "raise")),
-        "verify": (verify, ("sample", "always", "off")),
-        "executor": (executor, ("auto", "thread")),
-    }
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}: use one of {', '.join(allowed)}")

@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from asyncckpt.catalog import CheckpointInfo
-from asyncckpt.errors import SaveError, SaveFailed, SaveSkipped, SaveSuperseded
+from asyncckpt.errors import CheckpointerClosed, SaveError, SaveFailed, SaveSkipped, SaveSuperseded
 
 Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
 
@@ -34,6 +35,7 @@ class SaveHandle:
     def __init__(self, step: int, settle: Callable[[], None] = lambda: None) -> None:
         self.step = step
         self._settle = settle
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._status: Status = "staging"
         self._staged = False
@@ -54,7 +56,7 @@ class SaveHandle:
     def id(self) -> str:
         """The checkpoint's id; waits until the save has left the queue. Raises if it never will."""
         with self._changed:
-            self._changed.wait_for(lambda: self._seq is not None or self.done())
+            self._wait_for(lambda: self._seq is not None or self.done())
             if self._seq is None:
                 raise self._failure()
             return f"{self._seq:08d}"
@@ -72,7 +74,7 @@ class SaveHandle:
         """Wait until the snapshot is complete: from then on everything may change. Raises as `wait` does."""
         self._settle()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._staged or self.done(), timeout):
+            if not self._wait_for(lambda: self._staged or self.done(), timeout):
                 raise TimeoutError(f"the snapshot of step {self.step} was not complete after {timeout} s")
             if not self._staged:
                 raise self._failure()
@@ -84,7 +86,7 @@ class SaveHandle:
         """
         self._settle()
         with self._changed:
-            if not self._changed.wait_for(self.done, timeout):
+            if not self._wait_for(self.done, timeout):
                 raise TimeoutError(f"the save of step {self.step} was still {self._status} after {timeout} s")
             if self._info is None:
                 raise self._failure()
@@ -92,6 +94,11 @@ class SaveHandle:
 
     def __await__(self) -> Generator[Any, None, CheckpointInfo]:
         return asyncio.to_thread(self.wait).__await__()
+
+    def _wait_for(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
+        if os.getpid() != self._process and not reached():
+            raise CheckpointerClosed(f"the save of step {self.step} belongs to the process that was forked")
+        return self._changed.wait_for(reached, timeout)
 
     def _failure(self) -> SaveError:
         self._told = True

@@ -1,7 +1,7 @@
 """Metrics: the Prometheus exporter, which is one listener and nothing the core knows of.
 
-Every checkpointer has a registry of its own, so that two in one process cannot collide. The port is served on
-loopback unless told otherwise; a port that is taken is a warning, never an error of the training.
+Every checkpointer has a registry of its own unless it is given one, so that two in one process cannot collide.
+The port is served on loopback unless told otherwise; one that is taken is a warning, never an error of the training.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -33,6 +34,12 @@ STALL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 SAVE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
+_M = TypeVar("_M", Counter, Gauge, Histogram)
+
+_shared: WeakKeyDictionary[CollectorRegistry, dict[tuple[str, tuple[str, ...]], Any]] = WeakKeyDictionary()
+"""The metrics in registries that users gave: a registry takes each name once, and several checkpointers share it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsConfig:
     """Where metrics are served: `port` 0 takes a free one; None serves nothing and only fills `registry`."""
@@ -48,6 +55,7 @@ class Exporter:
 
     def __init__(self, config: MetricsConfig) -> None:
         self.registry = config.registry or CollectorRegistry()
+        self._known = {} if config.registry is None else _shared.setdefault(config.registry, {})
         self.port: int | None = None
         self._labels = dict(config.const_labels)
         self._server: Any = None
@@ -79,17 +87,20 @@ class Exporter:
         for outcome in ("durable", "failed", "skipped", "superseded"):
             self._of(self.saves, outcome=outcome)
 
-    def _names(self, *labels: str) -> list[str]:
-        return [*self._labels, *labels]
-
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, self._names(*labels), registry=self.registry)
+        return self._metric(Counter, name, text, labels)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, self._names(*labels), registry=self.registry)
+        return self._metric(Gauge, name, text, labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, text, self._names(*labels), buckets=buckets, registry=self.registry)
+        return self._metric(Histogram, name, text, labels, buckets=buckets)
+
+    def _metric(self, kind: type[_M], name: str, text: str, labels: tuple[str, ...], **options: Any) -> _M:
+        names = (*self._labels, *labels)
+        if (name, names) not in self._known:
+            self._known[name, names] = kind(name, text, names, registry=self.registry, **options)
+        return cast(_M, self._known[name, names])
 
     def _of(self, metric: Any, **labels: str) -> Any:
         both = {**self._labels, **labels}
@@ -99,9 +110,7 @@ class Exporter:
         try:
             self._server, self._thread = start_http_server(port, addr, self.registry)
         except (OSError, OverflowError) as error:
-            logger.warning(
-                "metrics are not served: %s:%s is not to be had (%s); training goes on", addr, port, error
-            )
+            logger.warning("metrics are not served: %s:%s is not to be had (%s); training goes on", addr, port, error)
             return
         self.port = self._server.server_port
 

@@ -12,9 +12,9 @@ from asyncckpt.retention import Monitor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavePolicy:
-    """When ``step`` and ``epoch_end`` save; several conditions make one save.
+    """When ``step`` and ``epoch_end`` save; several conditions make one save, and step 0 makes none.
 
-    ``every_steps``: at each multiple, never at step 0. ``every_seconds``: that long after the last save began.
+    ``every_steps``: at each multiple. ``every_seconds``: that long after the last save began.
     ``every_epochs``: at ``epoch_end`` of each multiple. ``on_best``: when the monitored metric improves.
     """
 
@@ -50,8 +50,10 @@ class Decider:
     def at_step(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether to save after `step`."""
         policy = self.policy
+        if step == 0:
+            return False
         best = policy.on_best and self._improves(metrics)
-        on_step = policy.every_steps is not None and step > 0 and step % policy.every_steps == 0
+        on_step = policy.every_steps is not None and step % policy.every_steps == 0
         waited = self._clock.monotonic() - self._saved_at
         on_time = policy.every_seconds is not None and waited >= policy.every_seconds
         return best or on_step or on_time
@@ -67,7 +69,7 @@ class Decider:
         self._saved_at = self._clock.monotonic()
 
     def seen(self, metrics: Mapping[str, float]) -> None:
-        """Metrics of an earlier checkpoint: what comes must be better than those."""
+        """Metrics of a checkpoint, restored or saved by hand: what comes must be better than those."""
         self._improves(metrics)
 
     def _improves(self, metrics: Mapping[str, float]) -> bool:

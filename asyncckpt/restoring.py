@@ -126,7 +126,9 @@ async def _tensors(
     paths = wanted(contents, only, exclude)
     if scopes is not None:
         foreign = {scope for scope in contents.values if scope != SHARED and scope not in scopes}
-        paths = {path for path in paths if path[0] not in foreign}
+        named = {path for path in paths if path[0] not in foreign}
+        # What all ranks share may lie in the bytes of a tensor that is rank 0's own.
+        paths = named | {alias.of for path, alias in contents.aliases.items() if path[0] not in foreign} & paths
     data = await fetch(catalog.storage, contents, paths)
     return tensors_of(contents, data)
 

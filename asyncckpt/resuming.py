@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from asyncckpt.catalog import Listing, Which
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, RestoreError
+from asyncckpt.errors import CheckpointCorruptError, RestoreError
 from asyncckpt.events import Damaged, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.restoring import SHARED, Loaded, check_world, own_scope
-from asyncckpt.worker.ranks import Ranks
+from asyncckpt.worker.ranks import Ranks, tell
 
 logger = logging.getLogger("asyncckpt")
 
@@ -67,8 +67,8 @@ class Resumption:
         """`lead`, telling the other ranks when it raises, so that none of them waits for ever."""
         try:
             return self.lead(listing(), which)
-        except (AsyncCkptError, OSError) as error:
-            self._ranks.publish(f"resume/{self._number}/error", {"error": f"{type(error).__name__}: {error}"})
+        except BaseException as error:
+            tell(self._ranks, self._key("error"), _failure(error))
             raise
 
     def follow(self) -> Loaded | None:
@@ -81,9 +81,7 @@ class Resumption:
             checkpoint = records.decode(choice["record"].encode("ascii"), "rank 0's proposal").checkpoint
             if checkpoint is None:
                 raise RestoreError("rank 0 proposed something that is not a checkpoint")
-            loaded, error = self._try(checkpoint)
-            said = {"error": str(error)} if error else {}
-            self._ranks.publish(f"resume/{self._number}/{proposal}/read/{self._ranks.rank}", said)
+            loaded = self._read(checkpoint, proposal)
             if self._hear(proposal, "verdict")["stands"]:
                 return loaded
             proposal += 1
@@ -100,25 +98,50 @@ class Resumption:
         except CheckpointCorruptError as error:
             return None, error
 
+    def _read(self, checkpoint: Checkpoint, proposal: int) -> Loaded | None:
+        """Read this rank's part of what rank 0 proposed, and tell how that went."""
+        key = self._key(proposal, "read", self._ranks.rank)
+        try:
+            loaded, damage = self._try(checkpoint)
+        except BaseException as error:
+            tell(self._ranks, key, _failure(error))
+            raise
+        tell(self._ranks, key, {"damage": str(damage)} if damage else {})
+        return loaded
+
     def _others(self, proposal: int) -> CheckpointCorruptError | None:
+        """Hear how all other ranks have read; raises `RestoreError` if one failed for a reason of its own."""
         for rank in range(1, self._ranks.world):
-            key = f"resume/{self._number}/{proposal}/read/{rank}"
-            said = self._ranks.fetch_any((key,), self._ranks.deadline)
+            said = self._fetch(rank, self._key(proposal, "read", rank))
             if "error" in said:
-                return CheckpointCorruptError(f"rank {rank}: {said['error']}")
+                raise RestoreError(f"rank {rank} could not resume: {said['error']}")
+            if "damage" in said:
+                return CheckpointCorruptError(f"rank {rank}: {said['damage']}")
         return None
 
     def _say(self, proposal: int, what: str, value: dict[str, Any]) -> None:
-        self._ranks.publish(f"resume/{self._number}/{proposal}/{what}", value)
+        tell(self._ranks, self._key(proposal, what), value)
 
     def _hear(self, proposal: int, what: str) -> dict[str, Any]:
         """What rank 0 says next; raises `RestoreError` if that is that it failed."""
-        key, failed = f"resume/{self._number}/{proposal}/{what}", f"resume/{self._number}/error"
-        said = self._ranks.fetch_any((key, failed), self._ranks.deadline)
+        said = self._fetch(0, self._key(proposal, what), self._key("error"))
         if "error" in said:
             raise RestoreError(f"rank 0 could not resume: {said['error']}")
         return said
 
+    def _fetch(self, rank: int, *keys: str) -> dict[str, Any]:
+        try:
+            return self._ranks.fetch_any(keys, self._ranks.deadline)
+        except (TimeoutError, ConnectionError) as error:
+            raise RestoreError(f"rank {rank} was not heard during resume(): {error}") from error
+
+    def _key(self, *parts: object) -> str:
+        return "/".join(map(str, ("resume", self._number, *parts)))
+
     def _report(self, step: int | None, seq: int | None, error: CheckpointCorruptError) -> None:
         logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)
         self._listeners.emit(Damaged(step, seq, str(error)))
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {error}"}

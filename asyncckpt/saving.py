@@ -11,7 +11,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
@@ -26,7 +27,7 @@ from asyncckpt.staging.stager import Snapshot, Stager
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.pool import Service, WorkerPool
-from asyncckpt.worker.ranks import Ranks, attempt_key
+from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
 from asyncckpt.worker.service import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -82,6 +83,16 @@ class Saver(Generic[_S]):
 
     # -- the call ------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Around every `save`: numbers it alike on all ranks, and tells them of what is raised: they would wait."""
+        self._ordinal += 1
+        try:
+            yield
+        except BaseException as error:
+            self._give_up(self._ordinal, error)
+            raise
+
     def save(
         self, step: int, epoch: int | None, metrics: Mapping[str, float], *, replaceable: bool, on_busy: OnBusy
     ) -> SaveHandle:
@@ -92,7 +103,6 @@ class Saver(Generic[_S]):
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
         captured = self._capture.read()
         plan = self._planned(captured)
-        self._ordinal += 1
         handle = SaveHandle(step, self.stager.guard)
         self._remember(handle)
         try:
@@ -105,7 +115,7 @@ class Saver(Generic[_S]):
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._fail(handle, "stage", error)
             self._listeners.emit(Failed(step, "stage", error))
-            self._decline({"error": str(error)})
+            self._give_up(self._ordinal, error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
@@ -149,7 +159,7 @@ class Saver(Generic[_S]):
     ) -> None:
         try:
             snapshot = self.stager.begin(
-                job.step, plan, arena, captured.volatile, verify=self._is_sampled(), staged=handle._is_staged
+                job.step, plan, arena, captured.volatile, verify=self._is_sampled(plan), staged=handle._is_staged
             )
         except BaseException:
             self._arenas.release(arena)
@@ -169,17 +179,21 @@ class Saver(Generic[_S]):
         if spare is not None:
             self.stager.prefault(spare)
 
-    def _is_sampled(self) -> bool:
+    def _is_sampled(self, plan: Plan) -> bool:
         self._saves += 1
+        chosen = self._verify == "always"
         if self._verify == "sample":
-            return self._saves <= 2 or self._saves % SAMPLE == 0
-        return self._verify == "always"
+            chosen = self._saves <= 2 or self._saves % SAMPLE == 0
+        # Where nothing is LAZY nothing can be torn, and rank 0 must not wait for this rank's next step.
+        return chosen and any(region.lazy for region in plan.regions)
 
     # -- a generation to copy into -------------------------------------------------------------------------
 
     def _lease(self, plan: Plan, step: int, on_busy: OnBusy) -> Arena | None:
         size = plan.layout.size
         arena = self._arenas.lease(size)
+        if self._ranks.rank != 0:
+            on_busy = "wait"  # rank 0 decides; what it has let go is freed as soon as this rank has heard of it
         if arena is None and on_busy == "coalesce" and self._supersede(step):
             arena = self._arenas.lease(size)
         if arena is None and on_busy == "wait":
@@ -198,20 +212,32 @@ class Saver(Generic[_S]):
                     self._queued.remove(old)
                 old.snapshot.cancel(step)
                 old.snapshot.release()
-                self._ranks.publish(attempt_key(old.ordinal), {"declined": "superseded", "by_step": step})
-                old.handle._end("superseded", error=superseded(old.handle.step, step))
-                self._listeners.emit(Superseded(old.handle.step, step))
+                tell(self._ranks, attempt_key(old.ordinal), {"declined": {"by_step": step}})
+                self._let_go(old.handle, step)
                 return True
         return False
 
     def _skip(self, handle: SaveHandle) -> None:
-        handle._end("skipped", error=skipped(handle.step))
-        self._decline({"declined": "skipped"})
-        self._listeners.emit(Skipped(handle.step))
+        tell(self._ranks, attempt_key(self._ordinal), {"declined": {"by_step": None}})
+        self._let_go(handle, None)
 
-    def _decline(self, said: dict[str, object]) -> None:
+    def _let_go(self, handle: SaveHandle, by_step: int | None) -> None:
+        """End the handle of a save that will not be written: superseded by `by_step`, or skipped where None."""
+        if by_step is None:
+            handle._end("skipped", error=skipped(handle.step))
+            self._listeners.emit(Skipped(handle.step))
+        else:
+            handle._end("superseded", error=superseded(handle.step, by_step))
+            self._listeners.emit(Superseded(handle.step, by_step))
+
+    def _give_up(self, ordinal: int, error: BaseException) -> None:
+        """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
+        said = {"error": f"{type(error).__name__}: {error}"}
         if self._ranks.rank == 0:
-            self._ranks.publish(attempt_key(self._ordinal), said)
+            tell(self._ranks, attempt_key(ordinal), said)
+            tell(self._ranks, verdict_key(ordinal), said)
+        else:
+            tell(self._ranks, trouble_key(ordinal, self._ranks.rank), said)
 
     def _one_generation(self, reason: str) -> None:
         if reason not in self._degraded:
@@ -230,14 +256,13 @@ class Saver(Generic[_S]):
         snapshot.release()
         if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:
             handle._end("durable", info=info_of(checkpoint))
-        elif isinstance(reply, Declined) and reply.reason == "superseded":
-            handle._end("superseded", error=superseded(job.step, reply.by_step))
         elif isinstance(reply, Declined):
-            handle._end("skipped", error=skipped(job.step))
+            self._let_go(handle, reply.by_step)
         elif isinstance(reply, Rejected):
             self._fail(handle, reply.phase, reply.error)
             if reply.phase == "worker":  # a dead worker could not say so itself
                 self._listeners.emit(Failed(job.step, reply.phase, reply.error))
+                self._give_up(job.ordinal, reply.error)
 
     def _unqueue(self, job: str) -> None:
         with self._lock:
@@ -254,9 +279,10 @@ class Saver(Generic[_S]):
         self.handles.append(handle)
 
     def close(self) -> None:
-        """Stop copying; arenas go as they are released."""
+        """Stop copying, and leave the other ranks; arenas go as they are released."""
         self.stager.close()
         self._arenas.close()
+        self._ranks.part()
 
 
 def _announce(plan: Plan) -> None:

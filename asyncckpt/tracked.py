@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import numbers as abstract
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ logger = logging.getLogger("asyncckpt")
 
 RNG = "rng"
 _REPLICATED = ("model", "optimizer", "scheduler", "scaler")
+_SHARDING = (  # by name: to import them takes a second
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",
+    "torch.distributed.optim.zero_redundancy_optimizer.ZeroRedundancyOptimizer",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +130,26 @@ def _lazy_of(leaf: object) -> Iterator[Tensor]:
 
 def _refuse_sharded(name: str, target: object) -> None:
     for leaf in _leaves(target):
-        module = unwrap(_bare(leaf))
-        for key, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
-            if hasattr(parameter, "_local_tensor"):
-                raise UnsupportedState(
-                    f"{name}.{key} is sharded over ranks (DTensor, FSDP), which this version does not save: use "
-                    "DistributedDataParallel, or save the shards yourself"
-                )
+        for key in _sharded(unwrap(_bare(leaf))):
+            raise UnsupportedState(
+                f"{name}{key} is sharded over ranks (DTensor, FSDP, ZeRO), which this version does not save: use "
+                "DistributedDataParallel, or save the shards yourself"
+            )
+
+
+def _sharded(target: object) -> Iterator[str]:
+    """What in `target` no rank holds as a whole."""
+    if isinstance(target, nn.Module):
+        yield from (f".{key}" if key else "" for key, m in target.named_modules() if _is_of(m, _SHARDING))
+        yield from (f".{key}" for key, p in target.named_parameters() if hasattr(p, "_local_tensor"))
+    elif isinstance(target, Optimizer):
+        parameters = (p for group in target.param_groups for p in group["params"])
+        if _is_of(target, _SHARDING) or any(hasattr(p, "_local_tensor") for p in parameters):
+            yield ""
+
+
+def _is_of(target: object, kinds: Collection[str]) -> bool:
+    return any(f"{kind.__module__}.{kind.__name__}" in kinds for kind in type(target).__mro__)
 
 
 class _Rng:

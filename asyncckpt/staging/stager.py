@@ -8,6 +8,7 @@ it. Whatever goes wrong in the copy opens the latch and fails the one snapshot: 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -221,6 +222,7 @@ class Stager:
         self._pending: list[Snapshot] = []
         self._lock = threading.Lock()
         self._schedules: dict[str, Schedule] = {}
+        self._process = os.getpid()
         watch(self)
 
     def begin(
@@ -258,13 +260,16 @@ class Stager:
 
     def guard(self) -> None:
         """Return once no LAZY tensor is being copied; costs nothing when none is."""
-        if not self._pending:
+        # A forked child has neither the copying thread nor the arena, and its tensors are its own.
+        if not self._pending or os.getpid() != self._process:
             return
         began = time.monotonic()
         with self._lock:
-            pending, self._pending = self._pending, []
+            pending = list(self._pending)
         for snapshot in pending:
             snapshot.guard()
+        with self._lock:  # only now: until here, another thread's step has to wait for them too
+            self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
         if pending:
             self._listeners.emit(Stalled(pending[-1].step, time.monotonic() - began, "guard"))
 
@@ -302,6 +307,6 @@ class Stager:
         while (task := self._queue.get()) is not None:
             try:
                 task()
-            except Exception:  # the thread's entry: the next copy must find it alive
+            except BaseException:  # the thread's entry: a listener that exits must not end the next copy too
                 logger.exception("a task of the staging thread failed")
             del task

@@ -6,7 +6,6 @@ import os
 import re
 import threading
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from asyncckpt.errors import StorageError
 from asyncckpt.storage.base import Storage
@@ -41,6 +40,8 @@ def from_url(url: str | os.PathLike[str]) -> Storage:
 
 
 def _path_of(url: str) -> str:
+    from urllib.request import url2pathname  # it brings all of http along, which few runs need
+
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path:
         raise StorageError(f"{url}: not a local path; write file:///folder, with three slashes")

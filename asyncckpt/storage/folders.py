@@ -76,10 +76,11 @@ class Folders:
 
     def clear(self, folders: Iterable[str]) -> None:
         """Remove those folders, and those above, that are empty now; make the removals durable."""
-        for stays in {self._prune(folder) for folder in folders}:
+        for stays in {self.prune(folder) for folder in folders}:
             self._sync(stays)
 
-    def _prune(self, folder: str) -> str:
+    def prune(self, folder: str) -> str:
+        """Remove the folder and those above it as far as they are empty; returns the first that stays."""
         while folder != self.root:
             try:
                 self._files.rmdir(folder)

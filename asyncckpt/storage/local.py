@@ -104,7 +104,7 @@ class LocalStorage:
         folder = os.path.dirname(draft.target)
         if folder != self._root:
             with suppress(OSError):  # why the put failed is what counts; an empty folder is left to the sweep
-                self._folders.clear({folder})
+                self._folders.prune(folder)
 
     def _open(self, draft: Draft) -> None:
         self._folders.within(os.path.dirname(draft.target), draft.open)

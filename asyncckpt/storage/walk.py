@@ -39,7 +39,8 @@ def uploads(files: Files, folders: Folders, prefix: str) -> list[UploadInfo]:
 def check_upload(upload: str) -> str:
     """Return the name of a temporary or a folder (``/`` at its end) if it is below the root, else `StorageError`."""
     folder, _, name = upload.rpartition("/")
-    if (name and meant_for(name) is None) or not upload or (folder and not _is_key(folder)):
+    # "/" would be the root, which nothing here may remove.
+    if not (meant_for(name) if name else folder) or (folder and not _is_key(folder)):
         raise StorageError(f"not an upload of this store: {upload!r}")
     return upload
 

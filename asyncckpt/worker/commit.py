@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import (
+    AsyncCkptError,
     Fenced,
     ObjectExists,
-    ObjectNotFound,
     OutcomeUnknown,
     StorageError,
     TransientError,
@@ -36,13 +36,14 @@ async def create(storage: Storage, key: str, data: bytes) -> bool:
         try:
             await storage.put(key, [data], mode="create")
             return True
-        except ObjectExists:
-            return bool(await _holds(storage, key, data))
-        except (OutcomeUnknown, TransientError) as error:
+        except StorageError as error:
+            # Once an attempt may have been applied, no later refusal says that nothing stands there.
+            if last is None and not isinstance(error, ObjectExists | OutcomeUnknown | TransientError):
+                raise
             last = error
-            settled = await _holds(storage, key, data)
-            if settled is not None:
-                return settled
+        settled = await _holds(storage, key, data)
+        if settled is not None:
+            return settled
     raise OutcomeUnknown(f"{storage.url}/{key}: could not find out whether it was created: {last}") from last
 
 
@@ -50,7 +51,7 @@ async def _holds(storage: Storage, key: str, data: bytes) -> bool | None:
     """Whether `key` holds exactly `data`; None if it holds nothing or cannot be read now."""
     try:
         return bytes(await storage.get(key)) == data
-    except (ObjectNotFound, TransientError):
+    except StorageError:
         return None
 
 
@@ -66,7 +67,7 @@ async def commit(catalog: Catalog, record: Record) -> None:
     try:
         above = await catalog.slots(above=record.slot)
         error = await fence(catalog, record, above) if above else None
-    except StorageError as failure:
+    except AsyncCkptError as failure:
         raise OutcomeUnknown(f"record {record.slot} stands, but not whether it counts: {failure}") from failure
     if error is not None:
         raise error

@@ -97,7 +97,6 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Rank 0 will not carry out this save: `reason` is ``skipped`` or ``superseded``."""
+    """Rank 0 will not carry out this save: the one of `by_step` took its place, or it was skipped where None."""
 
-    reason: str
-    by_step: int | None = None
+    by_step: int | None

@@ -19,9 +19,10 @@ from asyncckpt.events import Durable, Failed, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.job import Committed, Declined, Rejected, Started
+from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.pipeline import write_packs
-from asyncckpt.worker.ranks import Ranks, attempt_key, trouble_key, verdict_key
+from asyncckpt.worker.pulse import hear
+from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.service import Ticket
 
@@ -36,7 +37,7 @@ class MemberService:
         self._clock = clock
         self._ranks = ranks
         self._loop = asyncio.get_running_loop()
-        # Each save may wait for the watermark twice and for rank 0 once.
+        # A save that is being written waits for its watermark in two of them.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -80,37 +81,36 @@ class MemberService:
     async def _carry_out(self, ticket: Ticket) -> None:
         job, phase = ticket.job, "open"
         try:
-            said = await self._hear(attempt_key(job.ordinal))
+            said = await self._hear(attempt_key(job.ordinal), job)
             if "declined" in said:
                 ticket.watermark.leave()
-                ticket.reply(Declined(said["declined"], said.get("by_step")))
+                ticket.reply(Declined(said["declined"]["by_step"]))
                 return
-            directory = DataDirectory(said["seq"], said["step"], said["inc"], said["nonce"])
+            directory = self._announced(said, job)
             ticket.reply(Started(directory.seq))
             phase = "write"
-            contents = await write_packs(
-                job, ticket.view, ticket.watermark, self.storage, directory, self._threads
-            )
+            contents = await write_packs(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
             phase = "stage"
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
             phase = "report"
             await write_report(job, contents, directory, said["writer"], self.storage)
             phase = "commit"
-            verdict = await self._hear(verdict_key(job.ordinal))
+            verdict = await self._hear(verdict_key(job.ordinal), job)
             self._durable(ticket, verdict)
         except Exception as error:
             self._reject(ticket, phase, error)
 
-    async def _hear(self, key: str) -> dict[str, Any]:
-        """What rank 0 says under `key`; raises `SaveFailed` if that is an error or does not come in time."""
-        loop = asyncio.get_running_loop()
-        try:
-            said = await loop.run_in_executor(self._threads, self._ranks.fetch_any, (key,), self._ranks.deadline)
-        except TimeoutError as error:
-            raise SaveFailed(f"rank 0 said nothing about {key} in {self._ranks.deadline:g} s") from error
-        if "error" in said:
-            raise SaveFailed(f"rank 0: {said['error']}")
-        return said
+    async def _hear(self, key: str, job: SaveJob) -> dict[str, Any]:
+        return await hear(self._ranks, key, job.ordinal, self._threads)
+
+    def _announced(self, said: dict[str, Any], job: SaveJob) -> DataDirectory:
+        """The folder of the attempt; raises `SaveFailed` if rank 0 counts another save as this one."""
+        if said["step"] != job.step:
+            raise SaveFailed(
+                f"save number {job.ordinal} is of step {job.step} here and of step {said['step']} on rank 0: call "
+                "step() and save() on every rank, for the same steps in the same order"
+            )
+        return DataDirectory(said["seq"], said["step"], said["inc"], said["nonce"])
 
     def _durable(self, ticket: Ticket, verdict: dict[str, Any]) -> None:
         record = records.decode(verdict["record"].encode("ascii"), "rank 0's verdict")
@@ -123,9 +123,7 @@ class MemberService:
 
     def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()
-        if phase in ("write", "stage", "report"):
-            self._ranks.publish(
-                trouble_key(ticket.job.ordinal, self._ranks.rank), {"error": f"{type(error).__name__}: {error}"}
-            )
+        said = {"error": f"{type(error).__name__}: {error}"}
+        tell(self._ranks, trouble_key(ticket.job.ordinal, self._ranks.rank), said)
         ticket.reply(Rejected(phase, error))
         self._listeners.emit(Failed(ticket.job.step, phase, error))

@@ -47,6 +47,7 @@ class _Worker(Generic[_S]):
         self.jobs: dict[str, Ticket] = {}
         self.calls: set[Future[Any]] = set()
         self.is_over = False
+        self._is_leaving = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._make = make
         self._ended = ended
@@ -76,7 +77,7 @@ class _Worker(Generic[_S]):
                 self._loop.call_soon_threadsafe(task)
 
     def _call(self, call: Callable[[_S], Coroutine[Any, Any, _T]], future: Future[_T]) -> None:
-        if self.service is not None:
+        if self.service is not None and not self._is_leaving:
             task = asyncio.ensure_future(call(self.service))
             task.add_done_callback(lambda done: self._answer(done, future))
 
@@ -93,7 +94,11 @@ class _Worker(Generic[_S]):
     def _main(self) -> None:
         error: BaseException | None = None
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner() as runner:
+                try:
+                    runner.run(self._serve())
+                finally:
+                    self._is_leaving = True  # the runner turns the loop a few times more, to cancel what is there
         except BaseException as crash:  # the thread's entry: whatever ends it must reach the handles
             error = crash
         self._ready.set()

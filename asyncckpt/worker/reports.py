@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from typing import Any
 
 from asyncckpt.errors import ObjectNotFound, RankMissing, SaveFailed
 from asyncckpt.format import report as reports
@@ -45,16 +47,26 @@ async def gather(
             report = await _look(rank, own, directory, storage)
             if report is not None:
                 found[rank] = report
-            elif trouble := ranks.peek(trouble_key(job.ordinal, rank)):
+            elif trouble := _trouble(ranks, job.ordinal, rank):
                 raise SaveFailed(f"rank {rank} could not write its shard: {trouble['error']}")
         if len(found) < job.world:
             if asyncio.get_running_loop().time() > deadline:
+                names = ", ".join(map(str, missing))
                 raise RankMissing(
-                    f"no report from rank {', '.join(map(str, missing))} within {ranks.deadline:g} s", missing
+                    f"no report from rank {names} within {ranks.deadline:g} s: either it is gone, or it does not "
+                    "call step() and save() as rank 0 does",
+                    missing,
                 )
             await asyncio.sleep(pause)
             pause = min(2 * pause, _SLOWEST_LOOK)
     return merge(found[rank].contents for rank in range(job.world))
+
+
+def _trouble(ranks: Ranks, ordinal: int, rank: int) -> dict[str, Any] | None:
+    # Reports travel through the storage, so that a commit needs nothing but it.
+    with contextlib.suppress(ConnectionError):
+        return ranks.peek(trouble_key(ordinal, rank))
+    return None
 
 
 async def _look(rank: int, own: Report, directory: DataDirectory, storage: Storage) -> Report | None:

@@ -30,7 +30,8 @@ from asyncckpt.worker.hints import show
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.pipeline import write_packs
 from asyncckpt.worker.prune import Pruner
-from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
+from asyncckpt.worker.pulse import beat
+from asyncckpt.worker.ranks import Ranks, attempt_key, tell, verdict_key
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.sweep import carry_out, plan_sweep
 from asyncckpt.worker.watermark import Watermark
@@ -69,6 +70,7 @@ class SaveService:
         self.writer: Writer | None = None
         self.resumed = False
         self.reading: dict[int, int] = {}
+        self.damaged: set[int] = set()
         self._config = config
         self._listeners = listeners
         self._clock = clock
@@ -76,20 +78,24 @@ class SaveService:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="asyncckpt-worker")
         self._queue: deque[Ticket] = deque()
+        self._current: Ticket | None = None
         self._guard = threading.Lock()
         self._arrived = asyncio.Event()
         self._actor = asyncio.Lock()
         self._closing = False
         self._fenced: Fenced | None = None
         self._former: Record | None = None
+        self._first_seq = 0
         self._pruner = Pruner(listeners)
         self._sweep: asyncio.Task[None] | None = None
         self._told: set[str] = set()
 
     def inherit(self, former: SaveService) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
-        self.resumed, self._fenced, self.reading = former.resumed, former._fenced, former.reading
+        self.resumed, self._fenced = former.resumed, former._fenced
+        self.reading, self.damaged = former.reading, former.damaged
         self._former = former.writer.head if former.writer else former._former
+        self._first_seq = former._first_seq
 
     # -- the queue -----------------------------------------------------------------------------------------
 
@@ -110,10 +116,11 @@ class SaveService:
 
     async def run(self) -> None:
         """Carry out jobs until `finish`, then leave the run in order."""
+        self._beating = asyncio.create_task(beat(self._ranks, self._in_hand))
         while True:
             await self._arrived.wait()
             with self._guard:
-                ticket = self._queue.popleft() if self._queue else None
+                ticket = self._current = self._queue.popleft() if self._queue else None
                 if ticket is None:
                     self._arrived.clear()
             if ticket is not None:
@@ -122,6 +129,10 @@ class SaveService:
             elif self._closing:
                 await self._end()
                 return
+
+    def _in_hand(self) -> list[int]:
+        with self._guard:
+            return [ticket.job.ordinal for ticket in (self._current, *self._queue) if ticket is not None]
 
     def finish(self) -> None:
         """Take no more jobs, and end once the queue is empty; on the loop."""
@@ -163,6 +174,8 @@ class SaveService:
                 raise
             if writer.checkpoints and not (self.resumed or self._config.overwrite or self._former):
                 raise exists(self.storage.url, len(writer.checkpoints))
+            if self._former is None:
+                self._first_seq = writer.first_seq
             self.writer, self._former = writer, writer.head
             self._sweep = asyncio.create_task(self._sweep_up(writer))
         return self.writer
@@ -172,13 +185,14 @@ class SaveService:
         async with self._actor:
             self.resumed = True
             writer = await self.take()
-            return Listing(writer.head, tuple(writer.live[slot] for slot in sorted(writer.live)), writer.lost)
+            records = tuple(writer.live[slot] for slot in sorted(writer.live))
+            return Listing(writer.head, records, writer.lost, self.catalog.monitor)
 
     async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
         async with self._actor:
             writer = await self.take()
-            writer.damaged.update(damaged)
+            self.damaged.update(damaged)
             if named and writer.head.latest != seq:
                 await writer.roll_back(seq)
             writer.parent = seq
@@ -223,6 +237,7 @@ class SaveService:
             contents = await gather(ticket.job, contents, directory, writer.nonce, self.storage, self._ranks)
             attempt.phase = "commit"
             checkpoint = await self._describe(ticket.job, writer, directory, contents)
+            attempt.recording = True
             dropped, record = await self._commit(writer, checkpoint)
         except Exception as error:
             await self._reject(attempt, error)
@@ -266,11 +281,12 @@ class SaveService:
             writer.checkpoints,
             newest=checkpoint,
             protected=self.reading.keys(),
-            damaged=writer.damaged,
+            damaged=self.damaged,
         )
         if self._config.overwrite and not self.resumed:
             gone = {removal.seq for removal in removed}
-            old = [c for c in writer.checkpoints if c.seq < writer.first_seq and c.seq not in gone]
+            # Not the writer's own first one: a writer that took the run anew would drop what this training saved.
+            old = [c for c in writer.checkpoints if c.seq < self._first_seq and c.seq not in gone | self.reading.keys()]
             removed += [Removal(c.seq, c.step, "overwritten by a new training") for c in old]
         try:
             return removed, await writer.commit(checkpoint, removed)
@@ -288,14 +304,15 @@ class SaveService:
         job, checkpoint = ticket.job, record.checkpoint
         if checkpoint is None:
             return
-        self._ranks.publish(verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
-        ticket.reply(Committed(record))
         seconds = self._clock.time() - job.created / 1e6
         self._listeners.emit(
             Durable(
                 job.step, checkpoint.seq, checkpoint.size, seconds, self._clock.time(), dict(checkpoint.metrics)
             )
         )
+        # Told before the handle ends: who has waited for it finds the save in the metrics.
+        ticket.reply(Committed(record))
+        tell(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
     async def _follow_up(
         self, writer: Writer, checkpoint: Checkpoint, dropped: list[Removal], record: Record
@@ -318,12 +335,12 @@ class SaveService:
     async def _reject(self, attempt: _Attempt, error: Exception) -> None:
         ticket = attempt.ticket
         ticket.watermark.leave()
-        if attempt.directory is not None and not isinstance(error, Fenced | OutcomeUnknown):
+        if attempt.directory is not None and not attempt.may_be_recorded(error):
             await self._discard(attempt.directory)
         said = {"error": f"{type(error).__name__}: {error}"}
-        self._ranks.publish((verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal), said)
-        ticket.reply(Rejected(attempt.phase, error))
+        tell(self._ranks, (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal), said)
         self._listeners.emit(Failed(ticket.job.step, attempt.phase, error))
+        ticket.reply(Rejected(attempt.phase, error))
 
     async def _discard(self, directory: DataDirectory) -> None:
         """Delete a failed attempt: its folder's name was never and will never be in a record."""
@@ -342,6 +359,11 @@ class _Attempt:
         self.phase = "open"
         self.directory: DataDirectory | None = None
         self.announced = False
+        self.recording = False
+
+    def may_be_recorded(self, error: Exception) -> bool:
+        """Whether a record may name the attempt all the same; a fenced writer deletes nothing anyhow."""
+        return isinstance(error, Fenced) or (self.recording and isinstance(error, OutcomeUnknown))
 
     def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
         """Number the attempt and tell everyone where it goes."""

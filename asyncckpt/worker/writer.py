@@ -52,8 +52,6 @@ class Writer:
     """Slots that held a record when the run was opened: what the sweep may look at."""
     parent: int | None = None
     """Sequence number of the checkpoint that the training continues from."""
-    damaged: set[int] = field(default_factory=set)
-    """Sequence numbers found damaged: never removed, counted in no rule."""
     next_seq: int = 1
     dropped: list[Checkpoint] = field(default_factory=list)
     """What the newest record dropped."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from .explorer import Broken, explore
 
 
@@ -32,10 +34,19 @@ class Counter:
             yield Broken("growth", f"{before} becomes {after}")
 
 
-def test_finds_a_planted_state_by_the_shortest_way() -> None:
-    violation = explore(Counter(forbidden=13)).violations["value"]
-    assert violation.trace == ("double", "double", "add one")
-    assert str(violation) == "value: it is 13\n    1. double\n    2. double\n    3. add one"
+@pytest.mark.parametrize(
+    ("planted", "way"),
+    [(13, ("double", "double", "add one")), (14, ("double", "add one", "double")), (24, ("double",) * 3)],
+)
+def test_finds_a_planted_state_by_the_shortest_way(planted: int, way: tuple[str, ...]) -> None:
+    violation = explore(Counter(forbidden=planted)).violations["value"]
+    assert violation.message == f"it is {planted}"
+    assert violation.trace == way
+
+
+def test_a_violation_is_printed_as_a_numbered_trace() -> None:
+    found = explore(Counter(forbidden=13), until={"value"})
+    assert str(found.violations["value"]) == "value: it is 13\n    1. double\n    2. double\n    3. add one"
 
 
 def test_finds_a_planted_step_into_a_known_state_by_the_shortest_way() -> None:

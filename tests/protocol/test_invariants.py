@@ -96,5 +96,20 @@ def test_the_data_of_a_live_save_must_not_be_deleted(inc: int, breaks: bool) -> 
     assert_breaks("I6", found, count=int(breaks))
 
 
+def test_a_deleted_base_is_not_the_data_of_the_save_in_progress() -> None:
+    draft = checkpoint(2, 3, "B")
+    saving = Process("B", "commit", 2, draft=draft._replace(packs=draft.packs | OLD.packs))
+    before = State(STORE._replace(data=STORE.data | OLD.packs), (saving,), frozenset())
+    assert not list(sweep_spares_live_saves(before, before._replace(store=STORE), NEW))
+
+
+def test_a_missing_head_breaks_nothing_but_loading() -> None:
+    gone = Catalog(None, frozenset())
+    for before, after in ((catalog(NEW), gone), (gone, catalog(NEW))):
+        assert not list(latest_never_goes_back(before, after, "now"))
+        assert not list(no_zombie_is_visible(before, after, Process("A", inc=1)))
+    assert not list(nothing_unreachable_stays(gone, STORE))
+
+
 def assert_breaks(invariant: str, found: list[Broken], count: int = 1) -> None:
     assert [broken.invariant for broken in found] == [invariant] * count

@@ -1,46 +1,34 @@
-"""What the local storage does beyond the contract: its folders, temporaries, links, threads and errors."""
+"""What the local storage does beyond the contract: its root, folders, links and fallbacks."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import gc
 import os
 import re
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asyncckpt.errors import (
     ObjectNotFound,
-    OutcomeUnknown,
     StorageDenied,
     StorageError,
     TransientError,
 )
-from asyncckpt.storage import LocalStorage, MemoryStorage
-from asyncckpt.storage.base import PutMode, Storage, UploadInfo
+from asyncckpt.storage import LocalStorage
+from asyncckpt.storage.base import PutMode, Storage
 from asyncckpt.storage.files import Files
 from asyncckpt.testing import files as poorer
-from asyncckpt.testing.files import Call, FailingFiles, WatchedFiles
+from asyncckpt.testing.files import FailingFiles
 from asyncckpt.testing.recording import RecordingFiles, SyncEffect
 from asyncckpt.testing.stepping import count_calls, interleave
-from asyncckpt.testing.store import aligned, content, forever, keys, stream, unfinished, use
+from asyncckpt.testing.store import aligned, keys, unfinished, use
+from tests.storage.disk import BIG, everything
 
-BIG = 2 * 1024 * 1024
-
-
-def everything(root: Path) -> list[str]:
-    """Every name below `root`, hidden ones too."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
-
-
-# -- the root ------------------------------------------------------------------------------------
+# -- the root ---------------------------------------------------------------------------------------
 
 
 READINGS: dict[str, Callable[[Storage], Awaitable[object]]] = {
@@ -103,7 +91,7 @@ def test_the_root_may_be_relative_a_link_or_move(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "real/a/b").read_bytes() == b"x"
 
 
-# -- folders -------------------------------------------------------------------------------------
+# -- folders ----------------------------------------------------------------------------------------
 
 
 def test_delete_removes_empty_folders_but_never_the_root(tmp_path: Path) -> None:
@@ -204,7 +192,7 @@ def test_a_folder_that_is_always_removed_is_worth_another_try_later(tmp_path: Pa
     assert everything(tmp_path) == []
 
 
-# -- listing -------------------------------------------------------------------------------------
+# -- listing ----------------------------------------------------------------------------------------
 
 
 def test_listing_passes_over_links_and_strange_names(tmp_path: Path) -> None:
@@ -248,332 +236,7 @@ def test_a_folder_removed_while_it_is_listed_is_empty(tmp_path: Path) -> None:
     use(LocalStorage(tmp_path, files=FailingFiles("scan", errno.ENOENT, pattern="*/c")), act)
 
 
-# -- unfinished puts -----------------------------------------------------------------------------
-
-
-def test_what_a_killed_put_left_is_listed_and_aborted(tmp_path: Path) -> None:
-    crashed = LocalStorage(tmp_path, files=FailingFiles("unlink", errno.EIO, pattern="*.tmp-*"))
-
-    async def crash(store: Storage) -> None:
-        halfway = asyncio.Event()
-        put = asyncio.create_task(store.put("a/b", forever(halfway)))
-        await halfway.wait()
-        put.cancel()
-        await asyncio.wait([put])
-
-    async def tidy(store: Storage) -> None:
-        assert await keys(store) == []
-        (upload,) = await unfinished(store)
-        assert upload.key == "a/b"
-        await store.abort(upload)
-        await store.abort(upload)
-        assert await unfinished(store) == []
-
-    use(crashed, crash)
-    use(LocalStorage(tmp_path), tidy)
-    assert everything(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "upload",
-    ["a/b", "../x", ".0123456789abcdef.tmp-../x", "../.0123456789abcdef.tmp-x", "a/../.0123456789abcdef.tmp-x", ""],
-)
-def test_only_temporaries_below_the_root_can_be_aborted(tmp_path: Path, upload: str) -> None:
-    (tmp_path / "run/a").mkdir(parents=True)
-    for path in ("run/a/b", "x", ".0123456789abcdef.tmp-x", "run/.0123456789abcdef.tmp-x"):
-        (tmp_path / path).write_bytes(b"x")
-    before = everything(tmp_path)
-    with pytest.raises(StorageError, match="not an upload of this store"):
-        use(LocalStorage(tmp_path / "run"), lambda store: store.abort(UploadInfo("a/b", upload)))
-    assert everything(tmp_path) == before
-
-
-def test_a_put_whose_temporary_was_swept_away_fails(tmp_path: Path) -> None:
-    async def act(store: Storage) -> None:
-        halfway, more = asyncio.Event(), asyncio.Event()
-
-        async def parts() -> AsyncIterator[bytes]:
-            yield bytes(BIG)
-            halfway.set()
-            await more.wait()
-
-        put = asyncio.create_task(store.put("a/b", parts()))
-        await halfway.wait()
-        for upload in await unfinished(store):
-            await store.abort(upload)
-        more.set()
-        with pytest.raises(TransientError):
-            await put
-        assert await keys(store) == []
-
-    use(LocalStorage(tmp_path), act)
-
-
-@pytest.mark.parametrize("announced", [2, 4])
-@pytest.mark.parametrize("streamed", [True, False])
-@pytest.mark.parametrize("local", [True, False])
-def test_a_length_that_is_not_kept_fails_the_put(tmp_path: Path, announced: int, streamed: bool, local: bool) -> None:
-    async def act(store: Storage) -> None:
-        await store.put("a", [b"old"])
-        with pytest.raises(StorageError, match=f"{announced} bytes were announced, but there are 3"):
-            await store.put("a", stream([b"new"]) if streamed else [b"new"], length=announced)
-        assert await content(store, "a") == b"old"
-
-    use(LocalStorage(tmp_path) if local else MemoryStorage(), act)
-    assert everything(tmp_path) == ["a"] * local
-
-
-# -- faults --------------------------------------------------------------------------------------
-
-PUT_CALLS = ["create", "reserve", "write", "truncate", "sync", "close", "replace", "sync_folder"]
-
-
-@pytest.mark.parametrize("name", PUT_CALLS)
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_any_call_of_a_put_may_fail(tmp_path: Path, name: str, number: int) -> None:
-    files = FailingFiles(name, number, pattern="*/a/*" if name != "sync_folder" else "*/a")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/b").write_bytes(b"old")
-    unknown = name == "sync_folder" or (name in ("close", "replace") and number == errno.EIO)
-    expected = OutcomeUnknown if unknown else StorageDenied if number == errno.ENOSPC else StorageError
-
-    async def act(store: Storage) -> None:
-        with pytest.raises(expected) as caught:
-            await store.put("a/b", stream(aligned([8192 + 5])), length=8192 + 5)
-        assert type(caught.value) is expected
-        assert caught.value.errno == number
-        assert isinstance(caught.value.__cause__, OSError)
-        assert str(tmp_path / "a/b") in str(caught.value)
-
-    use(LocalStorage(tmp_path, files=files), act)
-    assert everything(tmp_path) == ["a", "a/b"]
-    assert ((tmp_path / "a/b").read_bytes() == b"old") == (name != "sync_folder")
-    # L2: a file whose write or sync failed is given up; a second sync may claim success for lost pages.
-    assert files.matched == 1
-
-
-def test_the_next_put_after_a_fault_succeeds(tmp_path: Path) -> None:
-    async def act(store: Storage) -> None:
-        with pytest.raises(StorageError):
-            await store.put("a", [b"new"])
-        await store.put("a", [b"new"])
-        assert await content(store, "a") == b"new"
-
-    use(LocalStorage(tmp_path, files=FailingFiles("sync", errno.EIO)), act)
-
-
-@pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ETIMEDOUT])
-def test_a_link_whose_reply_was_lost_is_found_by_its_count(tmp_path: Path, number: int) -> None:
-    class Remote(poorer.WithoutTmpfile, FailingFiles):
-        pass
-
-    async def act(store: Storage) -> None:
-        await store.put("a/b", [b"x"], mode="create")
-        assert await content(store, "a/b") == b"x"
-        assert await unfinished(store) == []
-
-    use(LocalStorage(tmp_path, files=Remote("link", number, pattern="*/a/b", applied=True)), act)
-
-
-@pytest.mark.parametrize("name", ["link", "link_unnamed"])
-def test_a_create_that_may_have_happened_is_unknown(tmp_path: Path, name: str) -> None:
-    class Remote(poorer.WithoutTmpfile, FailingFiles):
-        pass
-
-    kind = FailingFiles if name == "link_unnamed" else Remote
-    files = kind(name, errno.EIO, pattern="*/a/b")
-    with pytest.raises(OutcomeUnknown, match="read the object to find out"):
-        use(LocalStorage(tmp_path, files=files), lambda store: store.put("a/b", [b"x"], mode="create"))
-    assert everything(tmp_path) == ["a"]
-
-
-def test_a_create_whose_folder_could_not_be_synced_stays(tmp_path: Path) -> None:
-    async def act(store: Storage) -> None:
-        with pytest.raises(OutcomeUnknown):
-            await store.put("a/b", [b"x"], mode="create")
-        assert await content(store, "a/b") == b"x"
-
-    use(LocalStorage(tmp_path, files=FailingFiles("sync_folder", errno.EIO, pattern="*/a")), act)
-
-
-def test_short_writes_and_reads_of_small_objects_are_continued(tmp_path: Path) -> None:
-    class Dribbling(Files):
-        def write(self, descriptor: int, data: memoryview, offset: int) -> int:
-            return super().write(descriptor, data[:3], offset)
-
-        def read(self, descriptor: int, into: memoryview, offset: int) -> int:
-            return super().read(descriptor, into[:3], offset)
-
-    async def act(store: Storage) -> None:
-        await store.put("a", [b"0123456789"])
-        assert await content(store, "a") == b"0123456789"
-
-    use(LocalStorage(tmp_path, files=Dribbling()), act)
-    assert (tmp_path / "a").read_bytes() == b"0123456789"
-
-
-def test_a_small_write_that_takes_nothing_is_an_error(tmp_path: Path) -> None:
-    class Stuck(Files):
-        def write(self, descriptor: int, data: memoryview, offset: int) -> int:
-            return 0
-
-    with pytest.raises(StorageError, match="Input/output error"):
-        use(LocalStorage(tmp_path, files=Stuck()), lambda store: store.put("a", [b"x"]))
-
-
-def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    class Shrinking(Files):
-        def read(self, descriptor: int, into: memoryview, offset: int) -> int:
-            return min(super().read(descriptor, into[:5], offset), max(0, 7 - offset))
-
-    async def act(store: Storage) -> None:
-        await store.put("a", [b"0123456789"])
-        await store.put("big", [bytes(BIG)])
-        for key in ("a", "big"):
-            with pytest.raises(StorageError, match="shorter"):
-                await store.get(key)
-        assert bytes(await store.get("a", length=7)) == b"0123456"
-
-    use(LocalStorage(tmp_path, files=Shrinking()), act)
-
-
-# -- threads -------------------------------------------------------------------------------------
-
-
-def test_the_event_loop_never_touches_the_disk(tmp_path: Path) -> None:
-    class Watching(WatchedFiles):
-        def around(self, call: Call) -> Any:
-            assert threading.current_thread().name.startswith("asyncckpt-"), call
-            return super().around(call)
-
-    async def act(store: LocalStorage) -> None:
-        await store.probe()
-        await store.put("a/b", [b"x"])
-        await store.put("a/c", aligned([BIG, 5]), mode="create")
-        await store.put("a/d", stream([b"x"]))
-        assert await content(store, "a/b") == b"x"
-        assert len(await store.get("a/c")) == BIG + 5
-        assert await keys(store) == ["a/b", "a/c", "a/d"]
-        await store.head("a/b")
-        await store.link("latest", "a/b")
-        await store.delete(["a/b"])
-        await unfinished(store)
-        with pytest.raises(ZeroDivisionError):
-            await store.put("a/b", (bytes([1 // 0]) async for _ in stream([b""])))
-
-    store = LocalStorage(tmp_path, files=Watching())
-    use(store, lambda _: act(store))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncckpt-")]
-
-
-class Holding(WatchedFiles):
-    """Holds calls of one name until `go`, fails them then if asked to, and notes the calls done."""
-
-    def __init__(self, name: str, *, fails: bool = False) -> None:
-        super().__init__()
-        self.name, self.fails, self.done = name, fails, list[str]()
-        self.held, self.go = threading.Event(), threading.Event()
-
-    def around(self, call: Call) -> Any:
-        if call.name == self.name:
-            self.held.set()
-            self.go.wait(60)
-            if self.fails:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-        result = super().around(call)
-        self.done.append(call.name)
-        return result
-
-
-async def cancel_while_held(files: Holding, action: Awaitable[object]) -> None:
-    """Cancel `action` twice while its thread is in the held call, then let that go on."""
-    task = asyncio.ensure_future(action)
-    await asyncio.to_thread(files.held.wait, 60)
-    before = list(files.done)
-    for _ in range(2):
-        task.cancel()
-        await asyncio.wait([task], timeout=0)
-    assert not task.done()
-    assert files.done == before
-    files.go.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-@pytest.mark.parametrize("small", [True, False])
-@pytest.mark.parametrize("name", ["create", "write", "sync"])
-def test_a_cancelled_put_waits_for_its_thread(tmp_path: Path, name: str, small: bool) -> None:
-    # Closing the descriptor under a running write would let that write hit whatever file gets the number next.
-    files = Holding(name)
-    parts = [b"new"] if small else aligned([BIG])
-    use(LocalStorage(tmp_path, files=files), lambda store: cancel_while_held(files, store.put("a", parts)))
-    assert files.done[-2:] == ["close", "unlink"]
-    assert everything(tmp_path) == []
-
-
-def test_a_failure_after_the_cancellation_is_not_left_lying(tmp_path: Path) -> None:
-    complaints: list[dict[str, Any]] = []
-
-    async def act(store: Storage) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        await cancel_while_held(files, store.put("a", aligned([BIG])))
-
-    files = Holding("write", fails=True)
-    use(LocalStorage(tmp_path, files=files), act)
-    gc.collect()
-    assert complaints == []
-    assert everything(tmp_path) == []
-
-
-def test_a_put_cancelled_while_publishing_is_there(tmp_path: Path) -> None:
-    files = Holding("replace")
-    use(LocalStorage(tmp_path, files=files), lambda store: cancel_while_held(files, store.put("a", [b"new"])))
-    assert files.done[-2:] == ["replace", "sync_folder"]
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert everything(tmp_path) == ["a"]
-
-
-@pytest.mark.parametrize("size", [3, 40 * 1024 * 1024])
-@pytest.mark.parametrize("name", ["open", "read"])
-def test_a_cancelled_get_waits_for_its_threads(tmp_path: Path, name: str, size: int) -> None:
-    (tmp_path / "a").write_bytes(bytes(size))
-    files = Holding(name)
-    use(LocalStorage(tmp_path, files=files), lambda store: cancel_while_held(files, store.get("a")))
-    assert files.done[-1] == "close"
-    assert files.done.count("open") == files.done.count("close") == 1
-
-
-def test_a_failing_read_waits_for_the_others(tmp_path: Path) -> None:
-    class OneFails(Files):
-        def __init__(self) -> None:
-            super().__init__()
-            self.reading = threading.Barrier(2)
-            self.failed = threading.Event()
-            self.finished = list[int]()
-
-        def read(self, descriptor: int, into: memoryview, offset: int) -> int:
-            self.reading.wait(60)
-            if offset == 0:
-                self.failed.set()
-                raise OSError(errno.EIO, "bad sector")
-            self.failed.wait(60)
-            got = super().read(descriptor, into, offset)
-            self.finished.append(got)
-            return got
-
-    (tmp_path / "a").write_bytes(bytes(32 * 1024 * 1024))
-    files = OneFails()
-    store = LocalStorage(tmp_path, files=files)
-
-    async def act(store: Storage) -> None:
-        with pytest.raises(StorageError, match="bad sector"):
-            await store.get("a")
-        assert files.finished == [16 * 1024 * 1024]
-
-    use(store, act)
-
-
-# -- links and fallbacks -------------------------------------------------------------------------
+# -- links and fallbacks ----------------------------------------------------------------------------
 
 
 def test_links_are_relative_and_swapped(tmp_path: Path) -> None:

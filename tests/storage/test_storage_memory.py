@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 
@@ -25,13 +27,20 @@ def _eager_switching() -> Iterator[None]:
 def test_it_can_be_listed_while_others_put() -> None:
     store = MemoryStorage()
 
+    listed = threading.Event()
+
     async def put() -> None:
-        for number in range(3000):
+        for number in count():
             await store.put(f"a/{number}", [b"x"])
+            if listed.is_set():
+                return
 
     async def look() -> None:
-        while len(await keys(store)) < 3000:
-            pass
+        try:
+            while len(await keys(store)) < 10_000:
+                pass
+        finally:
+            listed.set()
 
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(asyncio.run, put()), threads.submit(asyncio.run, look())]:
