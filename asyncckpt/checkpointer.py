@@ -124,6 +124,7 @@ class AsyncCheckpointer:
         self._process = os.getpid()
         self._closed = False
         self._begun = False
+        self._prepared = False
         self._resumes = 0
         self._agreement = Agreement(ranks)
         self._decided: int | None = None
@@ -157,8 +158,15 @@ class AsyncCheckpointer:
             return None
         self._decided = step
         if not self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics))):
+            self._prepare()
             return None
         return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
+
+    def _prepare(self) -> None:
+        """Once, after the first step or a resume: by then the optimizer has its state, and a save is to come."""
+        if not self._prepared:
+            self._prepared = True
+            self._saver.prepare()
 
     def epoch_end(
         self, epoch: int, *, step: int | None = None, metrics: Mapping[str, Any] | None = None
@@ -264,6 +272,7 @@ class AsyncCheckpointer:
         state = self._apply(loaded, strict=True)
         seq, named = loaded.checkpoint.seq, which != "latest"
         self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named))
+        self._prepare()
         return state
 
     def restore(

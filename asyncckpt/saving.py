@@ -6,6 +6,7 @@ queue the LAZY copies and the job. Whatever happens after that is on the handle.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import secrets
@@ -80,6 +81,15 @@ class Saver(Generic[_S]):
         self._ordinal = 0
         self._saves = 0
         self.handles: list[SaveHandle] = []
+
+    def prepare(self) -> None:
+        """Plan the state as it is now, and fault the arenas for it in, so that the first save finds both ready.
+
+        Raises `UnsupportedState` for what cannot be held: better now than at the first save.
+        """
+        plan = self._planned(self._capture.read())
+        with contextlib.suppress(SaveFailed):  # a budget that is too small is the save's to tell
+            self.stager.prefault(self._arenas.spares(plan.layout.size))
 
     # -- the call ------------------------------------------------------------------------------------------
 
@@ -175,9 +185,7 @@ class Saver(Generic[_S]):
             snapshot.stop()
             snapshot.release()
             raise
-        spare = self._arenas.spare(plan.layout.size)
-        if spare is not None:
-            self.stager.prefault(spare)
+        self.stager.prefault(self._arenas.spares(plan.layout.size))
 
     def _is_sampled(self, plan: Plan) -> bool:
         self._saves += 1

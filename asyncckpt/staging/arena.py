@@ -125,15 +125,13 @@ class ArenaPool:
                 self._free.append(arena)
             self._changed.notify_all()
 
-    def spare(self, size: int) -> Arena | None:
-        """A free arena to fault in ahead of its use, created if the generations allow one more."""
+    def spares(self, size: int) -> list[Arena]:
+        """Free arenas of at least `size` bytes to fault in ahead of their use, all that the generations allow."""
         with self._changed:
-            cold = [a for a in self._free if not a.prefaulted and a.capacity >= size]
-            room = len(self._free) + len(self._leased) < self.generations(size)
-            if not cold and room and not self._closed:
-                cold = [Arena(size)]
-                self._free += cold
-            return cold[0] if cold else None
+            self._free = [arena for arena in self._free if arena.capacity >= size]
+            room = 0 if self._closed else self.generations(size) - len(self._free) - len(self._leased)
+            self._free += [Arena(size) for _ in range(room)]
+            return [arena for arena in self._free if not arena.prefaulted]
 
     def close(self) -> None:
         """Drop what is free; leased arenas go when they are released."""

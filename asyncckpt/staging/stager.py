@@ -7,12 +7,13 @@ it. Whatever goes wrong in the copy opens the latch and fails the one snapshot: 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -90,6 +91,11 @@ class Schedule:
         )
 
 
+def _prefault(arenas: Sequence[Arena]) -> None:
+    for arena in arenas:
+        arena.prefault()
+
+
 def _parts(region: Region) -> list[Region]:
     """A large row-major region in pieces, so that the writer can follow close behind the copy."""
     tensor = region.source.tensor
@@ -102,9 +108,7 @@ def _parts(region: Region) -> list[Region]:
 
 def _part(region: Region, tensor: Tensor, shift: int) -> Region:
     source = region.source
-    return Region(
-        region.path, region.offset + shift, tensor.nbytes, type(source)(source.path, tensor, source.lazy)
-    )
+    return Region(region.path, region.offset + shift, tensor.nbytes, type(source)(source.path, tensor, source.lazy))
 
 
 def _runs(regions: list[Region]) -> list[list[Region]]:
@@ -254,9 +258,11 @@ class Stager:
         with self._lock:
             self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
 
-    def prefault(self, arena: Arena) -> None:
-        """Fault `arena` in, in the background."""
-        self._do(arena.prefault)
+    def prefault(self, arenas: Sequence[Arena]) -> None:
+        """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up."""
+        if arenas:
+            fault = functools.partial(_prefault, arenas)
+            threading.Thread(target=fault, name="asyncckpt-prefault", daemon=True).start()
 
     def guard(self) -> None:
         """Return once no LAZY tensor is being copied; costs nothing when none is."""

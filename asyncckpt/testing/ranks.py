@@ -118,7 +118,7 @@ def _process_class() -> type[BaseProcess]:
     if sys.platform != "linux":  # elsewhere a fork of a process that has imported torch may hang
         return multiprocessing.get_context("spawn").Process
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "asyncckpt.checkpointer"])
+    context.set_forkserver_preload(["torch._dynamo", "torch.distributed", "asyncckpt.checkpointer"])
     return context.Process
 
 

@@ -24,7 +24,7 @@ class Toy(nn.Module):
 
     def __init__(self, value: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((8, 8), value))
+        self.weight = nn.Parameter(torch.full((8, 8), float(value)))
 
     @property
     def value(self) -> float:

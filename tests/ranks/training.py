@@ -41,7 +41,7 @@ class Tally:
 
     def __init__(self, rank: int) -> None:
         self.sums = torch.zeros(3 + rank)
-        self.owner = f"rank {rank}"
+        self.owner: object = f"rank {rank}"
 
     def state_dict(self) -> State:
         return {"sums": self.sums, "owner": self.owner}

@@ -1,0 +1,383 @@
+"""Resuming and restoring: from what is sound, past what is damaged, and never silently from nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
+from asyncckpt.errors import (
+    CheckpointCorruptError,
+    CheckpointNotFoundError,
+    HeadDamaged,
+    RunRefused,
+    SaveFailed,
+    StorageDenied,
+    StorageError,
+)
+from asyncckpt.events import Damaged
+from asyncckpt.storage import LocalStorage
+from asyncckpt.testing.slow import GatedStorage
+
+from .conftest import Make
+from .trainings import Recorder, Toy, saved, steps, tree
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints of the steps 1, 2 and 3."""
+    root = tmp_path_factory.mktemp("three") / "run"
+    saved(root, 1, 2, 3)
+    return root
+
+
+@pytest.fixture
+def root(three: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(three, tmp_path / "run", symlinks=True))
+
+
+def folder_of(root: Path, step: int) -> Path:
+    (found,) = root.glob(f"data/*-step-{step}-*")
+    return found
+
+
+def pack_of(root: Path, step: int) -> Path:
+    (found,) = folder_of(root, step).glob("*.safetensors")
+    return found
+
+
+def flip(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGES: dict[str, Callable[[Path, int], None]] = {
+    "a flipped bit": lambda root, step: flip(pack_of(root, step)),
+    "a truncated pack": lambda root, step: os.truncate(pack_of(root, step), 4100),
+    "an empty pack": lambda root, step: os.truncate(pack_of(root, step), 0),
+    "zeros instead of bytes": lambda root, step: zero(pack_of(root, step)),
+    "a pack that is gone": lambda root, step: pack_of(root, step).unlink(),
+    "a manifest that is gone": lambda root, step: (folder_of(root, step) / "manifest.json").unlink(),
+    "a flipped bit in the manifest": lambda root, step: flip(folder_of(root, step) / "manifest.json", 40),
+    "an empty manifest": lambda root, step: os.truncate(folder_of(root, step) / "manifest.json", 0),
+    "another checkpoint's manifest": lambda root, step: shutil.copy(
+        folder_of(root, step - 1) / "manifest.json", folder_of(root, step) / "manifest.json"
+    ),
+    "a folder that is gone": lambda root, step: shutil.rmtree(folder_of(root, step)),
+}
+
+damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+
+
+@damaged
+def test_resume_reports_a_damaged_checkpoint_and_takes_the_one_before_it(
+    make: Make,
+    root: Path,
+    recorder: Recorder,
+    registry: CollectorRegistry,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path, int], None],
+) -> None:
+    damage(root, 3)
+    toy = Toy()
+    ckpt = make(root, model=toy)
+    state = ckpt.resume()
+    assert (state.step, toy.value) == (2, 2)
+    (event,) = recorder.of(Damaged)
+    assert (event.step, event.seq) == (3, 3)
+    assert str(root) in event.reason
+    assert registry.get_sample_value("asyncckpt_damaged_checkpoints_total") == 1
+    assert "(step 3) is damaged and is left as it is" in caplog.text
+    assert steps(ckpt) == [1, 2, 3]
+
+
+def test_resume_passes_a_pack_that_cannot_be_read(make: Make, root: Path, recorder: Recorder) -> None:
+    store = GatedStorage(LocalStorage(root))
+    store.fail("get", "data/*-step-3-*", lambda: StorageDenied(13, "Permission denied"))
+    toy = Toy()
+    assert make(store, model=toy).resume().step == 2
+    assert toy.value == 2
+    assert "Permission denied" in recorder.of(Damaged)[0].reason
+
+
+def test_retention_never_deletes_what_was_found_damaged(make: Make, root: Path) -> None:
+    flip(pack_of(root, 3))
+    ckpt = make(root, model=Toy(), keep=RetentionPolicy(last=2))
+    assert ckpt.resume().step == 2
+    for step in (4, 5, 6):
+        ckpt.save(step).wait()
+    ckpt.close()
+    assert steps(make(root, model=Toy())) == [3, 5, 6]
+    assert pack_of(root, 3).exists()
+
+
+def test_P5_what_was_found_damaged_stays_also_when_the_worker_dies(make: Make, root: Path) -> None:
+    flip(pack_of(root, 3))
+    store = GatedStorage(LocalStorage(root))
+    ckpt = make(store, model=Toy(), keep=RetentionPolicy(last=1))
+    assert ckpt.resume().step == 2
+    store.fail("put", "data/*", SystemExit, times=1)
+    with pytest.raises(SaveFailed):
+        ckpt.save(4).wait()
+    ckpt.save(5).wait()
+    assert steps(ckpt) == [3, 5]
+
+
+@damaged
+def test_a_damaged_checkpoint_that_was_named_is_an_error(
+    make: Make, root: Path, damage: Callable[[Path, int], None]
+) -> None:
+    damage(root, 3)
+    before = tree(root)
+    toy = Toy(-1)
+    ckpt = make(root, model=toy)
+    for which in ("latest", 3, "00000003", "3"):
+        with pytest.raises(CheckpointCorruptError):
+            ckpt.restore(which)
+        with pytest.raises(CheckpointCorruptError):
+            load(root, which)
+    assert tree(root) == before
+    with pytest.raises(CheckpointCorruptError):
+        ckpt.resume(which=3)
+    assert toy.value == -1
+    assert ckpt.restore(2).step == 2
+
+
+def test_resume_raises_when_every_checkpoint_is_damaged_and_changes_nothing(make: Make, root: Path) -> None:
+    for step in (1, 2, 3):
+        flip(pack_of(root, step))
+    toy = Toy(-1)
+    ckpt = make(root, model=toy)
+    with pytest.raises(CheckpointCorruptError, match="all 3 checkpoints of this run are damaged"):
+        ckpt.resume()
+    assert toy.value == -1
+    assert steps(ckpt) == [1, 2, 3]
+
+
+def test_a_lost_record_is_reported_and_keeps_the_run_from_looking_empty(
+    make: Make, root: Path, recorder: Recorder
+) -> None:
+    for slot in (2, 3, 4):
+        flip(root / f"commits/{slot:010d}.json", 30)
+    ckpt = make(root, model=Toy())
+    with pytest.raises(CheckpointCorruptError, match="all 3"):
+        ckpt.resume()
+    assert [event.step for event in recorder.of(Damaged)] == [None] * 3
+    assert len(list(root.glob("data/*/*.safetensors"))) == 3
+
+
+def test_a_damaged_head_is_an_error_and_never_a_step_back(make: Make, root: Path) -> None:
+    flip(max(root.glob("commits/*.json")), 30)
+    ckpt = make(root, model=Toy())
+    for call in (ckpt.resume, ckpt.checkpoints, ckpt.latest, lambda: ckpt.restore("latest")):
+        with pytest.raises(HeadDamaged):
+            call()
+
+
+# -- nothing there, and things that only look like it ------------------------------------------------------
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["empty", "absent"])
+def test_an_empty_root_resumes_as_none(make: Make, tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / "run").mkdir()
+    ckpt = make(tmp_path / "run", model=Toy())
+    assert ckpt.resume() is None
+    assert (ckpt.latest(), ckpt.best(), ckpt.checkpoints()) == (None, None, [])
+    assert ckpt.save(1).wait().step == 1
+
+
+def test_a_root_that_is_a_file_is_an_error(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("not a run")
+    ckpt = make(tmp_path / "run", model=Toy())
+    with pytest.raises(StorageError):
+        ckpt.resume()
+    with pytest.raises(SaveFailed):
+        ckpt.save(1).wait()
+    assert (tmp_path / "run").read_text() == "not a run"
+
+
+@pytest.mark.parametrize("request_", ["get", "list"])
+def test_a_root_that_cannot_be_read_is_an_error(make: Make, store: GatedStorage, request_: str) -> None:
+    make(model=Toy()).save(1).wait()
+    store.fail(request_, "*", lambda: StorageDenied(13, "Permission denied"))
+    ckpt = make(model=Toy())
+    for call in (ckpt.resume, ckpt.latest, ckpt.checkpoints, lambda: ckpt.restore("latest")):
+        with pytest.raises(StorageDenied):
+            call()
+
+
+def test_commits_without_their_run_file_are_an_error(make: Make, root: Path) -> None:
+    (root / "run.json").unlink()
+    before = tree(root)
+    ckpt = make(root, model=Toy())
+    for call in (ckpt.resume, ckpt.latest, ckpt.checkpoints, lambda: ckpt.restore("latest"), lambda: load(root)):
+        with pytest.raises(RunRefused, match=r"holds commits but no run\.json"):
+            call()
+    with pytest.raises(SaveFailed, match=r"run\.json"):
+        ckpt.save(4).wait()
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("which", [7, "00000007", "7", "best", "newest"])
+def test_what_is_not_there_says_what_is(make: Make, root: Path, which: int | str) -> None:
+    ckpt = make(root, model=Toy())
+    with pytest.raises(CheckpointNotFoundError, match=f"no checkpoint {which!r}: steps 1, 2, 3 are there") as error:
+        ckpt.restore(which)
+    assert isinstance(error.value, FileNotFoundError)
+    with pytest.raises(CheckpointNotFoundError):
+        ckpt.resume(which=which)
+
+
+# -- going back --------------------------------------------------------------------------------------------
+
+
+def test_resume_of_a_named_step_holds_across_a_crash_before_the_next_save(make: Make, root: Path) -> None:
+    toy = Toy()
+    assert make(root, model=toy).resume(which=1).step == 1
+    again = make(root, model=toy)  # closes the first, as a new process would find it
+    assert again.resume().step == 1
+    assert toy.value == 1
+    assert (again.latest().step, load(root).info.step) == (1, 1)
+    assert steps(again) == [1, 2, 3]
+
+
+def test_an_abandoned_branch_is_no_candidate_even_when_what_came_after_is_damaged(make: Make, root: Path) -> None:
+    ckpt = make(root, model=Toy())
+    ckpt.resume(which=1)
+    ckpt.save(10).wait()
+    ckpt.close()
+    flip(pack_of(root, 10))
+    assert make(root, model=Toy()).resume().step == 1
+
+
+def test_a_step_of_the_abandoned_branch_is_replaced_when_it_is_saved_again(make: Make, root: Path) -> None:
+    toy = Toy()
+    ckpt = make(root, model=toy)
+    ckpt.resume(which=1)
+    toy.value = 22
+    ckpt.save(2).wait()
+    assert steps(ckpt) == [1, 3, 2]
+    assert ckpt.latest().step == 2
+    toy.value = 0
+    ckpt.restore(2)
+    assert toy.value == 22
+
+
+def test_saves_under_way_are_finished_before_a_training_goes_back(make: Make, store: GatedStorage) -> None:
+    toy = Toy()
+    ckpt = make(model=toy)
+    ckpt.save(1).wait()
+    with store.hold("put", "data/*") as gate, ThreadPoolExecutor(1) as thread:
+        ckpt.save(2)
+        ckpt.save(3)
+        gate.wait_reached()
+        resuming = thread.submit(ckpt.resume, which=1)
+        gate.open()
+        assert resuming.result().step == 1
+    assert ckpt.latest().step == 1
+    assert make(model=toy).resume().step == 1
+
+
+def test_best_is_by_the_monitor_and_neither_nan_nor_a_tie_wins(make: Make) -> None:
+    values = {1: float("nan"), 2: 0.5, 3: 0.25, 4: 0.25, 5: 0.75}
+    toy = Toy()
+    ckpt = make(model=toy, monitor=("loss", "min"))
+    for step, loss in values.items():
+        toy.value = step
+        ckpt.save(step, metrics={"loss": loss}).wait()
+    assert ckpt.best().step == 3
+    assert [info.step for info in ckpt.checkpoints() if info.is_best] == [3]
+    assert ckpt.restore("best").step == 3
+    assert toy.value == 3
+    assert ckpt.resume(which="best").step == 3
+    assert ckpt.latest().step == 3
+
+
+def test_best_is_judged_by_the_monitor_of_whoever_asks(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), monitor=("loss", "min"))
+    ckpt.save(1, metrics={"loss": 0.1, "accuracy": 0.5}).wait()
+    ckpt.save(2, metrics={"loss": 0.2, "accuracy": 0.9}).wait()
+    ckpt.close()
+    assert make(model=Toy()).best().step == 1
+    other = make(model=Toy(), monitor=("accuracy", "max"))
+    assert other.best().step == 2
+    assert [info.step for info in other.checkpoints() if info.is_best] == [2]
+    assert other.restore("best").step == 2
+    assert other.resume(which="best").step == 2
+
+
+def test_a_checkpoint_is_restored_by_step_or_by_id(make: Make, root: Path) -> None:
+    toy = Toy()
+    ckpt = make(root, model=toy)
+    for which, step in ((1, 1), ("00000002", 2), ("2", 2), ("latest", 3)):
+        assert ckpt.restore(which).step == step
+        assert toy.value == step
+        assert load(root, which).info.step == step
+
+
+# -- reading never writes ----------------------------------------------------------------------------------
+
+
+def test_reading_never_writes(root: Path) -> None:
+    before = tree(root)
+    with AsyncCheckpointer(root, model=Toy(), keep=RetentionPolicy(last=1), overwrite=True) as ckpt:
+        assert ckpt.latest().step == 3
+        assert ckpt.best() is None
+        assert len(ckpt.checkpoints()) == 3
+        assert ckpt.restore(2).step == 2
+        assert load(root).info.step == 3
+        ckpt.wait()
+    assert tree(root) == before
+
+
+def test_reading_an_absent_root_does_not_make_it(tmp_path: Path) -> None:
+    with AsyncCheckpointer(tmp_path / "run", model=Toy()) as ckpt:
+        assert ckpt.latest() is None
+        with pytest.raises(CheckpointNotFoundError):
+            ckpt.restore("latest")
+        with pytest.raises(CheckpointNotFoundError):
+            load(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_disturbs_no_writer(make: Make, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(root)
+    writer = make(root, model=Toy())
+    writer.resume()
+    writer.save(4).wait()
+    reader = make(tmp_path / "alias", model=Toy())
+    assert reader.restore("latest").step == 4
+    assert steps(reader) == [1, 2, 3, 4]
+    reader.close()
+    assert writer.save(5).wait().step == 5
+
+
+def test_retention_spares_what_this_process_is_reading(make: Make, store: GatedStorage) -> None:
+    toy = Toy(1)
+    ckpt = make(model=toy, keep=RetentionPolicy(last=1))
+    ckpt.save(1).wait()
+    with store.hold("get", "data/*/manifest.json") as gate, ThreadPoolExecutor(1) as thread:
+        restoring = thread.submit(ckpt.restore, 1)
+        gate.wait_reached()
+        toy.value = 2
+        for step in (2, 3, 4):
+            ckpt.save(step).wait()
+        assert steps(ckpt) == [1, 4]
+        gate.open()
+        assert restoring.result().step == 1
+    assert toy.value == 1
+    ckpt.save(5).wait()
+    assert steps(ckpt) == [5]

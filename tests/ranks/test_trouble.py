@@ -1,0 +1,185 @@
+"""One rank cannot do its part of a save: all handles fail at once, name that rank, and the next save works.
+
+Nothing here shortens a deadline: what waited for one would not end before the launcher gives up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.distributed import coordinator
+from asyncckpt.errors import CheckpointDirectoryExistsError, StorageDenied, UnsupportedState
+from asyncckpt.storage import from_url
+from asyncckpt.testing.ranks import StoreHost, run_ranks
+from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker import pulse
+from asyncckpt.worker.ranks import pulse_key
+from tests.ranks.looking import failure_of, is_leader, shorten_deadline, steps_of, unlisted
+from tests.ranks.training import Training
+
+pytestmark = pytest.mark.ranks
+
+
+def _write_fails(root: Path, victim: int, error: Callable[[], BaseException]) -> str:
+    """The message of a save whose shard `victim` cannot write; the saves before and after it are durable."""
+    training, storage = Training(), GatedStorage(from_url(root))
+    with training.checkpointer(storage) as checkpointer:
+        training.step()
+        checkpointer.save(1).wait()
+        if dist.get_rank() == victim:
+            storage.fail("put", f"*/rank-0000{victim}-of-*", error, times=1)
+        message = str(failure_of(checkpointer.save(2)))
+        storage.heal()
+        training.step()
+        assert checkpointer.save(3).wait().step == 3
+    return message
+
+
+def _denied() -> StorageDenied:
+    return StorageDenied("the file system is read-only")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_cannot_write_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
+    messages = run_ranks(_write_fails, 3, tmp_path, victim, _denied)
+    said = "StorageDenied: the file system is read-only"
+    if victim == 0:
+        assert all(f"rank 0: {said}" in message for message in messages[1:])
+    else:
+        assert all(f"rank 1 could not write its shard: {said}" in messages[rank] for rank in (0, 2))
+    assert steps_of(tmp_path) == [1, 3]
+    assert unlisted(tmp_path) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_dies_on_one_rank_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
+    messages = run_ranks(_write_fails, 2, tmp_path, victim, SystemExit)
+    assert "WorkerCrashed" in messages[1 - victim]
+    assert f"rank {victim}" in messages[1 - victim]
+    assert steps_of(tmp_path) == [1, 3]
+
+
+def _state_is_refused(root: Path, victim: int) -> str:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        training.step()
+        if dist.get_rank() == victim:
+            training.tally.owner = object()
+            with pytest.raises(UnsupportedState) as caught:
+                checkpointer.save(1)
+            message = str(caught.value)
+            training.tally.owner = "rank again"
+        else:
+            message = str(failure_of(checkpointer.save(1)))
+        assert checkpointer.save(2).wait().step == 2
+    return message
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_call_that_raises_on_one_rank_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
+    messages = run_ranks(_state_is_refused, 2, tmp_path, victim)
+    assert messages[victim] in messages[1 - victim]
+    assert f"rank {victim}" in messages[1 - victim]
+    assert steps_of(tmp_path) == [2]
+
+
+def _start_over(root: Path) -> list[str]:
+    training = Training()
+    found = []
+    with training.checkpointer(root) as checkpointer:
+        for step in (1, 2):
+            if is_leader():
+                with pytest.raises(CheckpointDirectoryExistsError) as caught:
+                    checkpointer.save(step)
+                found.append(str(caught.value))
+            else:
+                found.append(str(failure_of(checkpointer.save(step))))
+        state = checkpointer.resume()
+        assert state is not None
+        assert checkpointer.save(state.step + 1).wait().step == state.step + 1
+    return found
+
+
+def test_starting_over_by_accident_is_refused_on_every_rank(tmp_path: Path) -> None:
+    run_ranks(_write_fails, 2, tmp_path, 1, _denied)
+    leader, other = run_ranks(_start_over, 2, tmp_path)
+    for step, refusal, message in zip((1, 2), leader, other, strict=True):
+        assert "holds 2 checkpoints" in refusal
+        assert message == f"the save of step {step} failed (open): rank 0: CheckpointDirectoryExistsError: {refusal}"
+    assert steps_of(tmp_path) == [1, 3, 4]
+
+
+def _out_of_step(root: Path) -> tuple[str, str]:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        error = failure_of(checkpointer.save(1 if is_leader() else 2))
+        assert checkpointer.save(3).wait().step == 3
+    return type(error.__cause__).__name__, str(error)
+
+
+def test_ranks_that_save_different_steps_are_told_so(tmp_path: Path) -> None:
+    for kind, message in run_ranks(_out_of_step, 2, tmp_path):
+        assert kind == "SaveFailed"
+        assert "save number 1 is of step 2 here and of step 1 on rank 0" in message
+    assert steps_of(tmp_path) == [3]
+
+
+def _slow_leader(root: Path) -> int:
+    """Rank 0's store takes three times as long as the deadline: it beats until then, and the others wait."""
+    training, storage = Training(), GatedStorage(from_url(root))
+    with training.checkpointer(storage) as checkpointer:
+        shorten_deadline(checkpointer, 1.5)
+        gate = storage.hold("put", "*/rank-00000-of-*")
+        first, second = checkpointer.save(1), checkpointer.save(2)
+        checkpointer.before_mutation()
+        if is_leader():
+            _wait_for_beats(checkpointer, 13)
+        gate.open()
+        return len([handle.wait() for handle in (first, second)])
+
+
+def _wait_for_beats(checkpointer: AsyncCheckpointer, count: int) -> None:
+    ranks, seen = checkpointer._ranks, -1
+    while seen < count - 1:
+        said = ranks.peek(pulse_key(2))
+        seen = said["beat"] if said else seen
+
+
+def test_a_save_that_takes_longer_than_the_deadline_is_no_death(tmp_path: Path) -> None:
+    assert run_ranks(_slow_leader, 2, tmp_path) == [2, 2]
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def _listens_late(root: Path) -> str:
+    """The other ranks ask so seldom that rank 0 is done, closed and gone long before, if it does not wait."""
+    if not is_leader():
+        pulse._FIRST_LOOK = 1.0
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        return str(checkpointer.save(1).wait().step if is_leader() else checkpointer.save(1).wait().id)
+
+
+@pytest.mark.parametrize("store", ["rank 0", "launcher"])
+def test_rank_0_leaves_last(tmp_path: Path, store: StoreHost) -> None:
+    assert run_ranks(_listens_late, 2, tmp_path, store=store) == ["1", "00000001"]
+
+
+def _only_rank_0_saves(root: Path) -> str | None:
+    coordinator.FAREWELL = 0.5
+    training = Training()
+    if not is_leader():
+        return None
+    with training.checkpointer(root) as checkpointer:
+        shorten_deadline(checkpointer, 1)
+        return str(failure_of(checkpointer.save(1)))
+
+
+def test_a_loop_in_which_rank_0_alone_saves_is_told_why_it_fails(tmp_path: Path) -> None:
+    message, _ = run_ranks(_only_rank_0_saves, 2, tmp_path)
+    assert "no report from rank 1 within 1 s" in message
+    assert "does not call step() and save() as rank 0 does" in message
