@@ -254,7 +254,7 @@ class AsyncCheckpointer:
         self._check_open()
         if allow_partial:
             raise NotImplementedError("allow_partial= has no effect in this version: it writes no partial checkpoints")
-        self._saver.stager.guard()
+        self._saver.stager.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
         self._resumes += 1
 
@@ -353,7 +353,7 @@ class AsyncCheckpointer:
     def wait(self, timeout: float | None = None) -> None:
         """Wait until every save is durable; raises `TimeoutError`, or `SaveFailed` for failures not told yet."""
         self._check_process()
-        self._saver.stager.guard()
+        self._saver.stager.settle()
         left = wait_all(self._saver.handles, timeout)
         if left:
             raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
@@ -369,7 +369,7 @@ class AsyncCheckpointer:
         self._closed = True
         limit = self._close_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        self._saver.stager.guard()
+        self._saver.stager.settle()
         left = [handle.step for handle in wait_all(self._saver.handles, limit)]
         self._pool.close(max(0.0, deadline - time.monotonic()))
         self._saver.close()

@@ -113,7 +113,7 @@ class Saver(Generic[_S]):
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
         captured = self._capture.read()
         plan = self._planned(captured)
-        handle = SaveHandle(step, self.stager.guard)
+        handle = SaveHandle(step, self.stager.settle)
         self._remember(handle)
         try:
             arena = self._lease(plan, step, on_busy)
@@ -206,7 +206,7 @@ class Saver(Generic[_S]):
             arena = self._arenas.lease(size)
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
-            self.stager.guard()
+            self.stager.settle()
             arena = self._arenas.lease(size, wait=True)
         return arena
 

@@ -177,7 +177,7 @@ def numbers(metrics: Mapping[str, Any] | None, monitor: Monitor | None, *, every
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value.detach().item())
     if isinstance(value, abstract.Real):
         return float(value)

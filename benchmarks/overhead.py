@@ -78,10 +78,12 @@ def measure(name: str, folder: Path, quick: bool) -> list[dict[str, float]]:
     from benchmarks.systems import SYSTEMS
 
     training = Training(SMALL if quick else Shape())
-    for _ in range(3):
-        training.step()
     root = folder / name
+    training.step()
     system = SYSTEMS[name](training, root)
+    for step in range(1, 4):
+        training.step()
+        system.after_step(step)
 
     def hook(*_: object) -> None:
         began = time.perf_counter()
@@ -94,7 +96,7 @@ def measure(name: str, folder: Path, quick: bool) -> list[dict[str, float]]:
         hooked = training.optimizer.register_step_pre_hook(hook)
         system.waited = 0.0
         began = time.perf_counter()
-        system.save(save + 1)
+        system.save(save + 10)
         call = time.perf_counter() - began
         durable: list[float] = []
         waiter = threading.Thread(target=_wait, args=(system, began, durable))

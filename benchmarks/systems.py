@@ -20,8 +20,12 @@ class System(Protocol):
     waited: float
     """Seconds that the optimizer was held until its state had been copied."""
 
+    def after_step(self, step: int) -> None:
+        """What the training loop calls after every step, saving or not."""
+        ...
+
     def save(self, step: int) -> None:
-        """What the training loop calls."""
+        """What it calls to save."""
         ...
 
     def before_step(self) -> None:
@@ -57,6 +61,9 @@ class Asyncckpt:
         self.waited = 0.0
         self._handle: Any = None
 
+    def after_step(self, step: int) -> None:
+        self._checkpointer.step(step)
+
     def save(self, step: int) -> None:
         self._handle = self._checkpointer.save(step)
 
@@ -81,6 +88,9 @@ class TorchSave:
     def __init__(self, training: Training, root: Path) -> None:
         self._training, self._root, self.waited = training, root, 0.0
         root.mkdir()
+
+    def after_step(self, step: int) -> None:
+        """Nothing to do."""
 
     def save(self, step: int) -> None:
         state = {"model": self._training.model.state_dict(), "optimizer": self._training.optimizer.state_dict()}
@@ -108,6 +118,9 @@ class DcpAsync:
         )
         self._stager = DefaultStager(options)
         self._response: Any = None
+
+    def after_step(self, step: int) -> None:
+        """Nothing to do."""
 
     def save(self, step: int) -> None:
         from torch.distributed.checkpoint import state_dict_saver as saver

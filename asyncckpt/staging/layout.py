@@ -221,7 +221,7 @@ def _place(sources: list[Source], aliases: Mapping[Path, Alias]) -> Plan:
         packs.append(PlannedPack(start, len(header), offset))
         headers.append((start, header))
         start += -(-offset // ALIGNMENT) * ALIGNMENT
-    layout = Layout(tuple(packs), tensors, aliases, start)
+    layout = Layout(tuple(packs), tensors, aliases, start, sum(tensor.nbytes for tensor in tensors.values()))
     return Plan(layout, tuple(regions), tuple(headers))
 
 

@@ -240,7 +240,9 @@ class Stager:
         staged: Callable[[], None],
     ) -> Snapshot:
         """Copy what is EAGER, queue what is LAZY; `staged` is called when all is there. Between two steps."""
-        self._settle()
+        self.settle()
+        with self._lock:
+            self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
         schedule = self._schedule(plan, arena)
         snapshot = Snapshot(step, schedule, verify, self._released)
         schedule.eager.copy()
@@ -248,15 +250,14 @@ class Stager:
         snapshot.watermark.advance(schedule.first_lazy)
         with self._lock:
             self._pending.append(snapshot)
-        self._do(lambda: self._copy(snapshot, staged))
+        self._do(lambda: self._copy(snapshot, plan.layout.bytes, staged))
         return snapshot
 
-    def _settle(self) -> None:
-        """Forget snapshots that need no guard; a verified one that met no optimizer step is compared now."""
-        if any(snapshot.verifying for snapshot in self._pending):
-            self.guard()
-        with self._lock:
-            self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
+    def settle(self) -> None:
+        """Compare the snapshots that are to be verified now, for a thread that waits instead of making a step."""
+        for snapshot in tuple(self._pending):
+            if snapshot.verifying and os.getpid() == self._process:
+                snapshot.guard()
 
     def prefault(self, arenas: Sequence[Arena]) -> None:
         """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up."""
@@ -297,11 +298,10 @@ class Stager:
             known = self._schedules[arena.id] = Schedule(plan, arena)
         return known
 
-    def _copy(self, snapshot: Snapshot, staged: Callable[[], None]) -> None:
+    def _copy(self, snapshot: Snapshot, nbytes: int, staged: Callable[[], None]) -> None:
         if snapshot.copy():
             staged()
-            seconds = time.monotonic() - snapshot.started
-            self._listeners.emit(Staged(snapshot.step, snapshot.watermark.reached, seconds))
+            self._listeners.emit(Staged(snapshot.step, nbytes, time.monotonic() - snapshot.started))
 
     def _do(self, task: Callable[[], None]) -> None:
         self._queue.put(task)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -55,6 +56,7 @@ class Capture:
         self._lazy = lazy
         self._components = [c for tree in trees.values() for c in components(tree)]
         self._scans: list[Scan] = []
+        self._is_known = False
         self._tensors: list[Tensor] = []
         self._addresses: list[int] = []
         self._sizes: list[int] = []
@@ -76,7 +78,7 @@ class Capture:
 
     def _unchanged(self) -> bool:
         return (
-            bool(self._scans)
+            self._is_known
             and all(_same(c.tokens(), s.tokens) for c, s in zip(self._components, self._scans, strict=True))
             and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
             and list(map(Tensor.numel, self._tensors)) == self._sizes
@@ -91,9 +93,12 @@ class Capture:
             for path, tensor in scan.tensors.items()
         ]
         self._tensors = [source.tensor for source in self._sources]
-        self._addresses = list(map(Tensor.data_ptr, self._tensors))
-        self._sizes = list(map(Tensor.numel, self._tensors))
         self._forms = None
+        self._is_known = False
+        with suppress(RuntimeError, ValueError):  # without an address (sparse, sharded): the layout refuses it, by name
+            self._addresses = list(map(Tensor.data_ptr, self._tensors))
+            self._sizes = list(map(Tensor.numel, self._tensors))
+            self._is_known = True
 
     def _with(self, volatile: Mapping[Path, Tensor]) -> list[Source]:
         forms = _forms(volatile)
@@ -136,8 +141,12 @@ def _same(now: Iterable[object], before: list[object]) -> bool:
 def _forms(volatile: Mapping[Path, Tensor]) -> list[Any]:
     """What the plan knows of volatile tensors: names and forms, and which of them share memory."""
     seen: dict[int, int] = {}
-    return [
-        (
+    return [_form(path, tensor, seen) for path, tensor in volatile.items()]
+
+
+def _form(path: Path, tensor: Tensor, seen: dict[int, int]) -> object:
+    try:
+        return (
             path,
             tensor.dtype,
             tensor.shape,
@@ -145,5 +154,5 @@ def _forms(volatile: Mapping[Path, Tensor]) -> list[Any]:
             tensor.storage_offset(),
             seen.setdefault(tensor.untyped_storage().data_ptr(), len(seen)),
         )
-        for path, tensor in volatile.items()
-    ]
+    except (RuntimeError, ValueError):
+        return object()  # like nothing before, so that a new layout is made, which refuses it by name

@@ -45,10 +45,8 @@ class Layout:
     size: int
     """Bytes of the arena, a multiple of the page size."""
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of state in it, headers not counted."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+    bytes: int
+    """Bytes of state in it, headers not counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
-from asyncckpt.errors import RunRefused, SaveFailed
-from asyncckpt.events import Durable, Failed, Listeners
+from asyncckpt.errors import RunRefused, SaveFailed, StorageError
+from asyncckpt.events import Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
@@ -81,7 +81,7 @@ class MemberService:
     async def _carry_out(self, ticket: Ticket) -> None:
         job, phase = ticket.job, "open"
         try:
-            said = await self._hear(attempt_key(job.ordinal), job)
+            said = await hear(self._ranks, attempt_key(job.ordinal), job.ordinal, self._threads)
             if "declined" in said:
                 ticket.watermark.leave()
                 ticket.reply(Declined(said["declined"]["by_step"]))
@@ -95,16 +95,16 @@ class MemberService:
             phase = "report"
             await write_report(job, contents, directory, said["writer"], self.storage)
             phase = "commit"
-            verdict = await self._hear(verdict_key(job.ordinal), job)
+            verdict = await hear(self._ranks, verdict_key(job.ordinal), job.ordinal, self._threads)
+            if verdict.get("discarded"):
+                await self._discard(directory, job)
             self._durable(ticket, verdict)
         except Exception as error:
             self._reject(ticket, phase, error)
 
-    async def _hear(self, key: str, job: SaveJob) -> dict[str, Any]:
-        return await hear(self._ranks, key, job.ordinal, self._threads)
-
     def _announced(self, said: dict[str, Any], job: SaveJob) -> DataDirectory:
-        """The folder of the attempt; raises `SaveFailed` if rank 0 counts another save as this one."""
+        """The folder of the attempt; raises `SaveFailed` if there is none, or if it is one at another save."""
+        _check(said)
         if said["step"] != job.step:
             raise SaveFailed(
                 f"save number {job.ordinal} is of step {job.step} here and of step {said['step']} on rank 0: call "
@@ -112,7 +112,16 @@ class MemberService:
             )
         return DataDirectory(said["seq"], said["step"], said["inc"], said["nonce"])
 
+    async def _discard(self, directory: DataDirectory, job: SaveJob) -> None:
+        """Delete what this rank may have written after rank 0 had emptied the folder."""
+        packs = [directory.pack(job.rank, job.world, number) for number in range(len(job.layout.packs))]
+        try:
+            await self.storage.delete([*packs, directory.report(job.rank, job.world)])
+        except StorageError as error:
+            self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
+
     def _durable(self, ticket: Ticket, verdict: dict[str, Any]) -> None:
+        _check(verdict)
         record = records.decode(verdict["record"].encode("ascii"), "rank 0's verdict")
         ticket.reply(Committed(record))
         if (checkpoint := record.checkpoint) is not None:
@@ -127,3 +136,8 @@ class MemberService:
         tell(self._ranks, trouble_key(ticket.job.ordinal, self._ranks.rank), said)
         ticket.reply(Rejected(phase, error))
         self._listeners.emit(Failed(ticket.job.step, phase, error))
+
+
+def _check(said: dict[str, Any]) -> None:
+    if "error" in said:
+        raise SaveFailed(f"rank 0: {said['error']}")

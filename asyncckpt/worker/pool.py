@@ -192,7 +192,11 @@ class WorkerPool(Generic[_S]):
             ticket.watermark.leave()
             ticket.reply(Rejected("worker", crash))
         for future in calls:
-            future.set_exception(WorkerCrashed(f"the background worker ended during this call: {error!r}"))
+            future.set_exception(
+                CheckpointerClosed("this checkpointer was closed during the call")
+                if error is None
+                else WorkerCrashed(f"the background worker ended during the call: {error!r}")
+            )
 
 
 __all__ = ["Reply", "Service", "Started", "Ticket", "WorkerPool"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Any
 
-from asyncckpt.errors import RankMissing, SaveFailed
+from asyncckpt.errors import RankMissing
 from asyncckpt.worker.ranks import Ranks, pulse_key, tell
 
 _BEATS = 4
@@ -34,16 +34,12 @@ async def beat(ranks: Ranks, in_hand: Callable[[], Iterable[int]]) -> None:
 async def hear(ranks: Ranks, key: str, ordinal: int, threads: Executor) -> dict[str, Any]:
     """Every other rank: what rank 0 says of save number `ordinal` under `key`.
 
-    Raises `SaveFailed` if that is an error, and `RankMissing` once rank 0 has not had that save in hand for a whole
-    deadline, or cannot be heard at all.
+    Raises `RankMissing` once rank 0 has not had that save in hand for a whole deadline, or cannot be heard at all.
     """
     try:
-        said = await _listen(ranks, key, ordinal, threads)
+        return await _listen(ranks, key, ordinal, threads)
     except ConnectionError as error:
         raise RankMissing(f"rank 0 cannot be heard any more: {error}", [0]) from error
-    if "error" in said:
-        raise SaveFailed(f"rank 0: {said['error']}")
-    return said
 
 
 async def _listen(ranks: Ranks, key: str, ordinal: int, threads: Executor) -> dict[str, Any]:

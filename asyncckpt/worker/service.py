@@ -335,9 +335,10 @@ class SaveService:
     async def _reject(self, attempt: _Attempt, error: Exception) -> None:
         ticket = attempt.ticket
         ticket.watermark.leave()
-        if attempt.directory is not None and not attempt.may_be_recorded(error):
-            await self._discard(attempt.directory)
-        said = {"error": f"{type(error).__name__}: {error}"}
+        garbage = None if attempt.may_be_recorded(error) else attempt.directory
+        if garbage is not None:
+            await self._discard(garbage)
+        said = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
         tell(self._ranks, (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal), said)
         self._listeners.emit(Failed(ticket.job.step, attempt.phase, error))
         ticket.reply(Rejected(attempt.phase, error))

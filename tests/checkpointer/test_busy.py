@@ -141,9 +141,7 @@ def test_P6_coalesce_never_replaces_an_explicit_save_but_skips_itself(
     assert asked.wait().step == 2
 
 
-def test_P6_an_explicit_save_is_replaceable_and_replaces_where_it_was_asked_to(
-    make: Make, store: GatedStorage
-) -> None:
+def test_P6_an_explicit_save_is_replaceable_and_replaces_where_it_was_asked_to(make: Make, store: GatedStorage) -> None:
     ckpt = make(model=Toy(), save=EVERY_STEP)
     with store.hold("put", "data/*") as gate:
         ckpt.step(1)

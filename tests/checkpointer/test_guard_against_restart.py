@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from asyncckpt import RetentionPolicy, SavePolicy
-from asyncckpt.errors import CheckpointDirectoryExistsError, SaveFailed, StorageDenied
+from asyncckpt import RetentionPolicy, SavePolicy, load
+from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError, SaveFailed, StorageDenied
 from asyncckpt.events import Leftover, Swept
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
@@ -35,9 +35,9 @@ def test_the_first_save_beside_an_earlier_training_is_refused_before_anything_is
         assert words in str(raised.value)
     assert isinstance(raised.value, FileExistsError)
     with pytest.raises(CheckpointDirectoryExistsError):
-        ckpt.step(3)
+        ckpt.step(4)
     with pytest.raises(CheckpointDirectoryExistsError):
-        ckpt.save(4)
+        ckpt.save(5)
     ckpt.close()
     assert tree(root) == before
 
@@ -49,15 +49,11 @@ def test_reading_the_earlier_training_does_not_unlock_saving(make: Make, root: P
         ckpt.save(3)
 
 
-def test_another_training_that_came_first_after_the_look_is_not_written_over(
-    make: Make, store: GatedStorage
-) -> None:
+def test_another_training_that_came_first_after_the_look_is_not_written_over(make: Make, store: GatedStorage) -> None:
     ckpt = make(model=Toy())
     with store.hold("put", "run.json") as gate:
         late = ckpt.save(1)
         gate.wait_reached()
-        other = GatedStorage(store.inner)
-        other.fail("list", "nothing", OSError)
         make(_Elsewhere(store.inner), model=Toy()).save(7).wait()
     with pytest.raises(SaveFailed, match="earlier training") as raised:
         late.wait()
@@ -112,8 +108,6 @@ def test_overwrite_does_nothing_to_a_run_that_was_resumed(make: Make, root: Path
 
 
 def test_overwrite_spares_what_this_process_is_reading(make: Make, root: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     store = GatedStorage(LocalStorage(root))
     ckpt = make(store, model=Toy(), overwrite=True)
     with store.hold("get", "data/*/manifest.json") as gate, ThreadPoolExecutor(1) as thread:
@@ -213,17 +207,17 @@ def test_P7_reading_and_a_refused_save_clean_up_nothing(make: Make, root: Path) 
     assert leftover.exists()
 
 
-def test_P7_a_checkpoint_that_is_being_written_is_seen_by_nobody(make: Make, root: Path) -> None:
+@pytest.mark.parametrize("pattern", ["data/*/manifest.json", "commits/*"])
+def test_P7_a_checkpoint_that_is_being_written_is_seen_by_nobody(make: Make, root: Path, pattern: str) -> None:
     store = GatedStorage(LocalStorage(root))
     ckpt = make(store, model=Toy())
     ckpt.resume()
-    for pattern in ("data/*/manifest.json", "commits/*"):
-        with store.hold("put", pattern) as gate:
-            handle = ckpt.save(3)
-            gate.wait_reached()
-            assert steps(ckpt) == [1, 2]
-            assert os.readlink(root / "checkpoints/latest").endswith(next(root.glob("data/*-step-2-*")).name)
-        handle.wait()
-        assert steps(ckpt) == [1, 2, 3]
-        ckpt.resume(which=2)
-        break
+    with store.hold("put", pattern) as gate:
+        handle = ckpt.save(3)
+        gate.wait_reached()
+        assert steps(ckpt) == [1, 2]
+        assert load(root).info.step == 2
+        with pytest.raises(CheckpointNotFoundError):
+            ckpt.restore(3)
+    handle.wait()
+    assert steps(ckpt) == [1, 2, 3]

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.errors import SaveError
+from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 
 
@@ -27,8 +28,18 @@ def listing_of(root: Path) -> Listing:
 
 
 def steps_of(root: Path) -> list[int]:
-    """The steps of the listed checkpoints, oldest first."""
-    return [checkpoint.step for checkpoint in listing_of(root).checkpoints]
+    """The steps of the listed checkpoints, oldest first, each of them verified to the last byte."""
+
+    async def check() -> list[int]:
+        storage = from_url(root)
+        catalog = Catalog(storage)
+        listed = (await catalog.listing()).checkpoints
+        for checkpoint in listed:
+            await verify(catalog, checkpoint)
+        await storage.aclose()
+        return [checkpoint.step for checkpoint in listed]
+
+    return asyncio.run(check())
 
 
 def unlisted(root: Path) -> list[str]:

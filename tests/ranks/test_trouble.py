@@ -13,7 +13,13 @@ import torch.distributed as dist
 
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.distributed import coordinator
-from asyncckpt.errors import CheckpointDirectoryExistsError, StorageDenied, UnsupportedState
+from asyncckpt.errors import (
+    CheckpointDirectoryExistsError,
+    OutcomeUnknown,
+    StorageDenied,
+    TransientError,
+    UnsupportedState,
+)
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import StoreHost, run_ranks
 from asyncckpt.testing.slow import GatedStorage
@@ -62,6 +68,24 @@ def test_a_worker_that_dies_on_one_rank_fails_the_save_of_all(tmp_path: Path, vi
     assert "WorkerCrashed" in messages[1 - victim]
     assert f"rank {victim}" in messages[1 - victim]
     assert steps_of(tmp_path) == [1, 3]
+
+
+def _commit_stays_unknown(root: Path) -> str:
+    training, storage = Training(), GatedStorage(from_url(root))
+    with training.checkpointer(storage) as checkpointer:
+        checkpointer.save(1).wait()
+        storage.fail("reply", "commits/*", lambda: OutcomeUnknown("no answer"))
+        storage.fail("get", "commits/*", lambda: TransientError("no answer"))
+        error = failure_of(checkpointer.save(2))
+        storage.heal()
+        assert checkpointer.save(3).wait().step == 3
+    return str(error)
+
+
+def test_a_shard_stays_as_long_as_a_record_may_name_it(tmp_path: Path) -> None:
+    for message in run_ranks(_commit_stays_unknown, 2, tmp_path):
+        assert "could not find out whether it was created" in message
+    assert steps_of(tmp_path) == [1, 2, 3]
 
 
 def _state_is_refused(root: Path, victim: int) -> str:

@@ -1,0 +1,267 @@
+"""P12: what was saved is durable or reported, however the program ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from asyncckpt import AsyncCheckpointer, SavePolicy, load
+from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied
+from asyncckpt.testing.slow import GatedStorage
+
+from .conftest import Make
+from .trainings import Toy, Training, outcome, start, steps
+
+
+def test_P12_wait_returns_when_everything_is_durable(make: Make) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=1), on_busy="wait")
+    for step in range(1, 6):
+        ckpt.step(step)
+    ckpt.wait(timeout=60)
+    assert steps(ckpt) == [1, 2, 3, 4, 5]
+    ckpt.wait()
+
+
+def test_P12_wait_with_a_limit_raises_and_names_what_is_under_way(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    with store.hold("put", "data/*"):
+        ckpt.save(1)
+        ckpt.save(2)
+        with pytest.raises(TimeoutError, match=r"steps \[1, 2\]"):
+            ckpt.wait(timeout=0.01)
+    ckpt.wait()
+
+
+def test_P12_close_finishes_what_was_saved_and_a_second_one_does_nothing(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    handles = [ckpt.save(1), ckpt.save(2)]
+    ckpt.close()
+    assert [handle.status for handle in handles] == ["durable", "durable"]
+    requests = len(store.calls)
+    ckpt.close()
+    ckpt.close(timeout=0)
+    assert len(store.calls) == requests
+
+
+def test_P12_everything_raises_after_close_and_names_the_root(make: Make, tmp_path: Path) -> None:
+    ckpt = make(tmp_path / "run", model=Toy(), save=SavePolicy(every_steps=1))
+    ckpt.save(1)
+    ckpt.close()
+    calls = (
+        lambda: ckpt.save(2),
+        lambda: ckpt.step(2),
+        lambda: ckpt.epoch_end(1),
+        ckpt.resume,
+        ckpt.restore,
+        ckpt.checkpoints,
+        ckpt.latest,
+        ckpt.best,
+    )
+    for call in calls:
+        with pytest.raises(CheckpointerClosed, match=str(tmp_path / "run")):
+            call()
+    ckpt.wait()
+    ckpt.before_mutation()
+
+
+def test_P12_close_ends_in_time_and_names_what_was_left_and_what_failed(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), generations=3)
+    store.fail("put", "data/*-step-1-*", lambda: StorageDenied(28, "No space left on device"))
+    with store.hold("put", "data/*") as gate:
+        handles = [ckpt.save(step) for step in (1, 2, 3)]
+        gate.wait_reached()
+        with pytest.raises(SaveFailed, match=r"saves unfinished: steps \[2, 3\].*step 1") as raised:
+            ckpt.close(timeout=0.05)
+        assert {step: type(error) for step, error in raised.value.failures.items()} == {
+            1: StorageDenied,
+            2: TimeoutError,
+            3: TimeoutError,
+        }
+        ckpt.close()
+    assert [handle.wait().step for handle in handles[1:]] == [2, 3]
+
+
+def test_P12_close_timeout_holds_for_leaving_with(store: GatedStorage) -> None:
+    def train() -> None:
+        with AsyncCheckpointer(store, model=Toy(), close_timeout=0.05) as ckpt:
+            ckpt.save(4)
+
+    with store.hold("put", "data/*"), pytest.raises(SaveFailed, match=r"after 0\.05 s.*steps \[4\]"):
+        train()
+
+
+def test_P12_close_waits_no_longer_than_told_for_the_record_of_the_end(
+    make: Make, store: GatedStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    with store.hold("put", "commits/*") as gate:
+        ckpt.close(timeout=0.05)
+        gate.wait_reached()
+    assert "the background worker did not finish" in caplog.text
+
+
+def test_P12_an_interrupt_in_with_saves_what_was_asked_for(make: Make, store: GatedStorage) -> None:
+    def train() -> None:
+        with make(model=Toy()) as ckpt:
+            ckpt.save(1)
+            ckpt.save(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert steps(make(model=Toy())) == [1, 2]
+
+
+class Interrupts:
+    """Stands in for Ctrl-C while a save waits for a generation: the guard's event comes right before."""
+
+    def __init__(self) -> None:
+        self.armed = False
+
+    def on_event(self, event: object) -> None:
+        if self.armed and threading.current_thread() is threading.main_thread():
+            self.armed = False
+            raise KeyboardInterrupt
+
+
+def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: GatedStorage) -> None:
+    training, interrupts = Training(), Interrupts()
+    ckpt = make(model=training.model, optimizer=training.optimizer, verify="always", listeners=[interrupts])
+    with store.hold("put", "data/*") as gate:
+        ckpt.save(1)
+        ckpt.save(2)
+        gate.wait_reached()
+        interrupts.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            ckpt.save(3)
+    ckpt.wait()
+    assert ckpt.save(4).wait().step == 4
+    ckpt.close()
+    assert steps(make(model=training.model, optimizer=training.optimizer)) == [1, 2, 4]
+
+
+def test_P12_closing_from_another_thread_answers_a_read_under_way(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    gate = store.hold("get", "data/*")
+    with ThreadPoolExecutor(1) as thread:
+        restoring = thread.submit(ckpt.restore, 1)
+        gate.wait_reached()
+        ckpt.close()
+        with pytest.raises(CheckpointerClosed):
+            restoring.result()
+
+
+# -- however a program ends --------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+import torch
+from asyncckpt import AsyncCheckpointer, SavePolicy
+
+def train(root):
+    model = torch.nn.Linear(512, 512)
+    ckpt = AsyncCheckpointer(root, model=model, save=SavePolicy(every_steps=1))
+    ckpt.step(1)
+    ckpt.save(2)
+    return None if {forgets} else ckpt
+
+kept = train(sys.argv[1])
+{ending}
+"""
+
+ENDINGS = {
+    "returns": ("", 0),
+    "forgets": ("", 0),
+    "exits": ("sys.exit(3)", 3),
+    "raises": ("raise RuntimeError('the training failed')", 1),
+    "exits in a thread": ("import threading; threading.Thread(target=lambda: kept.save(3)).start()", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[str]]]]:
+    """A program for each way to end, all started at once."""
+    started = {}
+    for name, (ending, _) in ENDINGS.items():
+        root = tmp_path_factory.mktemp("ended") / "run"
+        started[name] = (root, start(PROGRAM.format(ending=ending, forgets=name == "forgets"), root))
+    yield started
+    for _, process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_P12_a_program_that_ends_without_close_loses_nothing(
+    ended: dict[str, tuple[Path, subprocess.Popen[str]]], name: str
+) -> None:
+    root, process = ended[name]
+    status, _, errors = outcome(process)
+    assert status == ENDINGS[name][1], errors
+    assert load(root).info.step == (3 if name == "exits in a thread" else 2)
+    assert list(root.glob("commits/*.json")) != []
+    assert ("the training failed" in errors) == (name == "raises")
+    assert "Exception ignored" not in errors
+
+
+FORK = """
+import multiprocessing, os, sys
+import torch
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.errors import CheckpointerClosed
+from asyncckpt.storage import LocalStorage
+from asyncckpt.testing.slow import GatedStorage
+
+def uses(ckpt, handle, optimizer):
+    for call in (lambda: ckpt.save(5), lambda: ckpt.step(5), ckpt.checkpoints, ckpt.latest, ckpt.best, ckpt.restore,
+                 ckpt.resume, ckpt.wait, lambda: ckpt.epoch_end(1), handle.wait):
+        try:
+            call()
+        except CheckpointerClosed as error:
+            assert "forked" in str(error), error
+        else:
+            raise AssertionError(call)
+    optimizer.step()  # the guard is the parent's
+    ckpt.before_mutation()
+    ckpt.close()
+
+model = torch.nn.Linear(4, 4)
+optimizer = torch.optim.Adam(model.parameters())
+model(torch.ones(1, 4)).sum().backward()
+store = GatedStorage(LocalStorage(sys.argv[1]))
+ckpt = AsyncCheckpointer(store, model=model, optimizer=optimizer, verify="always", metrics=0)
+ckpt.save(1).wait()
+gate = store.hold("put", "data/*")
+handle = ckpt.save(2)
+gate.wait_reached()
+context = multiprocessing.get_context("fork")
+children = [context.Process(target=uses, args=(ckpt, handle, optimizer)), context.Process(target=int)]
+for child in children:
+    child.start()
+for child in children:
+    child.join(30)
+    print(child.exitcode)
+if os.fork() == 0:
+    sys.exit(0)
+print(os.wait()[1])
+gate.open()
+print(handle.wait().step, ckpt.save(3).wait().step)
+ckpt.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_P12_a_forked_child_can_neither_use_nor_harm_the_run(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    status, out, errors = outcome(start(FORK, root))
+    assert (status, out.split()) == (0, ["0", "0", "0", "2", "3"]), errors
+    assert "Traceback" not in errors
+    with AsyncCheckpointer(root, model=Toy()) as ckpt:
+        assert steps(ckpt) == [1, 2, 3]

@@ -1,0 +1,205 @@
+"""What users type: every keyword is there, and one without effect says so instead of being ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+import asyncckpt
+from asyncckpt import (
+    AsyncCheckpointer,
+    CheckpointInfo,
+    Loaded,
+    RetentionPolicy,
+    SaveHandle,
+    TrainingState,
+    guarded,
+    load,
+)
+from asyncckpt.storage import MemoryStorage
+
+from .conftest import Make
+from .trainings import Toy, Training, saved, steps
+
+KEYWORDS = {
+    **dict.fromkeys(["model", "optimizer", "scheduler", "scaler", "dataloader", "extra", "save", "keep", "monitor"]),
+    "on_busy": "coalesce",
+    "on_failure": "warn",
+    "budget": None,
+    "generations": 2,
+    "executor": "auto",
+    "metrics": None,
+    "listeners": (),
+    "storage_options": None,
+    "local": None,
+    "mirror": None,
+    "preemption": None,
+    "verify": "sample",
+    "overwrite": False,
+    "close_timeout": 600,
+}
+
+
+def test_the_keywords_and_their_defaults_are_the_promised_ones() -> None:
+    parameters = inspect.signature(AsyncCheckpointer).parameters
+    found = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert found == KEYWORDS
+    assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ["root"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("storage_options", {"anon": True}),
+        ("local", "/scratch"),
+        ("mirror", "s3://bucket/mirror"),
+        ("preemption", object()),
+    ],
+)
+def test_a_keyword_without_effect_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(NotImplementedError, match=f"{name}="):
+        AsyncCheckpointer(tmp_path / "run", model=Toy(), **{name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rule", ["best", "every_steps", "every_epochs"])
+def test_a_retention_rule_without_effect_is_refused_by_name(rule: str) -> None:
+    with pytest.raises(ValueError, match=f"{rule}="):
+        RetentionPolicy(**{rule: 2})
+
+
+def test_a_retention_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="last=0"):
+        RetentionPolicy(last=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "offered"),
+    [
+        ("on_busy", "queue", "coalesce, wait, skip"),
+        ("on_failure", "ignore", "warn, raise"),
+        ("verify", "never", "sample, always, off"),
+        ("executor", "process", "auto, thread"),
+        ("executor", "fork", "auto, thread"),
+        ("monitor", "loss", '"min"'),
+        ("monitor", ("loss", "lowest"), '"min"'),
+        ("monitor", ("loss",), '"min"'),
+        ("generations", 0, "at least 1"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str, value: object, offered: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}=.*{offered}"):
+        AsyncCheckpointer(MemoryStorage(), model=Toy(), **{name: value})
+
+
+def test_a_choice_of_one_save_is_checked_too(make: Make) -> None:
+    with pytest.raises(ValueError, match="on_busy='later'"):
+        make(model=Toy()).save(1, on_busy="later")
+
+
+def test_partial_restores_are_refused_by_name(make: Make) -> None:
+    with pytest.raises(NotImplementedError, match="allow_partial="):
+        make(model=Toy()).resume(allow_partial=True)
+
+
+def test_a_root_that_no_backend_understands_is_refused_by_name() -> None:
+    with pytest.raises(asyncckpt.errors.StorageError, match="ftp://host/run"):
+        AsyncCheckpointer("ftp://host/run", model=Toy())
+
+
+@pytest.mark.parametrize(
+    "form", [str, Path, "file://{}".format, lambda path: f"{path}/"], ids=["str", "path", "url", "/"]
+)
+def test_a_root_is_a_path_or_a_url(tmp_path: Path, form: object) -> None:
+    with AsyncCheckpointer(form(tmp_path / "run"), model=Toy()) as ckpt:
+        ckpt.save(1).wait()
+    assert (tmp_path / "run/run.json").exists()
+
+
+def test_what_the_calls_return(make: Make) -> None:
+    ckpt = make(model=Toy(), monitor=("loss", "min"))
+    handle = ckpt.save(3, epoch=1, metrics={"loss": 0.5})
+    info = handle.wait(timeout=60)
+    assert (type(handle), type(info)) == (SaveHandle, CheckpointInfo)
+    fields = "id seq step epoch metrics size created digest tags pinned is_best partial code_version"
+    assert [field.name for field in dataclasses.fields(info)] == fields.split()
+    state = ckpt.resume()
+    assert isinstance(state, TrainingState)
+    assert (state.step, state.global_step, state.epoch, state.metrics, state.id, state.loss) == (
+        3,
+        3,
+        1,
+        {"loss": 0.5},
+        "00000001",
+        0.5,
+    )
+    assert abs(state.timestamp - info.created) < 1e-6
+
+
+def test_load_needs_neither_a_model_nor_a_checkpointer(tmp_path: Path) -> None:
+    saved(tmp_path / "run", 1, 2)
+    found = load(tmp_path / "run", 1)
+    assert isinstance(found, Loaded)
+    assert found.info.step == 1
+    assert found.state["model"]["weight"].device == torch.device("cpu")
+    assert set(load(str(tmp_path / "run"), only=("model",)).state) == {"model"}
+    assert load(tmp_path / "run", device="meta").state["model"]["weight"].device == torch.device("meta")
+
+
+def test_parts_are_one_object_a_list_or_a_mapping(make: Make, store: MemoryStorage) -> None:
+    one, two = Training(), Training()
+    ckpt = make(
+        model={"generator": one.model, "critic": two.model},
+        optimizer=[one.optimizer, two.optimizer],
+        extra={"toy": guarded(Toy(5))},
+    )
+    ckpt.save(1).wait()
+    state = load(store).state
+    assert set(state) == {"model", "optimizer", "extra", "rng"}
+    assert set(state["model"]) == {"generator", "critic"}
+    assert len(state["optimizer"]) == 2
+    assert state["extra"]["toy"]["weight"].unique().tolist() == [5]
+
+
+def test_restore_takes_parts_and_leaves_the_others(make: Make) -> None:
+    one, two = Toy(1), Toy(2)
+    ckpt = make(model={"one": one, "two": two})
+    ckpt.save(1).wait()
+    one.value = two.value = 9
+    ckpt.restore(only=("model.one",))
+    assert (one.value, two.value) == (1, 9)
+    one.value = 9
+    ckpt.restore(exclude=("model.one",))
+    assert (one.value, two.value) == (9, 2)
+
+
+def test_before_mutation_makes_hand_written_updates_safe(make: Make, store: MemoryStorage) -> None:
+    average = Toy(1)
+    ckpt = make(extra={"average": guarded(average)}, verify="always")
+    handles = []
+    for step in range(1, 6):
+        handles.append(ckpt.save(step))
+        ckpt.before_mutation()
+        average.value = step + 1
+    ckpt.wait()
+    assert steps(ckpt) == [1, 2, 3, 4, 5]
+    assert [load(store, step).state["extra"]["average"]["weight"].max().item() for step in range(1, 6)] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+
+
+def test_the_public_names_are_documented_and_found_by_dir() -> None:
+    assert set(asyncckpt.__all__) <= set(dir(asyncckpt))
+    assert [name for name in asyncckpt.__all__ if not inspect.getdoc(getattr(asyncckpt, name))] == []
+    public = [name for name, member in vars(AsyncCheckpointer).items() if callable(member) and not name.startswith("_")]
+    assert [name for name in public if not inspect.getdoc(getattr(AsyncCheckpointer, name))] == []
+    with pytest.raises(AttributeError, match="no attribute 'Checkpointer'"):
+        _ = asyncckpt.Checkpointer

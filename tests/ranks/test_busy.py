@@ -1,0 +1,93 @@
+"""Rank 0 is still writing: what it lets go, every rank lets go, and no rank waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from asyncckpt import SaveHandle, SavePolicy
+from asyncckpt.events import Event, Skipped, Superseded
+from asyncckpt.saving import OnBusy
+from asyncckpt.storage import from_url
+from asyncckpt.testing.ranks import run_ranks
+from asyncckpt.testing.slow import GatedStorage
+from tests.ranks.looking import failure_of, is_leader, steps_of
+from tests.ranks.training import Training
+
+pytestmark = pytest.mark.ranks
+
+STEPS = 20
+"""Many more than there are generations on any rank."""
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Skipped | Superseded):
+            self.told.append((type(event).__name__, event.step))
+
+
+def _saves_every_step(root: Path, on_busy: OnBusy) -> tuple[list[str], list[tuple[str, int]]]:
+    """Rank 0's first pack is held for the whole training; what became of every save, and the events told."""
+    training, storage, recorder = Training(), GatedStorage(from_url(root)), Recorder()
+    gate = storage.hold("put", "*/rank-00000-of-*")
+    options = {"save": SavePolicy(every_steps=1), "on_busy": on_busy, "listeners": [recorder]}
+    with training.checkpointer(storage, **options) as checkpointer:
+        handles: list[SaveHandle] = []
+        for step in range(1, STEPS + 1):
+            training.step()
+            handle = checkpointer.step(step)
+            assert handle is not None
+            handles.append(handle)
+            if step == 1 and is_leader():
+                gate.wait_reached()
+            dist.barrier()
+        for handle in handles:
+            if handle not in (handles[0], handles[1 if on_busy == "skip" else -1]):
+                failure_of(handle)
+        assert not any(handle.status == "durable" for handle in handles)
+        dist.barrier()  # every rank has seen that while rank 0 was still held
+        gate.open()
+        checkpointer.wait()
+    return [handle.status for handle in handles], sorted(recorder.told, key=lambda event: event[1])
+
+
+def test_what_rank_0_supersedes_is_superseded_on_every_rank(tmp_path: Path) -> None:
+    statuses = ["durable", *["superseded"] * (STEPS - 2), "durable"]
+    told = [("Superseded", step) for step in range(2, STEPS)]
+    assert run_ranks(_saves_every_step, 3, tmp_path, "coalesce") == [(statuses, told)] * 3
+    assert steps_of(tmp_path) == [1, STEPS]
+
+
+def test_what_rank_0_skips_is_skipped_on_every_rank(tmp_path: Path) -> None:
+    statuses = ["durable", "durable", *["skipped"] * (STEPS - 2)]
+    told = [("Skipped", step) for step in range(3, STEPS + 1)]
+    assert run_ranks(_saves_every_step, 3, tmp_path, "skip") == [(statuses, told)] * 3
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def _one_names_its_successor(root: Path) -> str:
+    training, storage = Training(), GatedStorage(from_url(root))
+    with (
+        training.checkpointer(storage, save=SavePolicy(every_steps=1)) as checkpointer,
+        storage.hold("put", "*/rank-00000-of-*") as gate,
+    ):
+        first = checkpointer.step(1)
+        if is_leader():
+            gate.wait_reached()
+        second, third = checkpointer.step(2), checkpointer.step(3)
+        message = str(failure_of(second))
+        gate.open()
+        assert first is not None
+        assert third is not None
+        assert [first.wait().step, third.wait().step] == [1, 3]
+    return message
+
+
+def test_a_superseded_save_names_the_one_that_took_its_place_on_every_rank(tmp_path: Path) -> None:
+    message = "the snapshot of step 2 was replaced by the one of step 3 before it was written"
+    assert run_ranks(_one_names_its_successor, 2, tmp_path) == [message] * 2

@@ -1,0 +1,224 @@
+"""Resuming on several ranks: all take the same checkpoint, or all are told why there is none to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import asyncckpt
+from asyncckpt import AsyncCheckpointer, SavePolicy
+from asyncckpt.errors import AsyncCkptError, TransientError
+from asyncckpt.events import Damaged, Event
+from asyncckpt.storage import from_url
+from asyncckpt.testing.ranks import run_ranks
+from asyncckpt.testing.slow import GatedStorage
+from tests.ranks.looking import shorten_deadline, steps_of
+from tests.ranks.training import Training
+
+pytestmark = pytest.mark.ranks
+
+
+def _train(root: Path, steps: int) -> None:
+    training = Training()
+    with training.checkpointer(root, save=SavePolicy(every_steps=1), on_busy="wait") as checkpointer:
+        checkpointer.resume()
+        for step in range(1, steps + 1):
+            training.step()
+            checkpointer.step(step)
+
+
+def _error(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except AsyncCkptError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+class Damages:
+    def __init__(self) -> None:
+        self.steps: list[int | None] = []
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Damaged):
+            self.steps.append(event.step)
+
+
+def _damage(root: Path, step: int, rank: int) -> None:
+    (pack,) = root.glob(f"data/*-step-{step}-*/rank-0000{rank}-*.safetensors")
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.write_bytes(data)
+
+
+def _fall_back(root: Path) -> tuple[str, int, tuple[int, int], list[int | None]]:
+    damages, training = Damages(), Training()
+    with training.checkpointer(root, listeners=[damages]) as checkpointer:
+        named = _error(lambda: checkpointer.resume(which=3))
+        untouched = training.loader.taken
+        state = checkpointer.resume()
+        assert state is not None
+        taken = training.loader.taken
+        training.step()
+        assert checkpointer.save(state.step + 1).wait().step == state.step + 1
+    return named, state.step, (untouched, taken), damages.steps
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(tmp_path: Path, rank: int) -> None:
+    run_ranks(_train, 3, tmp_path, 3)
+    _damage(tmp_path, 3, rank)
+    results = run_ranks(_fall_back, 3, tmp_path)
+    for at, (named, step, taken, damages) in enumerate(results):
+        assert named.startswith("CheckpointCorruptError" if at == 0 else "RestoreError: rank 0 could not resume")
+        assert f"rank-0000{rank}-of-00003.p0.safetensors" in named
+        assert step == 2
+        assert taken == (0, 2)
+        assert damages == ([3, 3] if at == 0 else [])
+
+
+def _resume(root: Path) -> str:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        return _error(lambda: checkpointer.resume())
+
+
+def test_all_damaged_is_said_on_every_rank(tmp_path: Path) -> None:
+    run_ranks(_train, 2, tmp_path, 2)
+    for step in (1, 2):
+        _damage(tmp_path, step, 1)
+    for message in run_ranks(_resume, 2, tmp_path):
+        assert "all 2 checkpoints of this run are damaged" in message
+
+
+def _start(root: Path) -> tuple[bool, str]:
+    training = Training()
+    with training.checkpointer(root / "run") as checkpointer:
+        nothing = checkpointer.resume() is None and checkpointer.checkpoints() == [] and checkpointer.latest() is None
+    return nothing, _resume(root / "file")
+
+
+def test_an_empty_root_is_none_and_a_file_an_error_on_every_rank(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for nothing, message in run_ranks(_start, 2, tmp_path):
+        assert nothing
+        assert "StorageDenied" in message
+
+
+def _one_cannot_read(root: Path) -> tuple[str, int]:
+    training, storage = Training(), GatedStorage(from_url(root))
+    with training.checkpointer(storage) as checkpointer:
+        if dist.get_rank() == 1:
+            storage.fail("get", "*.safetensors", lambda: TransientError("no route to the store"))
+        message = _error(lambda: checkpointer.resume())
+        storage.heal()
+        state = checkpointer.resume()
+        assert state is not None
+    return message, state.step
+
+
+def test_a_rank_that_cannot_read_fails_the_resume_of_all_and_the_next_one_works(tmp_path: Path) -> None:
+    run_ranks(_train, 3, tmp_path, 1)
+    leader, victim, other = run_ranks(_one_cannot_read, 3, tmp_path)
+    assert victim == ("TransientError: no route to the store", 1)
+    assert leader == ("RestoreError: rank 1 could not resume: TransientError: no route to the store", 1)
+    assert other == (f"RestoreError: rank 0 could not resume: {leader[0]}", 1)
+
+
+def _comes_alone(root: Path, who: int) -> str:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        shorten_deadline(checkpointer, 1)
+        message = _error(lambda: checkpointer.resume()) if dist.get_rank() == who else ""
+        dist.barrier()
+    return message
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_rank_that_resumes_alone_is_told_whom_it_waited_for(tmp_path: Path, who: int) -> None:
+    run_ranks(_train, 2, tmp_path, 1)
+    assert f"RestoreError: rank {1 - who} was not heard during resume()" in run_ranks(_comes_alone, 2, tmp_path, who)[who]
+
+
+def _other_world(root: Path) -> list[str]:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        return [_error(lambda: checkpointer.resume()), _error(lambda: checkpointer.restore("latest"))]
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 3), (2, 1), (1, 2)])
+def test_a_changed_world_size_is_refused_on_every_rank(tmp_path: Path, before: int, now: int) -> None:
+    run_ranks(_train, before, tmp_path, 1)
+    limit = (
+        f"saved by {before} rank(s), this training has {now}: a changed world size is not supported in this version"
+    )
+    for messages in run_ranks(_other_world, now, tmp_path):
+        assert all(limit in message and "IncompatibleState" in message for message in messages)
+    assert asyncckpt.load(tmp_path).state["dataloader"] == {"rank": 0, "taken": 1}
+
+
+def _twice(root: Path) -> tuple[list[int], list[int], list[float]]:
+    """Train, go back in the same process, train on; then a second checkpointer takes over from the first."""
+    training, found = Training(), []
+    first = training.checkpointer(root, save=SavePolicy(every_steps=2), on_busy="wait")
+    assert first.resume() is None
+    for step in range(1, 5):
+        training.step()
+        first.step(step)
+    state = first.resume(which=2)
+    assert state is not None
+    found.append(state.step)
+    first.step(3)
+    first.step(4)
+    second = training.checkpointer(root)
+    state = second.resume()
+    assert state is not None
+    found.append(state.step)
+    second.save(5).wait()
+    listed = [info.step for info in second.checkpoints()]
+    second.close()
+    first.close()
+    return found, listed, training.losses
+
+
+def test_resuming_again_in_the_same_process(tmp_path: Path) -> None:
+    results = run_ranks(_twice, 2, tmp_path)
+    for resumed, listed, _ in results:
+        assert resumed == [2, 4]
+        assert listed == [2, 4, 5]
+    assert steps_of(tmp_path) == [2, 4, 5]
+
+
+class Views:
+    """Rank 0's own tensor, of which a parameter that all share is a part."""
+
+    def __init__(self) -> None:
+        self.whole = torch.arange(6.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"whole": self.whole}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.whole.copy_(state["whole"])
+
+
+def _shares_bytes(root: Path) -> list[float]:
+    views, model = Views(), torch.nn.Linear(2, 1, bias=False)
+    model.weight.data = views.whole[2:4].view(1, 2)
+    with AsyncCheckpointer(root, model=model, extra={"views": views}) as checkpointer:
+        checkpointer.save(1).wait()
+        with torch.no_grad():
+            model.weight.zero_()
+        checkpointer.restore(1)
+    return model.weight.flatten().tolist()
+
+
+def test_shared_state_in_the_bytes_of_rank_0s_own_comes_back_on_every_rank(tmp_path: Path) -> None:
+    assert run_ranks(_shares_bytes, 2, tmp_path) == [[2.0, 3.0]] * 2
+
+

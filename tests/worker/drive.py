@@ -1,0 +1,203 @@
+"""Driving a `SaveService` on plain bytes, without torch: fast enough for thousands of runs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.events import Durable, Event, Listeners, Pruned
+from asyncckpt.format import names
+from asyncckpt.format.manifest import Path
+from asyncckpt.format.record import Record, WriterId
+from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
+from asyncckpt.reading import fetch, verify
+from asyncckpt.retention import Monitor, RetentionPolicy
+from asyncckpt.storage.base import Storage
+from asyncckpt.worker.job import Committed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
+from asyncckpt.worker.ranks import SingleRank
+from asyncckpt.worker.service import Reply, SaveService, ServiceConfig, Ticket
+from asyncckpt.worker.watermark import Watermark
+from asyncckpt.worker.writer import Writer, open_run
+
+Tensors = Mapping[Path, bytes]
+_E = TypeVar("_E", bound=Event)
+
+
+def content(step: int) -> dict[Path, bytes]:
+    """The tensors of `step`: other bytes for every step, odd lengths, one of them empty."""
+    noise = hashlib.shake_128(str(step).encode()).digest(120)
+    return {("model", "weight"): noise[:97], ("model", "bias"): noise[97:], ("model", "none"): b""}
+
+
+def image(tensors: Tensors) -> tuple[Layout, bytearray]:
+    """One pack of uint8 tensors, as a layout and as the arena that holds it."""
+    called = pack_names(tensors)
+    header = encode_header([PackedTensor(called[p], "U8", (len(data),), len(data)) for p, data in tensors.items()])
+    arena, planned = bytearray(header), {}
+    for path, data in tensors.items():
+        planned[path] = PlannedTensor("uint8", (len(data),), None, 0, len(arena), len(data))
+        arena += data
+    return Layout((PlannedPack(0, len(header), len(arena)),), planned, {}, len(arena), sum(t.nbytes for t in planned.values())), arena
+
+
+class Log:
+    """A listener that keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def on_event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[_E]) -> list[_E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the saves of one or more sessions were told."""
+
+    durable: frozenset[int] = frozenset()
+    """Sequence numbers that were reported durable."""
+    pruned: frozenset[int] = frozenset()
+    """Sequence numbers that retention was reported to have dropped."""
+
+    def __or__(self, other: Outcome) -> Outcome:
+        return Outcome(self.durable | other.durable, self.pruned | other.pruned)
+
+
+class Session:
+    """One process's ownership of a run; made inside a running loop. ``async with`` closes it in order."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        keep: int | None = None,
+        monitor: Monitor | None = None,
+        overwrite: bool = False,
+        resumed: bool = True,
+        former: Session | None = None,
+    ) -> None:
+        self.log = Log()
+        policy = None if keep is None else RetentionPolicy(last=keep)
+        config = ServiceConfig(policy, monitor, overwrite)
+        self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
+        self.service.resumed = resumed
+        if former is not None:
+            self.service.inherit(former.service)
+        self._running = asyncio.create_task(self.service.run())
+        self._count = 0
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    @property
+    def outcome(self) -> Outcome:
+        """What was reported so far."""
+        durable, pruned = self.log.of(Durable), self.log.of(Pruned)
+        return Outcome(frozenset(e.seq for e in durable), frozenset(e.seq for e in pruned))
+
+    async def resume(self) -> Listing:
+        return await self.service.resume()
+
+    async def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Committed | Rejected:
+        """Save `content(step)` and wait for the answer."""
+        ended: asyncio.Future[Committed | Rejected] = asyncio.get_running_loop().create_future()
+
+        def reply(answer: Reply) -> None:
+            if isinstance(answer, Committed | Rejected):
+                ended.set_result(answer)
+
+        self.service.submit(self._ticket(step, metrics or {}, reply))
+        await asyncio.wait({ended, self._running}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            raise AssertionError(f"the service ended without an answer to step {step}: {self._running}")
+        return ended.result()
+
+    async def saved(self, step: int, metrics: Mapping[str, float] | None = None) -> Record:
+        """A save that has to succeed: its record."""
+        answer = await self.save(step, metrics)
+        assert isinstance(answer, Committed), answer
+        return answer.record
+
+    async def refused(self, step: int) -> BaseException:
+        """A save that has to fail: its reason."""
+        answer = await self.save(step)
+        assert isinstance(answer, Rejected), answer
+        return answer.error
+
+    async def close(self) -> None:
+        self.service.finish()
+        await self._running
+
+    def _ticket(self, step: int, metrics: Mapping[str, float], reply: object) -> Ticket:
+        layout, arena = image(content(step))
+        watermark = Watermark()
+        watermark.advance(len(arena))
+        watermark.seal()
+        self._count += 1
+        job = SaveJob(f"{id(self)}-{self._count}", self._count, step, None, metrics, step * 1000, "arena", layout)
+        return Ticket(job, memoryview(arena), watermark, reply)
+
+
+def me(name: str = "a") -> WriterId:
+    """A writer's identity."""
+    return WriterId(name * 32, "host", 1, 0)
+
+
+async def opened(storage: Storage, name: str = "a") -> Writer:
+    """The run, taken by a bare writer."""
+    return await open_run(Catalog(storage), me(name), 0)
+
+
+async def keys(storage: Storage, prefix: str = "") -> list[str]:
+    return [info.key async for info in storage.list(prefix)]
+
+
+async def steps(storage: Storage) -> list[int]:
+    """The steps of the listed checkpoints, oldest first."""
+    return [c.step for c in (await Catalog(storage).listing()).checkpoints]
+
+
+async def checked(storage: Storage) -> Listing:
+    """What is listed; raises unless all of it loads bit by bit as it was saved."""
+    catalog = Catalog(storage)
+    listing = await catalog.listing()
+    for lost in listing.lost.values():
+        raise lost
+    for checkpoint in listing.checkpoints:
+        await verify(catalog, checkpoint)
+        contents = (await catalog.manifest(checkpoint)).contents
+        found = {path: bytes(view) for path, view in (await fetch(storage, contents)).items()}
+        expected = {path: data for path, data in content(checkpoint.step).items() if data}
+        assert found == expected, f"step {checkpoint.step} holds other bytes than were saved"
+    return listing
+
+
+async def leftovers(storage: Storage) -> list[str]:
+    """Everything in the store that the head does not need."""
+    listing = await Catalog(storage).listing()
+    assert listing.head is not None
+    needed = {names.RUN, names.LATEST, names.BEST, names.record_key(listing.head.slot)}
+    needed |= {names.record_key(slot) for slot in listing.head.live}
+    for checkpoint in listing.checkpoints:
+        needed |= {checkpoint.manifest.key, *(pack.key for pack in checkpoint.packs)}
+    unfinished = [upload.upload async for upload in storage.uploads()]
+    return sorted({*await keys(storage)} - needed) + unfinished
+
+
+@dataclass(slots=True)
+class Explored:
+    """What an enumeration saw: how many runs or states, and every violation with the story that led to it."""
+
+    count: int = 0
+    violations: list[str] = field(default_factory=list)
