@@ -1,0 +1,21 @@
+"""The command line: one file per command. Reading commands import no torch and change nothing.
+
+Results go to standard output, messages to standard error. Exit codes: 0 all is well, 1 something is damaged,
+2 the command line is wrong, 3 there is no such checkpoint, 4 the store cannot be read.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without the extra ``cli``, say how to get it."""
+    try:
+        from asyncckpt.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        sys.stderr.write("asyncckpt: the command line needs click: pip install 'asyncckpt[cli]'\n")
+        sys.exit(2)
+    app()

@@ -1,5 +1,4 @@
 """What the conformance suite is made of: a fresh store for each test, and ways to look at it."""
-# ruff: noqa: S101 - assertions are what a suite is made of
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Conformance: what was put is got, whole and in ranges, under keys that stay inside."""
-# ruff: noqa: S101 - assertions are what a suite is made of
 
 from __future__ import annotations
 

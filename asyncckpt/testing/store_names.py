@@ -1,5 +1,4 @@
 """Conformance: listing, deleting, what unfinished puts leave behind, and links."""
-# ruff: noqa: S101 - assertions are what a suite is made of
 
 from __future__ import annotations
 

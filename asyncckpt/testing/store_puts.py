@@ -1,5 +1,4 @@
 """Conformance: a put is there whole or not at all, and a create is exclusive."""
-# ruff: noqa: S101 - assertions are what a suite is made of
 
 from __future__ import annotations
 

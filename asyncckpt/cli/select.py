@@ -1,0 +1,54 @@
+"""Selecting: what a person types for a run or one checkpoint of it, and how the run is read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from asyncckpt.catalog import Catalog, Which
+from asyncckpt.errors import CheckpointNotFoundError
+from asyncckpt.storage import from_url
+
+_T = TypeVar("_T")
+
+_ID_DIGITS = 8
+"""As many digits as an id has, with its zeros; fewer are a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A run, and the one checkpoint that was named, or None."""
+
+    root: str
+    which: Which | None
+
+
+def target(text: str) -> Target:
+    """``ROOT@latest``, ``ROOT@best``, ``ROOT@1000`` (a step), ``ROOT@00000042`` (an id), or ``ROOT`` alone.
+
+    Only the last ``@`` counts, and none in a path that exists as it stands.
+    """
+    root, at, selector = text.rpartition("@")
+    if not at or os.path.exists(text):
+        return Target(text, None)
+    if selector in ("latest", "best"):
+        return Target(root, selector)
+    if not selector.isdecimal():
+        raise CheckpointNotFoundError(f"{text}: after the @ comes latest, best, a step, or an id of 8 digits")
+    return Target(root, selector if len(selector) >= _ID_DIGITS else int(selector))
+
+
+def reading(root: str, act: Callable[[Catalog], Awaitable[_T]]) -> _T:
+    """What `act` finds in the catalog of `root`."""
+
+    async def run() -> _T:
+        storage = from_url(root)
+        try:
+            return await act(Catalog(storage))
+        finally:
+            await storage.aclose()
+
+    return asyncio.run(run())
