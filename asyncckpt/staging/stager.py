@@ -75,11 +75,11 @@ class Schedule:
         return self._lazy
 
     def copy_volatile(self, tensors: Mapping[Path, Tensor]) -> None:
-        """Copy what was handed out for this save; `tensors` has exactly the plan's volatile paths."""
-        regions = self.volatile.values()
+        """Copy what was handed out for this save; a storage that several share is the plan's own source."""
+        pairs = [(r.offset, tensors.get(r.path, r.source.tensor)) for r in self.volatile.values()]
         copy_group(
-            [destination(self.arena.tensor, r.offset, tensors[r.path]) for r in regions],
-            [origin(tensors[r.path]) for r in regions],
+            [destination(self.arena.tensor, offset, tensor) for offset, tensor in pairs],
+            [origin(tensor) for _, tensor in pairs],
         )
 
     def _group(self, regions: list[Region], upto: int) -> _Group:

@@ -102,7 +102,8 @@ class Capture:
 
     def _with(self, volatile: Mapping[Path, Tensor]) -> list[Source]:
         forms = _forms(volatile)
-        if forms != self._forms:
+        # Tensors that share memory may be planned as their common storage, which is handed out anew as well.
+        if forms != self._forms or _share(forms):
             handed_out = [Source(path, tensor, volatile=True) for path, tensor in volatile.items()]
             self._all, self._forms = [*self._sources, *handed_out], forms
         return self._all
@@ -136,6 +137,10 @@ def _assemble(tree: Tree, found: Mapping[Path, Json]) -> Json:
 def _same(now: Iterable[object], before: list[object]) -> bool:
     current = list(now)
     return len(current) == len(before) and all(map(operator.is_, current, before))
+
+
+def _share(forms: list[Any]) -> bool:
+    return len({storage for *_, storage in forms}) < len(forms)
 
 
 def _forms(volatile: Mapping[Path, Tensor]) -> list[Any]:

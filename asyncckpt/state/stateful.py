@@ -194,11 +194,14 @@ class OptimizerComponent(StatefulComponent):
         groups = []
         for group in self.target.param_groups:
             start, end = end, end + len(group["params"])
-            groups.append({**group, "params": list(range(start, end))})
-        return {"state": skeleton, "param_groups": encode(groups, (*self.path, "param_groups"), sink)}
+            hyper = {name: value for name, value in group.items() if name != "params"}
+            groups.append({**hyper, "params": list(range(start, end))})
+        encoded = encode(groups, (*self.path, "param_groups"), sink)
+        return {"$dict": [["state", skeleton], ["param_groups", encoded]]}
 
     def load(self, state: State, *, strict: bool) -> None:
         """Load, then put back each tensor in the dtype it was saved in: torch casts it to its parameter's."""
+        state = _owned(state)
         with explained(self.path):
             self.target.load_state_dict(state)
         parameters = [p for group in self.target.param_groups for p in group["params"]]
@@ -207,6 +210,19 @@ class OptimizerComponent(StatefulComponent):
             for name, value in saved.items():
                 if isinstance(value, Tensor) and live[name].dtype != value.dtype:
                     live[name] = value.to(live[name].device)
+
+
+def _owned(value: Any) -> Any:
+    """`value` with tensors in memory of their own: an optimizer keeps what it is given.
+
+    Torch's allocator aligns to 64 bytes, a pack to the element's size, and sums over misaligned memory may round
+    in another order: resumed that way, LBFGS differs in the last bit.
+    """
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _owned(item) for key, item in value.items()}
+    return [_owned(item) for item in value] if type(value) is list else value
 
 
 def _is_plain_module(module: nn.Module) -> bool:
