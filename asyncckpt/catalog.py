@@ -154,7 +154,7 @@ class Catalog:
         self.monitor = monitor
 
     async def run(self) -> RunFile | None:
-        """The run file, or None where no run was ever opened.
+        """The run file, or None where no run was ever opened; one torn before anything was committed is none too.
 
         Raises `RunRefused` for a root that holds commits without it, and `StorageError` for one that cannot
         be read: neither is an empty root.
@@ -168,7 +168,12 @@ class Catalog:
                     f"copy {names.RUN} too, or use another root"
                 ) from None
             return None
-        return runfile.decode(data, f"{self.storage.url}/{names.RUN}")
+        try:
+            return runfile.decode(data, f"{self.storage.url}/{names.RUN}")
+        except CheckpointCorruptError:
+            if await self.slots():
+                raise
+            return None
 
     async def slots(self, above: int = 0) -> list[int]:
         """The slots above `above` that hold a record now, in rising order."""

@@ -18,7 +18,7 @@ from asyncckpt.arguments import check_choices, check_monitor, refuse_later
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.distributed.agreement import Agreement
-from asyncckpt.distributed.coordinator import ranks_of
+from asyncckpt.distributed.coordinator import ranks_of, refuse_late_group
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners
 from asyncckpt.format.record import Checkpoint
@@ -219,6 +219,7 @@ class AsyncCheckpointer:
 
     def _begin(self) -> None:
         """Before the first save: refuse to write beside an earlier training that nobody resumed."""
+        refuse_late_group(self._ranks)
         if self._begun or self._overwrite or self._ranks.rank != 0:
             return
         try:
@@ -252,6 +253,7 @@ class AsyncCheckpointer:
         cannot be read: never a silent start from nothing.
         """
         self._check_open()
+        refuse_late_group(self._ranks)
         if allow_partial:
             raise NotImplementedError("allow_partial= has no effect in this version: it writes no partial checkpoints")
         self._saver.stager.settle()

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from asyncckpt.catalog import Catalog, CheckpointInfo, Which
+from asyncckpt.errors import IncompatibleState
 from asyncckpt.restoring import SHARED, own_scope, read_named
+from asyncckpt.state.apply import only_parts
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 
@@ -35,8 +37,9 @@ def load(
 ) -> Loaded:
     """Read checkpoint `which` of `root`: "latest", "best", a step (int) or an id (str); every byte is checked.
 
-    `only` names parts: ``("model",)``. Of a job of several ranks, what belongs to rank 0 alone is in it as well.
-    Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, or `StorageError`. Writes nothing.
+    `only` names parts: ``("model", "extra.ema")``. Of a job of several ranks, what is rank 0's alone is there too.
+    Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, or `IncompatibleState` for a part that
+    is not there. Writes nothing.
     """
     # A thread of its own: the caller may be on an event loop, as a notebook is.
     with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-load") as thread:
@@ -49,10 +52,20 @@ async def _load(root: str | os.PathLike[str] | Storage, which: Which, only: Coll
     storage = from_url(root) if isinstance(root, str | os.PathLike) else root
     try:
         found, info = await read_named(Catalog(storage), which, (SHARED, own_scope(0)), only=only)
-        return Loaded(found.state, info)
+        return Loaded(found.state if only is None else _parts(found.state, only, info), info)
     finally:
         if isinstance(root, str | os.PathLike):
             await storage.aclose()
+
+
+def _parts(state: dict[str, Any], only: Collection[str], info: CheckpointInfo) -> dict[str, Any]:
+    for part in only:
+        if not only_parts(state, [part]):
+            raise IncompatibleState(
+                f"the checkpoint of step {info.step} has no part {part!r}: it has {', '.join(state)}"
+            )
+    parts: dict[str, Any] = only_parts(state, only)
+    return parts
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -161,6 +161,8 @@ async def _verify_pack(storage: Storage, pack: Pack) -> None:
         raise CheckpointCorruptError(f"{what} {state}")
     try:
         header = await storage.get(pack.key, length=pack.header)
+    except TransientError:
+        raise
     except StorageError as error:
         raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
     if digest(header) != pack.digest:

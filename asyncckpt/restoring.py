@@ -20,7 +20,7 @@ from asyncckpt.events import Listeners, Restored
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import fetch
-from asyncckpt.state.apply import below, plain, state_of, tensors_of, wanted, without_missing
+from asyncckpt.state.apply import around, below, plain, state_of, tensors_of, wanted, without_missing
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.stateful import Component
 
@@ -155,6 +155,7 @@ def apply(
 
     What the checkpoint lacks is an error with `strict`, and left as it is without.
     """
+    _check_parts([*(only or ()), *exclude], trees)
     for scope, tree in trees.items():
         state = loaded.scopes.get(scope, {})
         for component in components(tree):
@@ -166,10 +167,18 @@ def apply(
     listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, loaded.seconds))
 
 
+def _check_parts(parts: Collection[str], trees: Mapping[str, Mapping[str, Tree]]) -> None:
+    """Refuse a part that is nowhere: restoring nothing for a slip of the pen would go unnoticed."""
+    names = [plain(component.path) for tree in trees.values() for component in components(tree)]
+    for part in parts:
+        if not any(below(name, [part]) or around(name, [part]) for name in names):
+            raise IncompatibleState(f"there is no part {part!r}: the parts are {', '.join(map('.'.join, names))}")
+
+
 def _asked(component: Component, only: Collection[str] | None, exclude: Collection[str]) -> bool:
     """Whether the component, or something in it, was asked for."""
     name = plain(component.path)
-    inside = only is None or below(name, only) or any(below(tuple(p.split(".")), [".".join(name)]) for p in only)
+    inside = only is None or below(name, only) or around(name, only)
     return inside and not below(name, exclude)
 
 
@@ -177,7 +186,7 @@ def _whole(component: Component, only: Collection[str] | None, exclude: Collecti
     """Whether everything of the component was asked for."""
     name = plain(component.path)
     inside = only is None or below(name, only)
-    return inside and not any(below(tuple(p.split(".")), [".".join(name)]) for p in exclude)
+    return inside and not around(name, exclude)
 
 
 def _part(state: Any, component: Component, *, strict: bool) -> dict[str, Any] | None:

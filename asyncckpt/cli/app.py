@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import Any
 
 import click
 
 from asyncckpt import __version__
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError, RestoreError, RunError
+from asyncckpt.cli.exits import INTERRUPTED, exit_for, reason
+from asyncckpt.cli.printable import printable
+from asyncckpt.errors import AsyncCkptError
 
-_COMMANDS = {
-    "ls": "List the checkpoints of a run.",
+COMMANDS = {
+    "ls": "List the checkpoints of a run, oldest first.",
     "show": "Show what one checkpoint holds.",
     "verify": "Check every byte of one or all checkpoints.",
     "demo": "Train, kill, resume, compare bit for bit.",
 }
+"""The module and the function of each command by its name, and what the list of commands says of it."""
 
 
-class _Lazy(click.Group):
+class Lazy(click.Group):
     """Knows its commands by name; errors of this package end as one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"asyncckpt.cli.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
@@ -34,23 +36,23 @@ class _Lazy(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AsyncCkptError as error:
-            click.echo(f"asyncckpt: {error}", err=True)
-            sys.exit(_code(error))
+            click.echo(f"asyncckpt: {printable(reason(error))}", err=True)
+            ctx.exit(exit_for(error))
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
-def _code(error: AsyncCkptError) -> int:
-    if isinstance(error, CheckpointNotFoundError):
-        return 3
-    return 1 if isinstance(error, CheckpointCorruptError | RestoreError | RunError) else 4
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="asyncckpt")
 def app() -> None:
-    """Look at the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP or @ID names one."""
+    """Look at the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP or @ID names one.
+
+    Nothing is written to ROOT, and a training may be saving into it. The status is 0 if all is well, 1 if something
+    is damaged, 2 if the command line is wrong, 3 if there is no such checkpoint, 4 if the store cannot be read.
+    """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from asyncckpt.catalog import Catalog, CheckpointInfo, Listing
-from asyncckpt.cli.output import age, finite, print_json, print_table, size
-from asyncckpt.cli.select import reading
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.cli.output import age, print_json, print_table, size
+from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.summary import Summary, short, summaries
 
 
 @click.command()
@@ -16,47 +15,31 @@ from asyncckpt.cli.select import reading
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ls(root: str, as_json: bool) -> None:
     """List the checkpoints of ROOT, oldest first. A lost commit record is listed as damaged."""
+    if target(root).which is not None:
+        raise click.UsageError(f"{root} names one checkpoint: leave out the @, or use show")
 
     async def act(catalog: Catalog) -> Listing:
         return await catalog.listing()
 
     listing = reading(root, act)
-    latest = listing.head.latest if listing.head else None
     if as_json:
-        rows = [entry(info, latest) for info in listing.infos()]
+        rows = [summary.json() for summary in summaries(listing)]
         lost = [{"slot": slot, "reason": str(error)} for slot, error in listing.lost.items()]
         print_json({"root": root, "checkpoints": rows, "lost": lost})
-        return
-    if not listing.records and not listing.lost:
+    elif listing.records or listing.lost:
+        _print(listing)
+    else:
         click.echo(f"{root} holds no checkpoints", err=True)
-        return
-    rows_of_text = [_row(info, latest) for info in listing.infos()]
-    rows_of_text += [[f"slot {slot}", "", "", "", "", "damaged", str(e)] for slot, e in listing.lost.items()]
-    print_table(["ID", "STEP", "EPOCH", "AGE", "SIZE", "STATE", "METRICS"], rows_of_text)
 
 
-def entry(info: CheckpointInfo, latest: int | None) -> dict[str, Any]:
-    """One checkpoint as JSON."""
-    return {
-        "id": info.id,
-        "seq": info.seq,
-        "step": info.step,
-        "epoch": info.epoch,
-        "created": info.created,
-        "size": info.size,
-        "digest": info.digest,
-        "metrics": {name: finite(value) for name, value in info.metrics.items()},
-        "tags": list(info.tags),
-        "pinned": info.pinned,
-        "latest": info.seq == latest,
-        "best": info.is_best,
-        "partial": info.partial,
-        "code_version": info.code_version,
-    }
+def _print(listing: Listing) -> None:
+    rows = [_row(summary) for summary in summaries(listing)]
+    rows += [[f"slot {slot}", "", "", "", "", "damaged", str(error)] for slot, error in listing.lost.items()]
+    headings = ["ID", "STEP", "EPOCH", "AGE", "SIZE", "STATE", "METRICS"]
+    print_table(headings, rows, right=("STEP", "EPOCH", "AGE", "SIZE"))
 
 
-def _row(info: CheckpointInfo, latest: int | None) -> list[str]:
-    marks = [name for name, on in (("latest", info.seq == latest), ("best", info.is_best)) if on]
-    metrics = " ".join(f"{name}={value:.4g}" for name, value in info.metrics.items())
+def _row(summary: Summary) -> list[str]:
+    info = summary.info
     epoch = "" if info.epoch is None else str(info.epoch)
-    return [info.id, str(info.step), epoch, age(info.created), size(info.size), " ".join(marks), metrics]
+    return [info.id, str(info.step), epoch, age(info.created), size(info.size), summary.marks, short(info.metrics)]

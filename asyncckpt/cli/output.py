@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import click
 
+from asyncckpt.cli.printable import printable
+
 SCHEMA = 1
-"""Version of the JSON that commands print; a key is never renamed within one."""
+"""Version of the JSON that commands print; keys may come, and none is renamed or removed within one."""
 
 
 def print_json(document: dict[str, Any]) -> None:
     """One document with its schema's version."""
-    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2, default=str))
+    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table: drawn where there is a terminal and rich, aligned text elsewhere."""
-    if sys.stdout.isatty() and _draw(headings, rows):
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> None:
+    """A table: drawn where there is a terminal and rich, aligned text elsewhere; columns in `right` end flush."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    flush = [heading in right for heading in headings]
+    if sys.stdout.isatty() and _draw(headings, cells, flush):
         return
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    for row in [headings, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    for row in [headings, *cells]:
+        columns = zip(row, widths, flush, strict=True)
+        click.echo("  ".join(c.rjust(width) if end else c.ljust(width) for c, width, end in columns).rstrip())
 
 
-def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]], flush: Sequence[bool]) -> bool:
     try:
         from rich import box
         from rich.console import Console
@@ -37,11 +43,19 @@ def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
         from rich.text import Text
     except ModuleNotFoundError:
         return False
-    table = Table(*headings, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading, end in zip(headings, flush, strict=True):
+        # A long key is folded: cut off, it could not be copied.
+        table.add_column(heading, justify="right" if end else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
     return True
+
+
+def print_line(text: str, colour: str) -> None:
+    """One line, coloured on a terminal; never wrapped."""
+    click.echo(click.style(printable(text), fg=colour), color=False if os.environ.get("NO_COLOR") else None)
 
 
 def size(nbytes: int) -> str:

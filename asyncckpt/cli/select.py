@@ -29,14 +29,15 @@ class Target:
 def target(text: str) -> Target:
     """``ROOT@latest``, ``ROOT@best``, ``ROOT@1000`` (a step), ``ROOT@00000042`` (an id), or ``ROOT`` alone.
 
-    Only the last ``@`` counts, and none in a path that exists as it stands.
+    Only the last ``@`` counts; none in a path that exists as it stands, nor one with a slash behind it. Raises
+    `CheckpointNotFoundError` for anything else behind the ``@``.
     """
     root, at, selector = text.rpartition("@")
-    if not at or os.path.exists(text):
+    if not at or {"/", os.sep} & set(selector) or os.path.exists(os.path.expanduser(text)):
         return Target(text, None)
     if selector in ("latest", "best"):
         return Target(root, selector)
-    if not selector.isdecimal():
+    if not (selector.isascii() and selector.isdecimal()):
         raise CheckpointNotFoundError(f"{text}: after the @ comes latest, best, a step, or an id of 8 digits")
     return Target(root, selector if len(selector) >= _ID_DIGITS else int(selector))
 

@@ -2,111 +2,147 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog, CheckpointInfo
-from asyncckpt.cli.ls import entry
-from asyncckpt.cli.output import print_json, print_table, size
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.cli.contents import Contents, Tensor
+from asyncckpt.cli.exits import Exit
+from asyncckpt.cli.following import follow, unless_removed
+from asyncckpt.cli.output import age, print_json, print_table, size
 from asyncckpt.cli.select import reading, target
-from asyncckpt.format.manifest import Contents, Manifest
-from asyncckpt.format.record import Checkpoint
+from asyncckpt.cli.summary import Summary, short, summaries
+from asyncckpt.format.names import directory_of, record_key
+from asyncckpt.format.record import Checkpoint, PackUse, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One checkpoint with its record and its contents."""
+
+    summary: Summary
+    record: Record
+    checkpoint: Checkpoint
+    contents: Contents
+
+    @property
+    def folder(self) -> str:
+        """The key under which everything of its own lies."""
+        return self.checkpoint.manifest.key.rsplit("/", 1)[0]
+
+    def is_own(self, pack: PackUse) -> bool:
+        """Whether the pack was written for this checkpoint, and is not shared with an older one."""
+        return pack.key.startswith(f"{self.folder}/")
 
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--tensors", metavar="GLOB", is_flag=False, flag_value="*", help="List tensors by name (all of them).")
+@click.option(
+    "--tensors", metavar="[GLOB]", is_flag=False, flag_value="*", help="List tensors by name; goes behind CHECKPOINT."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(checkpoint: str, tensors: str | None, as_json: bool) -> None:
     """Show what CHECKPOINT (ROOT@latest, @best, @STEP, @ID; the latest where none is named) holds."""
     chosen = target(checkpoint)
 
-    async def act(catalog: Catalog) -> tuple[Checkpoint, CheckpointInfo, Manifest, int | None]:
-        listing = await catalog.listing()
-        found = listing.find("latest" if chosen.which is None else chosen.which)
-        info = next(info for info in listing.infos() if info.seq == found.seq)
-        return found, info, await catalog.manifest(found), listing.head.latest if listing.head else None
+    async def act(catalog: Catalog) -> Found:
+        return await follow(
+            catalog, "latest" if chosen.which is None else chosen.which, lambda *named: _read(catalog, *named)
+        )
 
-    found, info, manifest, latest = reading(chosen.root, act)
+    found = reading(chosen.root, act)
+    listed = found.contents.tensors(tensors or "*")
     if as_json:
-        listed = _tensors(manifest.contents, tensors or "*")
-        print_json({**entry(info, latest), **_origin(found, manifest), "tensors": listed})
-        return
-    if tensors is None:
-        _print_summary(found, info, manifest)
-    else:
-        rows = [
-            [t["name"], t["dtype"], "x".join(map(str, t["shape"])) or "scalar", size(t["bytes"]), t["alias_of"] or ""]
-            for t in _tensors(manifest.contents, tensors)
-        ]
-        print_table(["TENSOR", "DTYPE", "SHAPE", "SIZE", "SHARES THE BYTES OF"], rows)
+        print_json(_json(found, listed))
+    elif tensors is None:
+        _print_everything(found)
+    elif listed:
+        _print_tensors(listed)
+    if tensors is not None and not listed:
+        click.echo(f"no tensor of it is named {tensors}", err=True)
+        click.get_current_context().exit(Exit.ABSENT)
 
 
-def _origin(found: Checkpoint, manifest: Manifest) -> dict[str, Any]:
-    own = found.manifest.key.rsplit("/", 1)[0] + "/"
-    packs = [{"key": p.key, "length": p.length, "live": p.live, "own": p.key.startswith(own)} for p in found.packs]
-    values = {scope: _shortened(value) for scope, value in manifest.contents.values.items()}
-    return {
-        "run": manifest.run,
-        "incarnation": manifest.inc,
-        "parent": found.parent,
-        "world": found.world,
-        "folder": own.removesuffix("/"),
-        "packs": packs,
-        "values": values,
-    }
+async def _read(catalog: Catalog, listing: Listing, checkpoint: Checkpoint) -> Found:
+    summary = next(summary for summary in summaries(listing) if summary.info.seq == checkpoint.seq)
+    record = next(record for record in listing.records if record.checkpoint is checkpoint)
+    async with unless_removed(catalog, checkpoint):
+        return Found(summary, record, checkpoint, Contents(await catalog.manifest(checkpoint)))
 
 
-def _tensors(contents: Contents, pattern: str) -> list[dict[str, Any]]:
-    stored = [(path, e.dtype, e.shape, e.nbytes, None) for path, e in contents.tensors.items()]
-    shared = [(path, a.dtype, a.shape, 0, ".".join(a.of)) for path, a in contents.aliases.items()]
-    return [
-        {"name": ".".join(path), "dtype": dtype, "shape": list(shape), "bytes": nbytes, "alias_of": of}
-        for path, dtype, shape, nbytes, of in sorted([*stored, *shared])
-        if fnmatch.fnmatchcase(".".join(path), pattern)
-    ]
+# -- for people --------------------------------------------------------------------------------------------
 
 
-def _print_summary(found: Checkpoint, info: CheckpointInfo, manifest: Manifest) -> None:
-    origin = _origin(found, manifest)
-    shared = sum(pack["live"] for pack in origin["packs"] if not pack["own"])
-    facts = {
-        "id": info.id,
-        "step": str(info.step),
-        "epoch": "" if info.epoch is None else str(info.epoch),
-        "saved": datetime.fromtimestamp(info.created, UTC).isoformat(timespec="seconds"),
-        "size": size(info.size),
-        "of older packs": size(shared),
-        "metrics": " ".join(f"{name}={value!r}" for name, value in info.metrics.items()),
-        "continued from": "" if found.parent is None else f"{found.parent:08d}",
-        "ranks": str(found.world),
-        "incarnation": str(manifest.inc),
-        "folder": origin["folder"],
-        "digest": info.digest,
-    }
-    print_table(["FIELD", "VALUE"], [[name, value] for name, value in facts.items() if value])
+def _print_everything(found: Found) -> None:
+    print_table(["FIELD", "VALUE"], [(name, value or "-") for name, value in _facts(found)])
     click.echo()
-    print_table(["PART", "TENSORS", "SIZE"], _parts(manifest.contents))
-    for scope, value in origin["values"].items():
-        click.echo(f"\n{scope}: {value}")
+    packs = [[p.key, size(p.length), size(p.live), _origin(found, p)] for p in found.checkpoint.packs]
+    print_table(["PACK", "SIZE", "USED", "ORIGIN"], packs, right=("SIZE", "USED"))
+    click.echo()
+    parts = [[c.name, str(c.tensors), size(c.nbytes), str(c.values)] for c in found.contents.components()]
+    print_table(["COMPONENT", "TENSORS", "SIZE", "VALUES"], parts, right=("TENSORS", "SIZE", "VALUES"))
+    click.echo()
+    print_table(["NAME", "VALUE"], [[value.name, value.text] for value in found.contents.values()])
 
 
-def _parts(contents: Contents) -> list[list[str]]:
-    counts: dict[str, list[int]] = {}
-    for path, entry_ in contents.tensors.items():
-        part = counts.setdefault(path[0], [0, 0])
-        part[0] += 1
-        part[1] += entry_.nbytes
-    for path in contents.aliases:
-        counts.setdefault(path[0], [0, 0])[0] += 1
-    return [[name, str(count), size(nbytes)] for name, (count, nbytes) in sorted(counts.items())]
+def _origin(found: Found, pack: PackUse) -> str:
+    if found.is_own(pack):
+        return "own"
+    directory = directory_of(pack.key)
+    return f"of {directory.seq:08d}" if directory else "older"
 
 
-def _shortened(value: object, limit: int = 600) -> str:
-    """Values as they stand in the manifest, tensors as their tags, cut where they get long."""
-    text = json.dumps(value)
-    return text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
+def _facts(found: Found) -> Iterator[tuple[str, str]]:
+    checkpoint, info, writer = found.checkpoint, found.summary.info, found.record.writer
+    saved = datetime.fromtimestamp(info.created, UTC).isoformat(timespec="seconds")
+    yield "id", info.id
+    yield "step", str(info.step)
+    yield "epoch", "" if info.epoch is None else str(info.epoch)
+    yield "saved", f"{saved} ({age(info.created)} ago)"
+    yield "state", found.summary.marks
+    yield "size", size(info.size)
+    yield "metrics", short(info.metrics)
+    yield "best by", " ".join(checkpoint.monitor or ())
+    yield "continued from", "" if checkpoint.parent is None else f"{checkpoint.parent:08d}"
+    yield "ranks", str(checkpoint.world)
+    yield "code version", info.code_version or ""
+    yield "run", found.contents.manifest.run
+    yield "writer", f"process {writer.pid} on {writer.host}, incarnation {found.record.inc}"
+    yield "record", record_key(found.record.slot)
+    yield "folder", found.folder
+    yield "digest", info.digest
+
+
+def _print_tensors(tensors: list[Tensor]) -> None:
+    rows = [
+        [t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar", size(t.nbytes), ".".join(t.alias_of or ())]
+        for t in tensors
+    ]
+    print_table(["TENSOR", "DTYPE", "SHAPE", "SIZE", "SHARES THE BYTES OF"], rows, right=("SIZE",))
+
+
+# -- for programs ------------------------------------------------------------------------------------------
+
+
+def _json(found: Found, tensors: list[Tensor]) -> dict[str, Any]:
+    checkpoint, record = found.checkpoint, found.record
+    return {
+        **found.summary.json(),
+        "run": found.contents.manifest.run,
+        "incarnation": record.inc,
+        "parent": checkpoint.parent,
+        "world": checkpoint.world,
+        "monitor": list(checkpoint.monitor) if checkpoint.monitor else None,
+        "slot": record.slot,
+        "writer": {"host": record.writer.host, "pid": record.writer.pid, "nonce": record.writer.nonce},
+        "folder": found.folder,
+        "manifest": {"key": checkpoint.manifest.key, "length": checkpoint.manifest.length},
+        "packs": [{"key": p.key, "length": p.length, "live": p.live, "own": found.is_own(p)} for p in checkpoint.packs],
+        "components": [component.json() for component in found.contents.components()],
+        "tensors": [tensor.json() for tensor in tensors],
+        "values": [value.json() for value in found.contents.values()],
+    }

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import closing
 
 import click
 
-from asyncckpt.catalog import Catalog
-from asyncckpt.cli.output import print_json, print_table
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.cli.exits import Exit
+from asyncckpt.cli.following import follow
+from asyncckpt.cli.output import print_json, print_line, size
 from asyncckpt.cli.select import Target, reading, target
-from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
+from asyncckpt.cli.status import StatusLine
+from asyncckpt.cli.verdict import Verdict, exit_for_all, judge, verdict
+from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.reading import verify as verify_checkpoint
 
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What became of one checkpoint's check."""
-
-    name: str
-    step: int | None
-    reason: str | None
-
-    @property
-    def word(self) -> str:
-        return "ok" if self.reason is None else "damaged"
+_COLOURS = {"ok": "green", "damaged": "red"}
 
 
 @click.command()
@@ -35,39 +27,57 @@ class _Verdict:
 def verify(checkpoint: str, full: bool, as_json: bool) -> None:
     """Check CHECKPOINT, or all that are listed where only a ROOT is given. Exit code 1 if any is damaged."""
     chosen = target(checkpoint)
-
-    async def act(catalog: Catalog) -> list[_Verdict]:
-        return await _verdicts(catalog, chosen, full)
-
-    verdicts = reading(chosen.root, act)
+    with closing(_Check(chosen, full)) as check:
+        verdicts = reading(chosen.root, check.all if as_json else check.shown)
+    status = exit_for_all(verdicts)
     if as_json:
-        rows = [{"id": v.name, "step": v.step, "state": v.word, "reason": v.reason} for v in verdicts]
-        print_json({"root": chosen.root, "full": full, "checkpoints": rows})
-    elif verdicts:
-        print_table(
-            ["ID", "STEP", "STATE", "REASON"],
-            [[v.name, "" if v.step is None else str(v.step), v.word, v.reason or ""] for v in verdicts],
-        )
+        rows = [verdict.json() for verdict in verdicts]
+        print_json({"root": chosen.root, "full": full, "ok": status is Exit.OK, "checkpoints": rows})
     if not verdicts:
         click.echo(f"{chosen.root} holds no checkpoints", err=True)
-        sys.exit(3)
-    sys.exit(any(v.reason is not None for v in verdicts))
+    click.get_current_context().exit(status)
 
 
-async def _verdicts(catalog: Catalog, chosen: Target, full: bool) -> list[_Verdict]:
-    listing = await catalog.listing()
-    named = listing.checkpoints if chosen.which is None else [listing.find(chosen.which)]
-    lost = [] if chosen.which is not None else [_Verdict(f"slot {s}", None, str(e)) for s, e in listing.lost.items()]
-    return [*lost, *[v for c in named if (v := await _verdict(catalog, c, full)) is not None]]
+class _Check:
+    """The check of one or all checkpoints, one after the other."""
 
+    def __init__(self, chosen: Target, full: bool) -> None:
+        self._chosen, self._full = chosen, full
+        self._status = StatusLine()
 
-async def _verdict(catalog: Catalog, checkpoint: Checkpoint, full: bool) -> _Verdict | None:
-    """The verdict on one checkpoint; None if retention removed it meanwhile, which is not damage."""
-    name = f"{checkpoint.seq:08d}"
-    if sys.stderr.isatty():
-        click.echo(f"checking {name} (step {checkpoint.step})", err=True)
-    try:
-        await verify_checkpoint(catalog, checkpoint, full=full)
-    except (CheckpointCorruptError, UnsupportedFormat) as error:
-        return _Verdict(name, checkpoint.step, str(error)) if await catalog.is_listed(checkpoint) else None
-    return _Verdict(name, checkpoint.step, None)
+    def close(self) -> None:
+        self._status.clear()
+
+    async def all(self, catalog: Catalog) -> list[Verdict]:
+        """Every verdict, when the last is there."""
+        return [found async for found in self._verdicts(catalog)]
+
+    async def shown(self, catalog: Catalog) -> list[Verdict]:
+        """The same, and each is a line as soon as it is there."""
+        found = []
+        async for one in self._verdicts(catalog):
+            self._status.clear()
+            print_line(one.line, _COLOURS.get(one.state, "yellow"))
+            found.append(one)
+        return found
+
+    async def _verdicts(self, catalog: Catalog) -> AsyncIterator[Verdict]:
+        if self._chosen.which is not None:
+            yield await follow(catalog, self._chosen.which, lambda _, named: self._judged(catalog, named, "1 of 1"))
+            return
+        listing = await catalog.listing()
+        for slot, error in listing.lost.items():
+            yield Verdict(f"slot {slot}", None, "damaged", str(error))
+        async for found in self._listed(catalog, listing):
+            yield found
+
+    async def _listed(self, catalog: Catalog, listing: Listing) -> AsyncIterator[Verdict]:
+        for number, checkpoint in enumerate(listing.checkpoints, 1):
+            try:
+                yield await self._judged(catalog, checkpoint, f"{number} of {len(listing.checkpoints)}")
+            except CheckpointNotFoundError as error:
+                yield verdict(checkpoint, "removed", error)
+
+    async def _judged(self, catalog: Catalog, checkpoint: Checkpoint, place: str) -> Verdict:
+        self._status.show(f"checking {place}: step {checkpoint.step}, {size(checkpoint.size)}")
+        return await judge(catalog, checkpoint, full=self._full)

@@ -128,3 +128,12 @@ def ranks_of(root: str) -> Ranks:
             "before AsyncCheckpointer(...), so that the ranks can agree on what to save"
         )
     return SingleRank()
+
+
+def refuse_late_group(known: Ranks) -> None:
+    """Raise `RuntimeError` if a process group came after the checkpointer: every rank would take the run for itself."""
+    if known.world == 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise RuntimeError(
+            "torch.distributed was initialised after AsyncCheckpointer(...): make the checkpointer after "
+            "init_process_group(), so that the ranks save together"
+        )

@@ -44,6 +44,28 @@ def below(path: Path, parts: Collection[str]) -> bool:
     return any(name == part or name.startswith(part + ".") for part in parts)
 
 
+def around(path: Path, parts: Collection[str]) -> bool:
+    """Whether one of `parts` stands below `path`."""
+    return any(below(tuple(part.split(".")), [".".join(path)]) for part in parts)
+
+
+def only_parts(value: Any, parts: Collection[str], path: Path = ()) -> Any:
+    """Of the state `value` at `path`, what is one of `parts` or in one, with the containers around it."""
+
+    def pick(key: object, item: Any) -> Any:
+        there = (*path, str(key))
+        if below(there, parts):
+            return item
+        inner = only_parts(item, parts, there) if around(there, parts) and isinstance(item, dict | list) else None
+        return inner or Missing()
+
+    if isinstance(value, dict):
+        value = {key: pick(key, item) for key, item in value.items()}
+    elif isinstance(value, list):
+        value = [pick(index, item) for index, item in enumerate(value)]
+    return without_missing(value)
+
+
 def tensors_of(contents: Contents, data: Mapping[Path, memoryview]) -> dict[Path, Tensor]:
     """Every stored tensor in `data`, and every alias of one, sharing memory as they did when they were saved."""
     flat = {path: _flat(buffer) for path, buffer in data.items()}
@@ -97,7 +119,7 @@ def state_of(values: Json, tensors: Mapping[Path, Tensor]) -> Any:
 
 
 def without_missing(value: Any) -> Any:
-    """`value` without the places of tensors that were not asked for, and without containers left empty by that."""
+    """`value` without the places of what was not asked for."""
     if isinstance(value, dict):
         kept = {key: without_missing(item) for key, item in value.items()}
         return {key: item for key, item in kept.items() if not isinstance(item, Missing)}

@@ -128,18 +128,21 @@ class Renamed(Draft):
         self._unpublished = None
 
 
-class InPlace(Draft):
-    """Written under its final name: exclusive, but readers see it grow and a power loss may leave it torn."""
+class Claimed(Draft):
+    """Renamed over an empty file that claims the name: exclusive, but until then, or after a crash, readers see that.
+
+    A claim whose temporary is gone can never be completed. So it is not taken back either when that fails: whoever
+    removed the temporary counts on the name being taken.
+    """
 
     gives = "torn"
-    weakness = "neither hard links nor exclusive renames work, so creates write in place; a crash may tear them"
-
-    def open(self) -> None:
-        self._create(self.target)
+    weakness = "neither hard links nor exclusive renames work, so creates claim a name first; a crash may leave it empty"
 
     def publish(self) -> None:
         self._close()
+        self._files.close(self._files.create(self.target))
+        self._files.replace(self._path(), self.target)
         self._unpublished = None
 
 
-RUNGS: tuple[type[Draft], ...] = (Unnamed, Linked, Renamed, InPlace)
+RUNGS: tuple[type[Draft], ...] = (Unnamed, Linked, Renamed, Claimed)

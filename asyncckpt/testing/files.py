@@ -78,7 +78,7 @@ class WithoutDirectorySync(Files):
 class WithoutAnything(
     WithoutDirect, WithoutPreallocation, WithoutLinks, WithoutNoReplace, WithoutSymlinks, WithoutDirectorySync
 ):
-    """Lacks all of these; creates exclusively in place."""
+    """Lacks all of these; creates claim their name with an empty file."""
 
 
 class WithoutExclusiveCreate(WithoutLinks, WithoutNoReplace):

@@ -34,6 +34,7 @@ ranks, as with ``torchrun``."""
 
 _LOOPBACK = "127.0.0.1"
 _LAST_WORDS = 5.0
+_KILLED = -9
 
 
 class RanksFailed(AssertionError):
@@ -115,11 +116,13 @@ def _started(
 
 
 def _process_class() -> type[BaseProcess]:
-    if sys.platform != "linux":  # elsewhere a fork of a process that has imported torch may hang
+    if sys.platform == "linux":
+        context = multiprocessing.get_context("forkserver")
+        # Optimizers import torch._dynamo when they are made: that takes a second.
+        context.set_forkserver_preload(["torch._dynamo", "torch.distributed", "asyncckpt.checkpointer"])
+        return context.Process
+    else:  # a fork of a process that has imported torch may hang
         return multiprocessing.get_context("spawn").Process
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "torch.distributed", "asyncckpt.checkpointer"])
-    return context.Process
 
 
 def _wait(processes: list[BaseProcess], place: _Place, killed: Collection[int]) -> None:
@@ -135,7 +138,7 @@ def _wait(processes: list[BaseProcess], place: _Place, killed: Collection[int]) 
         for rank in [rank for rank, process in running.items() if process.sentinel in ended]:
             process = running.pop(rank)
             process.join()
-            if process.exitcode != (-signal.SIGKILL if rank in killed else 0):
+            if process.exitcode != (_KILLED if rank in killed else 0):
                 raise RanksFailed(f"rank {rank} ended with exit code {process.exitcode}\n{place.told()}")
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
 from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, Storage, UploadInfo
@@ -32,7 +32,7 @@ class Pause:
         self._reached = asyncio.Event()
         self._released = asyncio.Event()
 
-    async def reached(self, sender: asyncio.Future[object]) -> bool:
+    async def reached(self, sender: asyncio.Future[Any]) -> bool:
         """Wait until the request has come; False if `sender` ended without it."""
         waiting = asyncio.ensure_future(self._reached.wait())
         await asyncio.wait({waiting, sender}, return_when=asyncio.FIRST_COMPLETED)

@@ -91,8 +91,8 @@ class GatedStorage(Storage):
     """Passes every request on to `inner`, past the gates and faults that the test has put up.
 
     Patterns are those of ``fnmatch``; a ``list`` is looked up by its prefix, a ``probe`` by the empty key. The first
-    rule in force that covers a request counts. Any thread may put one up. ``calls`` has every request that arrived,
-    in order. Links are not passed on.
+    rule in force that covers a request counts, and after a gate the next. Any thread may put one up. ``calls`` has
+    every request that arrived, in order. Links are not passed on.
     """
 
     def __init__(self, inner: Storage) -> None:
@@ -134,13 +134,17 @@ class GatedStorage(Storage):
     async def _arrive(self, request: Request, key: str) -> None:
         with self._lock:
             self.calls.append((request, key))
+        while (then := self._rule(request, key)) is not None:
+            if isinstance(then, _Fault):
+                raise then.error()
+            await then.pass_through()
+
+    def _rule(self, request: Request, key: str) -> Gate | _Fault | None:
+        with self._lock:
             then = next((rule.then for rule in self._rules if rule.covers(request, key)), None)
             if isinstance(then, _Fault):
                 then.times -= 1
-        if isinstance(then, _Fault):
-            raise then.error()
-        if then is not None:
-            await then.pass_through()
+            return then
 
     # -- Storage -------------------------------------------------------------------------------------------
 

@@ -6,8 +6,6 @@ Everything before that is garbage with a name that says whose it is; everything 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import (
     AsyncCkptError,
@@ -60,28 +58,29 @@ async def commit(catalog: Catalog, record: Record) -> None:
 
     Raises `Fenced` if the run was taken: then the save is durable only if the new owner's head lists it, which
     the exception's ``adopted`` says. Never tries the next slot: that would take the run back. Raises
-    `OutcomeUnknown` if the record may stand; after any other error it does not.
+    `OutcomeUnknown` if the record may stand, and if who stands in its way cannot be told: then the run has to be
+    opened anew. After any other error the record does not stand.
     """
-    if not await create(catalog.storage, names.record_key(record.slot), record.encode()):
-        raise await fence(catalog, record)
+    stands = await create(catalog.storage, names.record_key(record.slot), record.encode())
     try:
-        above = await catalog.slots(above=record.slot)
-        error = await fence(catalog, record, above) if above else None
+        if stands and not await catalog.slots(above=record.slot):
+            return
+        head = await catalog.head()
     except AsyncCkptError as failure:
+        if not stands:
+            raise
         raise OutcomeUnknown(f"record {record.slot} stands, but not whether it counts: {failure}") from failure
-    if error is not None:
-        raise error
+    if head is None or head.slot < record.slot or head == record:
+        # Torn runs only: a slot that another opener has claimed or a crash has torn says nothing about who owns it.
+        raise OutcomeUnknown(f"{catalog.storage.url}: a record at or above slot {record.slot} is not complete")
+    error = fence(catalog.storage.url, record.inc, head)
+    error.adopted = stands and record.slot in head.live
+    raise error
 
 
-async def fence(catalog: Catalog, record: Record, above: Sequence[int] = ()) -> Fenced:
-    """The error that tells who took the run, and whether they list `record`."""
-    head = await catalog.head()
-    error = Fenced("another writer has taken this run")
-    if head is not None:
-        error = Fenced(
-            f"{catalog.storage.url} was taken by incarnation {head.inc} (process {head.writer.pid} on "
-            f"{head.writer.host}); this one, {record.inc}, has stopped: end this process, or start it again "
-            "to take the run back"
-        )
-    error.adopted = bool(above) and head is not None and record.slot in head.live
-    return error
+def fence(url: str, inc: int, head: Record) -> Fenced:
+    """The error that tells incarnation `inc` who took the run at `url`."""
+    return Fenced(
+        f"{url} was taken by incarnation {head.inc} (process {head.writer.pid} on {head.writer.host}); "
+        f"this one, {inc}, has stopped: end this process, or start it again to take the run back"
+    )

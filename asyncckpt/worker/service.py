@@ -87,12 +87,14 @@ class SaveService:
         self._former: Record | None = None
         self._first_seq = 0
         self._pruner = Pruner(listeners)
-        self._sweep: asyncio.Task[None] | None = None
+        self._me = new_writer_id(clock)
+        self._sweeps: list[asyncio.Task[None]] = []
+        self._sweep_planned = asyncio.Event()
         self._told: set[str] = set()
 
     def inherit(self, former: SaveService) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
-        self.resumed, self._fenced = former.resumed, former._fenced
+        self._me, self.resumed, self._fenced = former._me, former.resumed, former._fenced
         self.reading, self.damaged = former.reading, former.damaged
         self._former = former.writer.head if former.writer else former._former
         self._first_seq = former._first_seq
@@ -143,8 +145,7 @@ class SaveService:
         async with self._actor:
             if self.writer is not None and self._fenced is None:
                 await self._leave(self.writer)
-        if self._sweep is not None:
-            await self._sweep
+        await asyncio.gather(*self._sweeps)
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
 
@@ -166,9 +167,8 @@ class SaveService:
         if self._fenced is not None:
             raise self._fenced
         if self.writer is None:
-            me = new_writer_id(self._clock)
             try:
-                writer = await open_run(self.catalog, me, int(self._clock.time() * 1e6), after=self._former)
+                writer = await open_run(self.catalog, self._me, int(self._clock.time() * 1e6), after=self._former)
             except Fenced as error:
                 self._fenced = error
                 raise
@@ -177,7 +177,8 @@ class SaveService:
             if self._former is None:
                 self._first_seq = writer.first_seq
             self.writer, self._former = writer, writer.head
-            self._sweep = asyncio.create_task(self._sweep_up(writer))
+            self._sweep_planned.clear()
+            self._sweeps.append(asyncio.create_task(self._sweep_up(writer)))
         return self.writer
 
     async def resume(self) -> Listing:
@@ -194,7 +195,8 @@ class SaveService:
             writer = await self.take()
             self.damaged.update(damaged)
             if named and writer.head.latest != seq:
-                await writer.roll_back(seq)
+                with self._recording(writer):
+                    await writer.roll_back(seq)
             writer.parent = seq
 
     @contextlib.contextmanager
@@ -210,7 +212,10 @@ class SaveService:
 
     async def _sweep_up(self, writer: Writer) -> None:
         try:
-            found = await plan_sweep(writer)
+            try:
+                found = await plan_sweep(writer)
+            finally:
+                self._sweep_planned.set()
             removed = await carry_out(found, self.storage)
         except (AsyncCkptError, OSError) as error:
             self._listeners.emit(Leftover("the start's sweep", error))
@@ -289,11 +294,19 @@ class SaveService:
             old = [c for c in writer.checkpoints if c.seq < self._first_seq and c.seq not in gone | self.reading.keys()]
             removed += [Removal(c.seq, c.step, "overwritten by a new training") for c in old]
         try:
-            return removed, await writer.commit(checkpoint, removed)
+            with self._recording(writer):
+                await writer.commit(checkpoint, removed)
+        except Fenced as error:
+            if not error.adopted:
+                raise
+        return removed, writer.head
+
+    @contextlib.contextmanager
+    def _recording(self, writer: Writer) -> Iterator[None]:
+        try:
+            yield
         except Fenced as error:
             self._fenced = error
-            if error.adopted:
-                return [], writer.head
             raise
         except OutcomeUnknown:
             # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
@@ -326,6 +339,8 @@ class SaveService:
                 self._listeners.emit(Fallback(feature, reason))
         if self._fenced is not None:
             return
+        # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
+        await self._sweep_planned.wait()
         try:
             await show(self.storage, writer, self._config.monitor)
         except (AsyncCkptError, OSError) as error:

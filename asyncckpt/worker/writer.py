@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
-from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, RunContended, RunRefused
+from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused
 from asyncckpt.format import names
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
 from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
 
 OPEN_ATTEMPTS = 10
@@ -29,7 +30,7 @@ OPEN_ATTEMPTS = 10
 
 
 def new_writer_id(clock: Clock) -> WriterId:
-    """An identity that no other session has."""
+    """An identity that no other checkpointer has; one that opens its run anew keeps its own."""
     return WriterId(secrets.token_hex(16), socket.gethostname(), os.getpid(), int(clock.time() * 1e6))
 
 
@@ -122,15 +123,20 @@ class Writer:
         )
 
     async def _advance(self, record: Record) -> None:
-        await commit(self.catalog, record)
+        try:
+            await commit(self.catalog, record)
+        except Fenced as error:
+            if error.adopted:
+                self.head = record
+            raise
         self.head = record
 
 
 async def open_run(catalog: Catalog, me: WriterId, created: int, *, after: Record | None = None) -> Writer:
     """Take the run: create it where there is none, and stand above every earlier writer.
 
-    `created` is the time in microseconds for a new run. `after` is the last record of this process's own earlier
-    session: if anyone else has written since, that is `Fenced`, not a reason to take the run back. Raises
+    `created` is the time in microseconds for a new run. `after` is the last record that `me` is known to have written
+    before: if anyone else has written since, that is `Fenced`, not a reason to take the run back. Raises
     `RunContended` if others kept overtaking, `RunRefused` if this store cannot commit as the run demands,
     `HeadDamaged`, or a `StorageError`.
     """
@@ -149,11 +155,15 @@ async def _try_open(catalog: Catalog, run: RunFile, me: WriterId, after: Record 
     try:
         # Head and slot come from one listing: a record that appears after it makes the create below fail.
         head = await catalog.newest(present, run)
+        passed = [slot for slot in present if head is None or slot > head.slot]
+        await _bury(catalog.storage, map(names.record_key, passed))
+        if passed and await catalog.newest(present, run) != head:
+            return None
         listing = await catalog.listing_of(head) if head else Listing(None)
     except ObjectNotFound:
         return None
-    if after is not None and head is not None and head.writer.nonce not in (after.writer.nonce, me.nonce):
-        raise await fence(catalog, after)
+    if after is not None and head is not None and head.writer.nonce != me.nonce:
+        raise fence(catalog.storage.url, after.inc, head)
     record = _open_record(head, max(present, default=0) + 1, me)
     key = names.record_key(record.slot)
     if not await create(catalog.storage, key, record.encode()):
@@ -194,7 +204,7 @@ def _open_record(head: Record | None, slot: int, me: WriterId) -> Record:
 
 async def _claim(catalog: Catalog, created: int) -> RunFile:
     """The run file, created if there is none; refuses a store that cannot keep what it says."""
-    run = await _run_file(catalog)
+    run = await catalog.run()
     publish = await catalog.storage.probe()
     if publish == "none":
         raise RunRefused(
@@ -202,11 +212,7 @@ async def _claim(catalog: Catalog, created: int) -> RunFile:
             "writers could not exclude each other; use a root on another store"
         )
     if run is None:
-        own = RunFile(secrets.token_hex(8), publish, created)
-        await create(catalog.storage, names.RUN, own.encode())
-        run = await catalog.run()
-        if run is None:
-            raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")
+        run = await _begin(catalog, RunFile(secrets.token_hex(8), publish, created))
     if run.publish == "whole" and publish == "torn":
         raise RunRefused(
             f"{catalog.storage.url} was begun on a file system with atomic exclusive creation; this one has "
@@ -215,12 +221,25 @@ async def _claim(catalog: Catalog, created: int) -> RunFile:
     return run
 
 
-async def _run_file(catalog: Catalog) -> RunFile | None:
-    """The run file; one that a power loss tore before anything was committed is as good as none."""
-    try:
-        return await catalog.run()
-    except CheckpointCorruptError:
-        if await catalog.slots():
-            raise
-        await catalog.storage.delete([names.RUN])
-        return None
+async def _begin(catalog: Catalog, own: RunFile) -> RunFile:
+    """The run file, created as `own` unless another start was faster."""
+    if not await create(catalog.storage, names.RUN, own.encode()) and await catalog.run() is None:
+        # Torn. Replaced rather than removed first: another start may have completed it and committed by now.
+        await _bury(catalog.storage, [names.RUN])
+        if await catalog.run() is None:
+            await catalog.storage.put(names.RUN, [own.encode()])
+    run = await catalog.run()
+    if run is None:
+        raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")
+    return run
+
+
+async def _bury(storage: Storage, keys: Iterable[str]) -> None:
+    """See to it that a create of `keys` that is still under way, or was torn, is never completed.
+
+    Only torn runs need this: their stores claim a name before they complete the object. Whoever goes past a claim
+    must know that it stays one, or the record would count for its writer and not for who went past.
+    """
+    for key in keys:
+        async for upload in storage.uploads(key):
+            await storage.abort(upload)

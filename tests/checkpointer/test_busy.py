@@ -8,25 +8,13 @@ import pytest
 
 from asyncckpt import RetentionPolicy, SavePolicy, load
 from asyncckpt.errors import SaveSkipped, SaveSuperseded
-from asyncckpt.events import Durable, Event, Fallback, Skipped, Stalled, Superseded
-from asyncckpt.testing.slow import Gate, GatedStorage
+from asyncckpt.events import Durable, Event, Fallback, Skipped, Superseded
+from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Recorder, Toy, Training, steps
+from .trainings import Recorder, Toy, Training, once_it_waits, steps
 
 EVERY_STEP = SavePolicy(every_steps=1)
-
-
-class OpensWhenTheTrainerWaits:
-    """Opens `gate` once a save waits for a generation: it asks the guard right before, which this hears."""
-
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-        self.armed = False
-
-    def on_event(self, event: Event) -> None:
-        if self.armed and isinstance(event, Stalled) and event.where == "guard":
-            self.gate.open()
 
 
 def test_P5_steps_and_saves_go_on_while_nothing_can_be_written(make: Make, store: GatedStorage) -> None:
@@ -75,20 +63,13 @@ def test_P6_coalesce_takes_back_a_job_that_was_handed_over_a_moment_ago(make: Ma
 
 
 def test_P6_wait_holds_the_step_until_a_generation_is_free(make: Make, store: GatedStorage) -> None:
-    gate = store.hold("put", "data/*")
-    opener = OpensWhenTheTrainerWaits(gate)
     training = Training()
-    ckpt = make(
-        model=training.model,
-        optimizer=training.optimizer,
-        save=EVERY_STEP,
-        on_busy="wait",
-        verify="always",
-        listeners=[opener],
-    )
-    handles = [ckpt.step(1), ckpt.step(2)]
-    opener.armed = True
-    handles.append(ckpt.step(3))
+    ckpt = make(model=training.model, optimizer=training.optimizer, save=EVERY_STEP, on_busy="wait", verify="always")
+    with store.hold("put", "data/*") as gate:
+        handles = [ckpt.step(1), ckpt.step(2)]
+        once_it_waits(gate.open)
+        handles.append(ckpt.step(3))
+        assert gate.is_open
     assert [handle.wait().step for handle in handles] == [1, 2, 3]
 
 
@@ -111,21 +92,13 @@ def test_P6_skip_takes_no_snapshot(
 
 
 def test_P6_an_explicit_save_waits_for_a_generation_and_is_never_skipped(make: Make, store: GatedStorage) -> None:
-    gate = store.hold("put", "data/*")
-    opener = OpensWhenTheTrainerWaits(gate)
     training = Training()
-    ckpt = make(
-        model=training.model,
-        optimizer=training.optimizer,
-        save=EVERY_STEP,
-        on_busy="skip",
-        verify="always",
-        listeners=[opener],
-    )
-    ckpt.step(1)
-    ckpt.step(2)
-    opener.armed = True
-    assert ckpt.save(3).wait().step == 3
+    ckpt = make(model=training.model, optimizer=training.optimizer, save=EVERY_STEP, on_busy="skip", verify="always")
+    with store.hold("put", "data/*") as gate:
+        ckpt.step(1)
+        ckpt.step(2)
+        once_it_waits(gate.open)
+        assert ckpt.save(3).wait().step == 3
 
 
 @pytest.mark.parametrize("explicit", [{}, {"on_busy": "wait"}, {"on_busy": "skip"}], ids=str)

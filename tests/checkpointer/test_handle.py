@@ -11,7 +11,7 @@ import torch
 
 from asyncckpt import CheckpointInfo, SavePolicy, load
 from asyncckpt.errors import SaveFailed, SaveSkipped, SaveSuperseded, StorageDenied
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
 from .trainings import Toy, Training
@@ -168,12 +168,13 @@ def test_a_step_waits_for_the_copy_also_while_another_thread_waits_for_it(make: 
     handle = ckpt.save(1)
     copied = ckpt._saver.stager._pending[-1].copied = Watched()
     with ThreadPoolExecutor(2) as threads:
-        waiting = threads.submit(handle.wait)
-        copied.arrivals.acquire()
+        waiting = threads.submit(ckpt.before_mutation)
+        assert copied.arrivals.acquire(timeout=PATIENCE)
         stepping = threads.submit(training.step)
         stepping.add_done_callback(lambda done: copied.arrivals.release())
-        copied.arrivals.acquire()
+        assert copied.arrivals.acquire(timeout=PATIENCE)
         busy.set()
         stepping.result()
         waiting.result()
+    handle.wait()
     assert torch.equal(load(store).state["model"]["weight"], before)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import queue
 import threading
 
 import pytest
 
-from asyncckpt import RetentionPolicy, SavePolicy
+from asyncckpt import RetentionPolicy, SaveHandle, SavePolicy
 from asyncckpt.errors import SaveFailed, StorageDenied
 from asyncckpt.events import (
     Durable,
@@ -123,20 +124,20 @@ def test_events_come_from_other_threads_except_what_the_call_itself_finds(make: 
 
 
 def test_a_listener_may_ask_the_handle_of_what_it_is_told(make: Make) -> None:
-    asked: list[object] = []
+    asked: list[str] = []
+    handles: queue.SimpleQueue[SaveHandle] = queue.SimpleQueue()
 
     class Asks:
         def on_event(self, event: Event) -> None:
             if isinstance(event, Durable):
-                asked.append((handles[event.step - 1].id, handles[event.step - 1].status))
+                handle = handles.get()
+                asked.append(f"{handle.id} {handle.step} {event.step}")
 
     ckpt = make(model=Toy(), listeners=[Asks()])
-    handles = []
-    with_two = [1, 2]
-    for step in with_two:
-        handles.append(ckpt.save(step))
-        handles[-1].wait()
-    assert [identity for identity, _ in asked] == ["00000001", "00000002"]
+    for step in (5, 6):
+        handles.put(ckpt.save(step))
+    ckpt.wait()
+    assert asked == ["00000001 5 5", "00000002 6 6"]
 
 
 def test_what_fails_after_the_commit_is_an_event_and_no_failure(

@@ -20,6 +20,7 @@ from asyncckpt import (
     guarded,
     load,
 )
+from asyncckpt.errors import IncompatibleState
 from asyncckpt.storage import MemoryStorage
 
 from .conftest import Make
@@ -175,6 +176,41 @@ def test_restore_takes_parts_and_leaves_the_others(make: Make) -> None:
     one.value = 9
     ckpt.restore(exclude=("model.one",))
     assert (one.value, two.value) == (9, 2)
+
+
+def test_load_gives_the_parts_asked_for_and_nothing_else(make: Make, store: MemoryStorage) -> None:
+    one, two = Training(), Training()
+    parts = {"optimizer": [one.optimizer, two.optimizer], "model": {"one": one.model, "two": two.model}}
+    make(**parts, extra={"rate": Rate()}).save(1).wait()
+    assert set(load(store, only=("model.two", "extra.rate.value")).state) == {"model", "extra"}
+    found = load(store, only=("model.two.weight", "optimizer.1", "extra")).state
+    assert set(found["model"]) == {"two"}
+    assert set(found["model"]["two"]) == {"weight"}
+    assert [set(optimizer) for optimizer in found["optimizer"]] == [{"state", "param_groups"}]
+    assert found["extra"] == {"rate": {"value": 0.5, "name": "cosine"}}
+
+
+@pytest.mark.parametrize("part", ["modle", "model.three", "m"])
+def test_a_part_that_is_not_there_is_an_error_and_not_an_empty_restore(
+    make: Make, store: MemoryStorage, part: str
+) -> None:
+    toy = Toy(1)
+    ckpt = make(model={"one": toy})
+    ckpt.save(1).wait()
+    toy.value = 9
+    with pytest.raises(IncompatibleState, match=f"'{part}'.*model"):
+        load(store, only=(part,))
+    for options in ({"only": (part,)}, {"exclude": (part,)}):
+        with pytest.raises(IncompatibleState, match=f"'{part}'.*model"):
+            ckpt.restore(**options)
+    assert toy.value == 9
+
+
+class Rate:
+    def state_dict(self) -> dict[str, object]:
+        return {"value": 0.5, "name": "cosine"}
+
+    def load_state_dict(self, state: dict[str, object]) -> None: ...
 
 
 def test_before_mutation_makes_hand_written_updates_safe(make: Make, store: MemoryStorage) -> None:

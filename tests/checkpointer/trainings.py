@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,6 +76,23 @@ class Recorder:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.of(kind)) >= count, PATIENCE), f"no {kind.__name__}"
         return self.of(kind)
+
+
+def once_it_waits(then: Callable[[], object]) -> threading.Thread:
+    """Call `then` in another thread as soon as this one waits for a generation inside a save."""
+    me, deadline = threading.get_ident(), time.monotonic() + PATIENCE
+
+    def watch() -> None:
+        while time.monotonic() < deadline:
+            calls = [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[me])]
+            if calls[0] == "wait" and "lease" in calls:
+                break
+            time.sleep(0.001)
+        then()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    return watching
 
 
 def steps(listed: AsyncCheckpointer | list[CheckpointInfo]) -> list[int]:

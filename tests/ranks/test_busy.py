@@ -13,6 +13,7 @@ from asyncckpt.saving import OnBusy
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker import pulse
 from tests.ranks.looking import failure_of, is_leader, steps_of
 from tests.ranks.training import Training
 
@@ -33,6 +34,8 @@ class Recorder:
 
 def _saves_every_step(root: Path, on_busy: OnBusy) -> tuple[list[str], list[tuple[str, int]]]:
     """Rank 0's first pack is held for the whole training; what became of every save, and the events told."""
+    if not is_leader():
+        pulse._FIRST_LOOK = 0.2  # more saves than generations come before this rank learns what became of them
     training, storage, recorder = Training(), GatedStorage(from_url(root)), Recorder()
     gate = storage.hold("put", "*/rank-00000-of-*")
     options = {"save": SavePolicy(every_steps=1), "on_busy": on_busy, "listeners": [recorder]}
@@ -45,7 +48,6 @@ def _saves_every_step(root: Path, on_busy: OnBusy) -> tuple[list[str], list[tupl
             handles.append(handle)
             if step == 1 and is_leader():
                 gate.wait_reached()
-            dist.barrier()
         for handle in handles:
             if handle not in (handles[0], handles[1 if on_busy == "skip" else -1]):
                 failure_of(handle)
@@ -68,6 +70,21 @@ def test_what_rank_0_skips_is_skipped_on_every_rank(tmp_path: Path) -> None:
     told = [("Skipped", step) for step in range(3, STEPS + 1)]
     assert run_ranks(_saves_every_step, 3, tmp_path, "skip") == [(statuses, told)] * 3
     assert steps_of(tmp_path) == [1, 2]
+
+
+def _others_do_not_step(root: Path) -> str:
+    training = Training()
+    with training.checkpointer(root, verify="always") as checkpointer:
+        handle = checkpointer.save(1)
+        if is_leader():
+            handle.wait()
+        dist.barrier()  # until then no other rank calls anything of the checkpointer
+        handle.wait()
+    return handle.status
+
+
+def test_rank_0_needs_nothing_more_of_another_ranks_training_thread(tmp_path: Path) -> None:
+    assert run_ranks(_others_do_not_step, 2, tmp_path, timeout=20) == ["durable"] * 2
 
 
 def _one_names_its_successor(root: Path) -> str:

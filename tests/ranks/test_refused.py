@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer
@@ -44,7 +46,9 @@ def _sharded(root: Path) -> dict[str, str]:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     fully_shard(model, mesh=mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    older = nn.Sequential(FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"), use_orig_params=True))
+    older = nn.Sequential(
+        FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"), use_orig_params=True)
+    )
     whole = nn.Linear(4, 4)
     return {
         "fully_shard": _refusal(root, model=model),
@@ -81,11 +85,32 @@ def test_sharded_state_is_refused_by_name(tmp_path: Path) -> None:
         assert all("DistributedDataParallel" in messages[key] for key in messages if key != "in a state")
 
 
+def _late_group(root: Path) -> list[str]:
+    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    dist.destroy_process_group()
+    del os.environ["WORLD_SIZE"]
+    messages = []
+    with AsyncCheckpointer(root) as checkpointer:
+        dist.init_process_group("gloo", store=dist.PrefixStore("late", store), rank=rank, world_size=2)
+        for call in (lambda: checkpointer.save(1), checkpointer.resume):
+            try:
+                call()
+            except RuntimeError as error:
+                messages.append(str(error))
+        dist.barrier()
+    return messages
+
+
+def test_a_process_group_that_comes_after_the_checkpointer_is_refused(tmp_path: Path) -> None:
+    for messages in run_ranks(_late_group, 2, tmp_path):
+        assert len(messages) == 2
+        assert all("was initialised after AsyncCheckpointer(...)" in message for message in messages)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_several_ranks_without_a_process_group_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group\(\) before AsyncCheckpointer"):
         AsyncCheckpointer(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "1")
     AsyncCheckpointer(tmp_path).close()
-
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -31,14 +32,14 @@ from tests.ranks.training import Training
 pytestmark = pytest.mark.ranks
 
 
-def _write_fails(root: Path, victim: int, error: Callable[[], BaseException]) -> str:
-    """The message of a save whose shard `victim` cannot write; the saves before and after it are durable."""
+def _put_fails(root: Path, victim: int, at: str, error: Callable[[], BaseException]) -> str:
+    """The message of a save in which `victim` cannot put `at`; the saves before and after it are durable."""
     training, storage = Training(), GatedStorage(from_url(root))
     with training.checkpointer(storage) as checkpointer:
         training.step()
         checkpointer.save(1).wait()
         if dist.get_rank() == victim:
-            storage.fail("put", f"*/rank-0000{victim}-of-*", error, times=1)
+            storage.fail("put", at, error, times=1)
         message = str(failure_of(checkpointer.save(2)))
         storage.heal()
         training.step()
@@ -52,7 +53,7 @@ def _denied() -> StorageDenied:
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_cannot_write_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
-    messages = run_ranks(_write_fails, 3, tmp_path, victim, _denied)
+    messages = run_ranks(_put_fails, 3, tmp_path, victim, "*.safetensors", _denied)
     said = "StorageDenied: the file system is read-only"
     if victim == 0:
         assert all(f"rank 0: {said}" in message for message in messages[1:])
@@ -62,9 +63,9 @@ def test_a_rank_that_cannot_write_fails_the_save_of_all(tmp_path: Path, victim: 
     assert unlisted(tmp_path) == []
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_worker_that_dies_on_one_rank_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
-    messages = run_ranks(_write_fails, 2, tmp_path, victim, SystemExit)
+@pytest.mark.parametrize(("victim", "at"), [(0, "*.safetensors"), (0, "*/manifest.json"), (1, "*.safetensors")])
+def test_a_worker_that_dies_on_one_rank_fails_the_save_of_all(tmp_path: Path, victim: int, at: str) -> None:
+    messages = run_ranks(_put_fails, 2, tmp_path, victim, at, SystemExit)
     assert "WorkerCrashed" in messages[1 - victim]
     assert f"rank {victim}" in messages[1 - victim]
     assert steps_of(tmp_path) == [1, 3]
@@ -130,7 +131,7 @@ def _start_over(root: Path) -> list[str]:
 
 
 def test_starting_over_by_accident_is_refused_on_every_rank(tmp_path: Path) -> None:
-    run_ranks(_write_fails, 2, tmp_path, 1, _denied)
+    run_ranks(_put_fails, 2, tmp_path, 1, "*.safetensors", _denied)
     leader, other = run_ranks(_start_over, 2, tmp_path)
     for step, refusal, message in zip((1, 2), leader, other, strict=True):
         assert "holds 2 checkpoints" in refusal
@@ -191,6 +192,45 @@ def _listens_late(root: Path) -> str:
 @pytest.mark.parametrize("store", ["rank 0", "launcher"])
 def test_rank_0_leaves_last(tmp_path: Path, store: StoreHost) -> None:
     assert run_ranks(_listens_late, 2, tmp_path, store=store) == ["1", "00000001"]
+
+
+def _store_is_lost(root: Path) -> str:
+    """On rank 0 the key-value store stops to answer once the attempt is announced; rank 1 reports after that."""
+    training, storage, store = Training(), GatedStorage(from_url(root)), dist.distributed_c10d._get_default_store()
+    gate = storage.hold("put", "*/rank-00001-*.json")
+    with training.checkpointer(storage) as checkpointer:
+        if is_leader():
+            _lose(checkpointer._ranks, store)
+        handle = checkpointer.save(1)
+        if not is_leader():
+            shorten_deadline(checkpointer, 1)
+            store.wait(["rank 0 has looked for trouble"])
+            gate.open()
+            return str(failure_of(handle))
+        return f"step {handle.wait().step} is durable"
+
+
+def _lose(ranks: Any, store: dist.Store) -> None:
+    publish = ranks.publish
+
+    def peek(key: str) -> None:
+        store.set("rank 0 has looked for trouble", b"")
+        raise ConnectionError("no answer")
+
+    def publish_attempts(key: str, value: dict[str, Any]) -> None:
+        if not key.startswith("attempt/"):
+            raise ConnectionError("no answer")
+        publish(key, value)
+
+    ranks.peek, ranks.publish = peek, publish_attempts
+
+
+def test_a_commit_needs_nothing_but_the_storage_once_it_is_announced(tmp_path: Path) -> None:
+    leader, other = run_ranks(_store_is_lost, 2, tmp_path)
+    assert leader == "step 1 is durable"
+    assert (tmp_path / "latest").exists()  # what comes after the verdict was done as well
+    assert "rank 0" in other
+    assert steps_of(tmp_path) == [1]
 
 
 def _only_rank_0_saves(root: Path) -> str | None:

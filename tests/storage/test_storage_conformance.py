@@ -50,8 +50,8 @@ class TestWithoutLinks(TestLocal):
     files = poorer.WithoutLinks
 
 
-class TestInPlace(TestLocal):
-    files = type("InPlace", (poorer.WithoutLinks, poorer.WithoutNoReplace), {})
+class TestClaimed(TestLocal):
+    files = type("Claimed", (poorer.WithoutLinks, poorer.WithoutNoReplace), {})
 
 
 class TestWithoutSymlinks(TestLocal):

@@ -289,7 +289,7 @@ def test_a_link_that_fails_for_want_of_space_is_no_missing_feature(tmp_path: Pat
         (poorer.WithoutDirect, "direct_io", r"refused .*EINVAL.*page cache"),
         (poorer.WithoutPreallocation, "preallocation", r"ENOTSUP|EOPNOTSUPP"),
         (poorer.WithoutLinks, "publish", r"hard links are refused.*Linked: EPERM"),
-        (poorer.WithoutExclusiveCreate, "publish", r"not exclusive.*InPlace: a second create succeeded"),
+        (poorer.WithoutExclusiveCreate, "publish", r"not exclusive.*Claimed: a second create succeeded"),
         (poorer.WithoutDirectorySync, "directory_sync", r"EINVAL.*power loss"),
         (poorer.WithoutSymlinks, "symlinks", r"EPERM"),
     ],

@@ -1,0 +1,160 @@
+"""``asyncckpt ls``: what is listed, and what is said where nothing can be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from torch import nn
+
+from asyncckpt import AsyncCheckpointer
+
+from .conftest import Document, Run, Saved, flip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_each_checkpoint_is_one_line_with_its_marks_and_metrics(run: Run, saved: Saved) -> None:
+    result = run("ls", saved)
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = [re.split(r"  +", line) for line in result.stdout.splitlines()[1:]]
+    assert [row[:3] for row in rows] == [["00000001", "10", "1"], ["00000002", "20", "2"], ["00000003", "30", "3"]]
+    assert all(re.fullmatch(r"\d+ (s|min)", row[3]) for row in rows)
+    assert all(re.fullmatch(r"[\d.]+ KiB", row[4]) for row in rows)
+    assert [row[5:] for row in rows] == [["val_loss=0.75"], ["best", "val_loss=0.25"], ["latest", "val_loss=0.5"]]
+
+
+def test_numbers_are_aligned_to_the_right(run: Run, saved: Saved) -> None:
+    lines = run("ls", saved).stdout.splitlines()
+    ends = {line.index(word) + len(word) for line, word in zip(lines, ["STEP", "10", "20", "30"], strict=True)}
+    assert ends == {len("00000001  STEP")}
+
+
+def test_the_json_says_what_the_record_says(document: Document, saved: Saved) -> None:
+    found, record = document("ls", saved), json.loads(saved.record(2).read_bytes())
+    assert list(found) == ["schema", "root", "checkpoints", "lost"]
+    assert found["checkpoints"][1] == {
+        "id": "00000002",
+        "seq": 2,
+        "step": 20,
+        "epoch": 2,
+        "created": record["created"] / 1e6,
+        "size": sum(pack["live"] for pack in record["packs"]),
+        "digest": record["manifest"]["digest"],
+        "metrics": {"val_loss": 0.25},
+        "tags": [],
+        "pinned": False,
+        "latest": False,
+        "best": True,
+        "partial": False,
+        "code_version": None,
+    }
+
+
+def test_a_record_that_is_gone_is_listed_as_damaged_too(run: Run, document: Document, saved: Saved) -> None:
+    record = saved.record(1)
+    record.unlink()
+    lines = run("ls", saved).stdout.splitlines()
+    assert re.match(rf"slot {int(record.stem)} +damaged +.*{record.name}", lines[-1])
+    assert [line.split()[0] for line in lines[1:-1]] == ["00000002", "00000003"]
+    assert [lost["slot"] for lost in document("ls", saved)["lost"]] == [int(record.stem)]
+
+
+def test_what_a_resume_would_take_is_marked_latest_after_a_rollback(document: Document, saved: Saved) -> None:
+    shutil.rmtree(saved.root)
+    with AsyncCheckpointer(saved.root, model=nn.Linear(2, 2)) as ckpt:
+        ckpt.save(1).wait()
+        ckpt.save(2).wait()
+    with AsyncCheckpointer(saved.root, model=nn.Linear(2, 2)) as ckpt:
+        ckpt.resume(which=1)
+    assert [c["step"] for c in document("ls", saved)["checkpoints"] if c["latest"]] == [1]
+
+
+def test_where_the_record_of_the_newest_is_lost_what_a_resume_would_take_is_marked_latest(
+    document: Document, saved: Saved
+) -> None:
+    with AsyncCheckpointer(saved.root, model=nn.Linear(2, 2), overwrite=True) as ckpt:
+        ckpt.save(40).wait()
+    saved.record(3).unlink()
+    found = document("ls", saved)
+    assert [(c["step"], c["latest"]) for c in found["checkpoints"]] == [(10, False), (20, False), (40, True)]
+
+
+def test_a_damaged_newest_record_is_one_clear_line(run: Run, saved: Saved) -> None:
+    flip(max((saved.root / "commits").iterdir()), 40)
+    result = run("ls", saved)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(r"asyncckpt: the newest commit record is damaged .*\n", result.stderr)
+
+
+def test_a_run_without_its_run_file_is_damaged(run: Run, saved: Saved) -> None:
+    (saved.root / "run.json").unlink()
+    result = run("ls", saved)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "half copied" in result.stderr
+
+
+def test_a_format_of_the_future_is_not_called_damaged(run: Run, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncckpt.format.sealed.FORMAT", 0)
+    result = run("ls", saved)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "upgrade asyncckpt" in result.stderr
+
+
+def test_an_absent_root_stays_absent(run: Run, tmp_path: Path) -> None:
+    result = run("ls", tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"{tmp_path}/none holds no checkpoints\n"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_was_opened_and_never_saved_holds_nothing(run: Run, document: Document, tmp_path: Path) -> None:
+    with AsyncCheckpointer(tmp_path / "run", model=nn.Linear(1, 1)) as ckpt:
+        assert ckpt.resume() is None
+    assert "holds no checkpoints" in run("ls", tmp_path / "run").stderr
+    assert document("ls", tmp_path / "run") == {
+        "schema": 1,
+        "root": f"{tmp_path}/run",
+        "checkpoints": [],
+        "lost": [],
+    }
+
+
+def test_an_error_of_the_system_is_told_without_its_number(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("ls", tmp_path / "file")
+    assert result.exit_code == 4
+    assert re.fullmatch(rf"asyncckpt: {tmp_path}/file.*: a part of this path is a file.*\n", result.stderr)
+
+
+def test_a_store_that_is_not_supported_is_named(run: Run) -> None:
+    result = run("ls", "s3://bucket/run")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("asyncckpt: s3://bucket/run: ")
+
+
+def test_a_file_url_is_a_root(run: Run, saved: Saved) -> None:
+    assert run("ls", f"file://{saved}").stdout == run("ls", saved).stdout
+
+
+def test_a_metrics_name_cannot_steer_a_terminal_and_every_number_is_json(
+    run: Run, document: Document, tmp_path: Path
+) -> None:
+    given = {"nan": float("nan"), "up": float("inf"), "\x1b[31mred\n": 1.0}
+    with AsyncCheckpointer(tmp_path / "run", model=nn.Linear(1, 1)) as ckpt:
+        ckpt.save(1, metrics=given).wait()
+    found = document("ls", tmp_path / "run")["checkpoints"][0]["metrics"]
+    assert found == {"nan": "nan", "up": "inf", "\x1b[31mred\n": 1.0}
+    shown = run("ls", tmp_path / "run").stdout
+    assert len(shown.splitlines()) == 2
+    assert r"\x1b[31mred\n=1" in shown
+
+
+def test_a_root_with_a_selector_is_a_wrong_command_line(run: Run, saved: Saved) -> None:
+    result = run("ls", f"{saved}@10")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "leave out the @" in result.stderr
