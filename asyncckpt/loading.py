@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from asyncckpt.catalog import Catalog, CheckpointInfo, Which
 from asyncckpt.errors import IncompatibleState
@@ -41,17 +40,19 @@ def load(
     Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, or `IncompatibleState` for a part that
     is not there. Writes nothing.
     """
+    # Which device "cuda" means differs between threads.
+    there = torch.empty(0, device=device).device
     # A thread of its own: the caller may be on an event loop, as a notebook is.
     with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-load") as thread:
-        loaded = thread.submit(asyncio.run, _load(root, which, only)).result()
-    state = loaded.state if torch.device(device).type == "cpu" else _moved(loaded.state, torch.device(device))
-    return Loaded(state, loaded.info)
+        return thread.submit(asyncio.run, _load(root, which, only, there)).result()
 
 
-async def _load(root: str | os.PathLike[str] | Storage, which: Which, only: Collection[str] | None) -> Loaded:
+async def _load(
+    root: str | os.PathLike[str] | Storage, which: Which, only: Collection[str] | None, device: torch.device
+) -> Loaded:
     storage = from_url(root) if isinstance(root, str | os.PathLike) else root
     try:
-        found, info = await read_named(Catalog(storage), which, (SHARED, own_scope(0)), only=only)
+        found, info = await read_named(Catalog(storage), which, (SHARED, own_scope(0)), only=only, device=device)
         return Loaded(found.state if only is None else _parts(found.state, only, info), info)
     finally:
         if isinstance(root, str | os.PathLike):
@@ -66,13 +67,3 @@ def _parts(state: dict[str, Any], only: Collection[str], info: CheckpointInfo) -
             )
     parts: dict[str, Any] = only_parts(state, only)
     return parts
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_moved(item, device) for item in value]
-    return value

@@ -12,15 +12,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, Restored
-from asyncckpt.format.manifest import Manifest
+from asyncckpt.format.manifest import Manifest, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import fetch
-from asyncckpt.state.apply import around, below, plain, state_of, tensors_of, wanted, without_missing
+from asyncckpt.state.apply import Missing, around, below, plain, state_of, tensors_of, wanted, without_missing
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.stateful import Component
 
@@ -58,8 +58,9 @@ async def read(
     *,
     only: Collection[str] | None = None,
     exclude: Collection[str] = (),
+    device: str | torch.device = "cpu",
 ) -> Loaded:
-    """Read a checkpoint (its `scopes`, all of them where None) and check every digest.
+    """Read a checkpoint (its `scopes`, all of them where None) onto `device` and check every digest.
 
     Raises `CheckpointCorruptError` if anything is wrong, and `CheckpointNotFoundError` if retention removed it
     meanwhile, which is not damage.
@@ -67,7 +68,7 @@ async def read(
     began = time.monotonic()
     try:
         manifest = await catalog.manifest(checkpoint)
-        tensors = await _tensors(catalog, manifest, scopes, only, exclude)
+        tensors = tensors_of(manifest.contents, await _fetched(catalog, manifest, scopes, only, exclude), device)
     except CheckpointCorruptError:
         if not await catalog.is_listed(checkpoint):
             raise CheckpointNotFoundError(
@@ -92,6 +93,7 @@ async def read_named(
     exclude: Collection[str] = (),
     check: Callable[[Checkpoint], None] = lambda checkpoint: None,
     hold: Callable[[int], AbstractContextManager[None]] = lambda seq: nullcontext(),
+    device: str | torch.device = "cpu",
 ) -> tuple[Loaded, CheckpointInfo]:
     """Read the checkpoint that `which` names now; "latest" and "best" follow a writer that overtakes the reader.
 
@@ -105,7 +107,7 @@ async def read_named(
         info = next(info for info in listing.infos() if info.seq == checkpoint.seq)
         try:
             with hold(checkpoint.seq):
-                return await read(catalog, checkpoint, scopes, only=only, exclude=exclude), info
+                return await read(catalog, checkpoint, scopes, only=only, exclude=exclude, device=device), info
         except CheckpointNotFoundError:
             if which not in ("latest", "best"):
                 raise
@@ -115,13 +117,13 @@ async def read_named(
     )
 
 
-async def _tensors(
+async def _fetched(
     catalog: Catalog,
     manifest: Manifest,
     scopes: Collection[str] | None,
     only: Collection[str] | None,
     exclude: Collection[str],
-) -> dict[tuple[str, ...], Tensor]:
+) -> dict[Path, memoryview]:
     contents = manifest.contents
     paths = wanted(contents, only, exclude)
     if scopes is not None:
@@ -129,8 +131,7 @@ async def _tensors(
         named = {path for path in paths if path[0] not in foreign}
         # What all ranks share may lie in the bytes of a tensor that is rank 0's own.
         paths = named | {alias.of for path, alias in contents.aliases.items() if path[0] not in foreign} & paths
-    data = await fetch(catalog.storage, contents, paths)
-    return tensors_of(contents, data)
+    return await fetch(catalog.storage, contents, paths)
 
 
 def check_world(checkpoint: Checkpoint, world: int) -> None:
@@ -156,13 +157,18 @@ def apply(
     What the checkpoint lacks is an error with `strict`, and left as it is without.
     """
     _check_parts([*(only or ()), *exclude], trees)
+    found: list[tuple[Component, Any, bool]] = []
     for scope, tree in trees.items():
         state = loaded.scopes.get(scope, {})
         for component in components(tree):
             if _asked(component, only, exclude):
                 part = _part(state, component, strict=strict)
-                if part is not None:
-                    component.load(part, strict=strict and _whole(component, only, exclude))
+                if not isinstance(part, Missing):
+                    found.append((component, part, strict and _whole(component, only, exclude)))
+    for component, part, whole in found:
+        component.check(part, strict=whole)
+    for component, part, whole in found:
+        component.load(part, strict=whole)
     checkpoint = loaded.checkpoint
     listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, loaded.seconds))
 
@@ -189,8 +195,8 @@ def _whole(component: Component, only: Collection[str] | None, exclude: Collecti
     return inside and not around(name, exclude)
 
 
-def _part(state: Any, component: Component, *, strict: bool) -> dict[str, Any] | None:
-    """The component's part of a scope's state, or None where it is missing and need not be there."""
+def _part(state: Any, component: Component, *, strict: bool) -> Any:
+    """The component's part of a scope's state, or `Missing` where it is not there and need not be."""
     path = plain(component.path)
     part: Any = state
     for name in path:
@@ -205,5 +211,5 @@ def _part(state: Any, component: Component, *, strict: bool) -> dict[str, Any] |
                 "it was saved, or pass strict=False"
             )
         else:
-            return None
-    return part if isinstance(part, dict) else None
+            return Missing()
+    return part

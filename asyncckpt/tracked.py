@@ -120,7 +120,8 @@ def _lazy_of(leaf: object) -> Iterator[Tensor]:
         for group in target.param_groups:
             yield from group["params"]
         for state in target.state.values():
-            yield from (value for value in state.values() if isinstance(value, Tensor))
+            if isinstance(state, dict):
+                yield from (value for value in state.values() if isinstance(value, Tensor))
     elif isinstance(target, nn.Module) and isinstance(leaf, Guarded):
         yield from target.parameters()
         yield from target.buffers()

@@ -14,7 +14,10 @@ from asyncckpt.cli.summary import Summary, short, summaries
 @click.argument("root")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ls(root: str, as_json: bool) -> None:
-    """List the checkpoints of ROOT, oldest first. A lost commit record is listed as damaged."""
+    """List the checkpoints of ROOT, oldest first.
+
+    A lost commit record is listed as damaged. Whether the bytes of the others are whole is for verify to say.
+    """
     if target(root).which is not None:
         raise click.UsageError(f"{root} names one checkpoint: leave out the @, or use show")
 

@@ -45,7 +45,8 @@ class Value:
 def values(scopes: Mapping[str, Json]) -> Iterator[Value]:
     """Every value of a manifest that is no tensor; those of a rank's own begin with ``rank-0``."""
     for scope, data in scopes.items():
-        yield from _below(data, () if scope == SHARED else (scope,))
+        for name, part in _parts(*_tagged(data)) or ():
+            yield from _below(part, (name,) if scope == SHARED else (scope, name))
 
 
 def _below(data: Json, path: Path) -> Iterator[Value]:

@@ -165,9 +165,7 @@ def merge(parts: Iterable[Contents]) -> Contents:
 def _shifted(entry: TensorEntry, by: int) -> TensorEntry:
     if not by:
         return entry
-    boxes = tuple(
-        replace(box, extents=tuple(replace(e, pack=e.pack + by) for e in box.extents)) for box in entry.boxes
-    )
+    boxes = tuple(replace(box, extents=tuple(replace(e, pack=e.pack + by) for e in box.extents)) for box in entry.boxes)
     return replace(entry, boxes=boxes)
 
 
@@ -255,9 +253,7 @@ def _alias_json(path: Path, alias: Alias) -> Json:
 
 def contents_of(fields: Mapping[str, Any]) -> Contents:
     """The inverse of `contents_json`; raises KeyError, TypeError or ValueError on anything else."""
-    packs = tuple(
-        Pack(p["key"], p["length"], p["header"], p["digest"], p["rank"], p["codec"]) for p in fields["packs"]
-    )
+    packs = tuple(Pack(p["key"], p["length"], p["header"], p["digest"], p["rank"], p["codec"]) for p in fields["packs"])
     tensors = {tuple(t["path"]): _entry(t) for t in fields["tensors"]}
     aliases = {
         tuple(a["path"]): Alias(tuple(a["of"]), a["dtype"], tuple(a["shape"]), tuple(a["stride"]), a["offset"])

@@ -13,7 +13,8 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 
@@ -36,13 +37,16 @@ class Arena:
         self.prefaulted = False
 
     def prefault(self) -> None:
-        """Make every page resident, without the GIL; a kernel that cannot do so in one call is served by hand."""
+        """Make every page resident, without the GIL; a kernel that cannot do so in one call is served by hand.
+
+        Bytes stay as they are: the arena may be in use by the time a background thread comes to it.
+        """
         if self.prefaulted:
             return
         for start in range(0, self.capacity, _STRIDE):
             length = min(_STRIDE, self.capacity - start)
             if not _populate(self.tensor.data_ptr() + start, length):
-                self.tensor[start : start + length : PAGE].add_(0)
+                self.tensor[start : start + length : PAGE].max()
         self.prefaulted = True
 
 
@@ -78,7 +82,7 @@ class ArenaPool:
         self._degraded = degraded
         self._changed = threading.Condition()
         self._free: list[Arena] = []
-        self._leased: set[str] = set()
+        self._leased: dict[str, Arena] = {}
         self._closed = False
 
     def generations(self, size: int) -> int:
@@ -100,37 +104,41 @@ class ArenaPool:
         size = -(-size // PAGE) * PAGE
         limit = self.generations(size)
         with self._changed:
-            while len(self._leased) >= limit and not self._closed:
+            while not self._closed and not (len(self._leased) < limit and self._affords(size, self._leased.values())):
                 if not wait:
                     return None
                 self._changed.wait()
-            arena = self._fitting(size)
-            self._leased.add(arena.id)
+            self._keep_fitting(size, limit)
+            arena = self._free.pop(0) if self._free else Arena(size)
+            self._leased[arena.id] = arena
             return arena
 
-    def _fitting(self, size: int) -> Arena:
-        for arena in self._free:
-            if arena.capacity >= size:
-                self._free.remove(arena)
-                return arena
-        # The state grew: what is free is too small for good, and would only eat the budget.
-        self._free.clear()
-        return Arena(size)
+    def _affords(self, size: int, held: Iterable[Arena]) -> bool:
+        return self._budget is None or sum(arena.capacity for arena in held) + size <= self._budget
+
+    def _keep_fitting(self, size: int, limit: int) -> None:
+        """Drop free arenas from before the state's size changed: too small, or too large for `limit` of them."""
+        most = sys.maxsize if self._budget is None else self._budget // limit
+        self._free = [arena for arena in self._free if size <= arena.capacity <= most]
 
     def release(self, arena: Arena) -> None:
         """The arena's bytes are needed no more."""
         with self._changed:
-            self._leased.discard(arena.id)
+            self._leased.pop(arena.id, None)
             if not self._closed:
                 self._free.append(arena)
             self._changed.notify_all()
 
     def spares(self, size: int) -> list[Arena]:
         """Free arenas of at least `size` bytes to fault in ahead of their use, all that the generations allow."""
+        limit = self.generations(size)
         with self._changed:
-            self._free = [arena for arena in self._free if arena.capacity >= size]
-            room = 0 if self._closed else self.generations(size) - len(self._free) - len(self._leased)
-            self._free += [Arena(size) for _ in range(room)]
+            self._keep_fitting(size, limit)
+            room = 0 if self._closed else limit - len(self._free) - len(self._leased)
+            with suppress(OSError):  # no memory: the save that needs it will say so
+                for _ in range(room):
+                    if self._affords(size, (*self._leased.values(), *self._free)):
+                        self._free.append(Arena(size))
             return [arena for arena in self._free if not arena.prefaulted]
 
     def close(self) -> None:

@@ -60,9 +60,11 @@ def copy_group(destinations: Sequence[Tensor], sources: Sequence[Tensor]) -> Non
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of equal dtype and shape hold the same bits; NaN equals itself."""
-    if a.dtype == torch.complex128:
-        return torch.equal(
-            torch.view_as_real(a.resolve_conj()).view(torch.int64),
-            torch.view_as_real(b.resolve_conj()).view(torch.int64),
-        )
-    return torch.equal(a, b)
+    return torch.equal(_bits(a), _bits(b))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    plain = tensor.resolve_conj().resolve_neg()
+    if plain.dtype == torch.complex128:
+        return torch.view_as_real(plain).view(torch.int64)
+    return plain.view(as_bytes_view_dtype(plain.dtype))

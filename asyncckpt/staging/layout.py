@@ -76,7 +76,9 @@ def _refusal(tensor: Tensor) -> str | None:
     kind = type(tensor).__name__
     if kind == "DTensor" or hasattr(tensor, "_local_tensor"):
         return "sharded parameters (DTensor, FSDP) are not supported in this version: use DDP, or save by hand"
-    if tensor.is_nested or tensor.layout != torch.strided:
+    if tensor.is_nested:
+        return "nested tensors cannot be held: save a padded one, or its parts (.unbind())"
+    if tensor.layout != torch.strided:
         return f"{tensor.layout} tensors cannot be held: save a dense one (.to_dense())"
     if tensor.device.type == "meta":
         return "a tensor on the meta device has no values: materialise the module before it is saved"
@@ -181,6 +183,14 @@ def _represent(cluster: list[_Extent], aliases: dict[Path, Alias]) -> Source:
     return base
 
 
+def handed_out(region: Region, tensors: Mapping[Path, Tensor]) -> Tensor:
+    """What `region` stands for among the volatile `tensors` of one save; shared bytes are found by a sharer."""
+    if (tensor := tensors.get(region.path)) is not None:
+        return tensor
+    low = int(region.source.tensor.storage_offset())
+    return _bytes(tensors[region.path[:-1]], low, low + region.nbytes)
+
+
 def _bytes(tensor: Tensor, low: int, high: int) -> Tensor:
     flat = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     shared: Tensor = flat.set_(tensor.untyped_storage(), low, (high - low,), (1,))
@@ -256,7 +266,13 @@ def _planned(source: Source, pack: int, offset: int) -> PlannedTensor:
 
 
 def _dense_stride(tensor: Tensor) -> tuple[int, ...] | None:
-    """The stride of a tensor whose memory is gap-free but not row-major (channels_last, a transpose)."""
-    if tensor.is_contiguous() or tensor.numel() == 0:
+    """The stride of a tensor whose memory is gap-free but not row-major (channels_last, a transpose).
+
+    Row-major is meant to the letter: kernels also look at the strides of dimensions with one element.
+    """
+    if tensor.is_contiguous() and 1 not in tensor.shape:
         return None
-    return tuple(tensor.stride()) if _last(tensor) + 1 == tensor.numel() else None
+    if tensor.numel() == 0 or _last(tensor) + 1 != tensor.numel():
+        return None
+    stride = tuple(tensor.stride())
+    return None if stride == torch.empty(tensor.shape, device="meta").stride() else stride

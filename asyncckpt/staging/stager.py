@@ -24,7 +24,7 @@ from asyncckpt.format.manifest import Path
 from asyncckpt.staging.arena import Arena
 from asyncckpt.staging.device import GROUP, copy_group, destination, origin, same_bits
 from asyncckpt.staging.guards import unwatch, watch
-from asyncckpt.staging.layout import Plan, Region
+from asyncckpt.staging.layout import Plan, Region, handed_out
 from asyncckpt.worker.watermark import Watermark
 
 logger = logging.getLogger("asyncckpt")
@@ -75,8 +75,8 @@ class Schedule:
         return self._lazy
 
     def copy_volatile(self, tensors: Mapping[Path, Tensor]) -> None:
-        """Copy what was handed out for this save; a storage that several share is the plan's own source."""
-        pairs = [(r.offset, tensors.get(r.path, r.source.tensor)) for r in self.volatile.values()]
+        """Copy what was handed out for this save."""
+        pairs = [(r.offset, handed_out(r, tensors)) for r in self.volatile.values()]
         copy_group(
             [destination(self.arena.tensor, offset, tensor) for offset, tensor in pairs],
             [origin(tensor) for _, tensor in pairs],
@@ -164,12 +164,17 @@ class Snapshot:
         self.copied.wait()
         if self._verify:
             with self._checking:
-                self._check()
+                if self._verify:
+                    self._compare()
+
+    def _compare(self) -> None:
+        try:
+            self._check()
+        finally:
+            # Only now: until here a step of another thread has to wait, or it would change what is compared.
+            self._verify = False
 
     def _check(self) -> None:
-        if not self._verify:
-            return
-        self._verify = False
         if self._cancelled:
             return
         torn = [path for group in self._schedule.lazy() for path in group.changed()]

@@ -14,6 +14,9 @@ from asyncckpt.format.sealed import Json
 from asyncckpt.state.dtypes import from_logical
 from asyncckpt.state.values import decode
 
+_ALLOCATED = 64
+"""What addresses of torch's allocator are multiples of."""
+
 
 class Missing:
     """Stands in a decoded state for a tensor that was not asked for."""
@@ -66,15 +69,18 @@ def only_parts(value: Any, parts: Collection[str], path: Path = ()) -> Any:
     return without_missing(value)
 
 
-def tensors_of(contents: Contents, data: Mapping[Path, memoryview]) -> dict[Path, Tensor]:
-    """Every stored tensor in `data`, and every alias of one, sharing memory as they did when they were saved."""
-    flat = {path: _flat(buffer) for path, buffer in data.items()}
-    found = {
-        path: _shaped(entry, flat.get(path), path) for path, entry in contents.tensors.items() if path in flat
-    }
+def tensors_of(
+    contents: Contents, data: dict[Path, memoryview], device: str | torch.device = "cpu"
+) -> dict[Path, Tensor]:
+    """Every stored tensor in `data`, and every alias of one, sharing memory as they did when they were saved.
+
+    Empties `data`, so that what was copied is in memory once.
+    """
+    flat = {path: _flat(data.pop(path)).to(device) for path in list(data)}
+    found = {path: _shaped(entry, flat.get(path), path) for path, entry in contents.tensors.items() if path in flat}
     for path, entry in contents.tensors.items():
         if not entry.nbytes:
-            found[path] = torch.empty(entry.shape, dtype=from_logical(entry.dtype))
+            found[path] = torch.empty(entry.shape, dtype=from_logical(entry.dtype), device=device)
     for path, alias in contents.aliases.items():
         if alias.of in flat:
             found[path] = _aliased(alias, flat[alias.of], path)
@@ -82,7 +88,13 @@ def tensors_of(contents: Contents, data: Mapping[Path, memoryview]) -> dict[Path
 
 
 def _flat(buffer: memoryview) -> Tensor:
-    return torch.frombuffer(buffer, dtype=torch.uint8)
+    """The bytes as a tensor, aligned as torch's allocator aligns.
+
+    A pack aligns to the element's size only, and sums over misaligned memory may round in another order: with such a
+    state LBFGS went on differently in the last bit.
+    """
+    flat = torch.frombuffer(buffer, dtype=torch.uint8)
+    return flat if flat.data_ptr() % _ALLOCATED == 0 else flat.clone()
 
 
 def _shaped(entry: TensorEntry, flat: Tensor | None, path: Path) -> Tensor:
@@ -93,7 +105,9 @@ def _shaped(entry: TensorEntry, flat: Tensor | None, path: Path) -> Tensor:
     if entry.stride is None:
         return tensor
     # Memory was dense in another order (channels_last): give it back so, or kernels take other paths.
-    return torch.empty_strided(entry.shape, entry.stride, dtype=dtype).copy_(tensor)
+    strided = torch.empty_strided(entry.shape, entry.stride, dtype=dtype, device=flat.device)
+    # In the same order after all, where only dimensions of one element differ; others may share that memory.
+    return tensor.as_strided(entry.shape, entry.stride) if strided.is_contiguous() else strided.copy_(tensor)
 
 
 def _nbytes(shape: Iterable[int], dtype: torch.dtype) -> int:
@@ -119,10 +133,10 @@ def state_of(values: Json, tensors: Mapping[Path, Tensor]) -> Any:
 
 
 def without_missing(value: Any) -> Any:
-    """`value` without the places of what was not asked for."""
+    """`value` without the places of what was not asked for; in place, so that a Counter stays one."""
     if isinstance(value, dict):
-        kept = {key: without_missing(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if not isinstance(item, Missing)}
-    if isinstance(value, list):
-        return [without_missing(item) for item in value if not isinstance(item, Missing)]
+        for key in [key for key, item in value.items() if isinstance(without_missing(item), Missing)]:
+            del value[key]
+    elif isinstance(value, list):
+        value[:] = [item for item in value if not isinstance(without_missing(item), Missing)]
     return value

@@ -1,7 +1,7 @@
 """Capture: a whole state at one step: tensors that stay, tensors handed out for this save, and values.
 
 What was learnt about structure is kept as long as nothing it rests on has changed: the same tensor objects at
-the same addresses, and volatile tensors of the same names and forms. Values are read at every save.
+the same addresses in the same order, and volatile tensors of the same names and forms. Values are read at every save.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Capture:
         self._tensors: list[Tensor] = []
         self._addresses: list[int] = []
         self._sizes: list[int] = []
+        self._strides: list[tuple[int, ...]] = []
         self._sources: list[Source] = []
         self._forms: list[Any] | None = None
         self._all: list[Source] = []
@@ -82,6 +83,8 @@ class Capture:
             and all(_same(c.tokens(), s.tokens) for c, s in zip(self._components, self._scans, strict=True))
             and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
             and list(map(Tensor.numel, self._tensors)) == self._sizes
+            # `parameter.data = parameter.data.t()` moves nothing.
+            and list(map(Tensor.stride, self._tensors)) == self._strides
         )
 
     def _scan(self) -> None:
@@ -98,12 +101,12 @@ class Capture:
         with suppress(RuntimeError, ValueError):  # without an address (sparse, sharded): the layout refuses it, by name
             self._addresses = list(map(Tensor.data_ptr, self._tensors))
             self._sizes = list(map(Tensor.numel, self._tensors))
+            self._strides = list(map(Tensor.stride, self._tensors))
             self._is_known = True
 
     def _with(self, volatile: Mapping[Path, Tensor]) -> list[Source]:
         forms = _forms(volatile)
-        # Tensors that share memory may be planned as their common storage, which is handed out anew as well.
-        if forms != self._forms or _share(forms):
+        if forms != self._forms:
             handed_out = [Source(path, tensor, volatile=True) for path, tensor in volatile.items()]
             self._all, self._forms = [*self._sources, *handed_out], forms
         return self._all
@@ -139,10 +142,6 @@ def _same(now: Iterable[object], before: list[object]) -> bool:
     return len(current) == len(before) and all(map(operator.is_, current, before))
 
 
-def _share(forms: list[Any]) -> bool:
-    return len({storage for *_, storage in forms}) < len(forms)
-
-
 def _forms(volatile: Mapping[Path, Tensor]) -> list[Any]:
     """What the plan knows of volatile tensors: names and forms, and which of them share memory."""
     seen: dict[int, int] = {}
@@ -157,6 +156,8 @@ def _form(path: Path, tensor: Tensor, seen: dict[int, int]) -> object:
             tensor.shape,
             tensor.stride(),
             tensor.storage_offset(),
+            tensor.is_conj(),
+            tensor.is_neg(),
             seen.setdefault(tensor.untyped_storage().data_ptr(), len(seen)),
         )
     except (RuntimeError, ValueError):

@@ -8,6 +8,7 @@ passes. What has hooks or a ``state_dict`` of its own is not second-guessed: it 
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -63,6 +64,10 @@ class Component(Protocol):
         """The live state as the component itself gives it, with the names used in checkpoints."""
         ...
 
+    def check(self, state: State, *, strict: bool) -> None:
+        """Raise `IncompatibleState` for a `state` that is known not to fit; changes nothing."""
+        ...
+
     def load(self, state: State, *, strict: bool) -> None:
         """Put `state` back; raises `IncompatibleState`."""
         ...
@@ -72,7 +77,7 @@ def component(path: Path, target: object) -> Component:
     """The way to save and restore `target`; raises `TypeError` naming `path` for what has none."""
     bare = unwrap(target)
     if isinstance(bare, nn.Module):
-        return ModuleComponent(path, bare) if _is_plain_module(bare) else HookedModuleComponent(path, bare)
+        return ModuleComponent(path, bare)
     if isinstance(bare, Optimizer):
         return OptimizerComponent(path, bare) if _is_plain_optimizer(bare) else StatefulComponent(path, bare)
     if isinstance(bare, Stateful):
@@ -95,8 +100,8 @@ def unwrap(target: object) -> object:
 
 
 def clean(name: str) -> str:
-    """A parameter's name without the trace of submodules that were compiled one by one."""
-    return name.replace("_orig_mod.", "")
+    """A name in a module without the trace of submodules that were compiled one by one."""
+    return name if "_orig_mod" not in name else ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 class StatefulComponent:
@@ -123,46 +128,77 @@ class StatefulComponent:
         state: State = self.target.state_dict()
         return state
 
+    def check(self, state: State, *, strict: bool) -> None:
+        """Only the object itself can tell."""
+
     def load(self, state: State, *, strict: bool) -> None:
         """Hand it back."""
         with explained(self.path):
             self.target.load_state_dict(state)
 
 
-class HookedModuleComponent(StatefulComponent):
-    """A module whose state is more than its parameters and buffers: hooks, extra state, code of its own."""
-
-    def state(self) -> State:
-        """What the module says its state is, names cleaned."""
-        return {clean(name): value for name, value in self.target.state_dict().items()}
-
-    def load(self, state: State, *, strict: bool) -> None:
-        """Load by the names that this module uses now."""
-        load_module(self.target, self.path, state, strict=strict)
-
-
-class ModuleComponent(HookedModuleComponent):
-    """A module whose state is exactly its parameters and persistent buffers."""
+class ModuleComponent(StatefulComponent):
+    """A module; nearly always its state is exactly its parameters and persistent buffers, and they stay."""
 
     def __init__(self, path: Path, target: nn.Module) -> None:
         super().__init__(path, target)
-        self._dicts: list[dict[str, object]] = []
+        self._parts: list[nn.Module] = []
+        self._dicts: list[dict[Any, Any]] = []
 
     def scan(self) -> Scan:
-        """Every tensor by name; tied ones under each of their names."""
-        self._dicts = [d for m in self.target.modules() for d in (m._modules, m._parameters, m._buffers)]
+        """Every tensor by name, tied ones under each; nothing where hooks or code of its own have a say."""
+        self._parts = list(self.target.modules())
+        self._dicts = [
+            d
+            for m in self._parts
+            for d in (m._modules, m._parameters, m._buffers, m._state_dict_hooks, m._state_dict_pre_hooks)
+        ]
+        if not _is_plain_module(self.target):
+            return Scan(tokens=list(self.tokens()))
         tensors: dict[Path, Tensor] = {}
-        live = {clean(n): t for n, t in self.target.state_dict(keep_vars=True).items()}
-        skeleton = encode(live, self.path, tensors.__setitem__)
-        return Scan(tensors, list(self.tokens()), skeleton)
+        live = _cleaned(self.target.state_dict(keep_vars=True))
+        return Scan(tensors, list(self.tokens()), encode(live, self.path, tensors.__setitem__))
 
     def tokens(self) -> Iterator[object]:
-        """Every submodule, parameter and buffer."""
-        return itertools.chain.from_iterable(map(dict.values, self._dicts))
+        """Every submodule, parameter, buffer and hook, what they are called, and what the modules are."""
+        return itertools.chain(
+            itertools.chain.from_iterable(map(dict.values, self._dicts)),
+            itertools.chain.from_iterable(self._dicts),
+            map(type, self._parts),
+        )
 
     def values(self, skeleton: Json, sink: TensorSink) -> Json:
-        """Nothing beside the tensors."""
-        return skeleton
+        """Nothing beside the tensors, where they are all there is."""
+        return super().values(skeleton, sink) if skeleton is None else skeleton
+
+    def state(self) -> State:
+        """What the module says its state is, names cleaned."""
+        return _cleaned(self.target.state_dict())
+
+    def check(self, state: State, *, strict: bool) -> None:
+        """Names, and shapes of what is in both."""
+        with explained(self.path):
+            _check_fit(self.path, _cleaned(self.target.state_dict(keep_vars=True)), state, strict=strict)
+
+    def load(self, state: State, *, strict: bool) -> None:
+        """Load by the names that this module uses now."""
+        live = self.target.state_dict(keep_vars=True)
+        real = {clean(name): name for name in live}
+        renamed = OrderedDict((real.get(name, name), value) for name, value in state.items())
+        versions = getattr(state, "_metadata", {})
+        known = {name: versions[clean(name)] for name in getattr(live, "_metadata", ()) if clean(name) in versions}
+        vars(renamed)["_metadata"] = known
+        with explained(self.path):
+            # A load_state_dict of the module's own may not know the word.
+            self.target.load_state_dict(renamed, **({} if strict else {"strict": False}))
+
+
+def _cleaned(state: Mapping[str, Any]) -> State:
+    """A module's state under clean names, with its modules' versions, which ``load_state_dict`` asks for."""
+    cleaned = OrderedDict((clean(name), value) for name, value in state.items())
+    versions = getattr(state, "_metadata", {})
+    vars(cleaned)["_metadata"] = {clean(name): version for name, version in versions.items()}
+    return cleaned
 
 
 class OptimizerComponent(StatefulComponent):
@@ -170,7 +206,7 @@ class OptimizerComponent(StatefulComponent):
 
     def scan(self) -> Scan:
         """Every tensor of its per-parameter state, unless that holds containers (LBFGS): they change inside."""
-        if not all(_is_flat(value) for state in self.target.state.values() for value in state.values()):
+        if not all(map(_is_flat_state, self.target.state.values())):
             return Scan(tokens=list(self.tokens()))
         tensors: dict[Path, Tensor] = {}
         packed = self.target.state_dict()["state"]
@@ -179,7 +215,7 @@ class OptimizerComponent(StatefulComponent):
     def tokens(self) -> Iterator[object]:
         """Every parameter, and every value of its state."""
         groups = (group["params"] for group in self.target.param_groups)
-        per_parameter = map(dict.values, self.target.state.values())
+        per_parameter = (s.values() if isinstance(s, dict) else (s,) for s in self.target.state.values())
         return itertools.chain(
             itertools.chain.from_iterable(groups),
             self.target.state.keys(),
@@ -199,36 +235,44 @@ class OptimizerComponent(StatefulComponent):
         encoded = encode(groups, (*self.path, "param_groups"), sink)
         return {"$dict": [["state", skeleton], ["param_groups", encoded]]}
 
+    def check(self, state: State, *, strict: bool) -> None:
+        """As many parameters in each group."""
+        with explained(self.path):
+            live, saved = map(_group_sizes, (self.target.param_groups, state["param_groups"]))
+        if live != saved:
+            raise IncompatibleState(
+                f"{'.'.join(self.path)} has groups of {live} parameters, the checkpoint's has {saved}"
+            )
+
     def load(self, state: State, *, strict: bool) -> None:
-        """Load, then put back each tensor in the dtype it was saved in: torch casts it to its parameter's."""
-        state = _owned(state)
+        """Load, then put back everything in the dtype it was saved in: torch casts it to its parameter's."""
         with explained(self.path):
             self.target.load_state_dict(state)
         parameters = [p for group in self.target.param_groups for p in group["params"]]
-        for index, saved in state["state"].items():
-            live = self.target.state[parameters[index]]
-            for name, value in saved.items():
-                if isinstance(value, Tensor) and live[name].dtype != value.dtype:
-                    live[name] = value.to(live[name].device)
+        for key, saved in state["state"].items():
+            # Torch casts what belongs to a parameter; anything else stands under the optimizer's own key, as it was.
+            if key in range(len(parameters)) and isinstance(saved, dict):
+                live = self.target.state[parameters[key]]
+                live.update({name: _uncast(saved[name], live[name]) for name in live if name in saved})
 
 
-def _owned(value: Any) -> Any:
-    """`value` with tensors in memory of their own: an optimizer keeps what it is given.
+def _group_sizes(groups: list[dict[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
-    Torch's allocator aligns to 64 bytes, a pack to the element's size, and sums over misaligned memory may round
-    in another order: resumed that way, LBFGS differs in the last bit.
-    """
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _owned(item) for key, item in value.items()}
-    return [_owned(item) for item in value] if type(value) is list else value
+
+def _uncast(saved: Any, live: Any) -> Any:
+    """`saved` on the device where torch has put it."""
+    if isinstance(saved, Tensor):
+        return saved.to(live.device)
+    if isinstance(saved, dict):
+        return {key: _uncast(item, live[key]) for key, item in saved.items()}
+    if type(saved) in (list, tuple):
+        return type(saved)(map(_uncast, saved, live))
+    return saved
 
 
 def _is_plain_module(module: nn.Module) -> bool:
-    return all(_is_plain(m) for m in module.modules()) and not any(
-        nn.parameter.is_lazy(p) for p in module.parameters()
-    )
+    return all(_is_plain(m) for m in module.modules()) and not any(nn.parameter.is_lazy(p) for p in module.parameters())
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -248,33 +292,28 @@ def _is_plain_optimizer(optimizer: Optimizer) -> bool:
     return kind.state_dict is Optimizer.state_dict and not any(getattr(optimizer, name, None) for name in hooks)
 
 
+def _is_flat_state(state: object) -> bool:
+    return isinstance(state, dict) and all(map(_is_flat, state.values()))
+
+
 def _is_flat(value: object) -> bool:
     # A container would change inside while staying the same object.
     return value is None or isinstance(value, Tensor | bool | int | float | str)
 
 
-def load_module(module: nn.Module, path: Path, state: State, *, strict: bool) -> None:
-    """Load `state` into `module` under the names it uses now; checks before it touches the first parameter."""
-    live = module.state_dict(keep_vars=True)
-    real = {clean(name): name for name in live}
-    if strict:
-        _check_fit(path, {clean(name): value for name, value in live.items()}, state)
-    renamed = {real.get(name, name): value for name, value in state.items()}
-    with explained(path):
-        module.load_state_dict(renamed, strict=strict)
-
-
-def _check_fit(path: Path, live: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def _check_fit(path: Path, live: Mapping[str, Any], state: Mapping[str, Any], *, strict: bool) -> None:
     name = ".".join(path)
     for what, names in (("lacks", live.keys() - state.keys()), ("has in excess", state.keys() - live.keys())):
-        if names:
+        if strict and names:
             shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise IncompatibleState(
                 f"the checkpoint of {name} {what} {shown}: use the same architecture, or strict=False"
             )
     for key, value in live.items():
-        saved = state[key]
-        if isinstance(value, Tensor) and isinstance(saved, Tensor) and value.shape != saved.shape:
+        saved = state.get(key)
+        if not isinstance(value, Tensor) or not isinstance(saved, Tensor) or nn.parameter.is_lazy(value):
+            continue
+        if value.shape != saved.shape:
             raise IncompatibleState(
                 f"{name}.{key} has shape {tuple(value.shape)}, the checkpoint's {tuple(saved.shape)}"
             )
@@ -290,7 +329,7 @@ class explained:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError | ValueError | KeyError | TypeError):
+        if isinstance(error, RuntimeError | ValueError | LookupError | TypeError | AttributeError):
             raise IncompatibleState(f"{'.'.join(self._path)} does not accept its saved state: {error}") from error
 
 

@@ -136,7 +136,9 @@ class Claimed(Draft):
     """
 
     gives = "torn"
-    weakness = "neither hard links nor exclusive renames work, so creates claim a name first; a crash may leave it empty"
+    weakness = (
+        "neither hard links nor exclusive renames work, so creates claim a name first; a crash may leave it empty"
+    )
 
     def publish(self) -> None:
         self._close()

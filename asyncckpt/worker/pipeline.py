@@ -72,9 +72,7 @@ async def _chunks(
         yield view[start:stop]
 
 
-def _digest(
-    job: SaveJob, view: memoryview, watermark: Watermark
-) -> tuple[list[str], dict[Path, tuple[Extent, ...]]]:
+def _digest(job: SaveJob, view: memoryview, watermark: Watermark) -> tuple[list[str], dict[Path, tuple[Extent, ...]]]:
     """Digests of every header and every extent, in file order behind the watermark."""
     headers: list[str] = []
     extents: dict[Path, tuple[Extent, ...]] = {}

@@ -47,7 +47,7 @@ class Pruner:
         storage = writer.catalog.storage
         try:
             keys = await unreachable(storage, dropped, writer.checkpoints)
-            stale = [names.record_key(s) for s in slots if s != writer.head.slot and s not in writer.live]
+            stale = [names.record_key(s) for s in slots if s not in writer.live]
             await storage.delete([*keys, *stale])
         except StorageError as error:
             self._listeners.emit(Leftover("deletion of dropped checkpoints", error))

@@ -250,9 +250,7 @@ class SaveService:
         self._answer(ticket, record)
         await self._follow_up(writer, checkpoint, dropped, record)
 
-    async def _describe(
-        self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents
-    ) -> Checkpoint:
+    async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
         """Write the manifest; returns what the record will say."""
         manifest = Manifest(
             writer.run.id,
@@ -319,17 +317,13 @@ class SaveService:
             return
         seconds = self._clock.time() - job.created / 1e6
         self._listeners.emit(
-            Durable(
-                job.step, checkpoint.seq, checkpoint.size, seconds, self._clock.time(), dict(checkpoint.metrics)
-            )
+            Durable(job.step, checkpoint.seq, checkpoint.size, seconds, self._clock.time(), dict(checkpoint.metrics))
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
         ticket.reply(Committed(record))
         tell(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
-    async def _follow_up(
-        self, writer: Writer, checkpoint: Checkpoint, dropped: list[Removal], record: Record
-    ) -> None:
+    async def _follow_up(self, writer: Writer, checkpoint: Checkpoint, dropped: list[Removal], record: Record) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
         for removal in dropped:
             self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason))

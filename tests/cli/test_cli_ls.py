@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,8 @@ from .conftest import Document, Run, Saved, flip
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from asyncckpt.catalog import Which
 
 
 def test_each_checkpoint_is_one_line_with_its_marks_and_metrics(run: Run, saved: Saved) -> None:
@@ -64,24 +65,31 @@ def test_a_record_that_is_gone_is_listed_as_damaged_too(run: Run, document: Docu
     assert [lost["slot"] for lost in document("ls", saved)["lost"]] == [int(record.stem)]
 
 
-def test_what_a_resume_would_take_is_marked_latest_after_a_rollback(document: Document, saved: Saved) -> None:
-    shutil.rmtree(saved.root)
-    with AsyncCheckpointer(saved.root, model=nn.Linear(2, 2)) as ckpt:
+@pytest.fixture
+def two(tmp_path: Path) -> Saved:
+    """A run with the checkpoints 1 and 2, of the steps 1 and 2."""
+    with AsyncCheckpointer(tmp_path / "two", model=nn.Linear(2, 2)) as ckpt:
         ckpt.save(1).wait()
         ckpt.save(2).wait()
-    with AsyncCheckpointer(saved.root, model=nn.Linear(2, 2)) as ckpt:
-        ckpt.resume(which=1)
-    assert [c["step"] for c in document("ls", saved)["checkpoints"] if c["latest"]] == [1]
+    return Saved(tmp_path / "two")
 
 
-def test_where_the_record_of_the_newest_is_lost_what_a_resume_would_take_is_marked_latest(
-    document: Document, saved: Saved
+@pytest.mark.parametrize(("which", "latest"), [("latest", 2), (1, 1)])
+def test_what_a_resume_would_take_is_marked_latest_also_after_a_rollback(
+    document: Document, two: Saved, which: Which, latest: int
 ) -> None:
-    with AsyncCheckpointer(saved.root, model=nn.Linear(2, 2), overwrite=True) as ckpt:
-        ckpt.save(40).wait()
-    saved.record(3).unlink()
-    found = document("ls", saved)
-    assert [(c["step"], c["latest"]) for c in found["checkpoints"]] == [(10, False), (20, False), (40, True)]
+    with AsyncCheckpointer(two.root, model=nn.Linear(2, 2)) as ckpt:
+        ckpt.resume(which=which)
+    assert [c["step"] for c in document("ls", two)["checkpoints"] if c["latest"]] == [latest]
+
+
+def test_where_the_latest_is_lost_the_one_before_is_what_a_resume_would_take(document: Document, two: Saved) -> None:
+    with AsyncCheckpointer(two.root, model=nn.Linear(2, 2)) as ckpt:
+        ckpt.resume()
+    two.record(2).unlink()
+    found = document("ls", two)
+    assert len(found["lost"]) == 1
+    assert [(c["step"], c["latest"]) for c in found["checkpoints"]] == [(1, True)]
 
 
 def test_a_damaged_newest_record_is_one_clear_line(run: Run, saved: Saved) -> None:

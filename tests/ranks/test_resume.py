@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -194,23 +193,18 @@ def test_resuming_again_in_the_same_process(tmp_path: Path) -> None:
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5]
 
 
-class Views:
+class Whole(torch.nn.Module):
     """Rank 0's own tensor, of which a parameter that all share is a part."""
 
     def __init__(self) -> None:
-        self.whole = torch.arange(6.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"whole": self.whole}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.whole.copy_(state["whole"])
+        super().__init__()
+        self.values = torch.nn.Parameter(torch.arange(6.0))
 
 
 def _shares_bytes(root: Path) -> list[float]:
-    views, model = Views(), torch.nn.Linear(2, 1, bias=False)
-    model.weight.data = views.whole[2:4].view(1, 2)
-    with AsyncCheckpointer(root, model=model, extra={"views": views}) as checkpointer:
+    whole, model = Whole(), torch.nn.Linear(2, 1, bias=False)
+    model.weight.data = whole.values.data[2:4].view(1, 2)
+    with AsyncCheckpointer(root, model=model, extra={"whole": whole}) as checkpointer:
         checkpointer.save(1).wait()
         with torch.no_grad():
             model.weight.zero_()

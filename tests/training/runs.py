@@ -90,7 +90,7 @@ class Training:
 
 def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
     """Where two nested states differ in type, structure, dtype or any bit."""
-    if type(a) is not type(b):
+    if type(a) is not type(b) and not (isinstance(a, dict) and isinstance(b, dict)):
         yield f"{path}: {type(a).__name__} and {type(b).__name__}"
     elif isinstance(a, Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()

@@ -67,7 +67,7 @@ def test_P2_a_step_waits_for_the_copy_and_forward_and_backward_do_not(tmp_path: 
         step.join(60)
         handle.wait()
     state = asyncckpt.load(tmp_path).state
-    assert list(differences(expected, state["model"])) == []
+    assert list(differences(expected, dict(state["model"]))) == []
     assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], moments)
     assert not torch.equal(training.model.first.weight, expected["first.weight"])
 
@@ -102,7 +102,7 @@ def test_P2_the_average_is_guarded_and_buffers_are_copied_in_the_call(tmp_path: 
         update.join(60)
         handle.wait()
     state = asyncckpt.load(tmp_path).state
-    assert list(differences(average, state["extra"]["average"])) == []
+    assert list(differences(average, dict(state["extra"]["average"]))) == []
     assert all(torch.equal(state["model"][k], v) for k, v in buffers.items())
 
 

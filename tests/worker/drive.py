@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncckpt.catalog import Catalog, Listing
@@ -17,6 +17,7 @@ from asyncckpt.format.record import Record, WriterId
 from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
 from asyncckpt.reading import fetch, verify
 from asyncckpt.retention import Monitor, RetentionPolicy
+from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
 from asyncckpt.worker.ranks import SingleRank
@@ -26,6 +27,7 @@ from asyncckpt.worker.writer import Writer, open_run
 
 Tensors = Mapping[Path, bytes]
 _E = TypeVar("_E", bound=Event)
+_T = TypeVar("_T")
 
 
 def content(step: int) -> dict[Path, bytes]:
@@ -42,7 +44,9 @@ def image(tensors: Tensors) -> tuple[Layout, bytearray]:
     for path, data in tensors.items():
         planned[path] = PlannedTensor("uint8", (len(data),), None, 0, len(arena), len(data))
         arena += data
-    return Layout((PlannedPack(0, len(header), len(arena)),), planned, {}, len(arena), sum(t.nbytes for t in planned.values())), arena
+    return Layout(
+        (PlannedPack(0, len(header), len(arena)),), planned, {}, len(arena), sum(t.nbytes for t in planned.values())
+    ), arena
 
 
 class Log:
@@ -135,6 +139,11 @@ class Session:
         assert isinstance(answer, Rejected), answer
         return answer.error
 
+    async def tidied(self) -> None:
+        """Wait for the start's sweep and for the deletion under way."""
+        await asyncio.gather(*self.service._sweeps)
+        await self.service._pruner.finished()
+
     async def close(self) -> None:
         self.service.finish()
         await self._running
@@ -147,6 +156,22 @@ class Session:
         self._count += 1
         job = SaveJob(f"{id(self)}-{self._count}", self._count, step, None, metrics, step * 1000, "arena", layout)
         return Ticket(job, memoryview(arena), watermark, reply)
+
+
+def run(act: Callable[[MemoryStorage], Awaitable[_T]], store: MemoryStorage | None = None) -> _T:
+    """Act on a store in memory."""
+
+    async def main() -> _T:
+        return await act(store or MemoryStorage())
+
+    return asyncio.run(main())
+
+
+async def three(store: Storage, keep: int | None = None) -> None:
+    """A finished run with the steps 1, 2, 3."""
+    async with Session(store, keep=keep) as session:
+        for step in (1, 2, 3):
+            await session.saved(step)
 
 
 def me(name: str = "a") -> WriterId:
@@ -193,11 +218,3 @@ async def leftovers(storage: Storage) -> list[str]:
         needed |= {checkpoint.manifest.key, *(pack.key for pack in checkpoint.packs)}
     unfinished = [upload.upload async for upload in storage.uploads()]
     return sorted({*await keys(storage)} - needed) + unfinished
-
-
-@dataclass(slots=True)
-class Explored:
-    """What an enumeration saw: how many runs or states, and every violation with the story that led to it."""
-
-    count: int = 0
-    violations: list[str] = field(default_factory=list)

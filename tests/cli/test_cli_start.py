@@ -1,0 +1,71 @@
+"""Real processes: what is imported, what is written, and the status that a script sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import Run, Saved, flip, tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAVY = "{'torch', 'numpy', 'asyncio', 'rich', 'asyncckpt.catalog', 'asyncckpt.cli.ls', 'asyncckpt.cli.demo'}"
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def asyncckpt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "asyncckpt", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    done = python(
+        f"import sys, atexit; atexit.register(lambda: print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr));"
+        "sys.argv = ['asyncckpt', '--help']; from asyncckpt.cli import main; main()"
+    )
+    assert done.stderr == "[]\n"
+    assert done.stdout.startswith("Usage: asyncckpt ")
+
+
+def test_scripts_see_the_status_and_people_one_line(saved: Saved, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    flip(saved.pack(2))
+    for status, root in ((0, f"{saved}@30"), (1, str(saved)), (3, str(tmp_path)), (4, str(tmp_path / "file"))):
+        done = asyncckpt("verify", root)
+        assert done.returncode == status
+        assert len(done.stderr.splitlines()) == (1 if status > 1 else 0), done.stderr
+    assert asyncckpt("verify").returncode == 2
+
+
+def test_a_broken_click_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import no_such_module")
+    done = python("from asyncckpt.cli import main; main()", PYTHONPATH=str(tmp_path))
+    assert "No module named 'no_such_module'" in done.stderr
+    assert "pip install" not in done.stderr
+
+
+def test_the_module_can_be_imported_without_running() -> None:
+    assert python("import asyncckpt.__main__; print('here')").stdout == "here\n"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize(
+    "arguments", [["ls"], ["show"], ["show", "--tensors"], ["verify"], ["verify", "--quick"], ["verify", "--json"]]
+)
+def test_nothing_is_written_to_the_root(run: Run, saved: Saved, arguments: list[str], damaged: bool) -> None:
+    if damaged:
+        flip(saved.pack(1))
+        saved.manifest(2).unlink()
+        flip(saved.record(1), 40)
+    before = tree(saved.root.parent)
+    run(arguments[0], saved, *arguments[1:])
+    assert tree(saved.root.parent) == before

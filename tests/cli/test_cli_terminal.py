@@ -1,0 +1,60 @@
+"""What goes to a terminal and what into a pipe, with real terminals."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import Saved
+
+pty = pytest.importorskip("pty", reason="needs POSIX terminals", exc_type=ImportError)
+
+
+def on_terminal(*command: str, stdout: bool, stderr: bool, **environment: str) -> tuple[str, str]:
+    """What a command writes to a terminal (stdout or stderr are one, as told), and what into a pipe."""
+    ours, theirs = pty.openpty()
+    streams = {"stdout": theirs if stdout else subprocess.PIPE, "stderr": theirs if stderr else subprocess.PIPE}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+    environment = {**inherited, "TERM": "xterm", "COLUMNS": "80", **environment}
+    with subprocess.Popen([sys.executable, "-m", "asyncckpt", *command], **streams, env=environment) as process:
+        os.close(theirs)
+        seen = b"".join(iter(lambda: _read(ours), b""))
+        piped = b"".join(pipe.read() for pipe in (process.stdout, process.stderr) if pipe)
+    os.close(ours)
+    assert process.returncode == 0, piped
+    return seen.decode(), piped.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux says that nobody has the other end open any more
+        return b""
+
+
+def test_on_a_terminal_tables_are_drawn(saved: Saved) -> None:
+    seen, piped = on_terminal("ls", str(saved), stdout=True, stderr=False)
+    assert piped == ""
+    assert "\u2500" in seen
+    assert "00000003" in re.sub(r"\x1b\[[\d;]*m", "", seen)
+
+
+def test_on_a_terminal_progress_is_shown_and_stdout_stays_clean(saved: Saved) -> None:
+    seen, piped = on_terminal("verify", str(saved), stdout=False, stderr=True)
+    assert piped == "00000001  step 10  ok\n00000002  step 20  ok\n00000003  step 30  ok\n"
+    assert "checking 2 of 3: step 20, " in seen
+    assert seen.endswith("\r\x1b[2K")
+
+
+def test_verdicts_are_coloured_on_a_terminal_and_progress_needs_stderr(saved: Saved) -> None:
+    seen, piped = on_terminal("verify", f"{saved}@20", stdout=True, stderr=False)
+    assert (seen, piped) == ("\x1b[32m00000002  step 20  ok\x1b[0m\r\n", "")
+
+
+def test_no_color_is_respected(saved: Saved) -> None:
+    seen, _ = on_terminal("verify", f"{saved}@20", stdout=True, stderr=False, NO_COLOR="1")
+    assert seen == "00000002  step 20  ok\r\n"
