@@ -272,7 +272,18 @@ def _dense_stride(tensor: Tensor) -> tuple[int, ...] | None:
     """
     if tensor.is_contiguous() and 1 not in tensor.shape:
         return None
-    if tensor.numel() == 0 or _last(tensor) + 1 != tensor.numel():
+    if tensor.numel() == 0 or not _is_dense(tensor):
         return None
     stride = tuple(tensor.stride())
     return None if stride == torch.empty(tensor.shape, device="meta").stride() else stride
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements lie side by side, each once, in whatever order of the dimensions."""
+    side_by_side = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != side_by_side:
+                return False
+            side_by_side *= size
+    return True

@@ -113,9 +113,9 @@ def _part(region: Region, tensor: Tensor, shift: int) -> Region:
 
 def _runs(regions: list[Region]) -> list[list[Region]]:
     runs: list[list[Region]] = []
-    size = GROUP
+    size = 0
     for region in regions:
-        if size + region.nbytes > GROUP:
+        if not runs or size + region.nbytes > GROUP:
             runs.append([])
             size = 0
         runs[-1].append(region)

@@ -377,3 +377,24 @@ def test_what_does_not_fit_is_refused_before_anything_changes(tmp_path: Path) ->
             checkpointer.restore()
         checkpointer.restore(only=("model",))
         checkpointer.restore(exclude=("optimizer",))
+
+
+def test_an_empty_parameter_may_come_first(tmp_path: Path) -> None:
+    model = nn.ParameterDict({"a": nn.Parameter(torch.empty(0)), "b": nn.Parameter(torch.ones(3))})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with AsyncCheckpointer(tmp_path, model=model, optimizer=optimizer) as checkpointer:
+        checkpointer.save(1).wait()
+    assert asyncckpt.load(tmp_path).state["model"]["b"].tolist() == [1, 1, 1]
+
+
+def test_a_tensor_whose_elements_overlap_is_loaded(tmp_path: Path) -> None:
+    class Bag:
+        def state_dict(self) -> dict[str, Any]:
+            return {"odd": torch.arange(4.0).as_strided((2, 2), (3, 0))}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            """Not restored."""
+
+    with AsyncCheckpointer(tmp_path, extra={"bag": Bag()}) as checkpointer:
+        checkpointer.save(1).wait()
+    assert asyncckpt.load(tmp_path).state["extra"]["bag"]["odd"].tolist() == [[0, 0], [3, 3]]
