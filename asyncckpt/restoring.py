@@ -20,7 +20,17 @@ from asyncckpt.events import Listeners, Restored
 from asyncckpt.format.manifest import Manifest, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import fetch
-from asyncckpt.state.apply import Missing, around, below, plain, state_of, tensors_of, wanted, without_missing
+from asyncckpt.state.apply import (
+    Missing,
+    around,
+    below,
+    only_parts,
+    plain,
+    state_of,
+    tensors_of,
+    wanted,
+    without_missing,
+)
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.stateful import Component
 
@@ -165,6 +175,9 @@ def apply(
                 part = _part(state, component, strict=strict)
                 if not isinstance(part, Missing):
                     found.append((component, part, strict and _whole(component, only, exclude)))
+    for name in only or ():
+        if strict and not only_parts(loaded.state, [name]):
+            raise IncompatibleState(f"the checkpoint of step {loaded.checkpoint.step} holds nothing named {name!r}")
     for component, part, whole in found:
         component.check(part, strict=whole)
     for component, part, whole in found:

@@ -51,7 +51,7 @@ def show(checkpoint: str, tensors: str | None, as_json: bool) -> None:
 
     async def act(catalog: Catalog) -> Found:
         return await follow(
-            catalog, "latest" if chosen.which is None else chosen.which, lambda *named: _read(catalog, *named)
+            catalog, "latest" if chosen.which is None else chosen.which, lambda *named: read(catalog, *named)
         )
 
     found = reading(chosen.root, act)
@@ -67,7 +67,8 @@ def show(checkpoint: str, tensors: str | None, as_json: bool) -> None:
         click.get_current_context().exit(Exit.ABSENT)
 
 
-async def _read(catalog: Catalog, listing: Listing, checkpoint: Checkpoint) -> Found:
+async def read(catalog: Catalog, listing: Listing, checkpoint: Checkpoint) -> Found:
+    """Everything about `checkpoint`; raises `CheckpointCorruptError`, or `CheckpointNotFoundError` if it is removed."""
     summary = next(summary for summary in summaries(listing) if summary.info.seq == checkpoint.seq)
     record = next(record for record in listing.records if record.checkpoint is checkpoint)
     async with unless_removed(catalog, checkpoint):
@@ -80,7 +81,7 @@ async def _read(catalog: Catalog, listing: Listing, checkpoint: Checkpoint) -> F
 def _print_everything(found: Found) -> None:
     print_table(["FIELD", "VALUE"], [(name, value or "-") for name, value in _facts(found)])
     click.echo()
-    packs = [[p.key, size(p.length), size(p.live), _origin(found, p)] for p in found.checkpoint.packs]
+    packs = [[p.key, size(p.length), size(p.live), origin(found, p)] for p in found.checkpoint.packs]
     print_table(["PACK", "SIZE", "USED", "ORIGIN"], packs, right=("SIZE", "USED"))
     click.echo()
     parts = [[c.name, str(c.tensors), size(c.nbytes), str(c.values)] for c in found.contents.components()]
@@ -89,7 +90,8 @@ def _print_everything(found: Found) -> None:
     print_table(["NAME", "VALUE"], [[value.name, value.text] for value in found.contents.values()])
 
 
-def _origin(found: Found, pack: PackUse) -> str:
+def origin(found: Found, pack: PackUse) -> str:
+    """Whose pack it is, for people."""
     if found.is_own(pack):
         return "own"
     directory = directory_of(pack.key)

@@ -27,7 +27,7 @@ _COLOURS = {"ok": "green", "damaged": "red"}
 def verify(checkpoint: str, full: bool, as_json: bool) -> None:
     """Check CHECKPOINT, or all that are listed where only a ROOT is given. Exit code 1 if any is damaged."""
     chosen = target(checkpoint)
-    with closing(_Check(chosen, full)) as check:
+    with closing(Check(chosen, full)) as check:
         verdicts = reading(chosen.root, check.all if as_json else check.shown)
     status = exit_for_all(verdicts)
     if as_json:
@@ -38,7 +38,7 @@ def verify(checkpoint: str, full: bool, as_json: bool) -> None:
     click.get_current_context().exit(status)
 
 
-class _Check:
+class Check:
     """The check of one or all checkpoints, one after the other."""
 
     def __init__(self, chosen: Target, full: bool) -> None:
@@ -46,6 +46,7 @@ class _Check:
         self._status = StatusLine()
 
     def close(self) -> None:
+        """Leave the terminal clean."""
         self._status.clear()
 
     async def all(self, catalog: Catalog) -> list[Verdict]:
@@ -68,10 +69,11 @@ class _Check:
         listing = await catalog.listing()
         for slot, error in listing.lost.items():
             yield Verdict(f"slot {slot}", None, "damaged", str(error))
-        async for found in self._listed(catalog, listing):
+        async for found in self.listed(catalog, listing):
             yield found
 
-    async def _listed(self, catalog: Catalog, listing: Listing) -> AsyncIterator[Verdict]:
+    async def listed(self, catalog: Catalog, listing: Listing) -> AsyncIterator[Verdict]:
+        """The verdicts on what `listing` lists, one that was removed since among them."""
         for number, checkpoint in enumerate(listing.checkpoints, 1):
             try:
                 yield await self._judged(catalog, checkpoint, f"{number} of {len(listing.checkpoints)}")

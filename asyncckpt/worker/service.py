@@ -151,10 +151,10 @@ class SaveService:
 
     async def _leave(self, writer: Writer) -> None:
         """A closing record; then what the last commit dropped can be deleted too."""
-        stale = writer.head.slot
+        stale = {writer.head.slot} - writer.live.keys()
         try:
             await writer.close()
-            await self._pruner.committed(writer, (), [stale])
+            await self._pruner.committed(writer, (), stale)
             await self._pruner.committed(writer, (), ())
             await self._pruner.finished()
         except (AsyncCkptError, OSError) as error:

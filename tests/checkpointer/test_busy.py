@@ -67,7 +67,7 @@ def test_P6_wait_holds_the_step_until_a_generation_is_free(make: Make, store: Ga
     ckpt = make(model=training.model, optimizer=training.optimizer, save=EVERY_STEP, on_busy="wait", verify="always")
     with store.hold("put", "data/*") as gate:
         handles = [ckpt.step(1), ckpt.step(2)]
-        once_it_waits(gate.open)
+        once_it_waits("lease", gate.open)
         handles.append(ckpt.step(3))
         assert gate.is_open
     assert [handle.wait().step for handle in handles] == [1, 2, 3]
@@ -97,7 +97,7 @@ def test_P6_an_explicit_save_waits_for_a_generation_and_is_never_skipped(make: M
     with store.hold("put", "data/*") as gate:
         ckpt.step(1)
         ckpt.step(2)
-        once_it_waits(gate.open)
+        once_it_waits("lease", gate.open)
         assert ckpt.save(3).wait().step == 3
 
 

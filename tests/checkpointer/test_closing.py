@@ -128,7 +128,7 @@ def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: G
     with store.hold("put", "data/*"):
         ckpt.save(1)
         ckpt.save(2)
-        pressing = once_it_waits(lambda: signal.pthread_kill(main, signal.SIGINT))
+        pressing = once_it_waits("lease", lambda: signal.pthread_kill(main, signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             ckpt.save(3)
         pressing.join()

@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from asyncckpt import RetentionPolicy, SavePolicy, load
-from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError, SaveFailed, StorageDenied
+from asyncckpt.errors import (
+    CheckpointDirectoryExistsError,
+    CheckpointerClosed,
+    CheckpointNotFoundError,
+    SaveFailed,
+    StorageDenied,
+)
 from asyncckpt.events import Leftover, Swept
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Recorder, Toy, saved, steps, tree
+from .trainings import Elsewhere, Recorder, Toy, saved, steps, tree
 
 
 @pytest.fixture
@@ -54,19 +60,11 @@ def test_another_training_that_came_first_after_the_look_is_not_written_over(mak
     with store.hold("put", "run.json") as gate:
         late = ckpt.save(1)
         gate.wait_reached()
-        make(_Elsewhere(store.inner), model=Toy()).save(7).wait()
+        make(Elsewhere(store.inner), model=Toy()).save(7).wait()
     with pytest.raises(SaveFailed, match="earlier training") as raised:
         late.wait()
     assert isinstance(raised.value.__cause__, CheckpointDirectoryExistsError)
     assert steps(ckpt) == [7]
-
-
-class _Elsewhere(GatedStorage):
-    """The same store as a checkpointer of another process would have it: not the first one's root by name."""
-
-    @property
-    def url(self) -> str:
-        return f"{self.inner.url}-elsewhere"
 
 
 def test_resume_is_a_way_out(make: Make, root: Path) -> None:
@@ -130,6 +128,8 @@ def test_a_second_checkpointer_of_a_root_closes_the_first_with_a_warning(
     second = make(model=Toy())
     assert "a second checkpointer of" in caplog.text
     assert handle.status == "durable"
+    with pytest.raises(CheckpointerClosed):
+        first.save(2)
     assert second.resume().step == 1
     assert second.save(2).wait().step == 2
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,10 +13,11 @@ import torch
 
 from asyncckpt import CheckpointInfo, SavePolicy, load
 from asyncckpt.errors import SaveFailed, SaveSkipped, SaveSuperseded, StorageDenied
+from asyncckpt.staging.device import same_bits
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, Training
+from .trainings import Toy, Training, calls_of
 
 
 def full() -> StorageDenied:
@@ -157,6 +160,30 @@ class Watched(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self.arrivals.release()
         return super().wait(timeout)
+
+
+def test_a_step_waits_for_the_comparison_that_another_thread_makes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparing, go_on = threading.Event(), threading.Event()
+
+    def slowly(one: torch.Tensor, other: torch.Tensor) -> bool:
+        comparing.set()
+        assert go_on.wait(PATIENCE)
+        return same_bits(one, other)
+
+    monkeypatch.setattr("asyncckpt.staging.stager.same_bits", slowly)
+    training = Training()
+    ckpt = make(model=training.model, optimizer=training.optimizer, verify="always")
+    with ThreadPoolExecutor(2) as threads:
+        waiting = threads.submit(ckpt.save(1).wait)
+        assert comparing.wait(PATIENCE)
+        stepper: queue.SimpleQueue[int] = queue.SimpleQueue()
+        stepping = threads.submit(lambda: (stepper.put(threading.get_ident()), training.step()))
+        thread = stepper.get()
+        while not stepping.done() and calls_of(thread)[:1] != ["guard"]:  # there it stands at the lock
+            time.sleep(0.001)
+        go_on.set()
+        stepping.result()
+        assert waiting.result().step == 1
 
 
 def test_a_step_waits_for_the_copy_also_while_another_thread_waits_for_it(make: Make, store: GatedStorage) -> None:

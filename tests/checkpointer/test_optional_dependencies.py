@@ -70,3 +70,11 @@ def test_P13_every_dependency_that_is_imported_at_run_time_is_declared() -> None
     requires = importlib.metadata.requires("asyncckpt") or []
     names = {line.split(">")[0].strip() for line in requires if "extra ==" not in line}
     assert names == {"torch", "aiofiles", "prometheus-client", "xxhash"}
+
+
+def test_P13_the_command_line_without_its_extra_says_how_to_get_it() -> None:
+    script = "import sys; sys.modules['click'] = None\nfrom asyncckpt.cli import main\nmain()"
+    status, _, errors = outcome(start(script))
+    assert status == 2
+    assert "pip install 'asyncckpt[cli]'" in errors
+    assert "Traceback" not in errors

@@ -26,7 +26,7 @@ from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Recorder, Toy, saved, steps, tree
+from .trainings import Recorder, Toy, once_it_waits, saved, steps, tree
 
 
 @pytest.fixture(scope="module")
@@ -278,15 +278,16 @@ def test_a_step_of_the_abandoned_branch_is_replaced_when_it_is_saved_again(make:
 
 def test_saves_under_way_are_finished_before_a_training_goes_back(make: Make, store: GatedStorage) -> None:
     toy = Toy()
-    ckpt = make(model=toy)
+    ckpt = make(model=toy, generations=8)
     ckpt.save(1).wait()
-    with store.hold("put", "data/*") as gate, ThreadPoolExecutor(1) as thread:
-        ckpt.save(2)
-        ckpt.save(3)
+    with store.hold("put", "data/*") as gate:
+        for step in range(2, 10):
+            ckpt.save(step)
         gate.wait_reached()
-        resuming = thread.submit(ckpt.resume, which=1)
-        gate.open()
-        assert resuming.result().step == 1
+        once_it_waits("resume", gate.open)
+        assert ckpt.resume(which=1).step == 1
+    ckpt.wait()
+    assert steps(ckpt) == list(range(1, 10))
     assert ckpt.latest().step == 1
     assert make(model=toy).resume().step == 1
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from asyncckpt import SavePolicy
-from asyncckpt.errors import SaveFailed, WorkerCrashed
+from asyncckpt.errors import Fenced, OutcomeUnknown, SaveFailed, WorkerCrashed
 from asyncckpt.events import Durable, Event, Failed, Staged
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Recorder, Toy, Training, steps
+from .trainings import Elsewhere, Recorder, Toy, Training, steps
 
 
 def death() -> SystemExit:
@@ -51,6 +51,30 @@ def test_P5_a_new_worker_takes_the_run_anew_and_keeps_what_the_first_one_knew(ma
         ckpt.save(step + 1).wait()
     assert steps(ckpt) == [1, 3, 5, 7]
     assert store.count("put", "data/*-i4-*") == 2
+
+
+@pytest.mark.parametrize(("request_", "key"), [("put", "data/*"), ("reply", "commits/*")], ids=["crash", "unknown"])
+def test_P5_a_run_that_somebody_else_has_taken_meanwhile_is_not_taken_back(
+    make: Make, store: GatedStorage, request_: str, key: str
+) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    store.fail(request_, key, death if request_ == "put" else unknown, times=1)
+    store.fail("get", "commits/*", unknown)
+    with pytest.raises(SaveFailed):
+        ckpt.save(2).wait()
+    store.heal()
+    other = make(Elsewhere(store.inner), model=Toy())
+    other.resume()
+    other.save(3).wait()
+    with pytest.raises(SaveFailed, match="was taken by incarnation 2") as raised:
+        ckpt.save(4).wait()
+    assert isinstance(raised.value.__cause__, Fenced)
+    assert other.save(5).wait().step == 5
+
+
+def unknown() -> OutcomeUnknown:
+    return OutcomeUnknown("the reply was lost")
 
 
 def test_P5_a_listener_that_exits_costs_no_checkpoint(make: Make) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from asyncckpt import AsyncCheckpointer, CheckpointInfo
 from asyncckpt.events import Event
-from asyncckpt.testing.slow import PATIENCE
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 E = TypeVar("E", bound=Event)
 
@@ -78,14 +78,20 @@ class Recorder:
         return self.of(kind)
 
 
-def once_it_waits(then: Callable[[], object]) -> threading.Thread:
-    """Call `then` in another thread as soon as this one waits for a generation inside a save."""
+def calls_of(thread: int) -> list[str]:
+    """The functions that a thread is in now, innermost first."""
+    frame = sys._current_frames().get(thread)
+    return [inner.f_code.co_name for inner, _ in traceback.walk_stack(frame)] if frame else []
+
+
+def once_it_waits(inside: str, then: Callable[[], object]) -> threading.Thread:
+    """Call `then` in another thread as soon as this one waits for something in a function named `inside`."""
     me, deadline = threading.get_ident(), time.monotonic() + PATIENCE
 
     def watch() -> None:
         while time.monotonic() < deadline:
-            calls = [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[me])]
-            if calls[0] == "wait" and "lease" in calls:
+            calls = calls_of(me)
+            if calls[0] == "wait" and inside in calls:
                 break
             time.sleep(0.001)
         then()
@@ -99,6 +105,14 @@ def steps(listed: AsyncCheckpointer | list[CheckpointInfo]) -> list[int]:
     """The steps that are listed, oldest first."""
     found = listed.checkpoints() if isinstance(listed, AsyncCheckpointer) else listed
     return [info.step for info in found]
+
+
+class Elsewhere(GatedStorage):
+    """A store as another process has it: under a name that the first one's checkpointer is not known by."""
+
+    @property
+    def url(self) -> str:
+        return f"{self.inner.url}-elsewhere"
 
 
 def saved(root: Path, *values: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncckpt.cli.select import Target, target
+from asyncckpt.cli.select import Target, reading, target
 from asyncckpt.errors import CheckpointNotFoundError
 
 from .conftest import Run, Saved
@@ -14,7 +16,7 @@ from .conftest import Run, Saved
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncckpt.catalog import Which
+    from asyncckpt.catalog import Catalog, Which
 
 
 @pytest.mark.parametrize(
@@ -62,3 +64,19 @@ def test_every_command_takes_a_root_with_an_at_sign(run: Run, saved: Saved, comm
     if command != "ls":
         assert run(command, f"{root}@20").exit_code == 0
         assert run(command, f"{root}@5").exit_code == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_storage_is_closed_when_the_run_was_read_or_could_not_be(saved: Saved, fails: bool) -> None:
+    used: list[Catalog] = []
+
+    async def act(catalog: Catalog) -> None:
+        used.append(catalog)
+        await catalog.listing()
+        if fails:
+            raise CheckpointNotFoundError("none")
+
+    with pytest.raises(CheckpointNotFoundError) if fails else nullcontext():
+        reading(str(saved), act)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        asyncio.run(used[0].listing())

@@ -12,7 +12,7 @@ import torch
 
 import asyncckpt
 from asyncckpt.cli.contents import Component, Contents
-from asyncckpt.cli.show import Found, _origin
+from asyncckpt.cli.show import Found, origin
 from asyncckpt.cli.summary import Summary
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Alias, Box, Extent, Manifest, Pack, TensorEntry
@@ -104,7 +104,7 @@ def test_the_pack_of_an_older_checkpoint_names_it(saved: Saved) -> None:
     older = f"data/{saved.pack(1).parent.name}/{saved.pack(1).name}"
     uses = [*record.checkpoint.packs, PackUse(older, 1, 1), PackUse("data/odd/pack.safetensors", 1, 1)]
     found = Found(_summary_of(record), record, record.checkpoint, Contents(_manifest({})))
-    assert [_origin(found, use) for use in uses] == ["own", "of 00000001", "older"]
+    assert [origin(found, use) for use in uses] == ["own", "of 00000001", "older"]
     assert [found.is_own(use) for use in uses] == [True, False, False]
 
 
@@ -208,6 +208,10 @@ def test_a_checkpoint_that_may_be_the_lost_one_is_damaged_and_not_absent(run: Ru
     assert (result.exit_code, result.stdout) == (1, "")
     assert "lost" in result.stderr
     assert record.name in result.stderr
+
+
+def test_step_0_is_a_step_and_not_the_latest(run: Run, saved: Saved) -> None:
+    assert run("show", f"{saved}@0").exit_code == 3
 
 
 def test_where_nothing_was_saved_there_is_nothing_to_show(run: Run, saved: Saved) -> None:

@@ -50,6 +50,16 @@ def test_on_a_terminal_progress_is_shown_and_stdout_stays_clean(saved: Saved) ->
     assert seen.endswith("\r\x1b[2K")
 
 
+def test_progress_is_cleared_before_a_verdict_is_printed(saved: Saved) -> None:
+    seen, _ = on_terminal("verify", f"{saved}@20", stdout=True, stderr=True)
+    assert re.fullmatch(r"\r\x1b\[2Kchecking [^\r]*\r\x1b\[2K\x1b\[32m00000002.*\r\n\r\x1b\[2K", seen)
+
+
+def test_progress_never_takes_a_second_line(saved: Saved) -> None:
+    seen, _ = on_terminal("verify", str(saved), stdout=False, stderr=True, COLUMNS="20")
+    assert "checking 2 of 3: st\r" in seen
+
+
 def test_verdicts_are_coloured_on_a_terminal_and_progress_needs_stderr(saved: Saved) -> None:
     seen, piped = on_terminal("verify", f"{saved}@20", stdout=True, stderr=False)
     assert (seen, piped) == ("\x1b[32m00000002  step 20  ok\x1b[0m\r\n", "")

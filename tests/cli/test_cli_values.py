@@ -96,7 +96,13 @@ def test_the_parts_of_a_container_are_named_by_their_path(value: object, texts: 
 
 
 def test_tensors_and_arrays_are_no_values() -> None:
-    state = {"t": torch.ones(2), "a": np.ones(2), "mixed": [1, torch.ones(1), np.ones(1)], "n": 1}
+    state = {
+        "t": torch.ones(2),
+        "a": np.ones(2),
+        "mixed": [1, torch.ones(1), np.ones(1)],
+        "arrays": [np.ones(1)],
+        "n": 1,
+    }
     assert shown(state) == {"v.mixed.0": "1", "v.n": "1"}
 
 

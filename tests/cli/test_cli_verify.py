@@ -5,30 +5,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy
-from asyncckpt.catalog import ATTEMPTS, Catalog
-from asyncckpt.cli.following import follow
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.catalog import Catalog
 from asyncckpt.cli.verdict import Verdict, exit_for_all, judge
-from asyncckpt.errors import CheckpointNotFoundError, RunContended, StorageDenied, StorageError, TransientError
-from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.errors import StorageDenied, StorageError, TransientError
+from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Document, Run, Saved, flip
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from asyncckpt.cli.verdict import State
-    from asyncckpt.format.record import Checkpoint
 
 
 def test_each_sound_checkpoint_is_one_line(run: Run, saved: Saved) -> None:
@@ -184,106 +179,3 @@ def test_a_store_that_answers_gives_a_sound_checkpoint(store: GatedStorage) -> N
 )
 def test_the_worst_verdict_is_the_status(states: str, status: int) -> None:
     assert exit_for_all([Verdict("", None, cast("State", state)) for state in states.split()]) == status
-
-
-# -- a writer that removes ---------------------------------------------------------------------------------
-
-
-class Training:
-    """One that keeps a single checkpoint, so that saving removes those before, bytes and all."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._ckpt = AsyncCheckpointer(root, model=nn.Linear(2, 2), keep=RetentionPolicy(last=1))
-        self.step = 0
-
-    def __enter__(self) -> Training:
-        self.save()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ckpt.close()
-
-    def save(self) -> None:
-        """Return once the next step is listed, and retention has run."""
-        self.step += 1
-        self._ckpt.save(self.step).wait()
-        self._ckpt.wait()
-
-    async def overtake(self) -> None:
-        """Save until nothing is left of what is the latest now."""
-        overtaken = f"data/{self.step:08d}-*/*"
-        for _ in range(5):
-            await asyncio.to_thread(self.save)
-            if not list(self._root.glob(overtaken)):
-                return
-        raise AssertionError("retention left it")
-
-
-def with_catalog(root: Path, act: Callable[[Catalog], Awaitable[Verdict]]) -> Verdict:
-    """What `act` finds in the catalog of `root`."""
-
-    async def run() -> Verdict:
-        storage = LocalStorage(root)
-        try:
-            return await act(Catalog(storage))
-        finally:
-            await storage.aclose()
-
-    return asyncio.run(run())
-
-
-@pytest.mark.parametrize("full", [True, False])
-def test_one_that_retention_removed_meanwhile_is_not_damaged(tmp_path: Path, full: bool) -> None:
-    async def act(catalog: Catalog) -> Verdict:
-        before = (await catalog.listing()).find("latest")
-        await training.overtake()
-        return await judge(catalog, before, full=full)
-
-    with Training(tmp_path) as training, pytest.raises(CheckpointNotFoundError, match="step 1 was removed by reten"):
-        with_catalog(tmp_path, act)
-
-
-@pytest.mark.parametrize("times", [1, ATTEMPTS - 1, ATTEMPTS])
-def test_what_is_called_latest_is_followed_while_it_moves_on(tmp_path: Path, times: int) -> None:
-    looks = []
-
-    async def look(catalog: Catalog, checkpoint: Checkpoint) -> Verdict:
-        looks.append(checkpoint.step)
-        if len(looks) <= times:
-            await training.overtake()
-        return await judge(catalog, checkpoint, full=True)
-
-    with Training(tmp_path) as training:
-        follows = partial(with_catalog, tmp_path, lambda c: follow(c, "latest", lambda _, named: look(c, named)))
-        if times == ATTEMPTS:
-            with pytest.raises(RunContended, match="try again"):
-                follows()
-        else:
-            assert follows() == Verdict(f"{training.step:08d}", training.step, "ok")
-    assert len(looks) == min(times + 1, ATTEMPTS)
-
-
-def test_a_step_that_is_removed_meanwhile_is_absent(tmp_path: Path) -> None:
-    async def look(catalog: Catalog, checkpoint: Checkpoint) -> Verdict:
-        await training.overtake()
-        return await judge(catalog, checkpoint, full=True)
-
-    with Training(tmp_path) as training, pytest.raises(CheckpointNotFoundError, match="no checkpoint 1: "):
-        with_catalog(tmp_path, lambda c: follow(c, 1, lambda _, named: look(c, named)))
-
-
-def test_commands_read_what_a_training_is_changing(run: Run, tmp_path: Path) -> None:
-    with Training(tmp_path) as training, ThreadPoolExecutor(1) as thread:
-        stop = threading.Event()
-        saving = thread.submit(lambda: [training.save() for _ in iter(stop.is_set, True)])
-        results = []
-        try:
-            while training.step < 25:
-                results += [run(command, tmp_path) for command in ("ls", "show", "verify")]
-        finally:
-            stop.set()
-        saving.result()
-    # Overtaken ten times in a row by a training that does nothing but save is the one excuse.
-    assert {r.exit_code for r in results} <= {0, 3, 4}, [r.output for r in results if r.exit_code == 1]
-    assert not any("damaged" in r.output for r in results)

@@ -20,7 +20,7 @@ from asyncckpt.storage.publish import meant_for, temporary
 from asyncckpt.testing import files as poorer
 from asyncckpt.testing.files import Call, FailingFiles, WatchedFiles
 from asyncckpt.testing.stepping import count_calls, interleave
-from asyncckpt.testing.store import content, use
+from asyncckpt.testing.store import content, unfinished, use
 
 
 class Counting(WatchedFiles):
@@ -156,6 +156,28 @@ def test_the_torn_way_takes_back_what_it_could_not_finish(tmp_path: Path) -> Non
             lambda store: store.put("a", [b"x"], mode="create"),
         )
     assert os.listdir(tmp_path) == []
+
+
+def test_the_torn_way_never_completes_what_was_aborted(tmp_path: Path) -> None:
+    """Whoever removed the temporary goes past the name, and counts on it being taken for ever."""
+
+    class Stopping(poorer.WithoutAnything):
+        def replace(self, source: str, target: str) -> None:
+            if not target.endswith("probe"):
+                use(LocalStorage(tmp_path), abort_all)
+            super().replace(source, target)
+
+    async def abort_all(store: Storage) -> None:
+        for upload in await unfinished(store, "a"):
+            await store.abort(upload)
+
+    async def act(store: Storage) -> None:
+        with pytest.raises(ObjectExists):
+            await store.put("a", [b"x"], mode="create")
+        assert await content(store, "a") == b""
+        assert await unfinished(store) == []
+
+    use(LocalStorage(tmp_path, files=Stopping()), act)
 
 
 def test_a_temporary_tells_what_it_was_meant_for() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.events import Durable, Event, Listeners, Pruned
+from asyncckpt.events import Event, Listeners
 from asyncckpt.format import names
 from asyncckpt.format.manifest import Path
 from asyncckpt.format.record import Record, WriterId
@@ -28,6 +28,7 @@ from asyncckpt.worker.writer import Writer, open_run
 Tensors = Mapping[Path, bytes]
 _E = TypeVar("_E", bound=Event)
 _T = TypeVar("_T")
+_Arguments = TypeVarTuple("_Arguments")
 
 
 def content(step: int) -> dict[Path, bytes]:
@@ -44,9 +45,28 @@ def image(tensors: Tensors) -> tuple[Layout, bytearray]:
     for path, data in tensors.items():
         planned[path] = PlannedTensor("uint8", (len(data),), None, 0, len(arena), len(data))
         arena += data
-    return Layout(
-        (PlannedPack(0, len(header), len(arena)),), planned, {}, len(arena), sum(t.nbytes for t in planned.values())
-    ), arena
+    pack, held = PlannedPack(0, len(header), len(arena)), sum(map(len, tensors.values()))
+    return Layout((pack,), planned, {}, len(arena), held), arena
+
+
+class InlineLoop(asyncio.SelectorEventLoop):
+    """Makes blocking calls at once: thread switches are most of what a small save costs."""
+
+    def run_in_executor(
+        self, executor: Executor | None, function: Callable[[*_Arguments], _T], *arguments: *_Arguments
+    ) -> asyncio.Future[_T]:
+        future: asyncio.Future[_T] = self.create_future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def drive(work: Coroutine[Any, Any, _T]) -> _T:
+    """``asyncio.run`` without threads: what happens is the same every time."""
+    with asyncio.Runner(loop_factory=InlineLoop) as runner:
+        return runner.run(work)
 
 
 class Log:
@@ -60,19 +80,6 @@ class Log:
 
     def of(self, kind: type[_E]) -> list[_E]:
         return [event for event in self.events if isinstance(event, kind)]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the saves of one or more sessions were told."""
-
-    durable: frozenset[int] = frozenset()
-    """Sequence numbers that were reported durable."""
-    pruned: frozenset[int] = frozenset()
-    """Sequence numbers that retention was reported to have dropped."""
-
-    def __or__(self, other: Outcome) -> Outcome:
-        return Outcome(self.durable | other.durable, self.pruned | other.pruned)
 
 
 class Session:
@@ -89,6 +96,8 @@ class Session:
         former: Session | None = None,
     ) -> None:
         self.log = Log()
+        self.records: list[Record] = []
+        """What was reported durable."""
         policy = None if keep is None else RetentionPolicy(last=keep)
         config = ServiceConfig(policy, monitor, overwrite)
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
@@ -103,12 +112,6 @@ class Session:
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
-
-    @property
-    def outcome(self) -> Outcome:
-        """What was reported so far."""
-        durable, pruned = self.log.of(Durable), self.log.of(Pruned)
-        return Outcome(frozenset(e.seq for e in durable), frozenset(e.seq for e in pruned))
 
     async def resume(self) -> Listing:
         return await self.service.resume()
@@ -125,7 +128,10 @@ class Session:
         await asyncio.wait({ended, self._running}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             raise AssertionError(f"the service ended without an answer to step {step}: {self._running}")
-        return ended.result()
+        answer = ended.result()
+        if isinstance(answer, Committed):
+            self.records.append(answer.record)
+        return answer
 
     async def saved(self, step: int, metrics: Mapping[str, float] | None = None) -> Record:
         """A save that has to succeed: its record."""
@@ -148,6 +154,12 @@ class Session:
         self.service.finish()
         await self._running
 
+    async def abandon(self) -> None:
+        """End without a closing record, as one that is killed."""
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self.tidied()
+
     def _ticket(self, step: int, metrics: Mapping[str, float], reply: object) -> Ticket:
         layout, arena = image(content(step))
         watermark = Watermark()
@@ -158,13 +170,10 @@ class Session:
         return Ticket(job, memoryview(arena), watermark, reply)
 
 
-def run(act: Callable[[MemoryStorage], Awaitable[_T]], store: MemoryStorage | None = None) -> _T:
+def run(act: Callable[[MemoryStorage], Coroutine[Any, Any, _T]], store: MemoryStorage | None = None) -> _T:
     """Act on a store in memory."""
 
-    async def main() -> _T:
-        return await act(store or MemoryStorage())
-
-    return asyncio.run(main())
+    return drive(act(store or MemoryStorage()))
 
 
 async def three(store: Storage, keep: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,67 @@ from tests.worker.drive import Session, checked, keys, opened, run, steps, three
 from tests.worker.stores import Giving, Reacting
 
 KEY = "commits/0000000007.json"
+
+
+# -- 6, 13: order ----------------------------------------------------------------------------------------------
+
+
+def test_rule_6_saves_are_committed_in_their_order_and_one_waits_for_the_other() -> None:
+    async def act(store: MemoryStorage) -> None:
+        faulty = FaultyStorage(store)
+        async with Session(faulty) as session:
+            await session.resume()
+            await session.tidied()
+            pause = faulty.pause(len(faulty.requests) + 1)
+            saves = [asyncio.ensure_future(session.saved(step)) for step in (5, 3, 4)]
+            await pause.reached(saves[0])
+            assert faulty.requests[-1].endswith("manifest.json")
+            before = len(faulty.requests)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert len(faulty.requests) == before
+            pause.release()
+            records = await asyncio.gather(*saves)
+        assert [r.slot for r in records] == [2, 3, 4]
+        assert [r.checkpoint.seq for r in records if r.checkpoint] == [1, 2, 3]
+        assert await steps(store) == [5, 3, 4]
+
+    run(act)
+
+
+def test_rule_13_packs_then_the_manifest_then_the_record() -> None:
+    async def act(store: MemoryStorage) -> None:
+        gated = GatedStorage(store)
+        async with Session(gated) as session:
+            await session.resume()
+            await session.tidied()
+            gated.calls.clear()
+            await session.saved(1)
+        names_ = [key.rsplit("/")[-1] for request, key in gated.calls if request in ("put", "reply")]
+        pack, manifest, record = "rank-00000-of-00001.p0.safetensors", "manifest.json", "0000000002.json"
+        assert names_[:6] == [pack, pack, manifest, manifest, record, record]
+
+    run(act)
+
+
+@pytest.mark.parametrize("what", ["*.safetensors", "*/manifest.json", "commits/*"])
+def test_rule_13_a_failure_before_the_record_leaves_nothing(what: str) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        gated = GatedStorage(store)
+        async with Session(gated) as session:
+            await session.resume()
+            await session.tidied()
+            before = await keys(store)
+            gated.fail("put", what, StorageDenied, times=1)
+            assert isinstance(await session.refused(4), StorageDenied)
+            assert await keys(store) == before
+            assert await steps(store) == [1, 2, 3]
+            record = await session.saved(5)
+            assert record.checkpoint is not None
+            assert record.checkpoint.seq == 5
+
+    run(act)
 
 
 # -- 14: exclusive, and lost answers ---------------------------------------------------------------------------

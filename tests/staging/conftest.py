@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from asyncckpt.staging import stager
+
+from .held import Gate
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """The copier does not copy before the gate is opened."""
+    held = Gate()
+    monkeypatch.setattr(stager, "copy_group", held)
+    yield held
+    held.open()

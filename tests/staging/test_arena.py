@@ -1,0 +1,332 @@
+"""Arenas: host memory that is allocated once, faulted in, used again and again, and never more than the budget."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import asyncckpt
+from asyncckpt import AsyncCheckpointer, SavePolicy
+from asyncckpt.errors import SaveFailed
+from asyncckpt.events import Fallback, Staged
+from asyncckpt.saving import Saver
+from asyncckpt.staging import arena as arenas
+from asyncckpt.staging.arena import PAGE, Arena, ArenaPool
+from asyncckpt.storage import MemoryStorage
+
+from ..checkpointer.trainings import Recorder
+from .held import Net
+
+
+class Leases:
+    """The arenas that saves were made in, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.arenas: list[Arena] = []
+        lease = ArenaPool.lease
+
+        def watched(pool: ArenaPool, size: int, *, wait: bool = False) -> Arena | None:
+            arena = lease(pool, size, wait=wait)
+            if arena is not None:
+                self.arenas.append(arena)
+            return arena
+
+        monkeypatch.setattr(ArenaPool, "lease", watched)
+
+    @property
+    def ids(self) -> list[str]:
+        return [arena.id for arena in self.arenas]
+
+
+@pytest.fixture
+def leases(monkeypatch: pytest.MonkeyPatch) -> Leases:
+    return Leases(monkeypatch)
+
+
+def size_of(model: nn.Module) -> int:
+    """How many bytes of staging memory a snapshot of `model` takes."""
+    with AsyncCheckpointer(MemoryStorage("size"), model=model) as checkpointer:
+        return checkpointer._saver._planned(checkpointer._saver._capture.read()).layout.size
+
+
+# -- one arena ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE])
+def test_P3_an_arena_is_whole_pages_and_aligned_to_them(size: int) -> None:
+    arena = Arena(size)
+    assert arena.capacity % PAGE == 0
+    assert max(size, 1) <= arena.capacity == len(arena.view) == arena.tensor.numel()
+    assert arena.tensor.data_ptr() % PAGE == 0
+    arena.tensor[-1] = 7
+    assert arena.view[-1] == 7
+
+
+@pytest.fixture(params=["in one call", "page by page"])
+def populating(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to fault memory in."""
+    if request.param == "page by page":
+        monkeypatch.setattr(arenas, "_populate", lambda address, length: False)
+    return str(request.param)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("memfd", [True, False])
+def test_P3_prefault_makes_every_page_resident(populating: str, memfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not memfd:
+        monkeypatch.delattr(os, "memfd_create")
+    arena = Arena(80 << 20)
+    before = resident()
+    arena.prefault()
+    assert resident() - before > 75 << 20
+    assert arena.prefaulted
+
+
+def test_P3_prefault_leaves_bytes_alone_since_a_save_may_write_them_at_the_same_time(populating: str) -> None:
+    arena = Arena(4 * PAGE)
+    arena.tensor.fill_(3)
+    written = arena.tensor._version
+    arena.prefault()
+    assert arena.tensor._version == written, "a byte that is read and written back may overwrite a newer one"
+    assert arena.tensor.eq(3).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no memfd to begin with")
+def test_P3_a_forked_process_does_not_keep_an_arena() -> None:
+    script = """
+import os, mmap, ctypes
+from asyncckpt.staging.arena import Arena
+arena = Arena(1 << 20)
+def mapped():
+    return "asyncckpt-arena" in open("/proc/self/maps").read()
+assert mapped()
+if os.fork() == 0:
+    os._exit(mapped())
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_P3_without_memfd_memory_is_anonymous_and_saves_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    model, store = Net(), MemoryStorage("anonymous")
+    with AsyncCheckpointer(store, model=model) as checkpointer:
+        for step in (1, 2, 3):
+            model.linear.weight.data.fill_(step)
+            checkpointer.save(step).wait()
+            assert asyncckpt.load(store).state["model"]["linear.weight"].eq(step).all()
+
+
+# -- a pool of them ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generations", [1, 2, 3])
+def test_P3_saves_use_the_same_arenas_again(leases: Leases, generations: int) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters())
+    with AsyncCheckpointer(
+        MemoryStorage("reuse"), model=model, optimizer=optimizer, generations=generations
+    ) as checkpointer:
+        for step in range(1, 13):
+            checkpointer.save(step)
+    assert len(leases.ids) == 12
+    assert len(set(leases.ids)) <= generations
+
+
+def test_P3_arenas_are_made_and_faulted_in_before_the_first_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    faulted, both = [], threading.Event()
+    prefault = Arena.prefault
+
+    def watched(arena: Arena) -> None:
+        prefault(arena)
+        faulted.append(arena.id)
+        if len(faulted) == 2:
+            both.set()
+
+    monkeypatch.setattr(Arena, "prefault", watched)
+    leases = Leases(monkeypatch)
+    model = Net()
+    with AsyncCheckpointer(MemoryStorage("first"), model=model, save=SavePolicy(every_steps=9)) as checkpointer:
+        checkpointer.step(1)
+        assert both.wait(60)
+        checkpointer.save(2).wait()
+        checkpointer.save(3).wait()
+    assert set(leases.ids) <= set(faulted)
+
+
+def test_P3_an_arena_grows_with_the_state_and_the_small_ones_are_let_go(leases: Leases) -> None:
+    model, store = nn.ParameterList([torch.ones(10)]), MemoryStorage("grow")
+    with AsyncCheckpointer(store, model=model) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step).wait()
+        small = leases.arenas[-1].capacity
+        model.append(torch.ones(100_000))
+        for step in (4, 5, 6):
+            checkpointer.save(step).wait()
+        assert checkpointer._saver._arenas.spares(leases.arenas[-1].capacity) == []
+        free = checkpointer._saver._arenas._free
+        assert {arena.capacity for arena in free} == {leases.arenas[-1].capacity}
+    assert leases.arenas[-1].capacity > small + 400_000
+    assert asyncckpt.load(store, 3).state["model"].keys() == {"0"}
+    assert asyncckpt.load(store, 6).state["model"]["1"].numel() == 100_000
+
+
+def test_P3_a_budget_for_one_generation_is_told_once_and_saves_go_on(leases: Leases) -> None:
+    model, recorder = Net(), Recorder()
+    budget = size_of(model) + PAGE
+    with AsyncCheckpointer(MemoryStorage("one"), model=model, budget=budget, listeners=[recorder]) as checkpointer:
+        for step in (1, 2, 3, 4):
+            checkpointer.save(step)
+        checkpointer.wait()
+        assert [info.step for info in checkpointer.checkpoints()] == [1, 2, 3, 4]
+    (event,) = recorder.of(Fallback)
+    assert event.feature == "generations"
+    assert f"budget={budget:,}" in event.reason
+    assert len(set(leases.ids)) == 1
+
+
+def test_P3_a_budget_for_none_fails_the_handle_with_the_number_that_is_needed() -> None:
+    model, store = Net(), MemoryStorage("none")
+    needed = size_of(model)
+    with AsyncCheckpointer(store, model=model, budget=needed - 1, save=SavePolicy(every_steps=2)) as checkpointer:
+        assert checkpointer.step(1) is None  # preparing for the first save says nothing
+        handle = checkpointer.step(2)
+        with pytest.raises(SaveFailed, match=f"raise budget= to at least {needed:,}, or save less"):
+            handle.wait()
+        assert handle.status == "failed"
+    with AsyncCheckpointer(store, model=model, budget=needed) as checkpointer:
+        assert checkpointer.save(2).wait().step == 2
+
+
+def test_P3_a_state_that_outgrows_the_budget_fails_and_one_that_shrinks_again_is_saved() -> None:
+    model = nn.ParameterDict({"small": torch.ones(10)})
+    with AsyncCheckpointer(MemoryStorage("outgrow"), model=model, budget=2 * size_of(model)) as checkpointer:
+        checkpointer.save(1).wait()
+        model["large"] = torch.ones(100_000)
+        with pytest.raises(SaveFailed, match="budget"):
+            checkpointer.save(2).wait()
+        del model["large"]
+        assert checkpointer.save(3).wait().step == 3
+
+
+def test_P3_no_memory_fails_the_save_and_never_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = arenas._map
+
+    def none_left(size: int) -> object:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(arenas, "_map", none_left)
+    with AsyncCheckpointer(MemoryStorage("full"), model=Net(), save=SavePolicy(every_steps=2)) as checkpointer:
+        assert checkpointer.step(1) is None
+        handle = checkpointer.step(2)
+        with pytest.raises(SaveFailed, match="Cannot allocate memory"):
+            handle.wait()
+        monkeypatch.setattr(arenas, "_map", real)
+        assert checkpointer.step(4).wait().step == 4
+
+
+def test_P3_memory_for_one_generation_only_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = arenas._map, iter([True])
+
+    def one_left(size: int) -> object:
+        if next(left, False):
+            return real(size)
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(arenas, "_map", one_left)
+    with AsyncCheckpointer(MemoryStorage("one"), model=Net()) as checkpointer:
+        for step in (1, 2, 3):
+            assert checkpointer.save(step).wait().step == step
+
+
+def test_P3_every_arena_comes_back_however_a_save_ends() -> None:
+    model, recorder = Net(), Recorder()
+    optimizer = torch.optim.SGD(model.parameters())
+    with AsyncCheckpointer(
+        MemoryStorage("ends"), model=model, optimizer=optimizer, verify="always", listeners=[recorder]
+    ) as checkpointer:
+        pool = checkpointer._saver._arenas
+        for step in range(1, 7):
+            handle = checkpointer.save(step)
+            recorder.wait_for(Staged, step)
+            if step % 2:  # torn
+                model.linear.weight.data.add_(1)
+            optimizer.step()
+            try:
+                handle.wait()
+            except SaveFailed:
+                assert step % 2
+        assert pool._leased == {}
+
+
+# -- never more than the budget ----------------------------------------------------------------------------
+
+
+@given(
+    budget=st.integers(1, 24) | st.none(),
+    generations=st.integers(1, 4),
+    calls=st.lists(st.tuples(st.sampled_from(["lease", "release", "spares"]), st.integers(1, 12)), max_size=40),
+)
+@settings(deadline=None, max_examples=150)
+def test_P3_a_pool_never_holds_more_than_its_budget_and_its_generations(
+    budget: int | None, generations: int, calls: list[tuple[str, int]]
+) -> None:
+    pool = ArenaPool(generations, None if budget is None else budget * PAGE, lambda reason: None)
+    leased: list[Arena] = []
+    for call, number in calls:
+        if call == "release":
+            if leased:
+                pool.release(leased.pop(number % len(leased)))
+        elif budget is not None and number > budget:
+            with pytest.raises(SaveFailed):
+                getattr(pool, call)(number * PAGE)
+        elif call == "spares":
+            assert all(arena.capacity >= number * PAGE for arena in pool.spares(number * PAGE))
+        else:
+            arena = pool.lease(number * PAGE)
+            if arena is not None:
+                assert arena.capacity >= number * PAGE
+                assert arena not in leased
+                leased.append(arena)
+            else:
+                assert leased, "a free pool has an arena for every size within its budget"
+        held = leased + pool._free
+        assert len(leased) <= generations
+        assert budget is None or sum(arena.capacity for arena in held) <= budget * PAGE
+
+
+def test_P3_who_waits_for_an_arena_gets_the_one_that_comes_free() -> None:
+    pool = ArenaPool(1, None, lambda reason: None)
+    first = pool.lease(PAGE)
+    assert pool.lease(PAGE) is None
+    got: list[Arena | None] = []
+    thread = threading.Thread(target=lambda: got.append(pool.lease(PAGE, wait=True)))
+    thread.start()
+    pool.release(first)
+    thread.join(60)
+    assert got == [first]
+    pool.close()
+    assert pool.spares(PAGE) == []
+
+
+def test_P3_closing_a_pool_lets_its_memory_go() -> None:
+    saver: Saver | None = None
+    with AsyncCheckpointer(MemoryStorage("closed"), model=Net()) as checkpointer:
+        checkpointer.save(1).wait()
+        saver = checkpointer._saver
+    assert saver._arenas._free == []
+    assert saver.stager._schedules == {}
