@@ -9,7 +9,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,14 +17,14 @@ from asyncckpt import living
 from asyncckpt.arguments import check_choices, check_monitor, refuse_later
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.distributed.agreement import Agreement
+from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import ranks_of, refuse_late_group
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.handle import SaveHandle, untold, wait_all
+from asyncckpt.handle import SaveHandle, ended, untold, wait_all
 from asyncckpt.metrics import MetricsConfig, exporter
-from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.policy import SavePolicy
 from asyncckpt.restoring import Loaded, apply, check_world, read, read_named
 from asyncckpt.resuming import Resumption
 from asyncckpt.retention import Monitor, RetentionPolicy
@@ -33,10 +33,11 @@ from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.tracked import numbers, saved_here, track
+from asyncckpt.tracked import saved_here, track
 from asyncckpt.worker.member import MemberService
+from asyncckpt.worker.ownership import exists
 from asyncckpt.worker.pool import WorkerPool
-from asyncckpt.worker.service import SaveService, ServiceConfig, exists
+from asyncckpt.worker.service import SaveService, ServiceConfig
 
 logger = logging.getLogger("asyncckpt")
 
@@ -102,7 +103,7 @@ class AsyncCheckpointer:
             "extra": extra,
         }
         self._tracked = track(parts, ranks)
-        self._decider = Decider(save or SavePolicy(), monitor, SYSTEM_CLOCK)
+        self._decision = Decision(save or SavePolicy(), monitor, SYSTEM_CLOCK, ranks)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         living.replace(self._storage.url, self)
@@ -126,19 +127,13 @@ class AsyncCheckpointer:
         self._begun = False
         self._prepared = False
         self._resumes = 0
-        self._agreement = Agreement(ranks)
-        self._decided: int | None = None
-        self._saved_step: int | None = None
 
     def _service(
         self, config: ServiceConfig, former: SaveService | MemberService | None
     ) -> SaveService | MemberService:
         if self._ranks.rank != 0:
-            member = MemberService(self._storage, self._listeners, SYSTEM_CLOCK, self._ranks)
-            member.catalog.monitor = self._monitor
-            return member
+            return MemberService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
         service = SaveService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
-        service.catalog.monitor = self._monitor
         if isinstance(former, SaveService):
             service.inherit(former)
         return service
@@ -154,10 +149,7 @@ class AsyncCheckpointer:
         save's `SaveFailed`.
         """
         self._check_usable()
-        if step == self._decided:
-            return None
-        self._decided = step
-        if not self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics))):
+        if not self._decision.at_step(step, metrics):
             self._prepare()
             return None
         return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
@@ -176,11 +168,8 @@ class AsyncCheckpointer:
         `step` defaults to the last one given to `step`. If that step was saved already, that save counts.
         """
         self._check_usable()
-        at = self._decided if step is None else step
+        at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
-            raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
-        due = self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
-        if not due or at == self._saved_step:
             return None
         return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
@@ -198,7 +187,7 @@ class AsyncCheckpointer:
         over an earlier training. Everything else is on the handle.
         """
         self._check_usable()
-        self._decided = step
+        self._decision.by_hand(step)
         check_choices(on_busy=on_busy or "wait")
         return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
 
@@ -212,9 +201,7 @@ class AsyncCheckpointer:
             values = numbers(metrics, self._monitor, every=True)
             epoch = None if epoch is None else operator.index(epoch)
             handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
-        self._decider.saved()
-        self._decider.seen(values)
-        self._saved_step = step
+        self._decision.saved(handle, values)
         return handle
 
     def _begin(self) -> None:
@@ -229,15 +216,6 @@ class AsyncCheckpointer:
         if held:
             raise exists(self._storage.url, held)
         self._begun = True
-
-    def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
-        return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}
-
-    def _agree(self, step: int, decide: Callable[[], bool]) -> bool:
-        """This rank's own decision where all ranks decide alike, else rank 0's."""
-        if self._ranks.world == 1 or self._decider.policy.alike_on_all_ranks:
-            return decide()
-        return self._agreement.decide(step, decide)
 
     def before_mutation(self) -> None:
         """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
@@ -315,8 +293,7 @@ class AsyncCheckpointer:
     ) -> TrainingState:
         self.before_mutation()
         apply(loaded, self._tracked.trees, self._listeners, strict=strict, only=only, exclude=exclude)
-        self._decider.seen(loaded.checkpoint.metrics)
-        self._decided = self._saved_step = None  # the step that comes next may have been there before
+        self._decision.restored(loaded.checkpoint.metrics)
         return training_state(info_of(loaded.checkpoint), loaded.state)
 
     # -- the catalog ---------------------------------------------------------------------------------------
@@ -353,12 +330,18 @@ class AsyncCheckpointer:
     # -- the end -------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until every save is durable; raises `TimeoutError`, or `SaveFailed` for failures not told yet."""
+        """Wait until every save is durable and retention has run.
+
+        Raises `TimeoutError` after `timeout` seconds, and `SaveFailed` for failures that nobody was told of.
+        """
         self._check_process()
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._saver.stager.settle()
         left = wait_all(self._saver.handles, timeout)
         if left:
             raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
+        if not self._pool.settle(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            raise TimeoutError(f"every save is durable, but after {timeout} s retention was still running")
         self._raise_untold()
 
     def close(self, timeout: float | None = None) -> None:
@@ -372,20 +355,13 @@ class AsyncCheckpointer:
         limit = self._close_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         self._saver.stager.settle()
-        left = [handle.step for handle in wait_all(self._saver.handles, limit)]
+        left = wait_all(self._saver.handles, limit)
         self._pool.close(max(0.0, deadline - time.monotonic()))
         self._saver.close()
         if self._exporter is not None:
             self._exporter.close()
         living.forget(self._storage.url, self)
-        failed = untold(self._saver.handles)
-        if left:
-            late = {step: TimeoutError(f"not durable after {limit:g} s") for step in left}
-            told = f"; {failed}" if failed else ""
-            raise SaveFailed(
-                f"closed after {limit:g} s with saves unfinished: steps {left}{told}",
-                late | dict(failed.failures if failed else {}),
-            ) from failed
+        failed = ended(self._saver.handles, left, limit)
         if failed:
             raise failed
 

@@ -10,6 +10,7 @@ EAGER state, which arrive on the thread that called ``save``.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -145,5 +146,8 @@ class Listeners:
         for listener in self._listeners:
             try:
                 listener.on_event(event)
-            except Exception:
+            except BaseException as error:
+                # In the main thread it may be the user's Ctrl-C; in any other it would end a worker for nothing.
+                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                    raise
                 logger.exception("listener %r failed on %r", listener, event)

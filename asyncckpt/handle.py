@@ -162,6 +162,21 @@ def untold(handles: Sequence[SaveHandle]) -> SaveFailed | None:
     return failed
 
 
+def ended(handles: Sequence[SaveHandle], left: Sequence[SaveHandle], limit: float) -> SaveFailed | None:
+    """What `close` raises: failures not told yet, and the saves that are `left` unfinished after `limit` seconds."""
+    failed = untold(handles)
+    if not left:
+        return failed
+    late = {handle.step: TimeoutError(f"not durable after {limit:g} s") for handle in left}
+    told = f"; {failed}" if failed else ""
+    unfinished = SaveFailed(
+        f"closed after {limit:g} s with saves unfinished: steps {list(late)}{told}",
+        late | dict(failed.failures if failed else {}),
+    )
+    unfinished.__cause__ = failed
+    return unfinished
+
+
 def wait_all(handles: list[SaveHandle], timeout: float | None) -> list[SaveHandle]:
     """Wait for all of them together; returns those still under way after `timeout` seconds."""
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -12,9 +12,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from asyncckpt.catalog import info_of
@@ -41,14 +40,34 @@ SAMPLE = 100
 """With ``verify="sample"`` the first two saves are compared, and one in so many after that."""
 
 
-@dataclass(slots=True)
-class _Queued:
-    """A replaceable save that the worker has not begun: a newer one may take its place."""
+class _HandOver:
+    """A job on its way to the worker.
 
-    handle: SaveHandle
-    snapshot: Snapshot
-    job: str
-    ordinal: int
+    The copier submits it, since waking the worker from the training thread costs that the interpreter lock. Until
+    the worker has begun it, the training thread may take it back.
+    """
+
+    def __init__(self, job: SaveJob, handle: SaveHandle) -> None:
+        self.job = job
+        self.handle = handle
+        self.snapshot: Snapshot | None = None
+        self._is_submitted = False
+        self._is_withdrawn = False
+        self._lock = threading.Lock()
+
+    def submit(self, submit: Callable[[], None]) -> None:
+        """Submit it by `submit`, unless it was taken back."""
+        with self._lock:
+            if not self._is_withdrawn:
+                submit()
+                self._is_submitted = True
+
+    def withdraw(self, withdraw: Callable[[str], bool]) -> bool:
+        """Take it back, by `withdraw` where it was submitted; False if it is too late for that."""
+        with self._lock:
+            if not self._is_withdrawn:
+                self._is_withdrawn = not self._is_submitted or withdraw(self.job.id)
+            return self._is_withdrawn
 
 
 class Saver(Generic[_S]):
@@ -76,7 +95,7 @@ class Saver(Generic[_S]):
         self._arenas = ArenaPool(generations, budget, self._one_generation)
         self.stager = Stager(listeners, self._arenas.release)
         self._lock = threading.Lock()
-        self._queued: list[_Queued] = []
+        self._queued: list[_HandOver] = []
         self._plan: tuple[object, Plan] | None = None
         self._ordinal = 0
         self._saves = 0
@@ -123,9 +142,7 @@ class Saver(Generic[_S]):
                 job = self._job(step, epoch, metrics, created, arena, plan, captured)
                 self._hand_over(job, plan, arena, captured, handle, replaceable)
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
-            self._fail(handle, "stage", error)
-            self._listeners.emit(Failed(step, "stage", error))
-            self._give_up(self._ordinal, error)
+            self._failed(handle, self._ordinal, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
@@ -167,25 +184,37 @@ class Saver(Generic[_S]):
     def _hand_over(
         self, job: SaveJob, plan: Plan, arena: Arena, captured: Captured, handle: SaveHandle, replaceable: bool
     ) -> None:
-        try:
-            snapshot = self.stager.begin(
-                job.step, plan, arena, captured.volatile, verify=self._is_sampled(plan), staged=handle._is_staged
-            )
-        except BaseException:
-            self._arenas.release(arena)
-            raise
+        hand = _HandOver(job, handle)
         if replaceable:
             with self._lock:
-                self._queued.append(_Queued(handle, snapshot, job.id, job.ordinal))
-        answer = functools.partial(self._answer, job, handle, snapshot)
+                self._queued.append(hand)
         try:
-            self._pool.submit(Ticket(job, arena.view, snapshot.watermark, answer))
+            hand.snapshot = self.stager.begin(
+                job.step,
+                plan,
+                arena,
+                captured.volatile,
+                verify=self._is_sampled(plan),
+                begun=functools.partial(self._submit, hand),
+                staged=handle._is_staged,
+            )
         except BaseException:
             self._unqueue(job.id)
-            snapshot.stop()
-            snapshot.release()
+            self._arenas.release(arena)
             raise
         self.stager.prefault(self._arenas.spares(plan.layout.size))
+
+    def _submit(self, hand: _HandOver, snapshot: Snapshot) -> None:
+        """Give the job to the worker; on the copier's thread."""
+        answer = functools.partial(self._answer, hand.job, hand.handle, snapshot)
+        ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer)
+        try:
+            hand.submit(lambda: self._pool.submit(ticket))
+        except Exception as error:  # no thread, or closed meanwhile: this save's failure, as it is anywhere else
+            self._unqueue(hand.job.id)
+            snapshot.stop()
+            snapshot.release()
+            self._failed(hand.handle, hand.job.ordinal, "stage", error)
 
     def _is_sampled(self, plan: Plan) -> bool:
         self._saves += 1
@@ -215,12 +244,11 @@ class Saver(Generic[_S]):
         with self._lock:
             candidates = list(reversed(self._queued))
         for old in candidates:
-            if self._pool.withdraw(old.job):
-                with self._lock:
-                    self._queued.remove(old)
+            if old.snapshot is not None and old.withdraw(self._pool.withdraw):
+                self._unqueue(old.job.id)
                 old.snapshot.cancel(step)
                 old.snapshot.release()
-                tell(self._ranks, attempt_key(old.ordinal), {"declined": {"by_step": step}})
+                tell(self._ranks, attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
                 self._let_go(old.handle, step)
                 return True
         return False
@@ -267,14 +295,20 @@ class Saver(Generic[_S]):
         elif isinstance(reply, Declined):
             self._let_go(handle, reply.by_step)
         elif isinstance(reply, Rejected):
-            self._fail(handle, reply.phase, reply.error)
             if reply.phase == "worker":  # a dead worker could not say so itself
-                self._listeners.emit(Failed(job.step, reply.phase, reply.error))
-                self._give_up(job.ordinal, reply.error)
+                self._failed(handle, job.ordinal, reply.phase, reply.error)
+            else:
+                self._fail(handle, reply.phase, reply.error)
 
     def _unqueue(self, job: str) -> None:
         with self._lock:
-            self._queued = [queued for queued in self._queued if queued.job != job]
+            self._queued = [hand for hand in self._queued if hand.job.id != job]
+
+    def _failed(self, handle: SaveHandle, ordinal: int, phase: str, error: BaseException) -> None:
+        """A failure that nobody else tells of."""
+        self._fail(handle, phase, error)
+        self._listeners.emit(Failed(handle.step, phase, error))
+        self._give_up(ordinal, error)
 
     def _fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:
         failure = SaveFailed(f"the save of step {handle.step} failed ({phase}): {error}", {handle.step: error})

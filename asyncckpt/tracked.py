@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import numbers as abstract
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
@@ -14,7 +12,6 @@ from torch.optim.optimizer import Optimizer
 from asyncckpt.errors import UnsupportedState
 from asyncckpt.format.manifest import Path
 from asyncckpt.restoring import SHARED, own_scope
-from asyncckpt.retention import Monitor
 from asyncckpt.staging.guards import Guarded, is_guarded_average
 from asyncckpt.state.capture import Tree
 from asyncckpt.state.rng import capture_rng, restore_rng
@@ -162,24 +159,3 @@ class _Rng:
     def load_state_dict(self, state: State) -> None:
         for note in restore_rng(state):
             logger.warning("%s", note)
-
-
-def numbers(metrics: Mapping[str, Any] | None, monitor: Monitor | None, *, every: bool) -> dict[str, float]:
-    """Metrics as floats: all that cost nothing to read with `every`, else the monitored one alone.
-
-    A tensor on a device is read only if it is the monitored one: reading waits for the device.
-    """
-    found: dict[str, float] = {}
-    for name, value in (metrics or {}).items():
-        watched = monitor is not None and name == monitor[0]
-        if watched or (every and not (isinstance(value, Tensor) and value.device.type != "cpu")):
-            found[name] = _number(name, value)
-    return found
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-        return float(value.detach().item())
-    if isinstance(value, abstract.Real):
-        return float(value)
-    raise TypeError(f"metric {name!r} is {value!r}: give a number, or a tensor with one element")

@@ -242,9 +242,13 @@ class Stager:
         volatile: Mapping[Path, Tensor],
         *,
         verify: bool,
+        begun: Callable[[Snapshot], None],
         staged: Callable[[], None],
     ) -> Snapshot:
-        """Copy what is EAGER, queue what is LAZY; `staged` is called when all is there. Between two steps."""
+        """Copy what is EAGER, queue what is LAZY. Between two steps.
+
+        The copying thread calls `begun` before it copies and `staged` when all is there.
+        """
         self.settle()
         with self._lock:
             self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
@@ -255,7 +259,7 @@ class Stager:
         snapshot.watermark.advance(schedule.first_lazy)
         with self._lock:
             self._pending.append(snapshot)
-        self._do(lambda: self._copy(snapshot, plan.layout.bytes, staged))
+        self._do(lambda: self._copy(snapshot, plan.layout.bytes, begun, staged))
         return snapshot
 
     def settle(self) -> None:
@@ -303,7 +307,10 @@ class Stager:
             known = self._schedules[arena.id] = Schedule(plan, arena)
         return known
 
-    def _copy(self, snapshot: Snapshot, nbytes: int, staged: Callable[[], None]) -> None:
+    def _copy(
+        self, snapshot: Snapshot, nbytes: int, begun: Callable[[Snapshot], None], staged: Callable[[], None]
+    ) -> None:
+        begun(snapshot)
         if snapshot.copy():
             staged()
             self._listeners.emit(Staged(snapshot.step, nbytes, time.monotonic() - snapshot.started))

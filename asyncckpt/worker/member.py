@@ -24,15 +24,17 @@ from asyncckpt.worker.pipeline import write_packs
 from asyncckpt.worker.pulse import hear
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
 from asyncckpt.worker.reports import write_report
-from asyncckpt.worker.service import Ticket
+from asyncckpt.worker.service import ServiceConfig, Ticket
 
 
 class MemberService:
     """Writes this rank's shard of each announced attempt, and passes rank 0's verdict on."""
 
-    def __init__(self, storage: Storage, listeners: Listeners, clock: Clock, ranks: Ranks) -> None:
+    def __init__(
+        self, storage: Storage, config: ServiceConfig, listeners: Listeners, clock: Clock, ranks: Ranks
+    ) -> None:
         self.storage = storage
-        self.catalog = Catalog(storage)
+        self.catalog = Catalog(storage, config.monitor)
         self._listeners = listeners
         self._clock = clock
         self._ranks = ranks
@@ -65,6 +67,9 @@ class MemberService:
 
     async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
         """Rank 0 keeps that in mind."""
+
+    async def settled(self) -> None:
+        """At once: what a rank but 0 has left to do ends with the save's handle."""
 
     def hold(self, seq: int) -> AbstractContextManager[None]:
         """Retention is rank 0's; it waits for every rank before training goes on."""

@@ -35,6 +35,8 @@ class Service(Protocol):
 
     async def run(self) -> None: ...
 
+    async def settled(self) -> None: ...
+
 
 _S = TypeVar("_S", bound=Service)
 
@@ -150,6 +152,26 @@ class WorkerPool(Generic[_S]):
             worker.calls.add(future)
         worker.call(call, future)
         return future.result()
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is left to do for what was committed; False if that takes longer than `timeout` seconds.
+
+        A worker that was never started, has ended or ends meanwhile has nothing left to do.
+        """
+        future: Future[None] = Future()
+        with self._lock:
+            worker = self._worker
+            if self._closed or worker is None or worker.is_over:
+                return True
+            worker.calls.add(future)
+        worker.call(lambda service: service.settled(), future)
+        try:
+            future.result(timeout)
+        except TimeoutError:
+            return False
+        except (CheckpointerClosed, WorkerCrashed):
+            pass  # told where it belongs: on the handles
+        return True
 
     def close(self, timeout: float | None = None) -> None:
         """Let the service finish; after `timeout` seconds leave it to itself, with a warning."""

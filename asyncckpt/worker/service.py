@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
-from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Swept
+from asyncckpt.errors import AsyncCkptError, Fenced, OutcomeUnknown, StorageError
+from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record, Removal
@@ -28,14 +28,13 @@ from asyncckpt.retention import Monitor, RetentionPolicy, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pipeline import write_packs
-from asyncckpt.worker.prune import Pruner
 from asyncckpt.worker.pulse import beat
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, verdict_key
 from asyncckpt.worker.reports import gather
-from asyncckpt.worker.sweep import carry_out, plan_sweep
 from asyncckpt.worker.watermark import Watermark
-from asyncckpt.worker.writer import Writer, new_writer_id, open_run
+from asyncckpt.worker.writer import Writer
 
 Reply: TypeAlias = Started | Committed | Rejected | Declined
 
@@ -65,10 +64,9 @@ class SaveService:
     def __init__(
         self, storage: Storage, config: ServiceConfig, listeners: Listeners, clock: Clock, ranks: Ranks
     ) -> None:
-        self.catalog = Catalog(storage)
+        self.catalog = Catalog(storage, config.monitor)
         self.storage = storage
-        self.writer: Writer | None = None
-        self.resumed = False
+        self.ownership = Ownership(self.catalog, listeners, clock, overwrite=config.overwrite)
         self.reading: dict[int, int] = {}
         self.damaged: set[int] = set()
         self._config = config
@@ -83,21 +81,12 @@ class SaveService:
         self._arrived = asyncio.Event()
         self._actor = asyncio.Lock()
         self._closing = False
-        self._fenced: Fenced | None = None
-        self._former: Record | None = None
-        self._first_seq = 0
-        self._pruner = Pruner(listeners)
-        self._me = new_writer_id(clock)
-        self._sweeps: list[asyncio.Task[None]] = []
-        self._sweep_planned = asyncio.Event()
         self._told: set[str] = set()
 
     def inherit(self, former: SaveService) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
-        self._me, self.resumed, self._fenced = former._me, former.resumed, former._fenced
+        self.ownership.inherit(former.ownership)
         self.reading, self.damaged = former.reading, former.damaged
-        self._former = former.writer.head if former.writer else former._former
-        self._first_seq = former._first_seq
 
     # -- the queue -----------------------------------------------------------------------------------------
 
@@ -143,61 +132,27 @@ class SaveService:
 
     async def _end(self) -> None:
         async with self._actor:
-            if self.writer is not None and self._fenced is None:
-                await self._leave(self.writer)
-        await asyncio.gather(*self._sweeps)
+            await self.ownership.leave()
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
 
-    async def _leave(self, writer: Writer) -> None:
-        """A closing record; then what the last commit dropped can be deleted too."""
-        stale = {writer.head.slot} - writer.live.keys()
-        try:
-            await writer.close()
-            await self._pruner.committed(writer, (), stale)
-            await self._pruner.committed(writer, (), ())
-            await self._pruner.finished()
-        except (AsyncCkptError, OSError) as error:
-            self._listeners.emit(Leftover("the closing record", error))
-
     # -- the run -------------------------------------------------------------------------------------------
-
-    async def take(self) -> Writer:
-        """Take the run for writing, once; a writer whose last commit's outcome was unknown opens anew."""
-        if self._fenced is not None:
-            raise self._fenced
-        if self.writer is None:
-            try:
-                writer = await open_run(self.catalog, self._me, int(self._clock.time() * 1e6), after=self._former)
-            except Fenced as error:
-                self._fenced = error
-                raise
-            if writer.checkpoints and not (self.resumed or self._config.overwrite or self._former):
-                raise exists(self.storage.url, len(writer.checkpoints))
-            if self._former is None:
-                self._first_seq = writer.first_seq
-            self.writer, self._former = writer, writer.head
-            self._sweep_planned.clear()
-            self._sweeps.append(asyncio.create_task(self._sweep_up(writer)))
-        return self.writer
 
     async def resume(self) -> Listing:
         """Take the run to go on from one of its checkpoints; the view is that of the own open record."""
         async with self._actor:
-            self.resumed = True
-            writer = await self.take()
-            records = tuple(writer.live[slot] for slot in sorted(writer.live))
-            return Listing(writer.head, records, writer.lost, self.catalog.monitor)
+            return await self.ownership.view()
 
     async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
         async with self._actor:
-            writer = await self.take()
             self.damaged.update(damaged)
-            if named and writer.head.latest != seq:
-                with self._recording(writer):
-                    await writer.roll_back(seq)
-            writer.parent = seq
+            await self.ownership.go_on(seq, named=named)
+
+    async def settled(self) -> None:
+        """Return once nothing is left to do for what was committed: retention has run, hints are written."""
+        async with self._actor:
+            await self.ownership.idle()
 
     @contextlib.contextmanager
     def hold(self, seq: int) -> Iterator[None]:
@@ -210,28 +165,13 @@ class SaveService:
             if not self.reading[seq]:
                 del self.reading[seq]
 
-    async def _sweep_up(self, writer: Writer) -> None:
-        try:
-            try:
-                found = await plan_sweep(writer)
-            finally:
-                self._sweep_planned.set()
-            removed = await carry_out(found, self.storage)
-        except (AsyncCkptError, OSError) as error:
-            self._listeners.emit(Leftover("the start's sweep", error))
-            return
-        if removed:
-            self._listeners.emit(Swept(removed))
-        for key in found.unknown:
-            self._listeners.emit(Leftover(f"{key} is not ours to place", StorageError(f"unknown name: {key}")))
-
     # -- one save ------------------------------------------------------------------------------------------
 
     async def _carry_out(self, ticket: Ticket) -> None:
         """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
         attempt = _Attempt(ticket)
         try:
-            writer = await self.take()
+            writer = await self.ownership.take()
             directory = attempt.begin(writer, self._ranks)
             contents = await write_packs(
                 ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads
@@ -286,30 +226,14 @@ class SaveService:
             protected=self.reading.keys(),
             damaged=self.damaged,
         )
-        if self._config.overwrite and not self.resumed:
-            gone = {removal.seq for removal in removed}
-            # Not the writer's own first one: a writer that took the run anew would drop what this training saved.
-            old = [c for c in writer.checkpoints if c.seq < self._first_seq and c.seq not in gone | self.reading.keys()]
-            removed += [Removal(c.seq, c.step, "overwritten by a new training") for c in old]
+        removed += self.ownership.overwritten(writer, but={r.seq for r in removed} | self.reading.keys())
         try:
-            with self._recording(writer):
+            with self.ownership.recording(writer):
                 await writer.commit(checkpoint, removed)
         except Fenced as error:
             if not error.adopted:
                 raise
         return removed, writer.head
-
-    @contextlib.contextmanager
-    def _recording(self, writer: Writer) -> Iterator[None]:
-        try:
-            yield
-        except Fenced as error:
-            self._fenced = error
-            raise
-        except OutcomeUnknown:
-            # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
-            self._former, self.writer = writer.head, None
-            raise
 
     def _answer(self, ticket: Ticket, record: Record) -> None:
         job, checkpoint = ticket.job, record.checkpoint
@@ -331,15 +255,15 @@ class SaveService:
             if feature not in self._told:
                 self._told.add(feature)
                 self._listeners.emit(Fallback(feature, reason))
-        if self._fenced is not None:
+        if self.ownership.is_lost:
             return
         # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
-        await self._sweep_planned.wait()
+        await self.ownership.sweep_planned()
         try:
             await show(self.storage, writer, self._config.monitor)
         except (AsyncCkptError, OSError) as error:
             self._listeners.emit(Leftover("the hints latest and best", error))
-        await self._pruner.committed(writer, writer.dropped, writer.stale)
+        await self.ownership.pruner.committed(writer, writer.dropped, writer.stale)
 
     async def _reject(self, attempt: _Attempt, error: Exception) -> None:
         ticket = attempt.ticket
@@ -393,16 +317,6 @@ class _Attempt:
         self.phase = "write"
         self.ticket.reply(Started(directory.seq))
         return directory
-
-
-def exists(url: str, count: int) -> CheckpointDirectoryExistsError:
-    """The error for a first save into a root that holds checkpoints nobody resumed from."""
-    held = "a checkpoint" if count == 1 else f"{count} checkpoints"
-    return CheckpointDirectoryExistsError(
-        f"{url} holds {held} of an earlier training, and this process has not resumed from them. "
-        "Either (1) give this training another root, (2) call resume() before the first save to go on from the "
-        "latest, or (3) pass overwrite=True to replace them once the first new checkpoint is durable."
-    )
 
 
 def _uses(contents: Contents) -> tuple[PackUse, ...]:

@@ -12,7 +12,7 @@ from asyncckpt.events import Durable, Event, Fallback, Skipped, Superseded
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Recorder, Toy, Training, once_it_waits, steps
+from .trainings import ONE_GENERATION, Recorder, Toy, Training, once_it_waits, steps
 
 EVERY_STEP = SavePolicy(every_steps=1)
 
@@ -130,7 +130,7 @@ def test_P6_a_budget_for_one_generation_is_an_event_and_coalesce_skips(
     make: Make, store: GatedStorage, recorder: Recorder
 ) -> None:
     toy = Toy()
-    ckpt = make(model=toy, save=EVERY_STEP, budget=20_000)
+    ckpt = make(model=toy, save=EVERY_STEP, budget=ONE_GENERATION)
     with store.hold("put", "data/*") as gate:
         ckpt.step(1)
         gate.wait_reached()
@@ -138,7 +138,7 @@ def test_P6_a_budget_for_one_generation_is_an_event_and_coalesce_skips(
     ckpt.wait()
     assert ckpt.step(3).wait().step == 3
     (fallback,) = [event for event in recorder.of(Fallback) if event.feature == "generations"]
-    assert "budget=20,000" in fallback.reason
+    assert f"budget={ONE_GENERATION:,}" in fallback.reason
 
 
 def test_P6_everything_of_a_save_is_stored_before_anything_of_the_next(make: Make, store: GatedStorage) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt import AsyncCheckpointer, SavePolicy, load
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy, load
 from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied
 from asyncckpt.testing.slow import GatedStorage
 
@@ -27,6 +27,33 @@ def test_P12_wait_returns_when_everything_is_durable(make: Make) -> None:
     ckpt.wait(timeout=60)
     assert steps(ckpt) == [1, 2, 3, 4, 5]
     ckpt.wait()
+
+
+def test_P12_wait_returns_when_retention_has_run(make: Make, store: GatedStorage) -> None:
+    """What a commit drops goes with the one after it; of that deletion nothing is left to do after ``wait``."""
+    ckpt = make(model=Toy(), keep=RetentionPolicy(last=1))
+    ckpt.save(1)
+    ckpt.save(2).wait()
+    ckpt.wait()
+    with store.hold("delete", "data/*-step-1-*") as gate:
+        ckpt.save(3).wait()
+        with pytest.raises(TimeoutError, match="retention was still running"):
+            ckpt.wait(timeout=0)
+        gate.wait_reached()
+        before = store.count("delete", "data/*-step-1-*")
+        opening = once_it_waits("settle", gate.open)
+        ckpt.wait()
+        opening.join()
+    assert before == 1
+
+
+def test_P12_wait_after_a_crash_waits_for_no_worker(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    store.fail("put", "data/*", SystemExit, times=1)
+    with pytest.raises(SaveFailed, match="the background worker ended"):
+        ckpt.save(1).wait()
+    ckpt.wait()
+    assert steps(ckpt) == []
 
 
 def test_P12_wait_with_a_limit_raises_and_names_what_is_under_way(make: Make, store: GatedStorage) -> None:

@@ -17,7 +17,7 @@ from asyncckpt.errors import SaveFailed, StorageDenied
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
-from .trainings import Toy, Training
+from .trainings import ONE_GENERATION, Toy, Training
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -182,7 +182,7 @@ def test_checkpointers_one_after_the_other_and_side_by_side_share_a_registry(tmp
 def test_metrics_tell_of_skipped_and_superseded_saves_and_of_a_smaller_budget(store: GatedStorage) -> None:
     registry = CollectorRegistry()
     options = {"save": SavePolicy(every_steps=1), "metrics": MetricsConfig(port=None, registry=registry)}
-    with AsyncCheckpointer(store, model=Toy(), budget=20_000, **options) as ckpt:
+    with AsyncCheckpointer(store, model=Toy(), budget=ONE_GENERATION, **options) as ckpt:
         with store.hold("put", "data/*") as gate:
             ckpt.step(1)
             gate.wait_reached()

@@ -8,7 +8,7 @@ import pytest
 
 from asyncckpt import SavePolicy
 from asyncckpt.errors import Fenced, OutcomeUnknown, SaveFailed, WorkerCrashed
-from asyncckpt.events import Durable, Event, Failed, Staged
+from asyncckpt.events import Durable, Event, Failed, Staged, Stalled
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
@@ -84,12 +84,22 @@ def test_P5_a_listener_that_exits_costs_no_checkpoint(make: Make) -> None:
                 raise SystemExit
 
     ckpt = make(model=Toy(), listeners=[Exits()])
-    ckpt.save(1).wait()
-    ckpt.save(2)
-    with pytest.raises(SaveFailed, match="the background worker ended"):
-        ckpt.wait()
-    assert ckpt.save(3).wait().step == 3
+    for step in (1, 2, 3):
+        assert ckpt.save(step).wait().step == step
     assert steps(ckpt) == [1, 2, 3]
+
+
+def test_P5_a_listener_that_is_interrupted_in_the_main_thread_interrupts_the_training(make: Make) -> None:
+    class Interrupted:
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, Stalled) and event.where == "call":
+                raise KeyboardInterrupt
+
+    ckpt = make(model=Toy(), listeners=[Interrupted()])
+    with pytest.raises(KeyboardInterrupt):
+        ckpt.save(1)
+    ckpt.wait()
+    assert steps(ckpt) == [1]
 
 
 def test_P5_a_listener_that_exits_on_the_staging_thread_stops_no_later_snapshot(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from asyncckpt.events import Event
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 E = TypeVar("E", bound=Event)
+
+ONE_GENERATION = 3 * mmap.PAGESIZE
+"""A budget for a single arena of a `Toy`, which takes one page or two."""
 
 
 class Toy(nn.Module):

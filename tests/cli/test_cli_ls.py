@@ -25,7 +25,7 @@ def test_each_checkpoint_is_one_line_with_its_marks_and_metrics(run: Run, saved:
     rows = [re.split(r"  +", line) for line in result.stdout.splitlines()[1:]]
     assert [row[:3] for row in rows] == [["00000001", "10", "1"], ["00000002", "20", "2"], ["00000003", "30", "3"]]
     assert all(re.fullmatch(r"\d+ (s|min)", row[3]) for row in rows)
-    assert all(re.fullmatch(r"[\d.]+ KiB", row[4]) for row in rows)
+    assert all(re.fullmatch(r"\d+ B", row[4]) for row in rows)
     assert [row[5:] for row in rows] == [["val_loss=0.75"], ["best", "val_loss=0.25"], ["latest", "val_loss=0.5"]]
 
 

@@ -101,7 +101,7 @@ class Session:
         policy = None if keep is None else RetentionPolicy(last=keep)
         config = ServiceConfig(policy, monitor, overwrite)
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
-        self.service.resumed = resumed
+        self.service.ownership.resumed = resumed
         if former is not None:
             self.service.inherit(former.service)
         self._running = asyncio.create_task(self.service.run())
@@ -147,8 +147,7 @@ class Session:
 
     async def tidied(self) -> None:
         """Wait for the start's sweep and for the deletion under way."""
-        await asyncio.gather(*self.service._sweeps)
-        await self.service._pruner.finished()
+        await self.service.ownership.idle()
 
     async def close(self) -> None:
         self.service.finish()

@@ -87,7 +87,8 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     "dropped data goes before the record": (
         service,
         "await writer.commit(checkpoint, removed)",
-        "await self._pruner._delete(writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in removed}], ())"
+        "await self.ownership.pruner._delete("
+        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in removed}], ())"
         " or await writer.commit(checkpoint, removed)",
         zombie,
     ),

@@ -200,7 +200,9 @@ def test_rule_21_a_sweep_that_comes_late_spares_what_a_newer_writer_saves() -> N
         async with Session(store, keep=1) as session:
             await session.resume()
             await session.saved(10)
-            left = await leave(store, inc=session.service.writer.inc if session.service.writer else 0)
+            left = await leave(
+                store, inc=session.service.ownership.writer.inc if session.service.ownership.writer else 0
+            )
             await carry_out(await plan_sweep(late), store)
             assert set(left) <= set(await keys(store))
             await checked(store)

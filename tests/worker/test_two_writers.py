@@ -92,8 +92,8 @@ async def _save(root: Path, files: Files, step: int, reached: Callable[[], None]
     for act in (session.resume(), session.save(step)):
         with suppress(AsyncCkptError):
             await act
-        if session.service.writer:
-            listed.append([checkpoint.step for checkpoint in session.service.writer.checkpoints])
+        if session.service.ownership.writer:
+            listed.append([checkpoint.step for checkpoint in session.service.ownership.writer.checkpoints])
             reached()
     await session.abandon()
     return listed

@@ -78,7 +78,7 @@ class Watch:
 
     def _hold_off(self, session: Session, durable: Iterable[Record]) -> None:
         """Nothing of an earlier incarnation counts that was committed after this one had taken the run."""
-        writer = session.service.writer
+        writer = session.service.ownership.writer
         for record in (*self._listing.records, *durable):
             if writer is not None and record.inc < writer.inc and record.slot > writer.opened:
                 self.violations.append(f"over: {_name(record)} is from a writer that was fenced by then")

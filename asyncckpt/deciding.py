@@ -1,0 +1,91 @@
+"""Deciding: which steps are saved, once per step number and alike on all ranks, and the metrics that decide it."""
+
+from __future__ import annotations
+
+import numbers as abstract
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from asyncckpt.clock import Clock
+from asyncckpt.distributed.agreement import Agreement
+from asyncckpt.handle import SaveHandle
+from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.retention import Monitor
+from asyncckpt.worker.ranks import Ranks
+
+
+class Decision:
+    """What is due, of one training."""
+
+    def __init__(self, policy: SavePolicy, monitor: Monitor | None, clock: Clock, ranks: Ranks) -> None:
+        self._decider = Decider(policy, monitor, clock)
+        self._monitor = monitor
+        self._ranks = ranks
+        self._agreement = Agreement(ranks)
+        self._decided: int | None = None
+        self._saved: int | None = None
+
+    def at_step(self, step: int, metrics: Mapping[str, Any] | None) -> bool:
+        """Whether to save after `step`; False when it was asked about that step before, or it was saved by hand."""
+        if step == self._decided:
+            return False
+        self._decided = step
+        return self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics)))
+
+    def at_epoch_end(self, epoch: int, step: int | None, metrics: Mapping[str, Any] | None) -> int | None:
+        """The step to save after `epoch` completed epochs, None if none is due or it is saved already."""
+        at = self._decided if step is None else step
+        if at is None:
+            raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
+        due = self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
+        return at if due and at != self._saved else None
+
+    def by_hand(self, step: int) -> None:
+        """The user saves `step`, whatever is due."""
+        self._decided = step
+
+    def saved(self, handle: SaveHandle, metrics: Mapping[str, float]) -> None:
+        """A save was made, with `metrics`: what comes must be better than those."""
+        self._decider.seen(metrics)
+        is_skipped = handle.status == "skipped"
+        if not is_skipped:
+            self._decider.saved()
+        if not is_skipped or self._ranks.world > 1:  # what another rank skipped, this one does not know in time
+            self._saved = handle.step
+
+    def restored(self, metrics: Mapping[str, float]) -> None:
+        """The training goes on from a checkpoint with `metrics`, and may come to steps it has decided on before."""
+        self._decider.seen(metrics)
+        self._decided = self._saved = None
+
+    def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
+        return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}
+
+    def _agree(self, step: int, decide: Callable[[], bool]) -> bool:
+        """This rank's own decision where all ranks decide alike, else rank 0's."""
+        if self._ranks.world == 1 or self._decider.policy.alike_on_all_ranks:
+            return decide()
+        return self._agreement.decide(step, decide)
+
+
+def numbers(metrics: Mapping[str, Any] | None, monitor: Monitor | None, *, every: bool) -> dict[str, float]:
+    """Metrics as floats: all that cost nothing to read with `every`, else the monitored one alone.
+
+    A tensor on a device is read only if it is the monitored one: reading waits for the device.
+    """
+    found: dict[str, float] = {}
+    for name, value in (metrics or {}).items():
+        watched = monitor is not None and name == monitor[0]
+        if watched or (every and not (isinstance(value, Tensor) and value.device.type != "cpu")):
+            found[name] = _number(name, value)
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return float(value.detach().item())
+    if isinstance(value, abstract.Real):
+        return float(value)
+    raise TypeError(f"metric {name!r} is {value!r}: give a number, or a tensor with one element")

@@ -1,0 +1,159 @@
+"""Ownership: a run in the hands of this process, from its open record to its closing one.
+
+The run is taken at ``resume`` or at the first save, whichever comes first, and swept once it is. It is lost to
+whoever opens it next; a worker that replaces a crashed one inherits what that one knew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Iterator
+
+from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.clock import Clock
+from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
+from asyncckpt.events import Leftover, Listeners, Swept
+from asyncckpt.format.record import Record, Removal
+from asyncckpt.worker.prune import Pruner
+from asyncckpt.worker.sweep import carry_out, plan_sweep
+from asyncckpt.worker.writer import Writer, new_writer_id, open_run
+
+
+class Ownership:
+    """One process's claim to a run; all calls come from one actor, one after the other."""
+
+    def __init__(self, catalog: Catalog, listeners: Listeners, clock: Clock, *, overwrite: bool) -> None:
+        self.writer: Writer | None = None
+        """The run as it was taken; None before that, and after a commit of unknown outcome."""
+        self.resumed = False
+        self.pruner = Pruner(listeners)
+        self._catalog = catalog
+        self._listeners = listeners
+        self._clock = clock
+        self._overwrite = overwrite
+        self._me = new_writer_id(clock)
+        self._fenced: Fenced | None = None
+        self._former: Record | None = None
+        self._first_seq = 0
+        self._sweeps: list[asyncio.Task[None]] = []
+        self._sweep_planned = asyncio.Event()
+
+    def inherit(self, former: Ownership) -> None:
+        """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
+        self._me, self.resumed, self._fenced = former._me, former.resumed, former._fenced
+        self._former = former.writer.head if former.writer else former._former
+        self._first_seq = former._first_seq
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else has taken the run."""
+        return self._fenced is not None
+
+    async def take(self) -> Writer:
+        """Take the run for writing, once; a writer whose last commit's outcome was unknown opens anew.
+
+        Raises `Fenced` for good once the run is lost, and `CheckpointDirectoryExistsError` where it holds
+        checkpoints of an earlier training that nobody resumed.
+        """
+        if self._fenced is not None:
+            raise self._fenced
+        if self.writer is None:
+            try:
+                writer = await open_run(self._catalog, self._me, int(self._clock.time() * 1e6), after=self._former)
+            except Fenced as error:
+                self._fenced = error
+                raise
+            if writer.checkpoints and not (self.resumed or self._overwrite or self._former):
+                raise exists(self._catalog.storage.url, len(writer.checkpoints))
+            if self._former is None:
+                self._first_seq = writer.first_seq
+            self.writer, self._former = writer, writer.head
+            self._sweep_planned.clear()
+            self._sweeps.append(asyncio.create_task(self._sweep_up(writer)))
+        return self.writer
+
+    async def view(self) -> Listing:
+        """Take the run to go on from one of its checkpoints: what the own open record lists."""
+        self.resumed = True
+        writer = await self.take()
+        records = tuple(writer.live[slot] for slot in sorted(writer.live))
+        return Listing(writer.head, records, writer.lost, self._catalog.monitor)
+
+    async def go_on(self, seq: int, *, named: bool) -> None:
+        """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
+        writer = await self.take()
+        if named and writer.head.latest != seq:
+            with self.recording(writer):
+                await writer.roll_back(seq)
+        writer.parent = seq
+
+    @contextlib.contextmanager
+    def recording(self, writer: Writer) -> Iterator[None]:
+        """Around every commit: what its failure says about the ownership."""
+        try:
+            yield
+        except Fenced as error:
+            self._fenced = error
+            raise
+        except OutcomeUnknown:
+            # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
+            self._former, self.writer = writer.head, None
+            raise
+
+    def overwritten(self, writer: Writer, but: Collection[int]) -> list[Removal]:
+        """With ``overwrite=True``, what the first save replaces, but for the sequence numbers in `but`."""
+        if not self._overwrite or self.resumed:
+            return []
+        # Not the writer's own first one: a writer that took the run anew would drop what this training saved.
+        old = [c for c in writer.checkpoints if c.seq < self._first_seq and c.seq not in but]
+        return [Removal(c.seq, c.step, "overwritten by a new training") for c in old]
+
+    async def sweep_planned(self) -> None:
+        """Wait until the sweep knows what it removes: whatever is begun later cannot look left over to it."""
+        await self._sweep_planned.wait()
+
+    async def idle(self) -> None:
+        """Wait for sweep and deletion under way."""
+        await asyncio.gather(*self._sweeps)
+        await self.pruner.finished()
+
+    async def leave(self) -> None:
+        """A closing record; then what the last commit dropped can be deleted too."""
+        if self.writer is not None and self._fenced is None:
+            try:
+                await self._close(self.writer)
+            except (AsyncCkptError, OSError) as error:
+                self._listeners.emit(Leftover("the closing record", error))
+        await self.idle()
+
+    async def _close(self, writer: Writer) -> None:
+        stale = {writer.head.slot} - writer.live.keys()
+        await writer.close()
+        await self.pruner.committed(writer, (), stale)
+        await self.pruner.committed(writer, (), ())
+
+    async def _sweep_up(self, writer: Writer) -> None:
+        try:
+            try:
+                found = await plan_sweep(writer)
+            finally:
+                self._sweep_planned.set()
+            removed = await carry_out(found, self._catalog.storage)
+        except (AsyncCkptError, OSError) as error:
+            self._listeners.emit(Leftover("the start's sweep", error))
+            return
+        if removed:
+            self._listeners.emit(Swept(removed))
+        for key in found.unknown:
+            self._listeners.emit(Leftover(f"{key} is not ours to place", StorageError(f"unknown name: {key}")))
+
+
+def exists(url: str, count: int) -> CheckpointDirectoryExistsError:
+    """The error for a first save into a root that holds checkpoints nobody resumed from."""
+    held = "a checkpoint" if count == 1 else f"{count} checkpoints"
+    return CheckpointDirectoryExistsError(
+        f"{url} holds {held} of an earlier training, and this process has not resumed from them. "
+        "Either (1) give this training another root, (2) call resume() before the first save to go on from the "
+        "latest, or (3) pass overwrite=True to replace them once the first new checkpoint is durable."
+    )
