@@ -47,10 +47,10 @@ class _HandOver:
     the worker has begun it, the training thread may take it back.
     """
 
-    def __init__(self, job: SaveJob, handle: SaveHandle) -> None:
+    def __init__(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot) -> None:
         self.job = job
         self.handle = handle
-        self.snapshot: Snapshot | None = None
+        self.snapshot = snapshot
         self._is_submitted = False
         self._is_withdrawn = False
         self._lock = threading.Lock()
@@ -184,28 +184,30 @@ class Saver(Generic[_S]):
     def _hand_over(
         self, job: SaveJob, plan: Plan, arena: Arena, captured: Captured, handle: SaveHandle, replaceable: bool
     ) -> None:
-        hand = _HandOver(job, handle)
+        try:
+            snapshot = self.stager.begin(job.step, plan, arena, captured.volatile, verify=self._is_sampled(plan))
+        except BaseException:
+            self._arenas.release(arena)
+            raise
+        hand = _HandOver(job, handle, snapshot)
         if replaceable:
             with self._lock:
                 self._queued.append(hand)
         try:
-            hand.snapshot = self.stager.begin(
-                job.step,
-                plan,
-                arena,
-                captured.volatile,
-                verify=self._is_sampled(plan),
-                begun=functools.partial(self._submit, hand),
-                staged=handle._is_staged,
-            )
-        except BaseException:
+            self.stager.copy(snapshot, begun=functools.partial(self._submit, hand), staged=handle._is_staged)
+        except BaseException as error:
+            # An interrupt, and copier and worker may have it already: nobody asked for what they would commit.
             self._unqueue(job.id)
-            self._arenas.release(arena)
+            snapshot.stop()
+            snapshot.watermark.abort(error)
+            if hand.withdraw(self._pool.withdraw):
+                snapshot.release()
             raise
         self.stager.prefault(self._arenas.spares(plan.layout.size))
 
-    def _submit(self, hand: _HandOver, snapshot: Snapshot) -> None:
+    def _submit(self, hand: _HandOver) -> None:
         """Give the job to the worker; on the copier's thread."""
+        snapshot = hand.snapshot
         answer = functools.partial(self._answer, hand.job, hand.handle, snapshot)
         ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer)
         try:
@@ -244,7 +246,7 @@ class Saver(Generic[_S]):
         with self._lock:
             candidates = list(reversed(self._queued))
         for old in candidates:
-            if old.snapshot is not None and old.withdraw(self._pool.withdraw):
+            if old.withdraw(self._pool.withdraw):
                 self._unqueue(old.job.id)
                 old.snapshot.cancel(step)
                 old.snapshot.release()

@@ -136,9 +136,15 @@ class Snapshot:
         self._verify = verify
         self._checking = threading.Lock()
         self._cancelled = False
+        self._taken = False
         self._released = released
         self._holders = 2
         self._releasing = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether this is the first call: a snapshot is copied once, however often it is queued."""
+        taken, self._taken = self._taken, True
+        return not taken
 
     def copy(self) -> bool:
         """Copy the LAZY bytes, in the copier's thread; returns whether all of them are in the arena."""
@@ -192,6 +198,11 @@ class Snapshot:
         )
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of state in it."""
+        return self._schedule.plan.layout.bytes
+
+    @property
     def verifying(self) -> bool:
         """Whether the copied bytes are still to be compared with the live ones."""
         return self._verify
@@ -242,13 +253,9 @@ class Stager:
         volatile: Mapping[Path, Tensor],
         *,
         verify: bool,
-        begun: Callable[[Snapshot], None],
-        staged: Callable[[], None],
     ) -> Snapshot:
-        """Copy what is EAGER, queue what is LAZY. Between two steps.
-
-        The copying thread calls `begun` before it copies and `staged` when all is there.
-        """
+        """Copy what is EAGER; between two steps. What is LAZY is `copy`'s, before the next one."""
+        self._start()  # where there can be no thread, nothing may wait for it
         self.settle()
         with self._lock:
             self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
@@ -257,10 +264,21 @@ class Stager:
         schedule.eager.copy()
         schedule.copy_volatile(volatile)
         snapshot.watermark.advance(schedule.first_lazy)
-        with self._lock:
-            self._pending.append(snapshot)
-        self._do(lambda: self._copy(snapshot, plan.layout.bytes, begun, staged))
         return snapshot
+
+    def copy(self, snapshot: Snapshot, *, begun: Callable[[], None], staged: Callable[[], None]) -> None:
+        """Queue what is LAZY. The copying thread calls `begun` before it copies, and `staged` when all is there."""
+
+        def task() -> None:
+            self._copy(snapshot, begun, staged)
+
+        try:
+            self._queue.put(task)
+            with self._lock:  # only now: the guard must never wait for what nobody copies
+                self._pending.append(snapshot)
+        except BaseException:
+            self._queue.put(task)  # an interrupt may have come before it was there; it is done once
+            raise
 
     def settle(self) -> None:
         """Compare the snapshots that are to be verified now, for a thread that waits instead of making a step."""
@@ -307,19 +325,19 @@ class Stager:
             known = self._schedules[arena.id] = Schedule(plan, arena)
         return known
 
-    def _copy(
-        self, snapshot: Snapshot, nbytes: int, begun: Callable[[Snapshot], None], staged: Callable[[], None]
-    ) -> None:
-        begun(snapshot)
+    def _copy(self, snapshot: Snapshot, begun: Callable[[], None], staged: Callable[[], None]) -> None:
+        if not snapshot.take():
+            return
+        begun()
         if snapshot.copy():
             staged()
-            self._listeners.emit(Staged(snapshot.step, nbytes, time.monotonic() - snapshot.started))
+            self._listeners.emit(Staged(snapshot.step, snapshot.nbytes, time.monotonic() - snapshot.started))
 
-    def _do(self, task: Callable[[], None]) -> None:
-        self._queue.put(task)
+    def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="asyncckpt-copy", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="asyncckpt-copy", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import threading
@@ -163,6 +164,62 @@ def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: G
     assert ckpt.save(4).wait().step == 4
     ckpt.close()
     assert steps(make(model=training.model, optimizer=training.optimizer)) == [1, 2, 4]
+
+
+class Interrupting:
+    """A queue during whose next put, before or after it took place, somebody presses Ctrl-C."""
+
+    def __init__(self, inner: queue.SimpleQueue[object], *, after: bool) -> None:
+        self.get = inner.get
+        self._put, self._after, self._armed = inner.put, after, True
+
+    def put(self, task: object) -> None:
+        armed, self._armed = self._armed, False
+        if self._after or not armed:
+            self._put(task)
+        if armed:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_P12_an_interrupt_while_a_snapshot_is_handed_over_costs_no_generation(make: Make, after: bool) -> None:
+    training = Training()
+    ckpt = make(model=training.model, optimizer=training.optimizer)
+    ckpt.save(1).wait()
+    stager = ckpt._saver.stager
+    inner = stager._queue
+    for step in (2, 3, 4):  # more often than there are generations
+        stager._queue = Interrupting(inner, after=after)
+        with pytest.raises(KeyboardInterrupt):
+            ckpt.save(step)
+        stager._queue = inner
+        training.step()
+    assert ckpt.save(5).wait().step == 5
+    ckpt.close()
+    assert len(ckpt._saver._arenas._free) <= 2
+    found = steps(make(model=training.model, optimizer=training.optimizer))
+    assert (found[0], found[-1]) == (1, 5)
+
+
+def test_a_machine_without_another_thread_fails_the_save_and_holds_no_step(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "asyncckpt-copy":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    training = Training()
+    ckpt = make(model=training.model, optimizer=training.optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for step in (1, 2, 3):
+            with pytest.raises(SaveFailed, match="can't start new thread"):
+                ckpt.save(step).wait()
+            training.step()
+    assert ckpt.save(4).wait().step == 4
 
 
 def test_P12_closing_from_another_thread_answers_a_read_under_way(make: Make, store: GatedStorage) -> None:
