@@ -33,7 +33,7 @@ from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.tracked import saved_here, track
+from asyncckpt.tracked import fingerprint, saved_here, track
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.ownership import exists
 from asyncckpt.worker.pool import WorkerPool
@@ -121,6 +121,7 @@ class AsyncCheckpointer:
             generations=generations if ranks.rank == 0 else generations + 2,
             budget=budget,
             verify=verify,
+            plan=fingerprint(self._tracked),
         )
         self._process = os.getpid()
         self._closed = False

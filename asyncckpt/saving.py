@@ -84,7 +84,9 @@ class Saver(Generic[_S]):
         generations: int,
         budget: int | None,
         verify: Verify,
+        plan: str = "",
     ) -> None:
+        self._fingerprint = plan
         self._capture = capture
         self._pool = pool
         self._listeners = listeners
@@ -179,6 +181,7 @@ class Saver(Generic[_S]):
             values=captured.values,
             rank=self._ranks.rank,
             world=self._ranks.world,
+            plan=self._fingerprint,
         )
 
     def _hand_over(

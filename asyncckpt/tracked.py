@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from asyncckpt.errors import UnsupportedState
+from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import Path
 from asyncckpt.restoring import SHARED, own_scope
 from asyncckpt.staging.guards import Guarded, is_guarded_average
-from asyncckpt.state.capture import Tree
+from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.rng import capture_rng, restore_rng
 from asyncckpt.state.stateful import State, component, forward_mutated, unwrap
 from asyncckpt.worker.ranks import Ranks
@@ -52,6 +53,11 @@ def track(parts: Mapping[str, object], ranks: Ranks) -> Tracked:
         scope = own_scope(ranks.rank)
         trees[scope] = _tree(own, (scope,))
     return Tracked(trees, lambda: frozenset(map(id, _lazy(given))))
+
+
+def fingerprint(tracked: Tracked) -> str:
+    """A digest of the names of what all ranks share, which they must have been given alike."""
+    return digest("\n".join(".".join(c.path) for c in components(tracked.trees[SHARED])).encode())
 
 
 def saved_here(tracked: Tracked, ranks: Ranks) -> Mapping[str, Mapping[str, Tree]]:

@@ -24,6 +24,8 @@ class Report:
     step: int
     rank: int
     world: int
+    plan: str
+    """Fingerprint of what every rank must have planned alike: see `SaveJob`."""
     contents: Contents
 
     @property
@@ -41,6 +43,7 @@ class Report:
                 "step": self.step,
                 "rank": self.rank,
                 "world": self.world,
+                "plan": self.plan,
                 **contents_json(self.contents),
             }
         )
@@ -57,6 +60,7 @@ def decode(data: bytes | memoryview, what: str) -> Report:
             fields["step"],
             fields["rank"],
             fields["world"],
+            fields["plan"],
             contents_of(fields),
         )
     except (KeyError, TypeError, ValueError) as error:

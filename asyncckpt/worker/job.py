@@ -66,6 +66,8 @@ class SaveJob:
     values: Mapping[str, Json] = field(default_factory=dict)
     rank: int = 0
     world: int = 1
+    plan: str = ""
+    """Fingerprint of the objects that all ranks share: a commit takes only reports with the same."""
     code_version: str | None = None
     parent: int | None = None
     """Sequence number of the checkpoint that was restored last, where nothing was saved since."""

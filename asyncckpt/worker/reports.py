@@ -23,7 +23,7 @@ async def write_report(
     job: SaveJob, contents: Contents, directory: DataDirectory, writer: str, storage: Storage
 ) -> Report:
     """Put this rank's report beside its packs, which must be durable by now."""
-    report = Report(writer, directory.seq, directory.nonce, job.step, job.rank, job.world, contents)
+    report = Report(writer, directory.seq, directory.nonce, job.step, job.rank, job.world, job.plan, contents)
     await storage.put(directory.report(job.rank, job.world), [await asyncio.to_thread(report.encode)])
     return report
 
@@ -34,7 +34,7 @@ async def gather(
     """The whole checkpoint's contents, once exactly `world` ranks have reported on this attempt.
 
     Raises `RankMissing` naming those that did not before the deadline, and `SaveFailed` as soon as one says
-    that it failed.
+    that it failed, or was given other objects to save than this one.
     """
     if job.world == 1:
         return contents
@@ -46,6 +46,7 @@ async def gather(
         for rank in missing:
             report = await _look(rank, own, directory, storage)
             if report is not None:
+                _check_plan(report, own)
                 found[rank] = report
             elif trouble := _trouble(ranks, job.ordinal, rank):
                 raise SaveFailed(f"rank {rank} could not write its shard: {trouble['error']}")
@@ -60,6 +61,14 @@ async def gather(
             await asyncio.sleep(pause)
             pause = min(2 * pause, _SLOWEST_LOOK)
     return merge(found[rank].contents for rank in range(job.world))
+
+
+def _check_plan(report: Report, own: Report) -> None:
+    if report.plan != own.plan:
+        raise SaveFailed(
+            f"rank {report.rank} shares other objects than rank {own.rank}: give AsyncCheckpointer the same model, "
+            "optimizer, scheduler and scaler on every rank, under the same names"
+        )
 
 
 def _trouble(ranks: Ranks, ordinal: int, rank: int) -> dict[str, Any] | None:

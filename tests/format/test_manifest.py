@@ -26,7 +26,7 @@ def test_a_manifest_comes_back() -> None:
 
 
 def test_a_report_comes_back_and_says_which_attempt_it_belongs_to() -> None:
-    report = Report("w" * 32, 42, "5f2c9a01", 1000, 3, 8, CONTENTS)
+    report = Report("w" * 32, 42, "5f2c9a01", 1000, 3, 8, "f" * 32, CONTENTS)
     assert decode_report(report.encode(), "it") == report
     for change in ({"writer": "v"}, {"seq": 43}, {"nonce": "x"}, {"step": 1}, {"world": 4}):
         assert replace(report, **change).attempt != report.attempt

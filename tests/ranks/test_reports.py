@@ -40,7 +40,7 @@ def _contents(rank: int) -> Contents:
 
 
 def _report(rank: int) -> Report:
-    return Report(WRITER, ATTEMPT.seq, ATTEMPT.nonce, ATTEMPT.step, rank, 2, _contents(rank))
+    return Report(WRITER, ATTEMPT.seq, ATTEMPT.nonce, ATTEMPT.step, rank, 2, "", _contents(rank))
 
 
 def _gather(storage: MemoryStorage, ranks: TwoRanks, other: bytes | None) -> Contents:
@@ -93,6 +93,11 @@ def test_trouble_ends_the_wait_at_once_and_of_this_save_alone() -> None:
     ranks.said[trouble_key(7, 1)] = {"error": "the disk is full"}
     with pytest.raises(SaveFailed, match="rank 1 could not write its shard: the disk is full"):
         _gather(MemoryStorage(), ranks, None)
+
+
+def test_a_rank_that_shares_other_objects_fails_the_save_and_is_named() -> None:
+    with pytest.raises(SaveFailed, match="rank 1 shares other objects than rank 0"):
+        _gather(MemoryStorage(), TwoRanks(), replace(_report(1), plan="another").encode())
 
 
 def test_two_ranks_with_the_same_name_fail_the_save() -> None:

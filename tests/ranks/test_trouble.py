@@ -47,6 +47,19 @@ def _put_fails(root: Path, victim: int, at: str, error: Callable[[], BaseExcepti
     return message
 
 
+def _shares_less(root: Path) -> str:
+    training = Training()
+    optimizer = training.optimizer if is_leader() else None
+    with AsyncCheckpointer(root, model=training.model, optimizer=optimizer) as checkpointer:
+        training.step()
+        return str(failure_of(checkpointer.save(1)))
+
+
+def test_a_rank_that_was_given_other_objects_to_share_is_named(tmp_path: Path) -> None:
+    messages = run_ranks(_shares_less, 2, tmp_path)
+    assert all("rank 1 shares other objects than rank 0" in message for message in messages)
+
+
 def _denied() -> StorageDenied:
     return StorageDenied("the file system is read-only")
 
