@@ -33,8 +33,8 @@ def test_a_writer_stopped_at_any_call_and_resumed_after_another_took_over(
     race.one_stopped(range(len(calls)), steps, others)
     assert race.violations == []
     assert race.stories == len(calls) > 90
-    # There may be more: bytes that happen to lie on a page boundary go out directly, and are cut to length.
-    assert race.calls >= {call.split()[0] for call in calls}
+    by_chance = {"truncate"}  # bytes that happen to lie on a page boundary go out directly, and are cut to length
+    assert race.calls | by_chance == {call.split()[0] for call in calls} | by_chance
 
 
 @pytest.mark.parametrize(("rung", "least"), [("linked", 100), ("claimed", 250)])
