@@ -59,8 +59,8 @@ class _HandOver:
         """Submit it by `submit`, unless it was taken back."""
         with self._lock:
             if not self._is_withdrawn:
+                self._is_submitted = True  # also if it fails: then its failure ends the save, and nothing else may
                 submit()
-                self._is_submitted = True
 
     def withdraw(self, withdraw: Callable[[str], bool]) -> bool:
         """Take it back, by `withdraw` where it was submitted; False if it is too late for that."""
@@ -141,7 +141,11 @@ class Saver(Generic[_S]):
             if arena is None:
                 self._skip(handle)
             else:
-                job = self._job(step, epoch, metrics, created, arena, plan, captured)
+                try:
+                    job = self._job(step, epoch, metrics, created, arena, plan, captured)
+                except BaseException:
+                    self._arenas.release(arena)
+                    raise
                 self._hand_over(job, plan, arena, captured, handle, replaceable)
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._failed(handle, self._ordinal, "stage", error)
@@ -251,10 +255,12 @@ class Saver(Generic[_S]):
         for old in candidates:
             if old.withdraw(self._pool.withdraw):
                 self._unqueue(old.job.id)
-                old.snapshot.cancel(step)
-                old.snapshot.release()
-                tell(self._ranks, attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
-                self._let_go(old.handle, step)
+                try:
+                    old.snapshot.cancel(step)
+                finally:  # an interrupt too: the worker will never answer for what was taken back
+                    old.snapshot.release()
+                    tell(self._ranks, attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
+                    self._let_go(old.handle, step)
                 return True
         return False
 

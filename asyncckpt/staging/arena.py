@@ -135,7 +135,7 @@ class ArenaPool:
         with self._changed:
             self._keep_fitting(size, limit)
             room = 0 if self._closed else limit - len(self._free) - len(self._leased)
-            with suppress(OSError):  # no memory: the save that needs it will say so
+            with suppress(OSError, MemoryError):  # no memory: the save that needs it will say so
                 for _ in range(room):
                     if self._affords(size, (*self._leased.values(), *self._free)):
                         self._free.append(Arena(size))

@@ -162,8 +162,8 @@ class Snapshot:
             self.watermark.abort(error)
             return False
         finally:
+            self.release()  # first: who waits for the copy may let the last share go, and lease the arena at once
             self.copied.set()
-            self.release()
 
     def guard(self) -> None:
         """Return once the LAZY bytes are copied, and found unchanged where this save is one to verify."""
@@ -290,7 +290,10 @@ class Stager:
         """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up."""
         if arenas:
             fault = functools.partial(_prefault, arenas)
-            threading.Thread(target=fault, name="asyncckpt-prefault", daemon=True).start()
+            try:
+                threading.Thread(target=fault, name="asyncckpt-prefault", daemon=True).start()
+            except RuntimeError as error:  # no thread to be had: the copies fault them in, slower
+                logger.warning("staging memory is not faulted in ahead of its use: %s", error)
 
     def guard(self) -> None:
         """Return once no LAZY tensor is being copied; costs nothing when none is."""
