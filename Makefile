@@ -1,7 +1,7 @@
 # make demo   set up, then show the whole thing on a real training run (under two minutes after set-up)
 # make test   set up, then every check and every test; this is what CI runs
 # make check  linter, types on three platforms, import contracts
-# make bench  the benchmark this version has: what saving costs a training loop
+# make bench  the benchmarks: what saving costs the call, and a training loop
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -30,6 +30,7 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks call
 	$(BIN)/python -m benchmarks overhead
 
 $(VENV)/.ready: pyproject.toml Makefile

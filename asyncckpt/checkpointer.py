@@ -121,7 +121,7 @@ class AsyncCheckpointer:
             generations=generations if ranks.rank == 0 else generations + 2,
             budget=budget,
             verify=verify,
-            plan=fingerprint(self._tracked),
+            fingerprint=fingerprint(self._tracked),
         )
         self._process = os.getpid()
         self._closed = False

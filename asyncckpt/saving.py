@@ -84,9 +84,9 @@ class Saver(Generic[_S]):
         generations: int,
         budget: int | None,
         verify: Verify,
-        plan: str = "",
+        fingerprint: str,
     ) -> None:
-        self._fingerprint = plan
+        self._fingerprint = fingerprint
         self._capture = capture
         self._pool = pool
         self._listeners = listeners
@@ -143,10 +143,12 @@ class Saver(Generic[_S]):
             else:
                 try:
                     job = self._job(step, epoch, metrics, created, arena, plan, captured)
+                    snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=self._is_sampled(plan))
                 except BaseException:
                     self._arenas.release(arena)
                     raise
-                self._hand_over(job, plan, arena, captured, handle, replaceable)
+                self._hand_over(_HandOver(job, handle, snapshot), replaceable)
+                self.stager.prefault(self._arenas.spares(plan.layout.size))
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._failed(handle, self._ordinal, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
@@ -188,29 +190,22 @@ class Saver(Generic[_S]):
             plan=self._fingerprint,
         )
 
-    def _hand_over(
-        self, job: SaveJob, plan: Plan, arena: Arena, captured: Captured, handle: SaveHandle, replaceable: bool
-    ) -> None:
-        try:
-            snapshot = self.stager.begin(job.step, plan, arena, captured.volatile, verify=self._is_sampled(plan))
-        except BaseException:
-            self._arenas.release(arena)
-            raise
-        hand = _HandOver(job, handle, snapshot)
+    def _hand_over(self, hand: _HandOver, replaceable: bool) -> None:
+        """Have copier and worker take it from here; from now on they let the arena go."""
+        snapshot = hand.snapshot
         if replaceable:
             with self._lock:
                 self._queued.append(hand)
         try:
-            self.stager.copy(snapshot, begun=functools.partial(self._submit, hand), staged=handle._is_staged)
+            self.stager.copy(snapshot, begun=functools.partial(self._submit, hand), staged=hand.handle._is_staged)
         except BaseException as error:
             # An interrupt, and copier and worker may have it already: nobody asked for what they would commit.
-            self._unqueue(job.id)
+            self._unqueue(hand.job.id)
             snapshot.stop()
             snapshot.watermark.abort(error)
             if hand.withdraw(self._pool.withdraw):
                 snapshot.release()
             raise
-        self.stager.prefault(self._arenas.spares(plan.layout.size))
 
     def _submit(self, hand: _HandOver) -> None:
         """Give the job to the worker; on the copier's thread."""

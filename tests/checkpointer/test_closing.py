@@ -18,7 +18,7 @@ from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, Training, once_it_waits, outcome, start, steps
+from .trainings import Toy, Training, once_it_waits, outcome, refuse_threads, start, steps
 
 
 def test_P12_wait_returns_when_everything_is_durable(make: Make) -> None:
@@ -204,17 +204,10 @@ def test_P12_an_interrupt_while_a_snapshot_is_handed_over_costs_no_generation(ma
 def test_a_machine_without_another_thread_fails_the_save_and_holds_no_step(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        if thread.name == "asyncckpt-copy":
-            raise RuntimeError("can't start new thread")
-        real(thread)
-
     training = Training()
     ckpt = make(model=training.model, optimizer=training.optimizer)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
+        refuse_threads(patch, "asyncckpt-copy")
         for step in (1, 2, 3):
             with pytest.raises(SaveFailed, match="can't start new thread"):
                 ckpt.save(step).wait()

@@ -15,7 +15,7 @@ from asyncckpt.staging.stager import Snapshot
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, Training, steps
+from .trainings import Toy, Training, refuse_threads, steps
 
 
 def test_an_interrupt_while_a_snapshot_is_superseded_ends_its_handle(
@@ -42,14 +42,7 @@ def test_an_interrupt_while_a_snapshot_is_superseded_ends_its_handle(
 def test_memory_that_cannot_be_faulted_in_ahead_fails_no_save(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        if thread.name == "asyncckpt-prefault":
-            raise RuntimeError("can't start new thread")
-        real(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start)
+    refuse_threads(monkeypatch, "asyncckpt-prefault")
     ckpt = make(model=Toy(), save=SavePolicy(every_steps=2))
     assert ckpt.step(1) is None
     assert ckpt.step(2).wait().step == 2

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import torch
 from torch import nn
 
@@ -80,6 +81,18 @@ class Recorder:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.of(kind)) >= count, PATIENCE), f"no {kind.__name__}"
         return self.of(kind)
+
+
+def refuse_threads(patch: pytest.MonkeyPatch, name: str) -> None:
+    """From now on no thread of this name can be started, as on a machine that has too many."""
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    patch.setattr(threading.Thread, "start", start)
 
 
 def calls_of(thread: int) -> list[str]:

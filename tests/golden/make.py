@@ -21,13 +21,13 @@ HERE = Path(__file__).parent
 class Box:
     """A state of anything."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: Any) -> None:
         self.state = state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Any:
         return self.state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         self.state = state
 
 

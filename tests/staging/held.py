@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +16,8 @@ from asyncckpt import AsyncCheckpointer
 from asyncckpt.staging import stager
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
+
+from ..checkpointer.trainings import calls_of
 
 COPIER = "asyncckpt-copy"
 
@@ -62,22 +62,8 @@ def waiting(call: Callable[[], object]) -> Iterator[threading.Thread]:
 
 
 def _waits(thread: threading.Thread) -> bool:
-    frame = sys._current_frames().get(thread.ident or 0)
-    calls = [frame.f_code.co_name for frame, _ in traceback.walk_stack(frame)] if frame else []
+    calls = calls_of(thread.ident or 0)
     return "guard" in calls and calls[0] == "wait"
-
-
-class Box:
-    """A `Stateful` around any dict."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> Any:
-        return self.state
-
-    def load_state_dict(self, state: Any) -> None:
-        self.state = state
 
 
 def saved(**parts: Any) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, guarded
 from asyncckpt.staging import guards
 from asyncckpt.storage import MemoryStorage
+from tests.golden.make import Box
 
-from .held import Box, Gate, Net, add_one, late, train, waiting
+from .held import Gate, Net, add_one, late, train, waiting
 
 
 def sgd(module: nn.Module) -> torch.optim.Optimizer:

@@ -20,8 +20,9 @@ from asyncckpt.staging import layout
 from asyncckpt.staging.layout import STORAGE, Plan, build
 from asyncckpt.state.capture import Source
 from asyncckpt.storage import MemoryStorage
+from tests.golden.make import Box
 
-from .held import Box, saved
+from .held import saved
 
 
 def planned(lazy: bool = False, **tensors: Tensor) -> Plan:

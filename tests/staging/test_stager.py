@@ -22,8 +22,9 @@ from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Event, Staged, Stalled
 from asyncckpt.staging import stager
 from asyncckpt.storage import MemoryStorage
+from tests.golden.make import Box
 
-from .held import Box, Gate, Net, add_one, train
+from .held import Gate, Net, add_one, train
 
 
 class Training:

@@ -18,21 +18,9 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import IncompatibleState, UnsupportedState
 from asyncckpt.storage import MemoryStorage
+from tests.golden.make import Box
 
 from .runs import differences
-
-
-class Box:
-    """A `Stateful` around anything."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> Any:
-        return self.state
-
-    def load_state_dict(self, state: Any) -> None:
-        self.state = state
 
 
 class Parts:
