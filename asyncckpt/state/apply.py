@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from asyncckpt.state.values import decode
 
 _ALLOCATED = 64
 """What addresses of torch's allocator are multiples of."""
+_WIDEST = 16
+"""Bytes of the widest element (complex128)."""
 
 
 class Missing:
@@ -76,7 +79,8 @@ def tensors_of(
 
     Empties `data`, so that what was copied is in memory once.
     """
-    flat = {path: _flat(data.pop(path)).to(device) for path in list(data)}
+    leads = _leads(contents)
+    flat = {path: _flat(data.pop(path), leads.get(path, 0), device) for path in list(data)}
     found = {path: _shaped(entry, flat.get(path), path) for path, entry in contents.tensors.items() if path in flat}
     for path, entry in contents.tensors.items():
         if not entry.nbytes:
@@ -87,14 +91,34 @@ def tensors_of(
     return found
 
 
-def _flat(buffer: memoryview) -> Tensor:
-    """The bytes as a tensor, aligned as torch's allocator aligns.
+def _leads(contents: Contents) -> dict[Path, int]:
+    """How many bytes must lie before those of a tensor, so that everything that shares them can be a view.
+
+    A view of wide elements may begin amid narrow ones: int32 at byte 4 of what int16 values hold from byte 2 on.
+    """
+    needs: defaultdict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for alias in contents.aliases.values():
+        needs[alias.of].append((alias.offset, from_logical(alias.dtype).itemsize))
+    for path in needs:
+        if path in contents.tensors:
+            needs[path].append((0, from_logical(contents.tensors[path].dtype).itemsize))
+    return {path: next((n for n in range(_WIDEST) if _all_aligned(n, there)), 0) for path, there in needs.items()}
+
+
+def _all_aligned(lead: int, needs: list[tuple[int, int]]) -> bool:
+    return all((lead + offset) % itemsize == 0 for offset, itemsize in needs)
+
+
+def _flat(buffer: memoryview, lead: int, device: str | torch.device) -> Tensor:
+    """The bytes as a tensor, `lead` bytes behind an address aligned as torch's allocator aligns.
 
     A pack aligns to the element's size only, and sums over misaligned memory may round in another order: with such a
     state LBFGS went on differently in the last bit.
     """
     flat = torch.frombuffer(buffer, dtype=torch.uint8)
-    return flat if flat.data_ptr() % _ALLOCATED == 0 else flat.clone()
+    if lead:
+        return torch.empty(lead + flat.numel(), dtype=torch.uint8, device=device)[lead:].copy_(flat)
+    return (flat if flat.data_ptr() % _ALLOCATED == 0 else flat.clone()).to(device)
 
 
 def _shaped(entry: TensorEntry, flat: Tensor | None, path: Path) -> Tensor:
@@ -120,8 +144,8 @@ def _nbytes(shape: Iterable[int], dtype: torch.dtype) -> int:
 def _aliased(alias: Alias, flat: Tensor, path: Path) -> Tensor:
     dtype = from_logical(alias.dtype)
     base = flat[alias.offset :]
-    usable = base[: base.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
     try:
+        usable = base[: base.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
         return usable.as_strided(alias.shape, alias.stride)
     except RuntimeError as error:
         raise CheckpointCorruptError(f"{'.'.join(path)} reaches beyond the bytes it shares: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -241,7 +241,19 @@ def test_an_expanded_tensor_is_stored_as_its_elements_and_comes_back_expanded() 
     assert planned(expanded=expanded).layout.bytes == 8
 
 
+def test_a_view_of_wide_elements_may_begin_amid_narrow_ones() -> None:
+    storage = torch.arange(8, dtype=torch.int16)
+    found = through(narrow=storage[1:3], wide=storage[2:4].view(torch.int32), all=storage[1:8])
+    assert found["narrow"].tolist() == [1, 2]
+    assert found["wide"].tolist() == [2 + 3 * 65536]
+    found["narrow"].fill_(0)
+    assert found["wide"].tolist() == [3 * 65536]
+    assert found["all"].tolist() == [0, 0, 3, 4, 5, 6, 7]
+
+
 # -- any views of any memory -------------------------------------------------------------------------------
+
+AMID = torch.arange(4, dtype=torch.int16)
 
 
 @st.composite
@@ -263,6 +275,7 @@ def views(draw: st.DrawFn) -> dict[str, Tensor]:
 
 
 @given(views())
+@example({"t0": AMID[1:3], "t1": AMID[2:4].view(torch.int32)})
 @settings(deadline=None, max_examples=120)
 def test_any_views_come_back_with_their_values_and_share_what_they_shared(tensors: dict[str, Tensor]) -> None:
     found = through(**tensors)
