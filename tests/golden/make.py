@@ -5,11 +5,13 @@ The folder it makes is committed and never changed after a release: every later 
 
 from __future__ import annotations
 
+import random
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
@@ -76,6 +78,18 @@ def training() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
+def seed() -> None:
+    """The random state that the last save holds."""
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+
+
+def draws() -> list[float]:
+    """What is drawn next from every source, a normal one among them: it comes in pairs, and the second is kept."""
+    return [random.gauss(0, 1), float(np.random.standard_normal()), float(torch.rand(())), float(torch.randn(()))]
+
+
 def main() -> None:
     """Three saves of which two stay."""
     root = HERE / f"v{FORMAT}"
@@ -91,6 +105,8 @@ def main() -> None:
         monitor=("loss", "min"),
     ) as checkpointer:
         for step, loss in ((1, 0.5), (2, 0.25), (3, float("nan"))):
+            seed()
+            draws()
             checkpointer.save(step, epoch=step, metrics={"loss": loss}).wait()
 
 

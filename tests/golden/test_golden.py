@@ -12,7 +12,7 @@ import torch
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.format import FORMAT
-from tests.golden.make import Box, tensors, training, values
+from tests.golden.make import Box, draws, seed, tensors, training, values
 
 HERE = Path(__file__).parent
 VERSIONS = sorted(path.name for path in HERE.glob("v*"))
@@ -44,6 +44,9 @@ def test_what_it_lists_and_holds(root: Path) -> None:
 
 
 def test_it_is_restored_and_gone_on_with(root: Path) -> None:
+    seed()
+    draws()
+    drawn = draws()
     model, optimizer = training()
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     moments = [state["exp_avg"].clone() for state in optimizer.state.values()]
@@ -60,5 +63,6 @@ def test_it_is_restored_and_gone_on_with(root: Path) -> None:
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in expected.items())
         assert all(torch.equal(s["exp_avg"], m) for s, m in zip(optimizer.state.values(), moments, strict=True))
         assert box.state == values()
+        assert draws() == drawn
         checkpointer.save(4).wait()
         assert [c.step for c in checkpointer.checkpoints()] == [2, 3, 4]
