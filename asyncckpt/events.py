@@ -1,10 +1,11 @@
 """Events: what happened to checkpoints, as frozen values, and the listeners that are told.
 
 A listener is any object with an ``on_event(event)`` method. Listeners are observers: one that raises is
-logged and the next is told all the same, so that no metric, tracker or callback can harm a save. Events of
-one save arrive in the order in which its handle changes: `Staged`, then one of `Durable`, `Failed`,
-`Superseded`; `Skipped` stands alone. They arrive on a background thread, except `Skipped` and `Staged` of
-EAGER state, which arrive on the thread that called ``save``.
+logged and the next is told all the same, so that no metric, tracker or callback can harm a save. Each save
+ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skipped`, told in the order in which saves end.
+`Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
+a state of a few kilobytes it may arrive after `Durable`. `Stalled`, `Skipped` and `Superseded` may arrive on the
+training thread, which a slow listener holds up; everything else arrives on background threads.
 """
 
 from __future__ import annotations
