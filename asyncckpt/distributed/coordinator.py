@@ -70,7 +70,9 @@ class StoreRanks:
         with _translated():
             if not self._store.check([key]):
                 return None
-            value: dict[str, Any] = json.loads(self._store.get(key))
+            # Empty: rank 0 has dropped it between the two requests.
+            found = self._store.get(key)
+            value: dict[str, Any] | None = json.loads(found) if found else None
             return value
 
     def fetch_any(self, keys: tuple[str, ...], timeout: float) -> dict[str, Any]:

@@ -118,6 +118,7 @@ def _disagree(root: Path) -> list[str]:
             ckpt.step(step)
             dist.barrier()
         kept = [number for number in range(1, 31) if ckpt._ranks.peek(due_key(number))]
+        dist.barrier()  # rank 0 must not drop more of them while this rank still looks
         told += _raised(lambda: ckpt.step(31 if is_leader() else 32))
         told += _raised(lambda: ckpt.step(33, metrics={"score": "high"}))
         if not is_leader():
