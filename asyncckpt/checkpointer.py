@@ -251,8 +251,8 @@ class AsyncCheckpointer:
         if loaded is None:
             return None
         state = self._apply(loaded, strict=True)
-        seq, named = loaded.checkpoint.seq, which != "latest"
-        self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named))
+        seq, named, verified = loaded.checkpoint.seq, which != "latest", loaded.verified
+        self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named, verified=verified))
         self._prepare()
         return state
 

@@ -44,7 +44,10 @@ class Staged(Event):
 
 @dataclass(frozen=True, slots=True)
 class Durable(Event):
-    """The checkpoint is committed; `seconds` after the save call began."""
+    """The checkpoint is committed; `seconds` after the save call began.
+
+    `bytes` is the size of its state, `written` what this process put into new packs: less, where it shares old ones.
+    """
 
     step: int
     seq: int
@@ -52,6 +55,7 @@ class Durable(Event):
     seconds: float
     created: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)

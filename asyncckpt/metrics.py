@@ -130,7 +130,7 @@ class Exporter:
 
     def _durable(self, event: Durable) -> None:
         self._of(self.saves, outcome="durable").inc()
-        self._of(self.bytes, direction="written").inc(event.bytes)
+        self._of(self.bytes, direction="written").inc(event.written)
         self._of(self.duration).observe(event.seconds)
         self._of(self.step).set(event.step)
         self._of(self.time).set(event.created)

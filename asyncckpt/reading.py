@@ -1,7 +1,7 @@
 """Reading: a checkpoint's bytes, fetched in merged ranges, several at a time, every digest checked.
 
 Neighbouring extents of one pack are one request (a span), so that 20,000 small tensors cost a handful of
-reads. The bytes of a tensor are a view into its span: nothing is copied between the store and whoever asked.
+reads; what lies between two that an increment shares is read too where it is little. The bytes of a tensor are a view into its span: nothing is copied between the store and whoever asked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ CONCURRENT_SPANS = 4
 """Requests in flight: on the disks measured four saturate it, and each holds at most one span of memory."""
 
 
+GAP = 256 << 10
+"""Bytes read in vain rather than make another request: about what a disk delivers in the time of one."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """One extent with the path it belongs to."""
@@ -33,7 +37,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Neighbouring extents of one pack, read with one request."""
+    """Extents of one pack that lie close together, read with one request."""
 
     pack: Pack
     pieces: tuple[_Piece, ...]
@@ -68,12 +72,12 @@ def _runs(pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, ...]]:
     for piece in pieces:
         # A tensor is never split over two spans: its bytes must end up side by side in memory.
         full = size >= EXTENT and run and piece.path != run[-1].path
-        if run and (piece.extent.offset != end or full):
+        if run and (piece.extent.offset > end + GAP or full):
             yield tuple(run)
             run, size = [], 0
         run.append(piece)
         end = piece.extent.offset + piece.extent.length
-        size += piece.extent.length
+        size = end - run[0].extent.offset
     if run:
         yield tuple(run)
 
@@ -96,7 +100,7 @@ async def fetch(
         async with limit:
             found.update(await _read(storage, span))
             if progress is not None:
-                progress(span.length)
+                progress(sum(piece.extent.length for piece in span.pieces))
 
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, Restored
-from asyncckpt.format.manifest import Manifest, Path
+from asyncckpt.format.manifest import Contents, Manifest, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import fetch
 from asyncckpt.state.apply import (
@@ -51,6 +51,8 @@ class Loaded:
     scopes: Mapping[str, Any]
     bytes: int
     seconds: float
+    verified: Contents
+    """What was read and matched its digests, and so may be shared by the next save."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -78,7 +80,11 @@ async def read(
     began = time.monotonic()
     try:
         manifest = await catalog.manifest(checkpoint)
-        tensors = tensors_of(manifest.contents, await _fetched(catalog, manifest, scopes, only, exclude), device)
+        contents = manifest.contents
+        found = await _fetched(catalog, manifest, scopes, only, exclude)
+        sound = {path: entry for path, entry in contents.tensors.items() if path in found or not entry.nbytes}
+        verified = replace(contents, tensors=sound, aliases={}, values={})
+        tensors = tensors_of(contents, found, device)
     except CheckpointCorruptError:
         if not await catalog.is_listed(checkpoint):
             raise CheckpointNotFoundError(
@@ -91,7 +97,8 @@ async def read(
         for scope in values
         if scopes is None or scope in scopes
     }
-    return Loaded(checkpoint, states, sum(t.nbytes for t in tensors.values()), time.monotonic() - began)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    return Loaded(checkpoint, states, size, time.monotonic() - began, verified)
 
 
 async def read_named(

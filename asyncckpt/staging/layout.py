@@ -222,10 +222,11 @@ def _place(sources: list[Source], aliases: Mapping[Path, Alias]) -> Plan:
     headers: list[tuple[int, bytes]] = []
     start = 0
     for members in _split(ordered, names):
-        header = encode_header([_packed(s, names[s.path], forms[s.path]) for s in members])
+        packed = [_packed(s, names[s.path], forms[s.path]) for s in members]
+        header = encode_header(packed)
         offset = len(header)
-        for source in members:
-            tensors[source.path] = _planned(source, len(packs), offset)
+        for source, entry in zip(members, packed, strict=True):
+            tensors[source.path] = _planned(source, len(packs), offset, entry)
             regions.append(Region(source.path, start + offset, source.tensor.nbytes, source))
             offset += source.tensor.nbytes
         packs.append(PlannedPack(start, len(header), offset))
@@ -253,7 +254,7 @@ def _packed(source: Source, name: str, form: Stored) -> PackedTensor:
     return PackedTensor(name, form.name, form.shape, source.tensor.nbytes)
 
 
-def _planned(source: Source, pack: int, offset: int) -> PlannedTensor:
+def _planned(source: Source, pack: int, offset: int, packed: PackedTensor) -> PlannedTensor:
     tensor = source.tensor
     return PlannedTensor(
         dtype=logical_name(tensor.dtype),
@@ -261,7 +262,7 @@ def _planned(source: Source, pack: int, offset: int) -> PlannedTensor:
         stride=_dense_stride(tensor),
         pack=pack,
         offset=offset,
-        nbytes=tensor.nbytes,
+        packed=packed,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from asyncckpt.format.manifest import Alias, Path
 from asyncckpt.format.record import Record
 from asyncckpt.format.sealed import Json
+from asyncckpt.format.shard import PackedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,18 @@ class PlannedPack:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor in a planned pack: `offset` counts from the start of the pack."""
+    """One tensor in a planned pack: `offset` counts from the start of the pack, `packed` is how packs name it."""
 
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None
     pack: int
     offset: int
-    nbytes: int
+    packed: PackedTensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes
 
 
 @dataclass(frozen=True, slots=True)

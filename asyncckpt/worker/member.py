@@ -17,10 +17,11 @@ from asyncckpt.clock import Clock
 from asyncckpt.errors import RunRefused, SaveFailed, StorageError
 from asyncckpt.events import Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
+from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
-from asyncckpt.worker.pipeline import write_packs
+from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.pulse import hear
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
 from asyncckpt.worker.reports import write_report
@@ -65,7 +66,7 @@ class MemberService:
         """Never: a second writer would fence the first."""
         raise RunRefused(f"rank {self._ranks.rank} cannot open the run: only rank 0 does")
 
-    async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
+    async def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None) -> None:
         """Rank 0 keeps that in mind."""
 
     async def settled(self) -> None:
@@ -94,16 +95,17 @@ class MemberService:
             directory = self._announced(said, job)
             ticket.reply(Started(directory.seq))
             phase = "write"
-            contents = await write_packs(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+            packing = Packing(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+            written = await packing.write()
             phase = "stage"
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
             phase = "report"
-            await write_report(job, contents, directory, said["writer"], self.storage)
+            await write_report(job, written.contents, directory, said["writer"], self.storage)
             phase = "commit"
             verdict = await hear(self._ranks, verdict_key(job.ordinal), job.ordinal, self._threads)
             if verdict.get("discarded"):
                 await self._discard(directory, job)
-            self._durable(ticket, verdict)
+            self._durable(ticket, verdict, written.nbytes)
         except Exception as error:
             self._reject(ticket, phase, error)
 
@@ -125,7 +127,7 @@ class MemberService:
         except StorageError as error:
             self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
 
-    def _durable(self, ticket: Ticket, verdict: dict[str, Any]) -> None:
+    def _durable(self, ticket: Ticket, verdict: dict[str, Any], written: int) -> None:
         _check(verdict)
         record = records.decode(verdict["record"].encode("ascii"), "rank 0's verdict")
         ticket.reply(Committed(record))
@@ -133,7 +135,7 @@ class MemberService:
             now = self._clock.time()
             seconds = now - ticket.job.created / 1e6
             size, metrics = checkpoint.size, dict(checkpoint.metrics)
-            self._listeners.emit(Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics))
+            self._listeners.emit(Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written))
 
     def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()

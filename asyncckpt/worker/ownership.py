@@ -80,13 +80,14 @@ class Ownership:
         records = tuple(writer.live[slot] for slot in sorted(writer.live))
         return Listing(writer.head, records, writer.lost, self._catalog.monitor)
 
-    async def go_on(self, seq: int, *, named: bool) -> None:
+    async def go_on(self, seq: int, *, named: bool) -> Writer:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
         writer = await self.take()
         if named and writer.head.latest != seq:
             with self.recording(writer):
                 await writer.roll_back(seq)
         writer.parent = seq
+        return writer
 
     @contextlib.contextmanager
     def recording(self, writer: Writer) -> Iterator[None]:

@@ -1,114 +1,168 @@
-"""Pipeline: from arena to packs. Digest and write follow the watermark side by side, both off the GIL."""
+"""Pipeline: from arena to packs. Digest and write follow the watermark side by side, both off the GIL.
+
+A save that is expected to change almost everything is written while it is digested. One that may share much waits
+for its digests, and then writes what changed: it has that much less to write.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple
 
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.gathering import GatheredPack, chunks, gathered
+from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.watermark import Watermark
+
+_T = TypeVar("_T")
+_Arguments = TypeVarTuple("_Arguments")
 
 CHUNK = 16 << 20
 """Bytes handed to the store at once: 4 to 64 MiB wrote equally fast here, and the first follows soon."""
 
 
-async def write_packs(
-    job: SaveJob,
-    view: memoryview,
-    watermark: Watermark,
-    storage: Storage,
-    directory: DataDirectory,
-    threads: Executor,
-) -> Contents:
-    """Write the job's packs into `directory` and digest them; returns what they hold once all are durable.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one save's packs hold, older ones that it shares among them, and how many bytes are in new ones.
 
-    `view` is the arena, `threads` where waiting and digesting happen. On any failure the other half is told to
-    stop and nothing is left visible but packs of a directory that no record will ever name.
+    `turnover`: see `asyncckpt.worker.increment.Base`.
     """
-    loop = asyncio.get_running_loop()
-    digests = loop.run_in_executor(threads, _digest, job, view, watermark)
-    puts = [
-        asyncio.ensure_future(_put(pack, job, number, view, watermark, storage, directory, threads))
-        for number, pack in enumerate(job.layout.packs)
-    ]
+
+    contents: Contents
+    nbytes: int
+    turnover: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """One save's bytes, and where they go. `view` is the arena; `threads` is where waiting and digesting happen."""
+
+    job: SaveJob
+    view: memoryview
+    watermark: Watermark
+    storage: Storage
+    directory: DataDirectory
+    threads: Executor
+
+    async def write(self, base: Base | None = None) -> Written:
+        """Write what `base` does not hold and digest everything; returns once all new packs are durable.
+
+        On any failure the other half is told to stop and nothing is left visible but packs of a directory that no
+        record will ever name.
+        """
+        digested = asyncio.ensure_future(self._in_thread(self._digest))
+        try:
+            if base is None or base.is_mostly_changing:
+                return await self._write_whole(digested, base)
+            choice = await self._in_thread(choose, (await digested).tensors, base)
+            if choice.turnover > MOSTLY:
+                return await self._write_whole(digested, base)
+            return await self._write_increment(await digested, base, choice)
+        except BaseException:
+            self.watermark.leave()
+            await asyncio.gather(digested, return_exceptions=True)
+            raise
+
+    async def _in_thread(self, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
+
+    def _key(self, number: int) -> str:
+        return self.directory.pack(self.job.rank, self.job.world, number)
+
+    def _pack(self, number: int, length: int, header: int, headers_digest: str) -> Pack:
+        return Pack(self._key(number), length, header, headers_digest, self.job.rank)
+
+    def _contents(self, packs: Iterable[Pack], tensors: Mapping[Path, TensorEntry]) -> Contents:
+        return Contents(tuple(packs), tensors, self.job.layout.aliases, self.job.values)
+
+    # -- everything, straight from the arena -----------------------------------------------------------------
+
+    async def _write_whole(self, digested: asyncio.Future[_Digested], base: Base | None) -> Written:
+        await _all([asyncio.ensure_future(self._put(n, pack)) for n, pack in enumerate(self.job.layout.packs)])
+        found = await digested
+        packs = [
+            self._pack(number, pack.length, pack.header, header)
+            for number, (pack, header) in enumerate(zip(self.job.layout.packs, found.headers, strict=True))
+        ]
+        turnover = None if base is None else (await self._in_thread(choose, found.tensors, base)).turnover
+        return Written(self._contents(packs, found.tensors), sum(pack.length for pack in packs), turnover)
+
+    async def _put(self, number: int, pack: PlannedPack) -> None:
+        await self.storage.put(self._key(number), self._chunks(pack), length=pack.length)
+
+    async def _chunks(self, pack: PlannedPack) -> AsyncIterator[memoryview]:
+        end = pack.start + pack.length
+        for start in range(pack.start, end, CHUNK):
+            stop = min(start + CHUNK, end)
+            if self.watermark.reached < stop:
+                await self._in_thread(self.watermark.wait, stop)
+            yield self.view[start:stop]
+
+    def _digest(self) -> _Digested:
+        """Digests of every header and every extent, in file order behind the watermark."""
+        layout = self.job.layout
+        tensors = {path: self._digested(tensor) for path, tensor in layout.tensors.items()}
+        headers = []
+        for pack in layout.packs:
+            self.watermark.wait(pack.start + pack.header)
+            headers.append(digest(self.view[pack.start : pack.start + pack.header]))
+        return _Digested(tensors, tuple(headers))
+
+    def _digested(self, tensor: PlannedTensor) -> TensorEntry:
+        found = []
+        shift = self.job.layout.packs[tensor.pack].start
+        end = tensor.offset + tensor.nbytes
+        for start in range(tensor.offset, end, EXTENT):
+            stop = min(start + EXTENT, end)
+            if self.watermark.reached < shift + stop:
+                self.watermark.wait(shift + stop)
+            found.append(Extent(tensor.pack, start, stop - start, digest(self.view[shift + start : shift + stop])))
+        box = Box((0,) * len(tensor.shape), tensor.shape, tuple(found))
+        return TensorEntry(tensor.dtype, tensor.shape, (box,), tensor.stride)
+
+    # -- what changed, gathered ------------------------------------------------------------------------------
+
+    async def _write_increment(self, found: _Digested, base: Base, choice: Choice) -> Written:
+        own = await self._in_thread(self._gathered, choice)
+        for number, pack in enumerate(own):
+            await self.storage.put(self._key(number), chunks(pack, self.view, self.threads), length=pack.length)
+        contents = await self._in_thread(self._joined, own, found, base, choice)
+        return Written(contents, sum(pack.length for pack in own), choice.turnover)
+
+    def _gathered(self, choice: Choice) -> list[GatheredPack]:
+        """What is likely to change again, and apart from it what is not."""
+        return gathered(self.job.layout, choice.changed) + gathered(self.job.layout, choice.moved)
+
+    def _joined(self, own: Sequence[GatheredPack], found: _Digested, base: Base, choice: Choice) -> Contents:
+        packs = [self._pack(n, pack.length, len(pack.header), digest(pack.header)) for n, pack in enumerate(own)]
+        tensors = {
+            path: placed(found.tensors[path], number, offset)
+            for number, pack in enumerate(own)
+            for path, offset in pack.offsets.items()
+        }
+        return join(self._contents(packs, tensors), choice.kept, base.contents.packs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Digested:
+    """Every tensor where the layout has it, and the digests of the planned packs' headers."""
+
+    tensors: Mapping[Path, TensorEntry]
+    headers: tuple[str, ...]
+
+
+async def _all(puts: Sequence[asyncio.Future[None]]) -> None:
     try:
         await asyncio.gather(*puts)
-        return _contents(job, directory, *await digests)
     except BaseException:
-        watermark.leave()
         for put in puts:
             put.cancel()
-        await asyncio.gather(digests, *puts, return_exceptions=True)
+        await asyncio.gather(*puts, return_exceptions=True)
         raise
-
-
-async def _put(
-    pack: PlannedPack,
-    job: SaveJob,
-    number: int,
-    view: memoryview,
-    watermark: Watermark,
-    storage: Storage,
-    directory: DataDirectory,
-    threads: Executor,
-) -> None:
-    key = directory.pack(job.rank, job.world, number)
-    await storage.put(key, _chunks(pack, view, watermark, threads), length=pack.length)
-
-
-async def _chunks(
-    pack: PlannedPack, view: memoryview, watermark: Watermark, threads: Executor
-) -> AsyncIterator[memoryview]:
-    end = pack.start + pack.length
-    for start in range(pack.start, end, CHUNK):
-        stop = min(start + CHUNK, end)
-        if watermark.reached < stop:
-            await asyncio.get_running_loop().run_in_executor(threads, watermark.wait, stop)
-        yield view[start:stop]
-
-
-def _digest(job: SaveJob, view: memoryview, watermark: Watermark) -> tuple[list[str], dict[Path, tuple[Extent, ...]]]:
-    """Digests of every header and every extent, in file order behind the watermark."""
-    headers: list[str] = []
-    extents: dict[Path, tuple[Extent, ...]] = {}
-    packs = job.layout.packs
-    for path, tensor in job.layout.tensors.items():
-        extents[path] = tuple(_extents(tensor, packs[tensor.pack], view, watermark))
-    for pack in packs:
-        watermark.wait(pack.start + pack.header)
-        headers.append(digest(view[pack.start : pack.start + pack.header]))
-    return headers, extents
-
-
-def _extents(tensor: PlannedTensor, pack: PlannedPack, view: memoryview, watermark: Watermark) -> list[Extent]:
-    found = []
-    for start in range(tensor.offset, tensor.offset + tensor.nbytes, EXTENT):
-        length = min(EXTENT, tensor.offset + tensor.nbytes - start)
-        at = pack.start + start
-        if watermark.reached < at + length:
-            watermark.wait(at + length)
-        found.append(Extent(tensor.pack, start, length, digest(view[at : at + length])))
-    return found
-
-
-def _contents(
-    job: SaveJob, directory: DataDirectory, headers: list[str], extents: dict[Path, tuple[Extent, ...]]
-) -> Contents:
-    packs = tuple(
-        Pack(directory.pack(job.rank, job.world, number), pack.length, pack.header, header, job.rank)
-        for number, (pack, header) in enumerate(zip(job.layout.packs, headers, strict=True))
-    )
-    tensors = {
-        path: TensorEntry(t.dtype, t.shape, _boxes(t, extents[path]), t.stride)
-        for path, t in job.layout.tensors.items()
-    }
-    return Contents(packs, tensors, job.layout.aliases, job.values)
-
-
-def _boxes(tensor: PlannedTensor, extents: tuple[Extent, ...]) -> tuple[Box, ...]:
-    return (Box((0,) * len(tensor.shape), tensor.shape, extents),)

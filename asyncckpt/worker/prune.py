@@ -46,7 +46,7 @@ class Pruner:
     async def _delete(self, writer: Writer, dropped: Sequence[Checkpoint], slots: Iterable[int]) -> None:
         storage = writer.catalog.storage
         try:
-            keys = await unreachable(storage, dropped, writer.checkpoints)
+            keys = await unreachable(storage, dropped, writer.uses)
             stale = [names.record_key(s) for s in slots if s not in writer.live]
             await storage.delete([*keys, *stale])
         except StorageError as error:

@@ -27,9 +27,10 @@ from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.retention import Monitor, RetentionPolicy, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
+from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.ownership import Ownership
-from asyncckpt.worker.pipeline import write_packs
+from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.pulse import beat
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, verdict_key
 from asyncckpt.worker.reports import gather
@@ -143,11 +144,16 @@ class SaveService:
         async with self._actor:
             return await self.ownership.view()
 
-    async def go_on(self, seq: int, damaged: Collection[int], *, named: bool) -> None:
-        """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
+    async def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None) -> None:
+        """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so.
+
+        `verified` is what was read of it and found sound: the next save may share that. After a fallback past
+        `damaged` ones it is full, since damage seldom comes alone.
+        """
         async with self._actor:
             self.damaged.update(damaged)
-            await self.ownership.go_on(seq, named=named)
+            writer = await self.ownership.go_on(seq, named=named)
+            writer.base = Base(verified) if verified is not None and not damaged else None
 
     async def settled(self) -> None:
         """Return once nothing is left to do for what was committed: retention has run, hints are written."""
@@ -173,21 +179,21 @@ class SaveService:
         try:
             writer = await self.ownership.take()
             directory = attempt.begin(writer, self._ranks)
-            contents = await write_packs(
-                ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads
-            )
+            packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+            written = await packing.write(writer.base)
             attempt.phase = "stage"
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
             attempt.phase = "report"
-            contents = await gather(ticket.job, contents, directory, writer.nonce, self.storage, self._ranks)
+            contents = await gather(ticket.job, written.contents, directory, writer.nonce, self.storage, self._ranks)
             attempt.phase = "commit"
             checkpoint = await self._describe(ticket.job, writer, directory, contents)
             attempt.recording = True
             dropped, record = await self._commit(writer, checkpoint)
+            writer.base = Base(contents, written.turnover)
         except Exception as error:
             await self._reject(attempt, error)
             return
-        self._answer(ticket, record)
+        self._answer(ticket, record, written.nbytes)
         await self._follow_up(writer, checkpoint, dropped, record)
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
@@ -235,13 +241,21 @@ class SaveService:
                 raise
         return removed, writer.head
 
-    def _answer(self, ticket: Ticket, record: Record) -> None:
+    def _answer(self, ticket: Ticket, record: Record, written: int) -> None:
         job, checkpoint = ticket.job, record.checkpoint
         if checkpoint is None:
             return
         seconds = self._clock.time() - job.created / 1e6
         self._listeners.emit(
-            Durable(job.step, checkpoint.seq, checkpoint.size, seconds, self._clock.time(), dict(checkpoint.metrics))
+            Durable(
+                job.step,
+                checkpoint.seq,
+                checkpoint.size,
+                seconds,
+                self._clock.time(),
+                dict(checkpoint.metrics),
+                written,
+            )
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
         ticket.reply(Committed(record))

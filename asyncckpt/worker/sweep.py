@@ -7,7 +7,7 @@ its own or a newer incarnation, which may be on its way to a record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from asyncckpt.format import names
@@ -77,12 +77,14 @@ async def carry_out(plan: SweepPlan, storage: Storage) -> int:
     return len(plan.keys) + len(plan.uploads)
 
 
-async def unreachable(storage: Storage, dropped: Iterable[Checkpoint], live: Iterable[Checkpoint]) -> list[str]:
-    """What dropping checkpoints made unreachable, packs first; their records are the caller's to add."""
-    packs, _ = needed(live)
+async def unreachable(storage: Storage, dropped: Iterable[Checkpoint], named: Container[str]) -> list[str]:
+    """What dropping checkpoints made unreachable, packs first; their records are the caller's to add.
+
+    `named` are the packs that listed checkpoints name.
+    """
     keys: list[str] = []
     for checkpoint in dropped:
         folder = checkpoint.manifest.key.rsplit("/", 1)[0]
-        keys += [o.key async for o in storage.list(folder + "/") if o.key not in packs]
-        keys += [pack.key for pack in checkpoint.packs if pack.key not in packs]
+        keys += [o.key async for o in storage.list(folder + "/") if o.key not in named]
+        keys += [pack.key for pack in checkpoint.packs if pack.key not in named]
     return list(dict.fromkeys(_packs_first(keys)))

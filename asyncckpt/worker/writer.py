@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
-from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused
+from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused, SaveFailed
 from asyncckpt.format import names
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
@@ -24,6 +25,7 @@ from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
+from asyncckpt.worker.increment import Base
 
 OPEN_ATTEMPTS = 10
 """How often an open that was overtaken by another one tries again before it gives up."""
@@ -58,6 +60,10 @@ class Writer:
     """What the newest record dropped."""
     stale: list[int] = field(default_factory=list)
     """Slots whose records the newest record made useless."""
+    base: Base | None = None
+    """What the next save may share. A writer that opened anew has none until it has read or written something."""
+    uses: Counter[str] = field(default_factory=Counter)
+    """How many listed checkpoints name each pack."""
 
     @property
     def inc(self) -> int:
@@ -82,6 +88,7 @@ class Writer:
 
     async def commit(self, checkpoint: Checkpoint, removed: Collection[Removal]) -> Record:
         """Commit `checkpoint`, dropping `removed` in the same record; see `asyncckpt.worker.commit.commit`."""
+        self._check_packs(checkpoint)
         gone = {removal.seq for removal in removed}
         slot = self.head.slot + 1
         kept = {s: r for s, r in self.live.items() if r.checkpoint is None or r.checkpoint.seq not in gone}
@@ -99,8 +106,24 @@ class Writer:
         self.dropped = [c for s in lost if (c := self.live[s].checkpoint) is not None]
         self.stale = lost + ([former] if former not in self.live else [])
         self.live = {**kept, slot: self.head}
+        self._count_uses(checkpoint)
         self.parent = checkpoint.seq
         return self.head
+
+    def _count_uses(self, checkpoint: Checkpoint) -> None:
+        self.uses.update(pack.key for pack in checkpoint.packs)
+        for key in (pack.key for dropped in self.dropped for pack in dropped.packs):
+            self.uses[key] -= 1
+            if not self.uses[key]:
+                del self.uses[key]
+
+    def _check_packs(self, checkpoint: Checkpoint) -> None:
+        """Raise unless every pack is the attempt's own or named by what is listed now: others may go any moment."""
+        own = checkpoint.manifest.key.rsplit("/", 1)[0] + "/"
+        for pack in checkpoint.packs:
+            if not (pack.key.startswith(own) or pack.key in self.uses):
+                self.base = None
+                raise SaveFailed(f"the base of step {checkpoint.step} is gone: no listed checkpoint names {pack.key}")
 
     async def roll_back(self, seq: int) -> None:
         """Make an older listed checkpoint the latest, so that a crash before the next save remembers it."""
@@ -183,6 +206,7 @@ async def _try_open(catalog: Catalog, run: RunFile, me: WriterId, after: Record 
         parent=record.latest,
         next_seq=record.next_seq,
         first_seq=record.next_seq,
+        uses=Counter(pack.key for r in listing.records if r.checkpoint for pack in r.checkpoint.packs),
     )
 
 

@@ -142,9 +142,12 @@ def test_P6_a_budget_for_one_generation_is_an_event_and_coalesce_skips(
 
 
 def test_P6_everything_of_a_save_is_stored_before_anything_of_the_next(make: Make, store: GatedStorage) -> None:
-    ckpt = make(model=Toy(), generations=4)
+    toy, handles = Toy(), []
+    ckpt = make(model=toy, generations=4)
     with store.hold("put", "data/*") as gate:
-        handles = [ckpt.save(step) for step in (1, 2, 3, 4)]
+        for step in (1, 2, 3, 4):
+            toy.value = step
+            handles.append(ckpt.save(step))
         gate.wait_reached()
     assert [handle.wait().seq for handle in handles] == [1, 2, 3, 4]
     puts = [key for request, key in store.calls if request == "put" and key.startswith(("data/", "commits/"))]

@@ -255,8 +255,10 @@ def test_resume_of_a_named_step_holds_across_a_crash_before_the_next_save(make: 
 
 
 def test_an_abandoned_branch_is_no_candidate_even_when_what_came_after_is_damaged(make: Make, root: Path) -> None:
-    ckpt = make(root, model=Toy())
+    toy = Toy()
+    ckpt = make(root, model=toy)
     ckpt.resume(which=1)
+    toy.value = 10
     ckpt.save(10).wait()
     ckpt.close()
     flip(pack_of(root, 10))

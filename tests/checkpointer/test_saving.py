@@ -194,8 +194,10 @@ def test_a_state_that_cannot_be_held_leaves_later_saves_alone(make: Make) -> Non
 
 def test_the_last_n_are_listed_and_nothing_else_is_left_on_disk(make: Make, tmp_path: Path, recorder: Recorder) -> None:
     root = tmp_path / "run"
-    ckpt = make(root, model=Toy(), keep=RetentionPolicy(last=3))
+    toy = Toy()
+    ckpt = make(root, model=toy, keep=RetentionPolicy(last=3))
     for step in range(1, 8):
+        toy.value = step
         ckpt.save(step).wait()
         assert steps(ckpt) == list(range(max(1, step - 2), step + 1))
     ckpt.close()

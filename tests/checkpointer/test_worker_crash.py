@@ -23,9 +23,11 @@ def death() -> SystemExit:
 def test_P5_a_dead_worker_fails_its_jobs_and_the_next_save_works(
     make: Make, store: GatedStorage, recorder: Recorder, pattern: str
 ) -> None:
-    ckpt = make(model=Toy(), generations=3)
+    toy = Toy()
+    ckpt = make(model=toy, generations=3)
     ckpt.save(1).wait()
     ckpt.resume()  # it waits its turn: by then the hints of step 1 are written too
+    toy.value = 2
     with store.hold("put", "data/*"):
         store.fail("put", pattern, death, times=1)
         handles = [ckpt.save(2), ckpt.save(3)]

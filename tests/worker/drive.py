@@ -26,27 +26,43 @@ from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer, open_run
 
 Tensors = Mapping[Path, bytes]
+FROZEN = hashlib.shake_128(b"frozen").digest(333)
 _E = TypeVar("_E", bound=Event)
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
 
 def content(step: int) -> dict[Path, bytes]:
-    """The tensors of `step`: other bytes for every step, odd lengths, one of them empty."""
+    """The tensors of `step`, of odd lengths: some with other bytes for every step, one empty, one frozen, and one
+    that changes with every third step.
+    """
     noise = hashlib.shake_128(str(step).encode()).digest(120)
-    return {("model", "weight"): noise[:97], ("model", "bias"): noise[97:], ("model", "none"): b""}
+    rare = hashlib.shake_128(f"rare {step // 3}".encode()).digest(131)
+    return {
+        ("model", "weight"): noise[:97],
+        ("model", "bias"): noise[97:],
+        ("model", "none"): b"",
+        ("model", "frozen"): FROZEN,
+        ("model", "rare"): rare,
+    }
 
 
 def image(tensors: Tensors) -> tuple[Layout, bytearray]:
     """One pack of uint8 tensors, as a layout and as the arena that holds it."""
     called = pack_names(tensors)
-    header = encode_header([PackedTensor(called[p], "U8", (len(data),), len(data)) for p, data in tensors.items()])
+    packed = {path: PackedTensor(called[path], "U8", (len(data),), len(data)) for path, data in tensors.items()}
+    header = encode_header(list(packed.values()))
     arena, planned = bytearray(header), {}
     for path, data in tensors.items():
-        planned[path] = PlannedTensor("uint8", (len(data),), None, 0, len(arena), len(data))
+        planned[path] = PlannedTensor("uint8", (len(data),), None, 0, len(arena), packed[path])
         arena += data
     pack, held = PlannedPack(0, len(header), len(arena)), sum(map(len, tensors.values()))
     return Layout((pack,), planned, {}, len(arena), held), arena
+
+
+def changing(step: int) -> dict[Path, bytes]:
+    """Tensors that all change with every step, so that every save writes a pack and none is shared."""
+    return {path: content(step)[path] for path in (("model", "weight"), ("model", "bias"), ("model", "none"))}
 
 
 class InlineLoop(asyncio.SelectorEventLoop):
@@ -94,6 +110,7 @@ class Session:
         overwrite: bool = False,
         resumed: bool = True,
         former: Session | None = None,
+        tensors: Callable[[int], Tensors] = content,
     ) -> None:
         self.log = Log()
         self.records: list[Record] = []
@@ -106,6 +123,7 @@ class Session:
             self.service.inherit(former.service)
         self._running = asyncio.create_task(self.service.run())
         self._count = 0
+        self._tensors = tensors
 
     async def __aenter__(self) -> Session:
         return self
@@ -160,7 +178,7 @@ class Session:
         await self.tidied()
 
     def _ticket(self, step: int, metrics: Mapping[str, float], reply: object) -> Ticket:
-        layout, arena = image(content(step))
+        layout, arena = image(self._tensors(step))
         watermark = Watermark()
         watermark.advance(len(arena))
         watermark.seal()

@@ -15,7 +15,7 @@ from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker.sweep import carry_out, plan_sweep
-from tests.worker.drive import Session, checked, keys, leftovers, opened, run, steps, three
+from tests.worker.drive import Session, changing, checked, keys, leftovers, opened, run, steps, three
 from tests.worker.stores import damage
 
 
@@ -81,7 +81,7 @@ def test_rule_19_a_checkpoint_that_is_being_read_or_is_damaged_stays() -> None:
 
 def test_rule_20_what_a_record_dropped_is_deleted_after_the_next_one() -> None:
     async def act(store: MemoryStorage) -> None:
-        async with Session(store, keep=1) as session:
+        async with Session(store, keep=1, tensors=changing) as session:
             for step in (1, 2):
                 await session.saved(step)
             assert (await steps(store), await folders(store)) == ([2], [1, 2])
@@ -95,10 +95,10 @@ def test_rule_20_what_a_record_dropped_is_deleted_after_the_next_one() -> None:
 
 def test_rule_20_nothing_is_deleted_before_the_record_that_drops_it_is_durable() -> None:
     async def act(store: MemoryStorage) -> None:
-        async with Session(store, keep=1) as session:
+        async with Session(store, keep=1, tensors=changing) as session:
             await session.saved(1)
         gated = GatedStorage(store)
-        async with Session(gated, keep=1) as session:
+        async with Session(gated, keep=1, tensors=changing) as session:
             await session.resume()
             gated.fail("put", "commits/*", StorageDenied, times=1)
             assert isinstance(await session.refused(2), StorageDenied)
@@ -113,7 +113,7 @@ def test_rule_20_nothing_is_deleted_before_the_record_that_drops_it_is_durable()
 def test_rule_20_packs_go_before_what_describes_them_and_records_last() -> None:
     async def act(store: MemoryStorage) -> None:
         gated = GatedStorage(store)
-        async with Session(gated, keep=1) as session:
+        async with Session(gated, keep=1, tensors=changing) as session:
             for step in (1, 2, 3):
                 await session.saved(step)
         deleted = [key.rsplit("/")[-1] for request, key in gated.calls if request == "delete"]
@@ -125,7 +125,7 @@ def test_rule_20_packs_go_before_what_describes_them_and_records_last() -> None:
 
 def test_rule_20_records_that_are_neither_live_nor_the_head_are_removed() -> None:
     async def act(store: MemoryStorage) -> None:
-        async with Session(store, keep=1) as session:
+        async with Session(store, keep=1, tensors=changing) as session:
             for step in (1, 2, 3, 4):
                 await session.saved(step)
             await session.tidied()
@@ -140,7 +140,7 @@ def test_rule_20_a_deletion_that_fails_harms_nobody_and_is_left_to_the_next_star
     async def act(store: MemoryStorage) -> None:
         gated = GatedStorage(store)
         gated.fail("delete", "*", StorageDenied)
-        async with Session(gated, keep=1) as session:
+        async with Session(gated, keep=1, tensors=changing) as session:
             for step in (1, 2, 3, 4):
                 await session.saved(step)
         assert {e.what for e in session.log.of(Leftover)} == {"deletion of dropped checkpoints"}

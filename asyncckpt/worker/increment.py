@@ -1,0 +1,112 @@
+"""Increment: which tensors a save writes, and which stay in the packs that hold them. Pure: entries in, choice out.
+
+A tensor is unchanged if its form and its digests are those of the base; whoever froze it need not say so. What
+did not change stays where it is, unless its pack would be mostly dead space by now: then it moves to a pack of
+its own kind, apart from what changes, or it would have to move again with every save.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from asyncckpt.format.manifest import Contents, Pack, Path, TensorEntry
+
+MOSTLY = 7 / 8
+"""A save of which more than this part changes is written whole, straight from the arena: copying the rest together
+first would cost more than writing it."""
+
+MAX_OLD_PACKS = 64
+"""Most older packs that one checkpoint names, so that its record stays small; the least used ones are given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a save may share: contents that this incarnation wrote, or read and verified, and that are listed.
+
+    `turnover` is the part of the bytes that had changed at the save before it; None where nothing is known.
+    """
+
+    contents: Contents
+    turnover: float | None = None
+
+    @property
+    def is_mostly_changing(self) -> bool:
+        """Whether the next save is expected to change almost everything."""
+        return self.turnover is not None and self.turnover > MOSTLY
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What becomes of each tensor."""
+
+    kept: Mapping[Path, TensorEntry]
+    """Unchanged ones, as the base has them."""
+    changed: frozenset[Path]
+    moved: frozenset[Path]
+    """Unchanged ones that are written again all the same."""
+    turnover: float
+
+
+def choose(tensors: Mapping[Path, TensorEntry], base: Base) -> Choice:
+    """Compare `tensors`, as one save holds them, with `base`."""
+    known = base.contents.tensors
+    unchanged = {path for path, entry in tensors.items() if path in known and _is_same(entry, known[path])}
+    moved = frozenset(_worn({path: known[path] for path in unchanged}, base.contents.packs))
+    changed = frozenset(tensors.keys() - unchanged)
+    total = sum(entry.nbytes for entry in tensors.values())
+    turnover = sum(tensors[path].nbytes for path in changed) / total if total else 0.0
+    return Choice({path: known[path] for path in tensors if path in unchanged - moved}, changed, moved, turnover)
+
+
+def _is_same(entry: TensorEntry, other: TensorEntry) -> bool:
+    return (
+        (entry.dtype, entry.shape, entry.stride) == (other.dtype, other.shape, other.stride)
+        and len(entry.boxes) == len(other.boxes) == 1
+        and _content(entry) == _content(other)
+    )
+
+
+def _content(entry: TensorEntry) -> list[tuple[int, str]]:
+    return [(extent.length, extent.digest) for extent in entry.boxes[0].extents]
+
+
+def _worn(unchanged: Mapping[Path, TensorEntry], packs: tuple[Pack, ...]) -> Iterable[Path]:
+    """The tensors whose packs are given up: those less than half alive, and the least used of too many."""
+    live: Counter[int] = Counter()
+    for entry in unchanged.values():
+        for extent in entry.boxes[0].extents:
+            live[extent.pack] += extent.length
+    good = [number for number, size in live.items() if 2 * size >= packs[number].length - packs[number].header]
+    kept = set(sorted(good, key=lambda number: (-live[number], number))[:MAX_OLD_PACKS])
+    return (path for path, entry in unchanged.items() if not kept.issuperset(_packs(entry)))
+
+
+def _packs(entry: TensorEntry) -> Iterable[int]:
+    return (extent.pack for box in entry.boxes for extent in box.extents)
+
+
+def placed(entry: TensorEntry, pack: int, offset: int) -> TensorEntry:
+    """`entry` as it lies at `offset` of pack number `pack`: one box, its extents side by side as they were."""
+    (box,) = entry.boxes
+    first = box.extents[0].offset if box.extents else 0
+    extents = tuple(replace(e, pack=pack, offset=offset + e.offset - first) for e in box.extents)
+    return replace(entry, boxes=(replace(box, extents=extents),))
+
+
+def join(own: Contents, kept: Mapping[Path, TensorEntry], packs: tuple[Pack, ...]) -> Contents:
+    """`own` contents and what they share: `kept` entries of a base that has `packs`; only used packs are named."""
+    used = sorted({number for entry in kept.values() for number in _packs(entry)})
+    place = {number: len(own.packs) + at for at, number in enumerate(used)}
+    shared = {path: _renumbered(entry, place) for path, entry in kept.items()}
+    old = tuple(packs[number] for number in used)
+    return replace(own, packs=own.packs + old, tensors={**own.tensors, **shared})
+
+
+def _renumbered(entry: TensorEntry, place: Mapping[int, int]) -> TensorEntry:
+    boxes = tuple(
+        replace(box, extents=tuple(replace(extent, pack=place[extent.pack]) for extent in box.extents))
+        for box in entry.boxes
+    )
+    return replace(entry, boxes=boxes)
