@@ -72,7 +72,7 @@ def _runs(pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, ...]]:
     for piece in pieces:
         # A tensor is never split over two spans: its bytes must end up side by side in memory.
         full = size >= EXTENT and run and piece.path != run[-1].path
-        if run and (piece.extent.offset > end + GAP or full):
+        if run and (full or not end <= piece.extent.offset <= end + GAP):
             yield tuple(run)
             run, size = [], 0
         run.append(piece)

@@ -11,7 +11,7 @@ from asyncckpt.errors import CheckpointCorruptError, StorageError, TransientErro
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.shard import PackedTensor, encode_header
-from asyncckpt.reading import fetch, spans
+from asyncckpt.reading import GAP, fetch, spans
 from asyncckpt.storage.memory import MemoryStorage
 
 
@@ -46,9 +46,25 @@ def test_neighbours_are_one_request() -> None:
 
 
 def test_only_what_is_asked_for_is_read() -> None:
-    _, contents = packed({"a": 10, "b": 20, "c": 30})
+    _, contents = packed({"a": 10, "b": GAP + 1, "c": 30})
     assert [span.length for span in spans(contents, {("a",), ("c",)})] == [10, 30]
     assert spans(contents, set()) == []
+
+
+def test_a_little_is_read_in_vain_rather_than_by_two_requests() -> None:
+    data, contents = packed({"a": 10, "b": GAP, "c": 30})
+    assert [span.length for span in spans(contents, {("a",), ("c",)})] == [10 + GAP + 30]
+    told: list[int] = []
+
+    async def act() -> None:
+        found = await fetch(await stored(data), contents, {("a",), ("c",)}, told.append)
+        assert {path: bytes(view) for path, view in found.items()} == {
+            ("a",): data[-40 - GAP : -30 - GAP],
+            ("c",): data[-30:],
+        }
+
+    asyncio.run(act())
+    assert told == [40]
 
 
 def test_a_tensor_of_several_extents_ends_up_in_one_piece() -> None:
