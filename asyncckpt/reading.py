@@ -1,7 +1,8 @@
 """Reading: a checkpoint's bytes, fetched in merged ranges, several at a time, every digest checked.
 
-Neighbouring extents of one pack are one request (a span), so that 20,000 small tensors cost a handful of
-reads; what lies between two that an increment shares is read too where it is little. The bytes of a tensor are a view into its span: nothing is copied between the store and whoever asked.
+Neighbouring extents of one pack are one request (a span), so that 20,000 small tensors cost a handful of reads;
+what little lies between two of them, because a checkpoint does not share it, is read in vain. The bytes of a tensor
+are a view into its span: nothing is copied between the store and whoever asked.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Crashes:
             litter(self._disk / "run")
         files = recorder(self._rung)(self._disk)
         async with Session(LocalStorage(self._disk / "run", files=files), keep=2) as session:
-            await session.resume()
+            await session.go_on(await session.resume())
             for step in steps:
                 await session.saved(step)
                 self.sets.append([*self.sets[-1], step][-2:])
@@ -115,7 +115,7 @@ class Crashes:
         allowed = self.sets[reached : reached + 2]
         assert found in allowed, f"{found} is listed, not one of {allowed}"
         async with Session(storage, keep=2) as session:
-            await session.resume()
+            await session.go_on(await session.resume())
             await session.saved(99)
         again = LocalStorage(root, files=plain(self._rung))
         assert [c.step for c in (await checked(again)).checkpoints] == [*found, 99][-2:]

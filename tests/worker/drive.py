@@ -134,6 +134,12 @@ class Session:
     async def resume(self) -> Listing:
         return await self.service.resume()
 
+    async def go_on(self, listing: Listing) -> None:
+        """Go on as a training does that has resumed: from the latest, verified, so that the next save may share it."""
+        for latest in listing.candidates()[:1]:
+            contents = (await self.service.catalog.manifest(latest)).contents
+            await self.service.go_on(latest.seq, (), named=False, verified=contents)
+
     async def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Committed | Rejected:
         """Save `content(step)` and wait for the answer."""
         ended: asyncio.Future[Committed | Rejected] = asyncio.get_running_loop().create_future()
@@ -219,7 +225,7 @@ async def steps(storage: Storage) -> list[int]:
     return [c.step for c in (await Catalog(storage).listing()).checkpoints]
 
 
-async def checked(storage: Storage) -> Listing:
+async def checked(storage: Storage, saved: Callable[[int], Tensors] = content) -> Listing:
     """What is listed; raises unless all of it loads bit by bit as it was saved."""
     catalog = Catalog(storage)
     listing = await catalog.listing()
@@ -229,7 +235,7 @@ async def checked(storage: Storage) -> Listing:
         await verify(catalog, checkpoint)
         contents = (await catalog.manifest(checkpoint)).contents
         found = {path: bytes(view) for path, view in (await fetch(storage, contents)).items()}
-        expected = {path: data for path, data in content(checkpoint.step).items() if data}
+        expected = {path: data for path, data in saved(checkpoint.step).items() if data}
         assert found == expected, f"step {checkpoint.step} holds other bytes than were saved"
     return listing
 

@@ -43,7 +43,9 @@ class Run:
         session = Session(storage, keep=KEEP)
         self.sessions.append(session)
         with suppress(AsyncCkptError):
-            self.watch.hold_up(await session.resume())
+            listing = await session.resume()
+            self.watch.hold_up(listing)
+            await session.go_on(listing)
         return session
 
     async def train(self, storage: WatchedStorage, steps: Steps) -> None:

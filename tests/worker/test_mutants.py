@@ -84,6 +84,18 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
         "elif not",
         zombie,
     ),
+    "the sweep deletes what newer checkpoints share": (
+        sweep,
+        "(found.key in packs or _described(found.key, folders))",
+        "_described(found.key, folders)",
+        opener,
+    ),
+    "pruning deletes what newer checkpoints share": (
+        sweep,
+        "keys += [pack.key for pack in checkpoint.packs if pack.key not in named]",
+        "keys += [pack.key for pack in checkpoint.packs]",
+        zombie,
+    ),
     "dropped data goes before the record": (
         service,
         "await writer.commit(checkpoint, removed)",

@@ -18,10 +18,10 @@ from tests.worker.watching import WatchedStorage
 OPEN = {"get run.json", "probe", "list commits/", "get commits/N.json", "create commits/N.json"}
 SWEEP = {"list data/", "uploads", "delete data/N-step-N/rank-N-of-N.pN.safetensors"}
 SAVE = {"put data/N-step-N/rank-N-of-N.pN.safetensors", "put data/N-step-N/manifest.json", "put latest"}
-PRUNE = {"list data/N-step-N/", "delete data/N-step-N/manifest.json"}
-ALL = OPEN | SWEEP | SAVE | PRUNE
-FIRST = ALL - {"get commits/N.json", "delete data/N-step-N/rank-N-of-N.pN.safetensors"}
-FIRST = FIRST - {"delete data/N-step-N/manifest.json"} | {"create run.json"}
+PRUNE = {"list data/N-step-N/"}
+SHARE = {"get data/N-step-N/manifest.json"}
+ALL = OPEN | SHARE | SWEEP | SAVE | PRUNE
+FIRST = ALL - SHARE - {"get commits/N.json", "delete data/N-step-N/rank-N-of-N.pN.safetensors"} | {"create run.json"}
 
 
 def test_a_writer_stopped_at_any_request_and_resumed_after_another_took_over() -> None:
