@@ -34,6 +34,11 @@ class Found:
         """The key under which everything of its own lies."""
         return self.checkpoint.manifest.key.rsplit("/", 1)[0]
 
+    @property
+    def shared(self) -> int:
+        """Bytes that it did not write, since an older checkpoint had."""
+        return sum(pack.live for pack in self.checkpoint.packs if not self.is_own(pack))
+
     def is_own(self, pack: PackUse) -> bool:
         """Whether the pack was written for this checkpoint, and is not shared with an older one."""
         return pack.key.startswith(f"{self.folder}/")
@@ -107,6 +112,7 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "saved", f"{saved} ({age(info.created)} ago)"
     yield "state", found.summary.marks
     yield "size", size(info.size)
+    yield "shared", f"{size(found.shared)} with older checkpoints" if found.shared else ""
     yield "metrics", short(info.metrics)
     yield "best by", " ".join(checkpoint.monitor or ())
     yield "continued from", "" if checkpoint.parent is None else f"{checkpoint.parent:08d}"
@@ -142,6 +148,7 @@ def _json(found: Found, tensors: list[Tensor]) -> dict[str, Any]:
         "slot": record.slot,
         "writer": {"host": record.writer.host, "pid": record.writer.pid, "nonce": record.writer.nonce},
         "folder": found.folder,
+        "shared": found.shared,
         "manifest": {"key": checkpoint.manifest.key, "length": checkpoint.manifest.length},
         "packs": [{"key": p.key, "length": p.length, "live": p.live, "own": found.is_own(p)} for p in checkpoint.packs],
         "components": [component.json() for component in found.contents.components()],

@@ -25,16 +25,23 @@ MAX_OLD_PACKS = 64
 class Base:
     """What a save may share: contents that this incarnation wrote, or read and verified, and that are listed.
 
-    `turnover` is the part of the bytes that had changed at the save before it; None where nothing is known.
+    `turnovers` are the parts of the bytes that had changed at the last two saves, as far as that is known.
     """
 
     contents: Contents
-    turnover: float | None = None
+    turnovers: tuple[float, ...] = ()
 
     @property
     def is_mostly_changing(self) -> bool:
-        """Whether the next save is expected to change almost everything."""
-        return self.turnover is not None and self.turnover > MOSTLY
+        """Whether the next save is expected to change almost everything: the last two did.
+
+        One is not enough: an average that moves with every second save would be written with every save.
+        """
+        return len(self.turnovers) == 2 and min(self.turnovers) > MOSTLY
+
+    def followed_by(self, contents: Contents, turnover: float) -> Base:
+        """The base after a save of `contents`, of which `turnover` had changed."""
+        return Base(contents, (*self.turnovers[-1:], turnover))
 
 
 @dataclass(frozen=True, slots=True)

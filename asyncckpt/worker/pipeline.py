@@ -32,7 +32,7 @@ CHUNK = 16 << 20
 class Written:
     """What one save's packs hold, older ones that it shares among them, and how many bytes are in new ones.
 
-    `turnover`: see `asyncckpt.worker.increment.Base`.
+    `turnover`: the part of the state's bytes that had changed; None where there was nothing to compare with.
     """
 
     contents: Contents

@@ -189,7 +189,7 @@ class SaveService:
             checkpoint = await self._describe(ticket.job, writer, directory, contents)
             attempt.recording = True
             dropped, record = await self._commit(writer, checkpoint)
-            writer.base = Base(contents, written.turnover)
+            writer.base = _next_base(writer.base, contents, written.turnover)
         except Exception as error:
             await self._reject(attempt, error)
             return
@@ -331,6 +331,10 @@ class _Attempt:
         self.phase = "write"
         self.ticket.reply(Started(directory.seq))
         return directory
+
+
+def _next_base(base: Base | None, contents: Contents, turnover: float | None) -> Base:
+    return Base(contents) if base is None or turnover is None else base.followed_by(contents, turnover)
 
 
 def _uses(contents: Contents) -> tuple[PackUse, ...]:

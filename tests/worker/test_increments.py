@@ -16,12 +16,16 @@ from safetensors import safe_open
 from asyncckpt.errors import OutcomeUnknown, SaveFailed, TransientError
 from asyncckpt.events import Durable
 from asyncckpt.format.manifest import Box, Contents, Extent, Pack, Path, TensorEntry
+from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import PackUse, Record
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import gathering, increment
 from asyncckpt.worker.gathering import gathered
 from asyncckpt.worker.increment import Base, choose, join
+from asyncckpt.worker.job import SaveJob
+from asyncckpt.worker.pipeline import Packing, Written
+from asyncckpt.worker.watermark import Watermark
 from tests.worker.drive import Session, Tensors, checked, image, keys, run
 
 FEW: Mapping[Path, bytes] = {("w", str(n)): bytes([n]) * 100 for n in range(10)}
@@ -106,26 +110,45 @@ def test_a_tensor_of_another_form_is_another_tensor_though_its_bytes_are_the_sam
         assert choose({("t",): other}, base).changed == {("t",)}
 
 
-def test_a_save_that_changes_almost_everything_is_written_behind_the_watermark() -> None:
+def test_a_save_that_changes_almost_everything_is_written_whole() -> None:
     async def act(store: MemoryStorage) -> None:
         async with Session(store, tensors=few(*range(9))) as session:
-            assert [len(own(await session.saved(step))) for step in (1, 2, 3)] == [1, 1, 1]
-            writer = session.service.ownership.writer
-            assert writer is not None
-            assert writer.base is not None
-            assert writer.base.turnover == 0.9
-            last = await session.saved(4)
-            assert [pack.live for pack in packs_of(last)] == [1000], "one tenth is not worth a second look"
+            records = [await session.saved(step) for step in (1, 2, 3, 4)]
+        assert [len(packs_of(record)) for record in records] == [1, 1, 1, 1], "a tenth is not worth a second pack"
 
     run(act)
+
+
+def test_everything_is_expected_to_change_once_two_saves_in_a_row_changed_it() -> None:
+    base = Base(Contents((), {}, {}))
+    for turnover, expected in ((0.9, False), (0.9, True), (0.8, False), (1.0, False), (1.0, True)):
+        base = base.followed_by(base.contents, turnover)
+        assert base.is_mostly_changing == expected
+
+
+@pytest.mark.parametrize("base", [None, Base(Contents((), {}, {}), (1.0, 1.0))])
+def test_what_is_expected_to_change_is_written_behind_the_watermark(base: Base | None) -> None:
+    layout, arena = image(FEW)
+    job, watermark = SaveJob("job", 1, 1, None, {}, 0, "arena", layout), Watermark()
+    gated = GatedStorage(MemoryStorage())
+
+    async def act() -> Written:
+        with ThreadPoolExecutor(2) as threads:
+            packing = Packing(job, memoryview(arena), watermark, gated, DataDirectory(1, 1, 1, "0" * 8), threads)
+            with gated.hold("put", "data/*") as gate:
+                writing = asyncio.create_task(packing.write(base))
+                await asyncio.to_thread(gate.wait_reached)  # and nothing is staged yet
+            watermark.advance(len(arena))
+            return await writing
+
+    assert asyncio.run(act()).nbytes == len(arena)
 
 
 def test_a_state_that_freezes_after_all_is_shared_from_the_second_save_on() -> None:
     async def act(store: MemoryStorage) -> None:
         async with Session(store, tensors=lambda step: few(*range(10))(min(step, 3))) as session:
-            for step in (1, 2, 3, 4):
-                await session.saved(step)
-            assert own(await session.saved(5)) == []
+            sizes = [sum(pack.live for pack in own(await session.saved(step))) for step in (1, 2, 3, 4, 5)]
+        assert sizes == [1000, 1000, 1000, 1000, 0], "the fourth was written before it was known"
 
     run(act)
 
