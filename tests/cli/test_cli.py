@@ -23,8 +23,10 @@ from asyncckpt.errors import CheckpointNotFoundError
 def root(tmp_path: Path) -> Path:
     """Three checkpoints, the second the best."""
     model = torch.nn.Linear(3, 2)
+    parameters = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     with AsyncCheckpointer(tmp_path / "run", model=model, monitor=("loss", "min")) as checkpointer:
         for step, loss in ((10, 0.5), (20, 0.25), (30, float("nan"))):
+            torch.nn.utils.vector_to_parameters(parameters * step, model.parameters())
             checkpointer.save(step, epoch=step // 10, metrics={"loss": loss}).wait()
     return tmp_path / "run"
 

@@ -281,7 +281,7 @@ def exporter() -> Iterator[Exporter]:
     for seconds in (0.002, 0.004, 0.09):
         exporter.on_event(Stalled(step=1, seconds=seconds, where="call"))
     exporter.on_event(Stalled(step=1, seconds=0.2, where="guard"))
-    exporter.on_event(Durable(step=7, seq=1, bytes=1000, seconds=0.2, created=0.0))
+    exporter.on_event(Durable(step=7, seq=1, bytes=1000, seconds=0.2, created=0.0, written=1000))
     yield exporter
     exporter.close()
 

@@ -68,8 +68,11 @@ def _files(root: Path) -> set[str]:
 def test_a_full_disk_fails_the_save_and_leaves_nothing(small_disk: Path) -> None:
     log = Log()
     root = small_disk / "run"
-    with AsyncCheckpointer(root, model=_model(1_100_000), keep=RetentionPolicy(last=2), listeners=[log]) as ckpt:
+    model = _model(1_100_000)
+    with AsyncCheckpointer(root, model=model, keep=RetentionPolicy(last=2), listeners=[log]) as ckpt:
         ckpt.save(1).wait()
+        for leaf in model.parameters():
+            leaf.data += 1
         before = _files(root / "data")
         with pytest.raises(SaveFailed, match="no space left") as caught:
             ckpt.save(2).wait()

@@ -40,6 +40,7 @@ def _put_fails(root: Path, victim: int, at: str, error: Callable[[], BaseExcepti
         checkpointer.save(1).wait()
         if dist.get_rank() == victim:
             storage.fail("put", at, error, times=1)
+        training.step()
         message = str(failure_of(checkpointer.save(2)))
         storage.heal()
         training.step()
