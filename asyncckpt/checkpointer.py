@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 from asyncckpt import living
 from asyncckpt.arguments import check_choices, check_monitor, refuse_later
+from asyncckpt.beginning import Beginning
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import ranks_of, refuse_late_group
-from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, CheckpointNotFoundError, SaveFailed
+from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
@@ -35,7 +36,6 @@ from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 from asyncckpt.tracked import fingerprint, saved_here, track
 from asyncckpt.worker.member import MemberService
-from asyncckpt.worker.ownership import exists
 from asyncckpt.worker.pool import WorkerPool
 from asyncckpt.worker.service import SaveService, ServiceConfig
 
@@ -91,7 +91,6 @@ class AsyncCheckpointer:
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
         self._monitor = monitor
-        self._overwrite = overwrite
         self._close_timeout = close_timeout
         self._ranks = ranks = ranks_of(self._storage.url)
         parts = {
@@ -123,10 +122,15 @@ class AsyncCheckpointer:
             verify=verify,
             fingerprint=fingerprint(self._tracked),
         )
+        self._beginning = Beginning(
+            self._storage.url,
+            lambda: self._pool.start(lambda service: service.catalog.listing()),
+            self._saver,
+            ranks,
+            overwrite=overwrite,
+        )
         self._process = os.getpid()
         self._closed = False
-        self._begun = False
-        self._prepared = False
         self._resumes = 0
 
     def _service(
@@ -151,15 +155,9 @@ class AsyncCheckpointer:
         """
         self._check_usable()
         if not self._decision.at_step(step, metrics):
-            self._prepare()
+            self._beginning.prepare()
             return None
         return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
-
-    def _prepare(self) -> None:
-        """Once, after the first step or a resume: by then the optimizer has its state, and a save is to come."""
-        if not self._prepared:
-            self._prepared = True
-            self._saver.prepare()
 
     def epoch_end(
         self, epoch: int, *, step: int | None = None, metrics: Mapping[str, Any] | None = None
@@ -198,25 +196,12 @@ class AsyncCheckpointer:
         with self._saver.turn():
             if step < 0:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
-            self._begin()
+            self._beginning.check()
             values = numbers(metrics, self._monitor, every=True)
             epoch = None if epoch is None else operator.index(epoch)
             handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
         self._decision.saved(handle, values)
         return handle
-
-    def _begin(self) -> None:
-        """Before the first save: refuse to write beside an earlier training that nobody resumed."""
-        refuse_late_group(self._ranks)
-        if self._begun or self._overwrite or self._ranks.rank != 0:
-            return
-        try:
-            held = len(self._listing().checkpoints)
-        except AsyncCkptError:
-            return  # the save itself will meet it, and say so on its handle
-        if held:
-            raise exists(self._storage.url, held)
-        self._begun = True
 
     def before_mutation(self) -> None:
         """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
@@ -247,13 +232,13 @@ class AsyncCheckpointer:
             loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
         else:
             loaded = resumption.follow()
-        self._begun = True
+        self._beginning.resumed()
         if loaded is None:
             return None
         state = self._apply(loaded, strict=True)
         seq, named, verified = loaded.checkpoint.seq, which != "latest", loaded.verified
         self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named, verified=verified))
-        self._prepare()
+        self._beginning.prepare()
         return state
 
     def restore(

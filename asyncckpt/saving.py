@@ -108,6 +108,8 @@ class Saver(Generic[_S]):
 
         Raises `UnsupportedState` for what cannot be held: better now than at the first save.
         """
+        with contextlib.suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
+            self.stager.start()  # ahead of the faults: starting a thread waits for those that are under way
         plan = self._planned(self._capture.read())
         with contextlib.suppress(SaveFailed):  # a budget that is too small is the save's to tell
             self.stager.prefault(self._arenas.spares(plan.layout.size))

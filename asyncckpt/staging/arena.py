@@ -34,20 +34,16 @@ class Arena:
         self.capacity = -(-max(capacity, 1) // PAGE) * PAGE
         self.view = memoryview(_map(self.capacity))
         self.tensor = torch.frombuffer(self.view, dtype=torch.uint8)
-        self.prefaulted = False
 
     def prefault(self) -> None:
         """Make every page resident, without the GIL; a kernel that cannot do so in one call is served by hand.
 
         Bytes stay as they are: the arena may be in use by the time a background thread comes to it.
         """
-        if self.prefaulted:
-            return
         for start in range(0, self.capacity, _STRIDE):
             length = min(_STRIDE, self.capacity - start)
             if not _populate(self.tensor.data_ptr() + start, length):
                 self.tensor[start : start + length : PAGE].max()
-        self.prefaulted = True
 
 
 def _map(size: int) -> mmap.mmap:
@@ -130,16 +126,18 @@ class ArenaPool:
             self._changed.notify_all()
 
     def spares(self, size: int) -> list[Arena]:
-        """Free arenas of at least `size` bytes to fault in ahead of their use, all that the generations allow."""
+        """New free arenas of at least `size` bytes, all that the generations still allow, to be faulted in by now."""
         limit = self.generations(size)
         with self._changed:
             self._keep_fitting(size, limit)
             room = 0 if self._closed else limit - len(self._free) - len(self._leased)
+            made: list[Arena] = []
             with suppress(OSError, MemoryError):  # no memory: the save that needs it will say so
                 for _ in range(room):
-                    if self._affords(size, (*self._leased.values(), *self._free)):
-                        self._free.append(Arena(size))
-            return [arena for arena in self._free if not arena.prefaulted]
+                    if self._affords(size, (*self._leased.values(), *self._free, *made)):
+                        made.append(Arena(size))
+            self._free += made
+            return made
 
     def close(self) -> None:
         """Drop what is free; leased arenas go when they are released."""

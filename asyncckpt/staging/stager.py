@@ -255,7 +255,7 @@ class Stager:
         verify: bool,
     ) -> Snapshot:
         """Copy what is EAGER; between two steps. What is LAZY is `copy`'s, before the next one."""
-        self._start()  # where there can be no thread, nothing may wait for it
+        self.start()  # where there can be no thread, nothing may wait for it
         self.settle()
         with self._lock:
             self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
@@ -336,7 +336,8 @@ class Stager:
             staged()
             self._listeners.emit(Staged(snapshot.step, snapshot.nbytes, time.monotonic() - snapshot.started))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the copying thread, unless it runs."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="asyncckpt-copy", daemon=True)
             thread.start()

@@ -146,12 +146,16 @@ class WorkerPool(Generic[_S]):
 
     def run(self, call: Callable[[_S], Coroutine[Any, Any, _T]]) -> _T:
         """Run ``call(service)`` on the loop and wait; raises what it raises, and `WorkerCrashed` if it never ends."""
+        return self.start(call).result()
+
+    def start(self, call: Callable[[_S], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        """Begin ``call(service)`` on the loop. Raises `CheckpointerClosed` after `close`."""
         future: Future[_T] = Future()
         with self._lock:
             worker = self._alive()
             worker.calls.add(future)
         worker.call(call, future)
-        return future.result()
+        return future
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to do for what was committed; False if that takes longer than `timeout` seconds.

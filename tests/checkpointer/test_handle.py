@@ -191,7 +191,7 @@ def test_a_step_waits_for_the_copy_also_while_another_thread_waits_for_it(make: 
     ckpt = make(model=training.model, optimizer=training.optimizer, verify="off")
     before = training.model.weight.detach().clone()
     busy = threading.Event()
-    ckpt._saver.stager._start()
+    ckpt._saver.stager.start()
     ckpt._saver.stager._queue.put(busy.wait)  # the copying thread has something else to do first
     handle = ckpt.save(1)
     copied = ckpt._saver.stager._pending[-1].copied = Watched()

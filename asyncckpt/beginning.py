@@ -1,0 +1,68 @@
+"""Beginning: what has to happen once before the first save, most of it before that save is due.
+
+A training that has made its first step has its optimizer state, and a save is to come: then the run is looked at,
+threads are started, the state is planned and the arenas are faulted in, so that the first save costs what later
+ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from asyncckpt.catalog import Listing
+from asyncckpt.distributed.coordinator import refuse_late_group
+from asyncckpt.errors import AsyncCkptError
+from asyncckpt.saving import Saver
+from asyncckpt.worker.ownership import exists
+from asyncckpt.worker.pool import Service
+from asyncckpt.worker.ranks import Ranks
+
+_S = TypeVar("_S", bound=Service)
+
+
+class Beginning(Generic[_S]):
+    """The beginning of one training at `url`; with `overwrite`, in place of an earlier one."""
+
+    def __init__(
+        self, url: str, listing: Callable[[], Future[Listing]], saver: Saver[_S], ranks: Ranks, *, overwrite: bool
+    ) -> None:
+        self._url = url
+        self._listing = listing
+        self._saver = saver
+        self._ranks = ranks
+        self._is_begun = overwrite or ranks.rank != 0
+        self._is_prepared = False
+        self._look: Future[Listing] | None = None
+
+    def prepare(self) -> None:
+        """Once, after the first step or a resume; raises `UnsupportedState` for what cannot be held."""
+        if not self._is_prepared:
+            self._is_prepared = True
+            if not self._is_begun:
+                with suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
+                    self._look = self._listing()
+            self._saver.prepare()
+
+    def resumed(self) -> None:
+        """The training goes on from what the run holds."""
+        self._is_begun = True
+
+    def check(self) -> None:
+        """Before every save: raises `CheckpointDirectoryExistsError` beside an earlier training that nobody resumed.
+
+        What was found when the first step was made is good enough: whoever came later is met by the save itself.
+        """
+        refuse_late_group(self._ranks)
+        if self._is_begun:
+            return
+        look, self._look = self._look or self._listing(), None
+        try:
+            held = len(look.result().checkpoints)
+        except AsyncCkptError:
+            return  # the save itself will meet it, and say so on its handle
+        if held:
+            raise exists(self._url, held)
+        self._is_begun = True
