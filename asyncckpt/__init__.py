@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asyncckpt.loading import Loaded, load
     from asyncckpt.metrics import MetricsConfig
     from asyncckpt.policy import SavePolicy
-    from asyncckpt.retention import RetentionPolicy
+    from asyncckpt.retention import PrunePlan, RetentionPolicy
     from asyncckpt.staging.guards import guarded
     from asyncckpt.state.stateful import Stateful
     from asyncckpt.state.training_state import TrainingState
@@ -38,6 +38,7 @@ _HOMES = {
     "CheckpointInfo": "catalog",
     "Loaded": "loading",
     "MetricsConfig": "metrics",
+    "PrunePlan": "retention",
     "RetentionPolicy": "retention",
     "SaveHandle": "handle",
     "SavePolicy": "policy",
@@ -52,6 +53,7 @@ __all__ = [
     "CheckpointInfo",
     "Loaded",
     "MetricsConfig",
+    "PrunePlan",
     "RetentionPolicy",
     "SaveHandle",
     "SavePolicy",

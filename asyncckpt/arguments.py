@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from asyncckpt.retention import RetentionPolicy
+
 _CHOICES = {
     "on_busy": ("coalesce", "wait", "skip"),
     "on_failure": ("warn", "raise"),
@@ -24,6 +26,12 @@ def check_monitor(monitor: object) -> None:
             return
         case _:
             raise ValueError(f'monitor={monitor!r}: use ("metric", "min") or ("metric", "max")')
+
+
+def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
+    """Refuse to keep the best of something that nobody named."""
+    if keep is not None and keep.best is not None and monitor is None:
+        raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 
 
 def refuse_later(**given: object) -> None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from asyncckpt import living
-from asyncckpt.arguments import check_choices, check_monitor, refuse_later
+from asyncckpt.arguments import check_choices, check_keep, check_monitor, refuse_later
 from asyncckpt.beginning import Beginning
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
@@ -85,6 +85,7 @@ class AsyncCheckpointer:
         refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=executor)
         check_monitor(monitor)
+        check_keep(keep, monitor)
         if generations < 1:
             raise ValueError(f"generations={generations}: at least 1 is needed")
         self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root

@@ -1,14 +1,17 @@
-"""Retention: which checkpoints stay. Pure: records in, removals with reasons out; nothing is touched.
+"""Retention: which checkpoints stay, and why. Pure: checkpoints in, a plan with reasons out; nothing is touched.
 
-A policy keeps the union of what its rules keep. Some checkpoints no rule can remove: the one just saved, the
-latest, those being read in this process, and damaged ones, which are evidence and count in no rule.
+A policy keeps the union of what its rules keep; one without a rule keeps everything. Some checkpoints no rule can
+remove: the one just saved, the best, pinned and tagged ones, those being read in this process, and damaged ones,
+which are evidence and count in no rule.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 from asyncckpt.format.record import Checkpoint, Removal
@@ -16,65 +19,193 @@ from asyncckpt.format.record import Checkpoint, Removal
 Monitor: TypeAlias = tuple[str, Literal["min", "max"]]
 """The metric that decides which checkpoint is best, and which way it improves."""
 
+REPLACED = "replaced by a later save of its step"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionPolicy:
-    """What stays after each save; None keeps everything.
+    """What stays after each save: the union of all rules; None, or a policy without a rule, keeps everything.
 
-    ``last``: the most recently saved ones, by sequence number.
+    ``last``: the most recently saved ones, by sequence number. ``best``: the best by the monitored metric,
+    of all that are listed. ``every_steps``: those whose step is a multiple. ``every_epochs``: the last one of each
+    epoch that is a multiple. ``hourly``, ``daily``, ``weekly``, ``monthly``, ``yearly``: the last one of each of
+    the most recent so many hours (days, ...; UTC) in which something was saved. Raises `ValueError` for less than 1.
     """
 
     last: int | None = None
     best: int | None = None
     every_steps: int | None = None
     every_epochs: int | None = None
+    hourly: int | None = None
+    daily: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    yearly: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("best", "every_steps", "every_epochs"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"RetentionPolicy({name}=) has no effect in this version yet: use last=")
-        if self.last is not None and self.last < 1:
-            raise ValueError(f"RetentionPolicy(last={self.last}) would keep nothing: use last=1 or more")
+        for name, value in self.rules():
+            if value < 1:
+                effect = "means nothing" if name.startswith("every") else "would keep nothing"
+                raise ValueError(f"RetentionPolicy({name}={value}) {effect}: use {name}=1 or more, or leave it out")
+
+    def rules(self) -> Iterator[tuple[str, int]]:
+        """The rules that are set, and their numbers."""
+        for rule in fields(self):
+            value = getattr(self, rule.name)
+            if value is not None:
+                yield rule.name, value
+
+    def __str__(self) -> str:
+        return ", ".join(rule_text(name, value) for name, value in self.rules()) or "everything"
+
+
+def rule_text(name: str, value: int) -> str:
+    """A rule for people: ``last 3``, ``every 10 epochs``."""
+    return f"every {value} {name.removeprefix('every_')}" if name.startswith("every_") else f"{name} {value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint that stays, and everything that keeps it."""
+
+    seq: int
+    step: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What retention does: every checkpoint stays or goes, each with its reasons, oldest first."""
+
+    kept: tuple[Kept, ...]
+    removed: tuple[Removal, ...]
+    freed: int
+    """Bytes in packs that no checkpoint uses any more afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """What no rule can remove, by sequence number."""
+
+    reading: Collection[int] = ()
+    damaged: Collection[int] = ()
+    marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Pins and tags, as they are told: ``pinned``, ``tag paper``."""
 
 
 def plan(
     policy: RetentionPolicy | None,
     checkpoints: Iterable[Checkpoint],
     *,
-    newest: Checkpoint,
-    protected: Collection[int] = (),
-    damaged: Collection[int] = (),
-) -> list[Removal]:
-    """What the record of `newest` drops from `checkpoints` (the live ones before it), with reasons.
+    newest: Checkpoint | None = None,
+    monitor: Monitor | None = None,
+    spared: Spared | None = None,
+) -> PrunePlan:
+    """What stays and what goes of `checkpoints` (those listed before) and `newest`, which is about to be listed.
 
-    `protected` and `damaged` are sequence numbers. An earlier checkpoint of the same step is replaced under
-    every policy, since a step names at most one listed checkpoint.
+    An earlier checkpoint of the step of `newest` is replaced under every policy, since a step names at most one.
     """
-    removals = []
-    sound = [c for c in checkpoints if c.seq not in damaged and c.seq != newest.seq]
-    candidates = [c for c in sound if c.step != newest.step]
-    kept = _last(policy, [*candidates, newest])
-    for checkpoint in sorted(sound, key=lambda c: c.seq):
-        if checkpoint.seq in protected:
-            continue
-        if checkpoint.step == newest.step:
-            removals.append(Removal(checkpoint.seq, checkpoint.step, "replaced by a later save of its step"))
-        elif checkpoint.seq not in kept:
-            reason = f"not among the last {policy.last}" if policy else ""
-            removals.append(Removal(checkpoint.seq, checkpoint.step, reason))
-    return removals
+    spared = spared or Spared()
+    listed = {c.seq: c for c in (*checkpoints, *([newest] if newest else ()))}
+    replaced = {c.seq for c in listed.values() if newest and c.step == newest.step and c.seq != newest.seq}
+    sound = [listed[seq] for seq in sorted(listed) if seq not in spared.damaged and seq not in replaced]
+    reasons: defaultdict[int, list[str]] = defaultdict(list)
+    for seq, reason in (*_spared(sound, listed, spared, newest), *_ruled(policy, sound, monitor)):
+        reasons[seq].append(reason)
+    removed = [
+        Removal(seq, listed[seq].step, REPLACED if seq in replaced else f"no rule keeps it: {policy}")
+        for seq in sorted(listed)
+        if seq not in reasons
+    ]
+    kept = [Kept(seq, listed[seq].step, tuple(dict.fromkeys(reasons[seq]))) for seq in sorted(listed) if seq in reasons]
+    return PrunePlan(tuple(kept), tuple(removed), _freed(listed, removed))
 
 
-def _last(policy: RetentionPolicy | None, checkpoints: Sequence[Checkpoint]) -> set[int]:
-    seqs = sorted(c.seq for c in checkpoints)
-    return set(seqs if policy is None or policy.last is None else seqs[-policy.last :])
+Reason: TypeAlias = tuple[int, str]
+"""A sequence number, and what keeps it."""
+
+
+def _spared(
+    sound: Sequence[Checkpoint], listed: Mapping[int, Checkpoint], spared: Spared, newest: Checkpoint | None
+) -> Iterator[Reason]:
+    if newest is not None:
+        yield newest.seq, "just saved"
+    elif sound:
+        yield sound[-1].seq, "latest"
+    yield from ((seq, "being read") for seq in spared.reading if seq in listed)
+    yield from ((seq, "damaged") for seq in spared.damaged if seq in listed)
+    yield from ((seq, mark) for seq, marks in spared.marks.items() if seq in listed for mark in marks)
+
+
+def _ruled(policy: RetentionPolicy | None, sound: Sequence[Checkpoint], monitor: Monitor | None) -> Iterator[Reason]:
+    rules = dict(policy.rules()) if policy else {}
+    if not rules:
+        yield from ((c.seq, "everything is kept") for c in sound)
+        return
+    ranked = ranking(sound, monitor)
+    if monitor is not None and ranked:  # whatever the rules are: nobody wants to lose it
+        yield from ((c.seq, f"best {monitor[0]}, {c.metrics[monitor[0]]:g}") for c in ranked[:1])
+    for name, number in rules.items():
+        text = rule_text(name, number)
+        if name == "last":
+            yield from ((c.seq, text) for c in sound[-number:])
+        elif name == "best":
+            yield from ((c.seq, text) for c in ranked[:number])
+        elif name == "every_steps":
+            yield from ((c.seq, text) for c in sound if c.step % number == 0)
+        elif name == "every_epochs":
+            yield from _every_epochs(sound, number)
+        else:
+            yield from _bucketed(sound, name, number)
+
+
+def _every_epochs(sound: Sequence[Checkpoint], number: int) -> Iterator[Reason]:
+    epochs = [c for c in sound if c.epoch and c.epoch % number == 0]
+    for epoch, checkpoint in _newest_of_each(epochs, lambda c: c.epoch).items():
+        yield checkpoint.seq, f"{rule_text('every_epochs', number)}, epoch {epoch}"
+
+
+_BUCKETS: Mapping[str, str] = {
+    "hourly": "%Y-%m-%d %H:00",
+    "daily": "%Y-%m-%d",
+    "weekly": "%G week %V",
+    "monthly": "%Y-%m",
+    "yearly": "%Y",
+}
+"""How a moment names its bucket, in UTC; weeks are those of ISO 8601."""
+
+
+def _bucketed(sound: Sequence[Checkpoint], name: str, number: int) -> Iterator[Reason]:
+    def bucket(checkpoint: Checkpoint) -> str:
+        return datetime.fromtimestamp(checkpoint.created / 1e6, UTC).strftime(_BUCKETS[name])
+
+    found = _newest_of_each(sound, bucket)
+    # By time, not by sequence: a clock that was set back must not push a recent hour out.
+    for when, checkpoint in sorted(found.items(), key=lambda item: (item[1].created, item[1].seq))[-number:]:
+        yield checkpoint.seq, f"{rule_text(name, number)}, {when}"
+
+
+def _newest_of_each(sound: Iterable[Checkpoint], group: Callable[[Checkpoint], Hashable]) -> dict[Hashable, Checkpoint]:
+    return {group(checkpoint): checkpoint for checkpoint in sound}
+
+
+def _freed(listed: Mapping[int, Checkpoint], removed: Iterable[Removal]) -> int:
+    gone = {removal.seq for removal in removed}
+    needed = {pack.key for seq, c in listed.items() if seq not in gone for pack in c.packs}
+    freed = {pack.key: pack.length for seq in gone for pack in listed[seq].packs if pack.key not in needed}
+    return sum(freed.values())
+
+
+def ranking(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> list[Checkpoint]:
+    """Those with the monitored metric, best first: NaN never counts, and of equals the older one is better."""
+    if monitor is None:
+        return []
+    name, mode = monitor
+    sign = 1.0 if mode == "min" else -1.0
+    measured = [c for c in checkpoints if not math.isnan(c.metrics.get(name, math.nan))]
+    return sorted(measured, key=lambda c: (sign * c.metrics[name], c.seq))
 
 
 def best_of(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Checkpoint | None:
     """The checkpoint with the best monitored metric: NaN never wins, and a tie keeps the older one."""
-    if monitor is None:
-        return None
-    name, mode = monitor
-    sign = 1.0 if mode == "min" else -1.0
-    measured = [c for c in checkpoints if not math.isnan(c.metrics.get(name, math.nan))]
-    return min(measured, key=lambda c: (sign * c.metrics[name], c.seq), default=None)
+    return next(iter(ranking(checkpoints, monitor)), None)

@@ -24,7 +24,7 @@ from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record, Removal
 from asyncckpt.format.sealed import sealed_digest
-from asyncckpt.retention import Monitor, RetentionPolicy, plan
+from asyncckpt.retention import Monitor, RetentionPolicy, Spared, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.increment import Base
@@ -225,13 +225,11 @@ class SaveService:
         )
 
     async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[list[Removal], Record]:
-        removed = plan(
-            self._config.keep,
-            writer.checkpoints,
-            newest=checkpoint,
-            protected=self.reading.keys(),
-            damaged=self.damaged,
+        spared = Spared(self.reading.keys(), self.damaged)
+        planned = plan(
+            self._config.keep, writer.checkpoints, newest=checkpoint, monitor=self._config.monitor, spared=spared
         )
+        removed = list(planned.removed)
         removed += self.ownership.overwritten(writer, but={r.seq for r in removed} | self.reading.keys())
         try:
             with self.ownership.recording(writer):

@@ -280,7 +280,7 @@ def test_P12_a_program_that_ends_without_close_loses_nothing(
 
 
 FORK = """
-import multiprocessing, os, sys
+import faulthandler, multiprocessing, os, sys
 import torch
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import CheckpointerClosed
@@ -288,6 +288,7 @@ from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 
 def uses(ckpt, handle, optimizer):
+    faulthandler.dump_traceback_later(20, exit=True)  # a child that hangs says where
     for call in (lambda: ckpt.save(5), lambda: ckpt.step(5), ckpt.checkpoints, ckpt.latest, ckpt.best, ckpt.restore,
                  ckpt.resume, ckpt.wait, lambda: ckpt.epoch_end(1), handle.wait):
         try:

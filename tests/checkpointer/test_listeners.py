@@ -77,7 +77,7 @@ def test_events_of_one_save_come_in_order_and_exactly_once(make: Make, store: Ga
     assert kinds == {1: [Durable], 2: [Superseded], 3: [Durable], 4: [Skipped], 5: [Failed]}
     assert [type(event) for event in ends[1]] == [Staged, Durable]
     assert [type(event) for event in ends[4]] == [Skipped]
-    assert [(event.step, event.reason) for event in recorder.of(Pruned)] == [(1, "not among the last 1")]
+    assert [(event.step, event.reason) for event in recorder.of(Pruned)] == [(1, "no rule keeps it: last 1")]
 
 
 def test_a_save_is_told_before_its_handle_ends(make: Make, recorder: Recorder) -> None:

@@ -67,10 +67,10 @@ def test_a_keyword_without_effect_is_refused_by_name(tmp_path: Path, name: str, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("rule", ["best", "every_steps", "every_epochs"])
-def test_a_retention_rule_without_effect_is_refused_by_name(rule: str) -> None:
-    with pytest.raises(ValueError, match=f"{rule}="):
-        RetentionPolicy(**{rule: 2})
+def test_to_keep_the_best_of_nothing_in_particular_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"RetentionPolicy\(best=2\) needs monitor="):
+        AsyncCheckpointer(tmp_path / "run", model=Toy(), keep=RetentionPolicy(best=2))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_retention_that_keeps_nothing_is_refused() -> None:

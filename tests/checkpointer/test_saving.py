@@ -192,6 +192,26 @@ def test_a_state_that_cannot_be_held_leaves_later_saves_alone(make: Make) -> Non
 # -- retention ---------------------------------------------------------------------------------------------
 
 
+def test_every_rule_keeps_its_own_and_the_best_survives_a_restart(
+    make: Make, tmp_path: Path, recorder: Recorder
+) -> None:
+    root, toy = tmp_path / "run", Toy()
+    options = {"keep": RetentionPolicy(last=2, best=2, every_epochs=4), "monitor": ("loss", "min")}
+    losses = {1: 0.1, 2: 0.9, 3: 0.15, 4: 0.8, 5: 0.7, 6: 0.6, 7: float("nan"), 8: 0.9, 9: 0.9, 10: 0.5}
+    for part in (range(1, 6), range(6, 11)):
+        ckpt = make(root, model=toy, **options)
+        ckpt.resume()
+        for epoch in part:
+            toy.value = epoch
+            ckpt.save(epoch * 10, epoch=epoch, metrics={"loss": losses[epoch]}).wait()
+        ckpt.close()
+    ckpt = make(root, model=toy, **options)
+    assert [info.epoch for info in ckpt.checkpoints()] == [1, 3, 4, 8, 9, 10]
+    assert [info.epoch for info in ckpt.checkpoints() if info.is_best] == [1]
+    assert sorted(int(path.name.split("-")[2]) for path in root.glob("data/*")) == [10, 30, 40, 80, 90, 100]
+    assert {event.reason for event in recorder.of(Pruned)} == {"no rule keeps it: last 2, best 2, every 4 epochs"}
+
+
 def test_the_last_n_are_listed_and_nothing_else_is_left_on_disk(make: Make, tmp_path: Path, recorder: Recorder) -> None:
     root = tmp_path / "run"
     toy = Toy()
@@ -203,7 +223,7 @@ def test_the_last_n_are_listed_and_nothing_else_is_left_on_disk(make: Make, tmp_
     ckpt.close()
     assert [int(path.name.split("-")[2]) for path in sorted(root.glob("data/*"))] == [5, 6, 7]
     assert [event.step for event in recorder.of(Pruned)] == [1, 2, 3, 4]
-    assert {event.reason for event in recorder.of(Pruned)} == {"not among the last 3"}
+    assert {event.reason for event in recorder.of(Pruned)} == {"no rule keeps it: last 3"}
     records = len(list(root.glob("commits/*.json")))
     assert records <= 4, "three checkpoints, and the record of the end"
 

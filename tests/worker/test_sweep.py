@@ -43,8 +43,8 @@ def test_rule_19_retention_takes_effect_in_the_record_itself() -> None:
             await session.resume()
             record = await session.saved(4)
             assert [(r.seq, r.step, r.reason) for r in record.removed] == [
-                (1, 1, "not among the last 2"),
-                (2, 2, "not among the last 2"),
+                (1, 1, "no rule keeps it: last 2"),
+                (2, 2, "no rule keeps it: last 2"),
             ]
             assert await steps(store) == [3, 4]
             assert [e.step for e in session.log.of(Pruned)] == [1, 2]
