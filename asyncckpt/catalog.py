@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from asyncckpt.errors import (
@@ -24,6 +24,7 @@ from asyncckpt.errors import (
 from asyncckpt.format import manifest as manifests
 from asyncckpt.format import names, record, runfile
 from asyncckpt.format.manifest import Manifest
+from asyncckpt.format.marks import USER, Mark, by_seq
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
@@ -31,7 +32,7 @@ from asyncckpt.retention import Monitor, best_of
 from asyncckpt.storage.base import Storage
 
 Which: TypeAlias = Literal["latest", "best"] | int | str
-"""A checkpoint by word, by step (an int), or by id (a string of digits: its sequence number)."""
+"""A checkpoint by word, by step (an int), by id (a string of digits: its sequence number), or by tag."""
 
 ATTEMPTS = 10
 """How often a reader that retention overtook looks again before it says so."""
@@ -62,7 +63,7 @@ class CheckpointInfo:
     code_version: str | None = None
 
 
-def info_of(checkpoint: Checkpoint, *, is_best: bool = False) -> CheckpointInfo:
+def info_of(checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Mark] = ()) -> CheckpointInfo:
     """What people see of `checkpoint`."""
     return CheckpointInfo(
         id=f"{checkpoint.seq:08d}",
@@ -73,6 +74,8 @@ def info_of(checkpoint: Checkpoint, *, is_best: bool = False) -> CheckpointInfo:
         size=checkpoint.size,
         created=checkpoint.created / 1e6,
         digest=checkpoint.manifest.digest,
+        tags=tuple(mark.tag for mark in marks if mark.tag is not None),
+        pinned=any(mark.tag is None for mark in marks),
         is_best=is_best,
         code_version=checkpoint.code_version,
     )
@@ -85,6 +88,8 @@ class Listing:
     head: Record | None
     records: tuple[Record, ...] = ()
     lost: Mapping[int, CheckpointCorruptError] = field(default_factory=dict)
+    marks: Mapping[int, tuple[Mark, ...]] = field(default_factory=dict)
+    """Pins and tags by sequence number, of what is listed and of what is gone."""
     judge: Monitor | None = None
     """What the reader calls best; None for the metric that the newest checkpoint was judged by."""
 
@@ -104,7 +109,7 @@ class Listing:
     def infos(self) -> list[CheckpointInfo]:
         """Every listed checkpoint for people, oldest first."""
         best = best_of(self.checkpoints, self.monitor)
-        return [info_of(c, is_best=c is best) for c in self.checkpoints]
+        return [info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ())) for c in self.checkpoints]
 
     def candidates(self) -> list[Checkpoint]:
         """What a resume may take, best first: the latest, then what that training came from.
@@ -133,7 +138,16 @@ class Listing:
             return best_of(self.checkpoints, self.monitor)
         if isinstance(which, int):
             return _newest(c for c in self.checkpoints if c.step == which)
-        return _newest(c for c in self.checkpoints if which.isdecimal() and c.seq == int(which))
+        if which.isdecimal():
+            return _newest(c for c in self.checkpoints if c.seq == int(which))
+        return self._tagged(which)
+
+    def _tagged(self, tag: str) -> Checkpoint | None:
+        found = [c for c in self.checkpoints if Mark(c.seq, tag) in self.marks.get(c.seq, ())]
+        if len(found) > 1:
+            ids = " and ".join(f"{c.seq:08d}" for c in found)
+            raise CheckpointNotFoundError(f"the tag {tag!r} names {ids}: delete it from all but one, or name an id")
+        return found[0] if found else None
 
     def _offer(self) -> str:
         if not self.records:
@@ -223,10 +237,14 @@ class Catalog:
         head = await self.head()
         if head is None:
             return Listing(None, judge=self.monitor)
-        listing = await self.listing_of(head)
+        listing = replace(await self.listing_of(head), marks=await self.marks())
         if listing.lost and (now := await self.head()) is not None and now.slot != head.slot:
             raise ObjectNotFound(f"record {head.slot} was overtaken")  # the new head lists them no longer
         return listing
+
+    async def marks(self) -> dict[int, tuple[Mark, ...]]:
+        """Pins and tags by sequence number."""
+        return by_seq([found.key async for found in self.storage.list(USER)])
 
     async def listing_of(self, head: Record) -> Listing:
         """What `head` lists, whether or not it still is the head."""
@@ -243,7 +261,7 @@ class Catalog:
         found = dict(zip(sorted(head.live), await asyncio.gather(*map(fetch, sorted(head.live))), strict=True))
         records = [r for r in found.values() if isinstance(r, Record) and r.checkpoint is not None]
         lost = {slot: _as_damage(e) for slot, e in found.items() if isinstance(e, Exception)}
-        return Listing(head, tuple(sorted(records, key=_seq)), lost, self.monitor)
+        return Listing(head, tuple(sorted(records, key=_seq)), lost, judge=self.monitor)
 
     async def manifest(self, checkpoint: Checkpoint) -> Manifest:
         """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""

@@ -28,7 +28,7 @@ from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import SavePolicy
 from asyncckpt.restoring import Loaded, apply, check_world, read, read_named
 from asyncckpt.resuming import Resumption
-from asyncckpt.retention import Monitor, RetentionPolicy
+from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
@@ -308,6 +308,14 @@ class AsyncCheckpointer:
     def _listing(self) -> Listing:
         self._check_open()
         return self._pool.run(lambda service: service.catalog.listing())
+
+    def prune(self, *, dry_run: bool = False) -> PrunePlan:
+        """Apply ``keep=`` now instead of at the next save; with `dry_run` only say what that would do, and why.
+
+        Takes the run as a save does; with several ranks, rank 0's call is the one that counts.
+        """
+        self._check_open()
+        return self._pool.run(lambda service: service.prune(dry_run=dry_run))
 
     @property
     def metrics_port(self) -> int | None:

@@ -84,13 +84,17 @@ class PrunePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Spared:
-    """What no rule can remove, by sequence number."""
+class Told:
+    """What retention is told beside the policy, by sequence number."""
 
+    latest: int | None = None
+    """What a resume would take, where nothing is being saved."""
     reading: Collection[int] = ()
     damaged: Collection[int] = ()
     marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    """Pins and tags, as they are told: ``pinned``, ``tag paper``."""
+    """Pins and tags, in words: ``pinned``, ``tag paper``."""
+    unwanted: Mapping[int, str] = field(default_factory=dict)
+    """What is to go whatever the rules say, and why; marks, the latest and what is being read are stronger."""
 
 
 def plan(
@@ -99,42 +103,42 @@ def plan(
     *,
     newest: Checkpoint | None = None,
     monitor: Monitor | None = None,
-    spared: Spared | None = None,
+    told: Told | None = None,
 ) -> PrunePlan:
     """What stays and what goes of `checkpoints` (those listed before) and `newest`, which is about to be listed.
 
     An earlier checkpoint of the step of `newest` is replaced under every policy, since a step names at most one.
     """
-    spared = spared or Spared()
+    told = told or Told()
     listed = {c.seq: c for c in (*checkpoints, *([newest] if newest else ()))}
-    replaced = {c.seq for c in listed.values() if newest and c.step == newest.step and c.seq != newest.seq}
-    sound = [listed[seq] for seq in sorted(listed) if seq not in spared.damaged and seq not in replaced]
+    out = dict(told.unwanted)
+    out |= {c.seq: REPLACED for c in listed.values() if newest and c.step == newest.step and c.seq != newest.seq}
     reasons: defaultdict[int, list[str]] = defaultdict(list)
-    for seq, reason in (*_spared(sound, listed, spared, newest), *_ruled(policy, sound, monitor)):
+    for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
-    removed = [
-        Removal(seq, listed[seq].step, REPLACED if seq in replaced else f"no rule keeps it: {policy}")
-        for seq in sorted(listed)
-        if seq not in reasons
-    ]
-    kept = [Kept(seq, listed[seq].step, tuple(dict.fromkeys(reasons[seq]))) for seq in sorted(listed) if seq in reasons]
-    return PrunePlan(tuple(kept), tuple(removed), _freed(listed, removed))
+    for seq in told.damaged:
+        if seq not in out:
+            reasons[seq].append("damaged")
+    ruled = [listed[seq] for seq in sorted(listed.keys() - out.keys() - set(told.damaged))]
+    for seq, reason in _ruled(policy, ruled, monitor):
+        reasons[seq].append(reason)
+    gone = [seq for seq in sorted(listed) if seq not in reasons]
+    removed = [Removal(seq, listed[seq].step, out.get(seq, f"no rule keeps it: {policy}")) for seq in gone]
+    kept = [Kept(seq, listed[seq].step, tuple(reasons[seq])) for seq in sorted(listed) if seq in reasons]
+    return PrunePlan(tuple(kept), tuple(removed), _freed(listed, gone))
 
 
 Reason: TypeAlias = tuple[int, str]
 """A sequence number, and what keeps it."""
 
 
-def _spared(
-    sound: Sequence[Checkpoint], listed: Mapping[int, Checkpoint], spared: Spared, newest: Checkpoint | None
-) -> Iterator[Reason]:
+def _spared(told: Told, newest: Checkpoint | None) -> Iterator[Reason]:
     if newest is not None:
         yield newest.seq, "just saved"
-    elif sound:
-        yield sound[-1].seq, "latest"
-    yield from ((seq, "being read") for seq in spared.reading if seq in listed)
-    yield from ((seq, "damaged") for seq in spared.damaged if seq in listed)
-    yield from ((seq, mark) for seq, marks in spared.marks.items() if seq in listed for mark in marks)
+    elif told.latest is not None:
+        yield told.latest, "latest"
+    yield from ((seq, "being read") for seq in told.reading)
+    yield from ((seq, mark) for seq, marks in told.marks.items() for mark in marks)
 
 
 def _ruled(policy: RetentionPolicy | None, sound: Sequence[Checkpoint], monitor: Monitor | None) -> Iterator[Reason]:
@@ -189,9 +193,8 @@ def _newest_of_each(sound: Iterable[Checkpoint], group: Callable[[Checkpoint], H
     return {group(checkpoint): checkpoint for checkpoint in sound}
 
 
-def _freed(listed: Mapping[int, Checkpoint], removed: Iterable[Removal]) -> int:
-    gone = {removal.seq for removal in removed}
-    needed = {pack.key for seq, c in listed.items() if seq not in gone for pack in c.packs}
+def _freed(listed: Mapping[int, Checkpoint], gone: Collection[int]) -> int:
+    needed = {pack.key for seq, c in listed.items() if seq not in gone for pack in c.packs} if gone else set()
     freed = {pack.key: pack.length for seq in gone for pack in listed[seq].packs if pack.key not in needed}
     return sum(freed.values())
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias, cast
 from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.format.sealed import Json, seal, sealed_digest, unseal
 
-Kind: TypeAlias = Literal["open", "checkpoint", "rollback", "close"]
+Kind: TypeAlias = Literal["open", "checkpoint", "rollback", "prune", "close"]
+_KINDS = ("open", "checkpoint", "rollback", "prune", "close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class Record:
     next_seq: int
     checkpoint: Checkpoint | None = None
     removed: tuple[Removal, ...] = ()
+    acknowledged: tuple[int, ...] = ()
+    """Sequence numbers of listed checkpoints whose pins and tags the writer saw before it wrote this."""
     digest: str = field(default="", compare=False)
     """Digest of the encoded record; filled by `decode`."""
 
@@ -113,6 +116,7 @@ class Record:
             "latest_inc": self.latest_inc,
             "next_seq": self.next_seq,
             "removed": [{"seq": r.seq, "step": r.step, "reason": r.reason} for r in self.removed],
+            "acknowledged": list(self.acknowledged),
         }
         if self.checkpoint is not None:
             fields |= _checkpoint_json(self.checkpoint)
@@ -163,7 +167,7 @@ def _checkpoint_json(c: Checkpoint) -> dict[str, Json]:
 
 def _record(fields: dict[str, Any]) -> Record:
     kind = fields["kind"]
-    if kind not in ("open", "checkpoint", "rollback", "close"):
+    if kind not in _KINDS:
         raise ValueError(f"unknown kind {kind!r}")
     writer = fields["writer"]
     previous = fields["previous"]
@@ -179,6 +183,7 @@ def _record(fields: dict[str, Any]) -> Record:
         next_seq=int(fields["next_seq"]),
         checkpoint=_checkpoint(fields) if kind == "checkpoint" else None,
         removed=tuple(Removal(r["seq"], r["step"], r["reason"]) for r in fields["removed"]),
+        acknowledged=tuple(map(int, fields.get("acknowledged", ()))),  # the first records had none
     )
 
 

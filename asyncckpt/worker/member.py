@@ -19,8 +19,10 @@ from asyncckpt.events import Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
+from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.pulse import hear
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
@@ -37,6 +39,7 @@ class MemberService:
         self.storage = storage
         self.catalog = Catalog(storage, config.monitor)
         self._listeners = listeners
+        self._keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._clock = clock
         self._ranks = ranks
         self._loop = asyncio.get_running_loop()
@@ -75,6 +78,10 @@ class MemberService:
     def hold(self, seq: int) -> AbstractContextManager[None]:
         """Retention is rank 0's; it waits for every rank before training goes on."""
         return nullcontext()
+
+    async def prune(self, *, dry_run: bool) -> PrunePlan:
+        """Say what rank 0 would drop; only rank 0 does."""
+        return await self._keeping.preview(await self.catalog.listing())
 
     async def run(self) -> None:
         """Serve until `finish`, then carry what was begun to its end."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
 from asyncckpt.events import Leftover, Listeners, Swept
-from asyncckpt.format.record import Record, Removal
+from asyncckpt.format.record import Record
 from asyncckpt.worker.prune import Pruner
 from asyncckpt.worker.sweep import carry_out, plan_sweep
 from asyncckpt.worker.writer import Writer, new_writer_id, open_run
@@ -76,9 +76,10 @@ class Ownership:
     async def view(self) -> Listing:
         """Take the run to go on from one of its checkpoints: what the own open record lists."""
         self.resumed = True
+        marks = await self._catalog.marks()  # first: once the run is taken, what it lists must not grow old
         writer = await self.take()
         records = tuple(writer.live[slot] for slot in sorted(writer.live))
-        return Listing(writer.head, records, writer.lost, self._catalog.monitor)
+        return Listing(writer.head, records, writer.lost, marks, self._catalog.monitor)
 
     async def go_on(self, seq: int, *, named: bool) -> Writer:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
@@ -102,13 +103,13 @@ class Ownership:
             self._former, self.writer = writer.head, None
             raise
 
-    def overwritten(self, writer: Writer, but: Collection[int]) -> list[Removal]:
-        """With ``overwrite=True``, what the first save replaces, but for the sequence numbers in `but`."""
+    def overwritten(self, writer: Writer) -> dict[int, str]:
+        """With ``overwrite=True``, the sequence numbers of what the first save replaces, and why."""
         if not self._overwrite or self.resumed:
-            return []
+            return {}
         # Not the writer's own first one: a writer that took the run anew would drop what this training saved.
-        old = [c for c in writer.checkpoints if c.seq < self._first_seq and c.seq not in but]
-        return [Removal(c.seq, c.step, "overwritten by a new training") for c in old]
+        old = [c.seq for c in writer.checkpoints if c.seq < self._first_seq]
+        return dict.fromkeys(old, "overwritten by a new training")
 
     async def sweep_planned(self) -> None:
         """Wait until the sweep knows what it removes: whatever is begun later cannot look left over to it."""

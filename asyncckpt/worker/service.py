@@ -8,11 +8,11 @@ generations allow; a job that has not left it can still be withdrawn for a newer
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,13 +22,14 @@ from asyncckpt.errors import AsyncCkptError, Fenced, OutcomeUnknown, StorageErro
 from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
-from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record, Removal
+from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import sealed_digest
-from asyncckpt.retention import Monitor, RetentionPolicy, Spared, plan
+from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.pulse import beat
@@ -68,8 +69,7 @@ class SaveService:
         self.catalog = Catalog(storage, config.monitor)
         self.storage = storage
         self.ownership = Ownership(self.catalog, listeners, clock, overwrite=config.overwrite)
-        self.reading: dict[int, int] = {}
-        self.damaged: set[int] = set()
+        self.keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._config = config
         self._listeners = listeners
         self._clock = clock
@@ -87,7 +87,7 @@ class SaveService:
     def inherit(self, former: SaveService) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
         self.ownership.inherit(former.ownership)
-        self.reading, self.damaged = former.reading, former.damaged
+        self.keeping.inherit(former.keeping)
 
     # -- the queue -----------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class SaveService:
         `damaged` ones it is full, since damage seldom comes alone.
         """
         async with self._actor:
-            self.damaged.update(damaged)
+            self.keeping.damaged.update(damaged)
             writer = await self.ownership.go_on(seq, named=named)
             writer.base = Base(verified) if verified is not None and not damaged else None
 
@@ -160,16 +160,22 @@ class SaveService:
         async with self._actor:
             await self.ownership.idle()
 
-    @contextlib.contextmanager
-    def hold(self, seq: int) -> Iterator[None]:
+    def hold(self, seq: int) -> AbstractContextManager[None]:
         """Keep retention of this process away from a checkpoint that is being read."""
-        self.reading[seq] = self.reading.get(seq, 0) + 1
-        try:
-            yield
-        finally:
-            self.reading[seq] -= 1
-            if not self.reading[seq]:
-                del self.reading[seq]
+        return self.keeping.hold(seq)
+
+    async def prune(self, *, dry_run: bool) -> PrunePlan:
+        """Apply the retention policy now, by a record of its own; with `dry_run` only say what that would do."""
+        if dry_run:
+            return await self.keeping.preview(await self.catalog.listing())
+        async with self._actor:
+            writer = await self.ownership.take()
+            verdict = await self.keeping.judge(writer, None, {})
+            if verdict.plan.removed:
+                with self.ownership.recording(writer):
+                    await writer.drop(verdict.plan.removed, verdict.acknowledged)
+                await self._follow_up(writer, verdict)
+            return verdict.plan
 
     # -- one save ------------------------------------------------------------------------------------------
 
@@ -188,13 +194,13 @@ class SaveService:
             attempt.phase = "commit"
             checkpoint = await self._describe(ticket.job, writer, directory, contents)
             attempt.recording = True
-            dropped, record = await self._commit(writer, checkpoint)
+            verdict, record = await self._commit(writer, checkpoint)
             writer.base = _next_base(writer.base, contents, written.turnover)
         except Exception as error:
             await self._reject(attempt, error)
             return
         self._answer(ticket, record, written.nbytes)
-        await self._follow_up(writer, checkpoint, dropped, record)
+        await self._follow_up(writer, verdict)
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
         """Write the manifest; returns what the record will say."""
@@ -224,20 +230,15 @@ class SaveService:
             monitor=self._config.monitor,
         )
 
-    async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[list[Removal], Record]:
-        spared = Spared(self.reading.keys(), self.damaged)
-        planned = plan(
-            self._config.keep, writer.checkpoints, newest=checkpoint, monitor=self._config.monitor, spared=spared
-        )
-        removed = list(planned.removed)
-        removed += self.ownership.overwritten(writer, but={r.seq for r in removed} | self.reading.keys())
+    async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[Verdict, Record]:
+        verdict = await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
         try:
             with self.ownership.recording(writer):
-                await writer.commit(checkpoint, removed)
+                await writer.commit(checkpoint, verdict.plan.removed, verdict.acknowledged)
         except Fenced as error:
             if not error.adopted:
                 raise
-        return removed, writer.head
+        return verdict, writer.head
 
     def _answer(self, ticket: Ticket, record: Record, written: int) -> None:
         job, checkpoint = ticket.job, record.checkpoint
@@ -259,23 +260,27 @@ class SaveService:
         ticket.reply(Committed(record))
         tell(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
-    async def _follow_up(self, writer: Writer, checkpoint: Checkpoint, dropped: list[Removal], record: Record) -> None:
+    async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
-        for removal in dropped:
-            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason))
-        for feature, reason in self.storage.fallbacks.items():
-            if feature not in self._told:
-                self._told.add(feature)
-                self._listeners.emit(Fallback(feature, reason))
+        self._tell(verdict)
         if self.ownership.is_lost:
             return
         # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
         await self.ownership.sweep_planned()
+        await self.keeping.answer(verdict)
         try:
             await show(self.storage, writer, self._config.monitor)
         except (AsyncCkptError, OSError) as error:
             self._listeners.emit(Leftover("the hints latest and best", error))
         await self.ownership.pruner.committed(writer, writer.dropped, writer.stale)
+
+    def _tell(self, verdict: Verdict) -> None:
+        for removal in verdict.plan.removed:
+            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason))
+        for feature, reason in self.storage.fallbacks.items():
+            if feature not in self._told:
+                self._told.add(feature)
+                self._listeners.emit(Fallback(feature, reason))
 
     async def _reject(self, attempt: _Attempt, error: Exception) -> None:
         ticket = attempt.ticket

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from asyncckpt.format import names
+from asyncckpt.format.marks import USER, is_drop, mark_of
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.storage.base import Storage, UploadInfo
 from asyncckpt.worker.writer import Writer
@@ -46,6 +47,13 @@ async def plan_sweep(writer: Writer) -> SweepPlan:
                 unknown.append(found.key)
             elif owner.inc < writer.inc and not (found.key in packs or _described(found.key, folders)):
                 doomed.append(found.key)
+    live = {c.seq for c in writer.checkpoints}
+    async for found in storage.list(USER):
+        mark = mark_of(found.key)
+        if mark is None and not is_drop(found.key):
+            unknown.append(found.key)
+        elif mark is not None and mark.seq not in live and mark.seq < writer.first_seq and not writer.lost:
+            doomed.append(found.key)
     records = [names.record_key(slot) for slot in writer.before if slot not in writer.head.live]
     uploads = [u async for u in storage.uploads() if _is_dead(u, writer)]
     return SweepPlan(tuple(_packs_first(doomed)) + tuple(records), tuple(uploads), tuple(unknown))

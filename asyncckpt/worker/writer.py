@@ -86,12 +86,13 @@ class Writer:
         self.next_seq += 1
         return directory
 
-    async def commit(self, checkpoint: Checkpoint, removed: Collection[Removal]) -> Record:
+    async def commit(
+        self, checkpoint: Checkpoint, removed: Collection[Removal], acknowledged: Collection[int] = ()
+    ) -> Record:
         """Commit `checkpoint`, dropping `removed` in the same record; see `asyncckpt.worker.commit.commit`."""
         self._check_packs(checkpoint)
-        gone = {removal.seq for removal in removed}
         slot = self.head.slot + 1
-        kept = {s: r for s, r in self.live.items() if r.checkpoint is None or r.checkpoint.seq not in gone}
+        kept = self._without(removed)
         record = self._next(
             "checkpoint",
             live=frozenset(kept) | frozenset(self.lost) | {slot},
@@ -99,19 +100,34 @@ class Writer:
             latest_inc=self.inc,
             checkpoint=checkpoint,
             removed=tuple(removed),
+            acknowledged=tuple(acknowledged),
         )
-        former = self.head.slot
-        await self._advance(record)
-        lost = [s for s in self.live if s not in kept]
-        self.dropped = [c for s in lost if (c := self.live[s].checkpoint) is not None]
-        self.stale = lost + ([former] if former not in self.live else [])
-        self.live = {**kept, slot: self.head}
-        self._count_uses(checkpoint)
+        await self._list(record, {**kept, slot: record})
         self.parent = checkpoint.seq
         return self.head
 
-    def _count_uses(self, checkpoint: Checkpoint) -> None:
-        self.uses.update(pack.key for pack in checkpoint.packs)
+    async def drop(self, removed: Collection[Removal], acknowledged: Collection[int] = ()) -> None:
+        """Drop listed checkpoints by a record of its own; never the latest."""
+        kept = self._without(removed)
+        live = frozenset(kept) | frozenset(self.lost)
+        await self._list(self._next("prune", live=live, removed=tuple(removed), acknowledged=tuple(acknowledged)), kept)
+
+    def _without(self, removed: Iterable[Removal]) -> dict[int, Record]:
+        gone = {removal.seq for removal in removed}
+        return {s: r for s, r in self.live.items() if r.checkpoint is None or r.checkpoint.seq not in gone}
+
+    async def _list(self, record: Record, live: dict[int, Record]) -> None:
+        """Make `record` the head, with which `live` is what is listed."""
+        former = self.head.slot
+        await self._advance(record)
+        lost = [s for s in self.live if s not in live]
+        self.dropped = [c for s in lost if (c := self.live[s].checkpoint) is not None]
+        self.stale = lost + ([former] if former not in self.live else [])
+        self.live = live
+        self._count_uses(record.checkpoint)
+
+    def _count_uses(self, added: Checkpoint | None) -> None:
+        self.uses.update(pack.key for pack in (added.packs if added else ()))
         for key in (pack.key for dropped in self.dropped for pack in dropped.packs):
             self.uses[key] -= 1
             if not self.uses[key]:
@@ -135,7 +151,7 @@ class Writer:
         await self._advance(self._next("close"))
 
     def _next(self, kind: Kind, **changes: Any) -> Record:
-        blank: dict[str, Any] = {"checkpoint": None, "removed": (), "digest": ""}
+        blank: dict[str, Any] = {"checkpoint": None, "removed": (), "acknowledged": (), "digest": ""}
         return replace(
             self.head,
             kind=kind,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse
-from asyncckpt.retention import REPLACED, Monitor, PrunePlan, RetentionPolicy, Spared, best_of, plan, ranking
+from asyncckpt.retention import REPLACED, Monitor, PrunePlan, RetentionPolicy, Told, best_of, plan, ranking
 
 LOSS: Monitor = ("loss", "min")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ def kept(found: PrunePlan) -> dict[int, tuple[str, ...]]:
 
 
 def dropped(policy: RetentionPolicy | None, seqs: list[int], newest: Checkpoint, **options: Any) -> list[int]:
-    return removed(plan(policy, map(checkpoint, seqs), newest=newest, spared=Spared(**options)))
+    return removed(plan(policy, map(checkpoint, seqs), newest=newest, told=Told(**options)))
 
 
 # -- the rules -------------------------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ def test_damaged_ones_stay_and_count_in_no_rule() -> None:
 
 def test_P9_never_the_newest_the_best_a_pinned_one_or_one_being_read() -> None:
     live = [checkpoint(1, loss=0.1), *(checkpoint(seq, loss=0.5) for seq in range(2, 9))]
-    spared = Spared(reading={3}, damaged={4}, marks={2: ["pinned"], 5: ["tag paper", "tag v1"]})
-    found = plan(RetentionPolicy(last=1), live, newest=checkpoint(9, loss=0.9), monitor=LOSS, spared=spared)
+    told = Told(reading={3}, damaged={4}, marks={2: ["pinned"], 5: ["tag paper", "tag v1"]})
+    found = plan(RetentionPolicy(last=1), live, newest=checkpoint(9, loss=0.9), monitor=LOSS, told=told)
     assert kept(found) == {
         1: ("best loss, 0.1",),
         2: ("pinned",),
@@ -206,17 +206,26 @@ def test_P9_never_the_newest_the_best_a_pinned_one_or_one_being_read() -> None:
 
 
 def test_a_pinned_one_stays_even_where_its_step_is_saved_again() -> None:
-    found = plan(None, [checkpoint(1, step=5)], newest=checkpoint(2, step=5), spared=Spared(marks={1: ["pinned"]}))
+    found = plan(None, [checkpoint(1, step=5)], newest=checkpoint(2, step=5), told=Told(marks={1: ["pinned"]}))
     assert removed(found) == []
 
 
 def test_without_a_save_the_latest_stays() -> None:
-    assert kept(plan(RetentionPolicy(every_steps=1000), [checkpoint(1), checkpoint(2)])) == {2: ("latest",)}
+    found = plan(RetentionPolicy(every_steps=1000), [checkpoint(1), checkpoint(2)], told=Told(latest=1))
+    assert (kept(found), removed(found)) == ({1: ("latest",)}, [2])
+
+
+def test_what_is_unwanted_goes_whatever_the_rules_and_takes_no_place_unless_something_stronger_keeps_it() -> None:
+    unwanted = dict.fromkeys((1, 2, 3, 4, 5, 9), "asked for by me")
+    told = Told(reading={2}, damaged={3, 6}, marks={4: ["pinned"]}, unwanted=unwanted)
+    found = plan(RetentionPolicy(last=3), map(checkpoint, range(1, 9)), newest=checkpoint(9), told=told)
+    assert [(r.seq, r.reason) for r in found.removed] == [(seq, "asked for by me") for seq in (1, 3, 5)]
+    assert kept(found)[7] == ("last 3",)
 
 
 def test_what_is_marked_or_read_and_not_listed_is_nothing() -> None:
-    spared = Spared(reading={8}, damaged={9}, marks={7: ["pinned"]})
-    assert kept(plan(None, [checkpoint(1)], spared=spared)) == {1: ("latest", "everything is kept")}
+    told = Told(reading={8}, damaged={9}, marks={7: ["pinned"]})
+    assert kept(plan(None, [checkpoint(1)], told=told)) == {1: ("everything is kept",)}
     assert plan(RetentionPolicy(last=1), []) == PrunePlan((), (), 0)
 
 
@@ -260,38 +269,38 @@ def runs(draw: st.DrawFn) -> list[Checkpoint]:
     return found
 
 
-spares = st.builds(
-    Spared,
+tellings = st.builds(
+    Told,
     reading=st.sets(st.integers(1, 40), max_size=3),
     damaged=st.sets(st.integers(1, 40), max_size=3),
     marks=st.dictionaries(st.integers(1, 40), st.just(["pinned"]), max_size=3),
 )
 
 
-@given(runs(), policies, spares)
+@given(runs(), policies, tellings)
 def test_every_checkpoint_is_either_kept_with_a_reason_or_removed_with_one(
-    found: list[Checkpoint], policy: RetentionPolicy, spared: Spared
+    found: list[Checkpoint], policy: RetentionPolicy, told: Told
 ) -> None:
     *live, newest = found
-    planned = plan(policy, live, newest=newest, monitor=LOSS, spared=spared)
+    planned = plan(policy, live, newest=newest, monitor=LOSS, told=told)
     assert sorted([*kept(planned), *removed(planned)]) == [c.seq for c in found]
     assert all(entry.reasons for entry in planned.kept)
     assert all(removal.reason for removal in planned.removed)
-    safe = {newest.seq, *spared.reading, *spared.damaged, *spared.marks}
+    safe = {newest.seq, *told.reading, *told.damaged, *told.marks}
     assert not safe & set(removed(planned))
-    best = best_of([c for c in found if c.seq not in spared.damaged and c.step != newest.step], LOSS)
+    best = best_of([c for c in found if c.seq not in told.damaged and c.step != newest.step], LOSS)
     if best is not None and (LOSS[0] not in newest.metrics or math.isnan(newest.metrics["loss"])):
         assert best.seq not in removed(planned)
 
 
-@given(runs(), policies, spares, st.randoms())
+@given(runs(), policies, tellings, st.randoms())
 def test_the_order_in_which_they_are_given_does_not_matter(
-    found: list[Checkpoint], policy: RetentionPolicy, spared: Spared, random: Any
+    found: list[Checkpoint], policy: RetentionPolicy, told: Told, random: Any
 ) -> None:
     *live, newest = found
-    planned = plan(policy, live, newest=newest, monitor=LOSS, spared=spared)
+    planned = plan(policy, live, newest=newest, monitor=LOSS, told=told)
     random.shuffle(live)
-    assert plan(policy, live, newest=newest, monitor=LOSS, spared=spared) == planned
+    assert plan(policy, live, newest=newest, monitor=LOSS, told=told) == planned
 
 
 @given(runs(), policies, policies)
@@ -306,14 +315,14 @@ def test_the_union_of_two_policies_keeps_what_either_keeps(
     assert keeps[0] | keeps[1] == keeps[2]
 
 
-@given(runs(), policies, spares)
+@given(runs(), policies, tellings)
 def test_a_plan_carried_out_leaves_nothing_to_remove(
-    found: list[Checkpoint], policy: RetentionPolicy, spared: Spared
+    found: list[Checkpoint], policy: RetentionPolicy, told: Told
 ) -> None:
     *live, newest = found
-    gone = removed(plan(policy, live, newest=newest, monitor=LOSS, spared=spared))
+    gone = removed(plan(policy, live, newest=newest, monitor=LOSS, told=told))
     left = [c for c in found if c.seq not in gone]
-    assert removed(plan(policy, left[:-1], newest=left[-1], monitor=LOSS, spared=spared)) == []
+    assert removed(plan(policy, left[:-1], newest=left[-1], monitor=LOSS, told=told)) == []
 
 
 # -- refused ---------------------------------------------------------------------------------------------------

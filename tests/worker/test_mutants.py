@@ -74,7 +74,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     ),
     "the catalog is what is present": (
         catalog,
-        "listing = await self.listing_of(head)",
+        "listing = replace(await self.listing_of(head), marks=await self.marks())",
         "listing = await self.listing_of(record.replace(head, live=frozenset(await self.slots())))",
         zombie,
     ),
@@ -98,10 +98,10 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     ),
     "dropped data goes before the record": (
         service,
-        "await writer.commit(checkpoint, removed)",
+        "await writer.commit(checkpoint, verdict.plan.removed, verdict.acknowledged)",
         "await self.ownership.pruner._delete("
-        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in removed}], ())"
-        " or await writer.commit(checkpoint, removed)",
+        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in verdict.plan.removed}], ())"
+        " or await writer.commit(checkpoint, verdict.plan.removed)",
         zombie,
     ),
     "an attempt that may be recorded is discarded": (

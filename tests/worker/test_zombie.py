@@ -15,7 +15,7 @@ from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
 from tests.worker.exploring import explore, faults, late, openers, pairs, zombies
 from tests.worker.watching import WatchedStorage
 
-OPEN = {"get run.json", "probe", "list commits/", "get commits/N.json", "create commits/N.json"}
+OPEN = {"get run.json", "probe", "list commits/", "get commits/N.json", "create commits/N.json", "list user/"}
 SWEEP = {"list data/", "uploads", "delete data/N-step-N/rank-N-of-N.pN.safetensors"}
 SAVE = {"put data/N-step-N/rank-N-of-N.pN.safetensors", "put data/N-step-N/manifest.json", "put latest"}
 PRUNE = {"list data/N-step-N/"}

@@ -1,0 +1,57 @@
+"""Wishes: what people ask of a run that a writer holds; it looks right before each of its records.
+
+Pins and tags say what must stay, requests what may go. Whoever made one sees in the record whether it was heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from asyncckpt.errors import AsyncCkptError, ObjectNotFound
+from asyncckpt.events import Leftover, Listeners
+from asyncckpt.format import marks
+from asyncckpt.format.marks import Mark
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Marks by sequence number, who asked for which removals, and the requests' keys."""
+
+    marks: Mapping[int, tuple[Mark, ...]] = field(default_factory=dict)
+    drops: Mapping[int, str] = field(default_factory=dict)
+    requests: tuple[str, ...] = ()
+
+    @property
+    def spared(self) -> dict[int, list[str]]:
+        """The marks, as retention tells them."""
+        return {seq: [str(mark) for mark in found] for seq, found in self.marks.items()}
+
+    def acknowledged(self, live: Iterable[Checkpoint]) -> tuple[int, ...]:
+        """The sequence numbers of the listed checkpoints whose marks were seen."""
+        return tuple(sorted(c.seq for c in live if c.seq in self.marks))
+
+    @property
+    def unwanted(self) -> dict[int, str]:
+        """What was asked to go, and by whom."""
+        return {seq: f"asked for by {author}" for seq, author in self.drops.items()}
+
+
+async def read_wishes(storage: Storage, listeners: Listeners) -> Wishes:
+    """Everything that people ask for now. Raises `StorageError` if they cannot be heard."""
+    keys = [found.key async for found in storage.list(marks.USER)]
+    drops: dict[int, str] = {}
+    requests = []
+    for key in filter(marks.is_drop, keys):
+        try:
+            author, seqs = marks.decode_drop(await storage.get(key), f"{storage.url}/{key}")
+        except ObjectNotFound:
+            continue
+        except AsyncCkptError as error:
+            listeners.emit(Leftover(f"the request {key}", error))
+            continue
+        drops |= dict.fromkeys(seqs, author)
+        requests.append(key)
+    return Wishes(marks.by_seq(keys), drops, tuple(requests))
