@@ -16,6 +16,10 @@ COMMANDS = {
     "ls": "List the checkpoints of a run, oldest first.",
     "show": "Show what one checkpoint holds.",
     "verify": "Check every byte of one or all checkpoints.",
+    "prune": "Remove what a retention policy does not keep.",
+    "tag": "Name a checkpoint, and keep it.",
+    "pin": "Keep a checkpoint whatever retention says.",
+    "unpin": "Leave a checkpoint to retention again.",
     "demo": "Train, kill, resume, compare bit for bit.",
 }
 """The module and the function of each command by its name, and what the list of commands says of it."""
@@ -51,8 +55,9 @@ class Lazy(click.Group):
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="asyncckpt")
 def app() -> None:
-    """Look at the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP or @ID names one.
+    """Look after the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP, @ID or @TAG names one.
 
-    Nothing is written to ROOT, and a training may be saving into it. The status is 0 if all is well, 1 if something
-    is damaged, 2 if the command line is wrong, 3 if there is no such checkpoint, 4 if the store cannot be read.
+    A training may be saving into ROOT; only prune, tag, pin and unpin write to it. The status is 0 if all is well,
+    1 if something is damaged, 2 if the command line is wrong, 3 if there is no such checkpoint, 4 if the store cannot
+    be read.
     """

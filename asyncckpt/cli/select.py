@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from asyncckpt.catalog import Catalog, Which
 from asyncckpt.errors import CheckpointNotFoundError
+from asyncckpt.format.marks import check_tag
 from asyncckpt.storage import from_url
 
 _T = TypeVar("_T")
@@ -27,18 +28,20 @@ class Target:
 
 
 def target(text: str) -> Target:
-    """``ROOT@latest``, ``ROOT@best``, ``ROOT@1000`` (a step), ``ROOT@00000042`` (an id), or ``ROOT`` alone.
+    """``ROOT@latest``, ``@best``, ``@1000`` (a step), ``@00000042`` (an id), ``@NAME`` (a tag), or ``ROOT`` alone.
 
     Only the last ``@`` counts; none in a path that exists as it stands, nor one with a slash behind it. Raises
-    `CheckpointNotFoundError` for anything else behind the ``@``.
+    `CheckpointNotFoundError` for what can be none of these.
     """
     root, at, selector = text.rpartition("@")
     if not at or {"/", os.sep} & set(selector) or os.path.exists(os.path.expanduser(text)):
         return Target(text, None)
-    if selector in ("latest", "best"):
-        return Target(root, selector)
     if not (selector.isascii() and selector.isdecimal()):
-        raise CheckpointNotFoundError(f"{text}: after the @ comes latest, best, a step, or an id of 8 digits")
+        try:
+            return Target(root, selector if selector in ("latest", "best") else check_tag(selector))
+        except ValueError as error:
+            named = "after the @ comes latest, best, a step, an id of 8 digits, or a tag"
+            raise CheckpointNotFoundError(f"{text}: {named} ({error})") from None
     return Target(root, selector if len(selector) >= _ID_DIGITS else int(selector))
 
 

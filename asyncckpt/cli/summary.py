@@ -19,7 +19,9 @@ class Summary:
 
     @property
     def marks(self) -> str:
-        return " ".join(name for name, on in (("latest", self.latest), ("best", self.info.is_best)) if on)
+        info = self.info
+        told = [name for name, on in (("latest", self.latest), ("best", info.is_best), ("pinned", info.pinned)) if on]
+        return " ".join([*told, *(f"tag:{tag}" for tag in info.tags)])
 
     def json(self) -> dict[str, Any]:
         """As one JSON object: ``created`` in seconds since the epoch, ``size`` in bytes."""

@@ -8,6 +8,7 @@
         rank-00000-of-00008.p0.safetensors          packs
         rank-00000-of-00008.json                    reports
         manifest.json
+    user/                                           pins, tags and requests: see `asyncckpt.format.marks`
     latest  best                                    hints, overwritten, never trusted
 
 Numbers are padded for people; they are parsed as integers and never compared as text.

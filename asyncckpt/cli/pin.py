@@ -1,0 +1,33 @@
+"""``asyncckpt pin``: keep a checkpoint whatever retention says."""
+
+from __future__ import annotations
+
+import click
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.cli.output import print_json
+from asyncckpt.cli.select import reading, target
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.marking import mark
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def pin(checkpoint: str, as_json: bool) -> None:
+    """Pin CHECKPOINT (the latest where only a ROOT is given): retention spares it until it is unpinned.
+
+    A training that is running takes that into account from its next save on.
+    """
+    chosen = target(checkpoint)
+    which = "latest" if chosen.which is None else chosen.which
+
+    async def act(catalog: Catalog) -> tuple[int, int]:
+        found = await mark(catalog, which, None, SYSTEM_CLOCK)
+        return found.seq, found.step
+
+    seq, step = reading(chosen.root, act)
+    if as_json:
+        print_json({"root": chosen.root, "id": f"{seq:08d}", "pinned": True})
+    else:
+        click.echo(f"{seq:08d} (step {step}) is pinned")

@@ -1,0 +1,29 @@
+"""``asyncckpt unpin``: leave a checkpoint to retention again."""
+
+from __future__ import annotations
+
+import click
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.cli.output import print_json
+from asyncckpt.cli.select import reading, target
+from asyncckpt.marking import unmark
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def unpin(checkpoint: str, as_json: bool) -> None:
+    """Unpin CHECKPOINT (the latest where only a ROOT is given); one that is not pinned stays as it is."""
+    chosen = target(checkpoint)
+    which = "latest" if chosen.which is None else chosen.which
+
+    async def act(catalog: Catalog) -> tuple[int, int]:
+        found = (await catalog.listing()).find(which)
+        return found.seq, await unmark(catalog, f"{found.seq:08d}", None)
+
+    seq, gone = reading(chosen.root, act)
+    if as_json:
+        print_json({"root": chosen.root, "id": f"{seq:08d}", "pinned": False})
+    else:
+        click.echo(f"{seq:08d} is left to retention" if gone else f"{seq:08d} was not pinned")

@@ -1,0 +1,71 @@
+"""Offline: removal of checkpoints by somebody who is not the training: by request, or by taking the run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Collection, Mapping
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.clock import Clock
+from asyncckpt.events import Listeners
+from asyncckpt.format.marks import drop_key, encode
+from asyncckpt.format.record import Record
+from asyncckpt.retention import PrunePlan
+from asyncckpt.storage.base import Storage
+from asyncckpt.worker.hints import show
+from asyncckpt.worker.keeping import Keeping
+from asyncckpt.worker.ownership import Ownership
+
+
+def may_be_held(head: Record) -> bool:
+    """Whether a training may be saving into the run: its last writer has not closed it, and may be alive.
+
+    Nobody can tell for another host: there is no lease.
+    """
+    if head.kind == "close":
+        return False
+    return head.writer.host != socket.gethostname() or _is_alive(head.writer.pid)
+
+
+def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":  # signal 0 would end the process there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+async def ask(storage: Storage, seqs: Collection[int], who: str, clock: Clock) -> None:
+    """Leave word for the training that holds the run: it drops `seqs` in its next record, but for what is marked."""
+    await storage.put(drop_key(), [encode(who, int(clock.time() * 1e6), seqs)])
+
+
+async def drop(storage: Storage, unwanted: Mapping[int, str], listeners: Listeners, clock: Clock) -> PrunePlan:
+    """Take the run, drop the checkpoints with these numbers (for these reasons), delete their data, and close it.
+
+    What was marked meanwhile stays, and the latest in any case. Whoever held the run is fenced by this. Raises as
+    `asyncckpt.worker.writer.open_run` does.
+    """
+    catalog = Catalog(storage)
+    ownership = Ownership(catalog, listeners, clock, overwrite=False)
+    ownership.resumed = True
+    keeping = Keeping(storage, None, None, listeners)
+    writer = await ownership.take()
+    try:
+        verdict = await keeping.judge(writer, None, unwanted)
+        if verdict.plan.removed:
+            with ownership.recording(writer):
+                await writer.drop(verdict.plan.removed, verdict.acknowledged)
+            await ownership.pruner.committed(writer, writer.dropped, writer.stale)
+            await keeping.answer(verdict)
+            await ownership.sweep_planned()
+            await show(storage, writer, (await catalog.listing()).monitor)
+    finally:
+        await ownership.leave()
+    return verdict.plan
