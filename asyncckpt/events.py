@@ -100,7 +100,10 @@ class Pruned(Event):
 
 @dataclass(frozen=True, slots=True)
 class Retained(Event):
-    """What the catalog lists after a commit or a resume; `bytes` of its packs, each counted once. Rank 0's to tell."""
+    """What the catalog lists after a commit, a prune or a resume, and the bytes of its packs, each counted once.
+
+    Rank 0's to tell.
+    """
 
     checkpoints: int
     bytes: int
