@@ -270,11 +270,11 @@ class Catalog:
         try:
             data = await self.storage.get(ref.key)
         except ObjectNotFound as error:
-            raise CheckpointCorruptError(f"{what} is missing") from error
+            raise CheckpointCorruptError(f"{what} is missing", "missing") from error
         except TransientError:
             raise
         except StorageError as error:
-            raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
+            raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
         if len(data) != ref.length:
             raise CheckpointCorruptError(f"{what} has {len(data)} bytes instead of {ref.length}")
         found = manifests.decode(data, what)

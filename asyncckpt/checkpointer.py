@@ -21,12 +21,12 @@ from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import ranks_of, refuse_late_group
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
-from asyncckpt.events import Listener, Listeners
+from asyncckpt.events import Listener, Listeners, Resumed
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import SavePolicy
-from asyncckpt.restoring import Loaded, apply, check_world, read, read_named
+from asyncckpt.restoring import Loaded, apply, check_world, failure_told, read, read_named
 from asyncckpt.resuming import Resumption
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
@@ -123,6 +123,8 @@ class AsyncCheckpointer:
             verify=verify,
             fingerprint=fingerprint(self._tracked),
         )
+        if self._exporter is not None:
+            self._exporter.watch(self._saver.levels)
         self._beginning = Beginning(
             self._storage.url,
             lambda: self._pool.start(lambda service: service.catalog.listing()),
@@ -229,16 +231,18 @@ class AsyncCheckpointer:
             return self._pool.run(lambda service: read(service.catalog, checkpoint, scopes))
 
         resumption = Resumption(self._ranks, self._resumes, self._listeners, read_part)
-        if self._ranks.rank == 0:
-            loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
-        else:
-            loaded = resumption.follow()
-        self._beginning.resumed()
-        if loaded is None:
-            return None
-        state = self._apply(loaded, strict=True)
+        with failure_told(self._listeners):
+            if self._ranks.rank == 0:
+                loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
+            else:
+                loaded = resumption.follow()
+            self._beginning.resumed()
+            if loaded is None:
+                return None
+            state = self._apply(loaded, strict=True)
         seq, named, verified = loaded.checkpoint.seq, which != "latest", loaded.verified
         self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named, verified=verified))
+        self._listeners.emit(Resumed(state.step, seq, state.timestamp))
         self._beginning.prepare()
         return state
 
@@ -257,18 +261,19 @@ class AsyncCheckpointer:
         """
         self._check_open()
         scopes, world = list(self._tracked.trees), self._ranks.world
-        loaded, _ = self._pool.run(
-            lambda service: read_named(
-                service.catalog,
-                which,
-                scopes,
-                only=only,
-                exclude=exclude,
-                check=lambda checkpoint: check_world(checkpoint, world),
-                hold=service.hold,
+        with failure_told(self._listeners):
+            loaded, _ = self._pool.run(
+                lambda service: read_named(
+                    service.catalog,
+                    which,
+                    scopes,
+                    only=only,
+                    exclude=exclude,
+                    check=lambda checkpoint: check_world(checkpoint, world),
+                    hold=service.hold,
+                )
             )
-        )
-        return self._apply(loaded, strict=strict, only=only, exclude=exclude)
+            return self._apply(loaded, strict=strict, only=only, exclude=exclude)
 
     def _apply(
         self,

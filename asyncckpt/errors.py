@@ -95,7 +95,11 @@ class CheckpointNotFoundError(RestoreError, FileNotFoundError):
 
 
 class CheckpointCorruptError(RestoreError):
-    """A checkpoint's bytes are missing or are not what its digests say."""
+    """A checkpoint's bytes are not what its digests say; `kind` says whether they are ``missing`` or ``unreadable``."""
+
+    def __init__(self, message: str = "", kind: str = "content") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class IncompatibleState(RestoreError):

@@ -1,11 +1,16 @@
 """Events: what happened to checkpoints, as frozen values, and the listeners that are told.
 
 A listener is any object with an ``on_event(event)`` method. Listeners are observers: one that raises is
-logged and the next is told all the same, so that no metric, tracker or callback can harm a save. Each save
-ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skipped`, told in the order in which saves end.
-`Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
-a state of a few kilobytes it may arrive after `Durable`. `Stalled`, `Skipped` and `Superseded` may arrive on the
-training thread, which a slow listener holds up; everything else arrives on background threads.
+logged and the next is told all the same, so that no metric, tracker or callback can harm a save. They are told in
+the order in which they were given, the metrics after them.
+
+Each save ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skipped`, told in the order in which saves
+end. `Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
+a state of a few kilobytes it may arrive after `Durable`. After `Durable` come the `Pruned` of the same commit, then
+`Retained`; `Deleted` follows one commit later. A restore ends with `Restored` or `RestoreFailed`, after any `Damaged`
+that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `Skipped` and `Superseded` may arrive on the
+training thread, which a slow listener holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged` arrive on the
+thread that restores; everything else arrives on background threads.
 """
 
 from __future__ import annotations
@@ -47,6 +52,7 @@ class Durable(Event):
     """The checkpoint is committed; `seconds` after the save call began.
 
     `bytes` is the size of its state, `written` what this process put into new packs: less, where it shares old ones.
+    `phases` are the seconds that the worker spent in each of them: open, write, stage, report, commit.
     """
 
     step: int
@@ -56,6 +62,7 @@ class Durable(Event):
     created: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     written: int = 0
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,26 @@ class Pruned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Retained(Event):
+    """What the catalog lists after a commit, a prune or a resume, and the bytes of its packs, each counted once.
+
+    Rank 0's to tell.
+    """
+
+    checkpoints: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted(Event):
+    """What an earlier commit had dropped is off the store: `objects`, with `bytes` in packs."""
+
+    objects: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Swept(Event):
     """The start's sweep removed `objects` leftovers of earlier incarnations."""
 
@@ -100,7 +127,7 @@ class Swept(Event):
 
 @dataclass(frozen=True, slots=True)
 class Restored(Event):
-    """A checkpoint was restored."""
+    """A checkpoint was restored; to read and check its `bytes` took `seconds`."""
 
     step: int
     seq: int
@@ -109,12 +136,32 @@ class Restored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreFailed(Event):
+    """A ``resume()`` or ``restore()`` raised `error`."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """Training goes on from this checkpoint, which was saved at `created` (Unix time)."""
+
+    step: int
+    seq: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
 class Damaged(Event):
-    """A listed checkpoint is not what its digests say; None where its record itself is lost."""
+    """A listed checkpoint is not what its digests say; None where its record itself is lost.
+
+    `kind` says how in one word: ``record``, ``missing``, ``unreadable`` or ``content``.
+    """
 
     step: int | None
     seq: int | None
     reason: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,8 @@ async def fetch(
             for span in spans(contents, paths):
                 tasks.create_task(one(span))
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+        first = group.exceptions[0]
+        raise first from first.__cause__
     return found
 
 
@@ -118,11 +119,11 @@ async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
     try:
         await storage.get(span.pack.key, start=span.start, length=span.length, into=buffer)
     except ObjectNotFound as error:
-        raise CheckpointCorruptError(f"{what} is missing") from error
+        raise CheckpointCorruptError(f"{what} is missing", "missing") from error
     except TransientError:
         raise
     except StorageError as error:
-        raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
+        raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
     return await asyncio.to_thread(_checked, span, buffer, what)
 
 
@@ -163,13 +164,13 @@ async def _verify_pack(storage: Storage, pack: Pack) -> None:
     found = await storage.head(pack.key)
     if found is None or found.length != pack.length:
         state = "is missing" if found is None else f"has {found.length} bytes instead of {pack.length}"
-        raise CheckpointCorruptError(f"{what} {state}")
+        raise CheckpointCorruptError(f"{what} {state}", "missing" if found is None else "content")
     try:
         header = await storage.get(pack.key, length=pack.header)
     except TransientError:
         raise
     except StorageError as error:
-        raise CheckpointCorruptError(f"{what} cannot be read: {error}") from error
+        raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
     if digest(header) != pack.digest:
         raise CheckpointCorruptError(f"{what}: its header does not match its digest")
     decode_header(header, pack.length, what)

@@ -7,8 +7,8 @@ leaves nothing half restored. Objects are put back in the order they were given,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
-from asyncckpt.events import Listeners, Restored
+from asyncckpt.events import Listeners, Restored, RestoreFailed
 from asyncckpt.format.manifest import Contents, Manifest, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import fetch
@@ -149,6 +149,16 @@ async def _fetched(
         # What all ranks share may lie in the bytes of a tensor that is rank 0's own.
         paths = named | {alias.of for path, alias in contents.aliases.items() if path[0] not in foreign} & paths
     return await fetch(catalog.storage, contents, paths)
+
+
+@contextmanager
+def failure_told(listeners: Listeners) -> Iterator[None]:
+    """Around a restore: what it raises, the listeners hear of too."""
+    try:
+        yield
+    except Exception as error:
+        listeners.emit(RestoreFailed(error))
+        raise
 
 
 def check_world(checkpoint: Checkpoint, world: int) -> None:

@@ -40,7 +40,7 @@ class Resumption:
         Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are.
         """
         for lost in listing.lost.values():
-            self._report(None, None, lost)
+            self._report(None, None, lost, "record")
         for proposal, record in enumerate(self._candidates(listing, which)):
             if (checkpoint := record.checkpoint) is None:
                 continue
@@ -51,7 +51,7 @@ class Resumption:
             self._say(proposal, "verdict", {"stands": error is None})
             if error is None:
                 return loaded
-            self._report(checkpoint.step, checkpoint.seq, error)
+            self._report(checkpoint.step, checkpoint.seq, error, error.kind)
             self.damaged.append(checkpoint.seq)
             if which != "latest":
                 raise error
@@ -106,7 +106,7 @@ class Resumption:
         except BaseException as error:
             tell(self._ranks, key, _failure(error))
             raise
-        tell(self._ranks, key, {"damage": str(damage)} if damage else {})
+        tell(self._ranks, key, {"damage": str(damage), "kind": damage.kind} if damage else {})
         return loaded
 
     def _others(self, proposal: int) -> CheckpointCorruptError | None:
@@ -116,7 +116,7 @@ class Resumption:
             if "error" in said:
                 raise RestoreError(f"rank {rank} could not resume: {said['error']}")
             if "damage" in said:
-                return CheckpointCorruptError(f"rank {rank}: {said['damage']}")
+                return CheckpointCorruptError(f"rank {rank}: {said['damage']}", said["kind"])
         return None
 
     def _say(self, proposal: int, what: str, value: dict[str, Any]) -> None:
@@ -138,9 +138,9 @@ class Resumption:
     def _key(self, *parts: object) -> str:
         return "/".join(map(str, ("resume", self._number, *parts)))
 
-    def _report(self, step: int | None, seq: int | None, error: CheckpointCorruptError) -> None:
+    def _report(self, step: int | None, seq: int | None, error: CheckpointCorruptError, kind: str) -> None:
         logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)
-        self._listeners.emit(Damaged(step, seq, str(error)))
+        self._listeners.emit(Damaged(step, seq, str(error), kind))
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Failed, Fallback, Listeners, Skipped, Stalled, Superseded
 from asyncckpt.handle import SaveHandle, skipped, superseded
+from asyncckpt.levels import Levels
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.layout import Plan, build
 from asyncckpt.staging.stager import Snapshot, Stager
@@ -327,6 +328,11 @@ class Saver(Generic[_S]):
     def _remember(self, handle: SaveHandle) -> None:
         self.handles = [h for h in self.handles if not h.done() or h.is_untold]
         self.handles.append(handle)
+
+    def levels(self) -> Levels:
+        """How full queue and memory are now; from any thread."""
+        statuses = [handle.status for handle in tuple(self.handles)]
+        return Levels(statuses.count("staging"), statuses.count("writing"), self._arenas.memory())
 
     def close(self) -> None:
         """Stop copying, and leave the other ranks; arenas go as they are released."""

@@ -49,8 +49,7 @@ def headlines(page: str) -> Iterator[str]:
 
 def _values(family: Metric) -> Iterator[str]:
     for sample in family.samples:
-        if not sample.name.endswith("_created"):
-            yield f"{sample.name}{_braced(sample.labels)} {sample.value:.0f}"
+        yield f"{sample.name}{_braced(sample.labels)} {sample.value:.0f}"
 
 
 def _histograms(family: Metric) -> Iterator[str]:

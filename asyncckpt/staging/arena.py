@@ -19,6 +19,7 @@ from contextlib import suppress
 import torch
 
 from asyncckpt.errors import SaveFailed
+from asyncckpt.levels import Memory
 
 PAGE = 4096
 _STRIDE = 64 << 20
@@ -77,6 +78,7 @@ class ArenaPool:
         self._budget = budget
         self._degraded = degraded
         self._changed = threading.Condition()
+        self._capacity = 0
         self._free: list[Arena] = []
         self._leased: dict[str, Arena] = {}
         self._closed = False
@@ -105,6 +107,7 @@ class ArenaPool:
                     return None
                 self._changed.wait()
             self._keep_fitting(size, limit)
+            self._capacity = size * limit
             arena = self._free.pop(0) if self._free else Arena(size)
             self._leased[arena.id] = arena
             return arena
@@ -124,6 +127,11 @@ class ArenaPool:
             if not self._closed:
                 self._free.append(arena)
             self._changed.notify_all()
+
+    def memory(self) -> Memory:
+        """How full it is now. Takes no lock: the training thread must never wait for a scrape."""
+        used, free = tuple(self._leased.values()), tuple(self._free)
+        return Memory(sum(a.capacity for a in used), sum(a.capacity for a in free), self._capacity)
 
     def spares(self, size: int) -> list[Arena]:
         """New free arenas of at least `size` bytes, all that the generations still allow, to be faulted in by now."""

@@ -23,6 +23,7 @@ from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping
+from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.pulse import hear
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
@@ -92,7 +93,7 @@ class MemberService:
         await self.storage.aclose()
 
     async def _carry_out(self, ticket: Ticket) -> None:
-        job, phase = ticket.job, "open"
+        job, phases = ticket.job, Phases(self._clock)
         try:
             said = await hear(self._ranks, attempt_key(job.ordinal), job.ordinal, self._threads)
             if "declined" in said:
@@ -101,20 +102,20 @@ class MemberService:
                 return
             directory = self._announced(said, job)
             ticket.reply(Started(directory.seq))
-            phase = "write"
+            phases.enter("write")
             packing = Packing(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
             written = await packing.write()
-            phase = "stage"
+            phases.enter("stage")
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
-            phase = "report"
+            phases.enter("report")
             await write_report(job, written.contents, directory, said["writer"], self.storage)
-            phase = "commit"
+            phases.enter("commit")
             verdict = await hear(self._ranks, verdict_key(job.ordinal), job.ordinal, self._threads)
             if verdict.get("discarded"):
                 await self._discard(directory, job)
-            self._durable(ticket, verdict, written.nbytes)
+            self._durable(ticket, verdict, written.nbytes, phases)
         except Exception as error:
-            self._reject(ticket, phase, error)
+            self._reject(ticket, phases.now, error)
 
     def _announced(self, said: dict[str, Any], job: SaveJob) -> DataDirectory:
         """The folder of the attempt; raises `SaveFailed` if there is none, or if it is one at another save."""
@@ -134,7 +135,7 @@ class MemberService:
         except StorageError as error:
             self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
 
-    def _durable(self, ticket: Ticket, verdict: dict[str, Any], written: int) -> None:
+    def _durable(self, ticket: Ticket, verdict: dict[str, Any], written: int, phases: Phases) -> None:
         _check(verdict)
         record = records.decode(verdict["record"].encode("ascii"), "rank 0's verdict")
         ticket.reply(Committed(record))
@@ -142,7 +143,9 @@ class MemberService:
             now = self._clock.time()
             seconds = now - ticket.job.created / 1e6
             size, metrics = checkpoint.size, dict(checkpoint.metrics)
-            self._listeners.emit(Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written))
+            self._listeners.emit(
+                Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written, phases.end())
+            )
 
     def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()

@@ -7,10 +7,11 @@ late or fail without harm, and the next start's sweep finishes what is left.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 
 from asyncckpt.errors import StorageError
-from asyncckpt.events import Leftover, Listeners
+from asyncckpt.events import Deleted, Leftover, Listeners
 from asyncckpt.format import names
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.worker.sweep import unreachable
@@ -44,10 +45,14 @@ class Pruner:
             self._running = None
 
     async def _delete(self, writer: Writer, dropped: Sequence[Checkpoint], slots: Iterable[int]) -> None:
-        storage = writer.catalog.storage
+        storage, began = writer.catalog.storage, time.monotonic()
         try:
             keys = await unreachable(storage, dropped, writer.uses)
             stale = [names.record_key(s) for s in slots if s not in writer.live]
             await storage.delete([*keys, *stale])
         except StorageError as error:
             self._listeners.emit(Leftover("deletion of dropped checkpoints", error))
+            return
+        packs = {pack.key: pack.length for checkpoint in dropped for pack in checkpoint.packs}
+        size = sum(packs.get(key, 0) for key in keys)
+        self._listeners.emit(Deleted(len(keys) + len(stale), size, time.monotonic() - began))

@@ -19,7 +19,7 @@ from typing import TypeAlias
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, Fenced, OutcomeUnknown, StorageError
-from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned
+from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
@@ -31,6 +31,7 @@ from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.pulse import beat
 from asyncckpt.worker.ranks import Ranks, attempt_key, tell, verdict_key
@@ -154,6 +155,7 @@ class SaveService:
             self.keeping.damaged.update(damaged)
             writer = await self.ownership.go_on(seq, named=named)
             writer.base = Base(verified) if verified is not None and not damaged else None
+            self._listeners.emit(_retained(writer))
 
     async def settled(self) -> None:
         """Return once nothing is left to do for what was committed: retention has run, hints are written."""
@@ -181,17 +183,17 @@ class SaveService:
 
     async def _carry_out(self, ticket: Ticket) -> None:
         """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
-        attempt = _Attempt(ticket)
+        attempt = _Attempt(ticket, Phases(self._clock))
         try:
             writer = await self.ownership.take()
             directory = attempt.begin(writer, self._ranks)
             packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
             written = await packing.write(writer.base)
-            attempt.phase = "stage"
+            attempt.phases.enter("stage")
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
-            attempt.phase = "report"
+            attempt.phases.enter("report")
             contents = await gather(ticket.job, written.contents, directory, writer.nonce, self.storage, self._ranks)
-            attempt.phase = "commit"
+            attempt.phases.enter("commit")
             checkpoint = await self._describe(ticket.job, writer, directory, contents)
             attempt.recording = True
             verdict, record = await self._commit(writer, checkpoint)
@@ -199,7 +201,7 @@ class SaveService:
         except Exception as error:
             await self._reject(attempt, error)
             return
-        self._answer(ticket, record, written.nbytes)
+        self._answer(attempt, record, written.nbytes)
         await self._follow_up(writer, verdict)
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
@@ -240,8 +242,8 @@ class SaveService:
                 raise
         return verdict, writer.head
 
-    def _answer(self, ticket: Ticket, record: Record, written: int) -> None:
-        job, checkpoint = ticket.job, record.checkpoint
+    def _answer(self, attempt: _Attempt, record: Record, written: int) -> None:
+        job, checkpoint = attempt.ticket.job, record.checkpoint
         if checkpoint is None:
             return
         seconds = self._clock.time() - job.created / 1e6
@@ -254,10 +256,11 @@ class SaveService:
                 self._clock.time(),
                 dict(checkpoint.metrics),
                 written,
+                attempt.phases.end(),
             )
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
-        ticket.reply(Committed(record))
+        attempt.ticket.reply(Committed(record))
         tell(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
@@ -265,6 +268,7 @@ class SaveService:
         self._tell(verdict)
         if self.ownership.is_lost:
             return
+        self._listeners.emit(_retained(writer))
         # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
         await self.ownership.sweep_planned()
         await self.keeping.answer(verdict)
@@ -290,8 +294,8 @@ class SaveService:
             await self._discard(garbage)
         said = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
         tell(self._ranks, (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal), said)
-        self._listeners.emit(Failed(ticket.job.step, attempt.phase, error))
-        ticket.reply(Rejected(attempt.phase, error))
+        self._listeners.emit(Failed(ticket.job.step, attempt.phases.now, error))
+        ticket.reply(Rejected(attempt.phases.now, error))
 
     async def _discard(self, directory: DataDirectory) -> None:
         """Delete a failed attempt: its folder's name was never and will never be in a record."""
@@ -305,9 +309,9 @@ class SaveService:
 class _Attempt:
     """How far a job has come, for its failure message."""
 
-    def __init__(self, ticket: Ticket) -> None:
+    def __init__(self, ticket: Ticket, phases: Phases) -> None:
         self.ticket = ticket
-        self.phase = "open"
+        self.phases = phases
         self.directory: DataDirectory | None = None
         self.announced = False
         self.recording = False
@@ -331,9 +335,14 @@ class _Attempt:
             },
         )
         self.announced = True
-        self.phase = "write"
+        self.phases.enter("write")
         self.ticket.reply(Started(directory.seq))
         return directory
+
+
+def _retained(writer: Writer) -> Retained:
+    packs = {pack.key: pack.length for checkpoint in writer.checkpoints for pack in checkpoint.packs}
+    return Retained(len(writer.live), sum(packs.values()))
 
 
 def _next_base(base: Base | None, contents: Contents, turnover: float | None) -> Base:

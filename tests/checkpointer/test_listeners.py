@@ -6,12 +6,15 @@ import dataclasses
 import logging
 import queue
 import threading
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from asyncckpt import RetentionPolicy, SaveHandle, SavePolicy
-from asyncckpt.errors import SaveFailed, StorageDenied
+from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy, SaveHandle, SavePolicy, events
+from asyncckpt.errors import CheckpointNotFoundError, SaveFailed, StorageDenied
 from asyncckpt.events import (
+    Deleted,
     Durable,
     Event,
     Failed,
@@ -19,15 +22,20 @@ from asyncckpt.events import (
     Listener,
     Pruned,
     Restored,
+    RestoreFailed,
+    Resumed,
+    Retained,
     Skipped,
     Staged,
     Stalled,
     Superseded,
+    Swept,
 )
+from asyncckpt.metrics.exporter import _HANDLERS
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Recorder, Toy, Training, steps
+from .trainings import Recorder, Toy, Training, saved, steps
 
 
 class Raises:
@@ -103,6 +111,71 @@ def test_what_an_event_says(make: Make, recorder: Recorder) -> None:
     assert [event.where for event in recorder.of(Stalled)][:1] == ["call"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         durable.step = 8
+
+
+def test_what_follows_a_commit_comes_in_order(make: Make, recorder: Recorder) -> None:
+    toy = Toy()
+    ckpt = make(model=toy, keep=RetentionPolicy(last=1))
+    for step in (1, 2, 3):
+        toy.value = step
+        ckpt.save(step).wait()
+    ckpt.wait()
+    after = [event for event in recorder.events if isinstance(event, Durable | Pruned | Retained | Deleted)]
+    kinds = [type(event) for event in after if not isinstance(event, Deleted)]
+    assert kinds == [Durable, Retained, Durable, Pruned, Retained, Durable, Pruned, Retained]
+    assert [event.checkpoints for event in recorder.of(Retained)] == [1, 1, 1]
+    first = next(event for event in recorder.of(Deleted) if event.bytes)
+    assert after.index(first) > after.index(recorder.of(Pruned)[0])
+    assert first.bytes == recorder.of(Durable)[0].written
+    assert first.objects >= 3  # a pack, its manifest, its record
+
+
+def test_a_save_tells_how_long_each_phase_took(make: Make, recorder: Recorder) -> None:
+    make(model=Toy()).save(1).wait()
+    (durable,) = recorder.of(Durable)
+    assert list(durable.phases) == ["open", "write", "stage", "report", "commit"]
+    assert all(seconds >= 0 for seconds in durable.phases.values())
+
+
+def test_a_restore_tells_how_it_ended_and_a_resume_from_where_training_goes_on(
+    tmp_path: Path, make: Make, recorder: Recorder
+) -> None:
+    saved(tmp_path / "run", 1, 2)
+    ckpt = make(tmp_path / "run", model=Toy())
+    state = ckpt.resume()
+    found = [type(event) for event in recorder.events if not isinstance(event, Swept)]
+    assert found == [Restored, Retained, Resumed]
+    assert recorder.of(Resumed) == [Resumed(2, 2, state.timestamp)]
+    with pytest.raises(CheckpointNotFoundError) as raised:
+        ckpt.restore(7)
+    assert [event.error for event in recorder.of(RestoreFailed)] == [raised.value]
+    ckpt.restore(1)
+    assert [event.step for event in recorder.of(Restored)] == [2, 1]
+    assert len(recorder.of(Resumed)) == 1
+
+
+def test_listeners_are_told_in_the_order_in_which_they_were_given_and_the_metrics_last(store: GatedStorage) -> None:
+    told: list[tuple[str, float | None]] = []
+    registry = CollectorRegistry()
+
+    class Notes:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, Durable):
+                told.append((self.name, registry.get_sample_value("asyncckpt_durable_step")))
+
+    config = MetricsConfig(port=None, registry=registry)
+    with AsyncCheckpointer(store, model=Toy(), listeners=[Notes("one"), Notes("two")], metrics=config) as ckpt:
+        ckpt.save(3).wait()
+        assert registry.get_sample_value("asyncckpt_durable_step") == 3
+    assert told == [("one", 0), ("two", 0)]
+
+
+def test_every_event_is_counted_or_known_to_be_none_of_the_metrics() -> None:
+    kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
+    assert kinds - set(_HANDLERS) == {Event, Swept}
 
 
 def test_events_come_from_other_threads_except_what_the_call_itself_finds(make: Make, store: GatedStorage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import socket
 import sys
@@ -10,36 +9,15 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy, SavePolicy
 from asyncckpt.errors import SaveFailed, StorageDenied
-from asyncckpt.events import Durable
+from asyncckpt.events import Durable, Retained
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
+from .scraping import scrape, value
 from .trainings import ONE_GENERATION, Recorder, Toy, Training
-
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def scrape(port: int) -> Samples:
-    """Every sample that is served, by name and labels."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def value(samples: Samples, name: str, **labels: str) -> float:
-    return samples[name, frozenset(labels.items())]
 
 
 def test_a_scrape_tells_what_happened_to_saves(store: GatedStorage) -> None:
@@ -70,16 +48,28 @@ def test_a_scrape_tells_what_happened_to_saves(store: GatedStorage) -> None:
     assert value(found, "asyncckpt_bytes_total", direction="staged") >= 3 * info.size
     assert value(found, "asyncckpt_bytes_total", direction="read") > 0
     assert value(found, "asyncckpt_pruned_total") == 1
-    assert value(found, "asyncckpt_restores_total") == 1
-    assert value(found, "asyncckpt_damaged_checkpoints_total") == 0
+    assert value(found, "asyncckpt_requested_step") == 4
+    assert value(found, "asyncckpt_retained_checkpoints") == 2
+    assert value(found, "asyncckpt_retained_bytes") == recorder.of(Retained)[-1].bytes > 0
+    assert value(found, "asyncckpt_restores_total", outcome="restored") == 1
+    assert value(found, "asyncckpt_restores_total", outcome="failed") == 0
+    assert value(found, "asyncckpt_restore_duration_seconds_count") == 1
+    assert value(found, "asyncckpt_storage_errors_total", reason="full") == 1
+    for phase in ("open", "write", "stage", "report", "commit"):
+        assert value(found, "asyncckpt_phase_seconds_count", phase=phase) == 3
+        total = sum(event.phases[phase] for event in durable)
+        assert value(found, "asyncckpt_phase_seconds_sum", phase=phase) == pytest.approx(total)
+    for kind in ("record", "missing", "unreadable", "content"):
+        assert value(found, "asyncckpt_damaged_checkpoints_total", reason=kind) == 0
 
 
 def test_names_say_their_unit_and_labels_are_few() -> None:
     with AsyncCheckpointer(MemoryStorage(), model=Toy(), metrics=0) as ckpt:
         found = scrape(ckpt.metrics_port)
-    names = {name for name, _ in found if not name.endswith("_created")}
+    names = {name for name, _ in found}
     assert all(name.startswith("asyncckpt_") for name in names)
-    assert {label for _, labels in found for label, _ in labels} <= {"outcome", "phase", "where", "le", "direction"}
+    known = {"outcome", "phase", "where", "le", "direction", "state", "reason", "version", "torch", "python"}
+    assert {label for _, labels in found for label, _ in labels} <= known
     assert not [name for name in names if re.search(r"_(ms|millis|mb|minutes)(_|$)", name)]
 
 

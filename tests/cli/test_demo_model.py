@@ -296,7 +296,10 @@ def test_headlines_of_a_metrics_page(exporter: Exporter) -> None:
         'asyncckpt_stall_seconds{where="guard"}: 1 times, mean 200.00 ms, half of them within 250 ms',
         "asyncckpt_save_duration_seconds: 1 times, mean 200.00 ms, half of them within 250 ms",
         "asyncckpt_durable_step 7",
+        'asyncckpt_bytes_total{direction="staged"} 0',
         'asyncckpt_bytes_total{direction="written"} 1000',
+        'asyncckpt_bytes_total{direction="read"} 0',
+        'asyncckpt_bytes_total{direction="pruned"} 0',
     ]
 
 

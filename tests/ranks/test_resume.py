@@ -41,21 +41,24 @@ def _error(call: Callable[[], object]) -> str:
 
 class Damages:
     def __init__(self) -> None:
-        self.steps: list[int | None] = []
+        self.found: list[tuple[int | None, str]] = []
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Damaged):
-            self.steps.append(event.step)
+            self.found.append((event.step, event.kind))
 
 
-def _damage(root: Path, step: int, rank: int) -> None:
+def _damage(root: Path, step: int, rank: int, kind: str = "content") -> None:
     (pack,) = root.glob(f"data/*-step-{step}-*/rank-0000{rank}-*.safetensors")
+    if kind == "missing":
+        pack.unlink()
+        return
     data = bytearray(pack.read_bytes())
     data[-1] ^= 1
     pack.write_bytes(data)
 
 
-def _fall_back(root: Path) -> tuple[str, int, tuple[int, int], list[int | None]]:
+def _fall_back(root: Path) -> tuple[str, int, tuple[int, int], list[tuple[int | None, str]]]:
     damages, training = Damages(), Training()
     with training.checkpointer(root, listeners=[damages]) as checkpointer:
         named = _error(lambda: checkpointer.resume(which=3))
@@ -65,20 +68,20 @@ def _fall_back(root: Path) -> tuple[str, int, tuple[int, int], list[int | None]]
         taken = training.loader.taken
         training.step()
         assert checkpointer.save(state.step + 1).wait().step == state.step + 1
-    return named, state.step, (untouched, taken), damages.steps
+    return named, state.step, (untouched, taken), damages.found
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(tmp_path: Path, rank: int) -> None:
+@pytest.mark.parametrize(("rank", "kind"), [(0, "content"), (1, "missing")])
+def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(tmp_path: Path, rank: int, kind: str) -> None:
     run_ranks(_train, 3, tmp_path, 3)
-    _damage(tmp_path, 3, rank)
+    _damage(tmp_path, 3, rank, kind)
     results = run_ranks(_fall_back, 3, tmp_path)
     for at, (named, step, taken, damages) in enumerate(results):
         assert named.startswith("CheckpointCorruptError" if at == 0 else "RestoreError: rank 0 could not resume")
         assert f"rank-0000{rank}-of-00003.p0.safetensors" in named
         assert step == 2
         assert taken == (0, 2)
-        assert damages == ([3, 3] if at == 0 else [])
+        assert damages == ([(3, kind)] * 2 if at == 0 else [])
 
 
 def _resume(root: Path) -> str:

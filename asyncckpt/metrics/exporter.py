@@ -1,0 +1,196 @@
+"""Exporter: the listener that counts events, and serves what it has counted for Prometheus to scrape.
+
+Every checkpointer has a registry of its own unless it is given one, so that two in one process cannot collide.
+A port that is taken is a warning, never an error of the training.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakMethod
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from asyncckpt.errors import OutcomeUnknown, StorageDenied, StorageError, TransientError
+from asyncckpt.events import (
+    Damaged,
+    Deleted,
+    Durable,
+    Event,
+    Failed,
+    Fallback,
+    Leftover,
+    Pruned,
+    Restored,
+    RestoreFailed,
+    Resumed,
+    Retained,
+    Skipped,
+    Staged,
+    Stalled,
+    Superseded,
+)
+from asyncckpt.levels import Levels
+from asyncckpt.metrics.config import MetricsConfig, configured
+from asyncckpt.metrics.instruments import Instruments
+
+logger = logging.getLogger("asyncckpt")
+
+
+class Exporter:
+    """Counts events; `port` is where they can be scraped, or None."""
+
+    def __init__(self, config: MetricsConfig) -> None:
+        self.registry = config.registry or CollectorRegistry()
+        self.port: int | None = None
+        self._metrics = Instruments(self.registry, config.const_labels)
+        self._server: Any = None
+        if config.own_port is not None:
+            self._serve(config.own_port, config.addr)
+
+    def _serve(self, port: int, addr: str) -> None:
+        try:
+            self._server, self._thread = start_http_server(port, addr, self.registry)
+        except (OSError, OverflowError) as error:
+            logger.warning("metrics are not served: %s:%s is not to be had (%s); training goes on", addr, port, error)
+            return
+        self.port = self._server.server_port
+
+    def watch(self, levels: Callable[[], Levels]) -> None:
+        """Ask the method `levels` at every scrape, for as long as its object lives."""
+        # Weak, or the server's thread would keep a forgotten checkpointer with all its staging memory.
+        alive = WeakMethod(levels)
+
+        def now() -> Levels:
+            method = alive()
+            return method() if method is not None else Levels()
+
+        self._metrics.queued.set_function(lambda: now().queued)
+        self._metrics.writing.set_function(lambda: now().writing)
+        self._metrics.memory["used"].set_function(lambda: now().memory.used)
+        self._metrics.memory["free"].set_function(lambda: now().memory.free)
+        self._metrics.capacity.set_function(lambda: now().memory.capacity)
+
+    def on_event(self, event: Event) -> None:
+        """Count one event."""
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+    def _stalled(self, event: Stalled) -> None:
+        self._metrics.stall[event.where].observe(event.seconds)
+        if event.where == "call":
+            self._metrics.requested.set(event.step)
+
+    def _staged(self, event: Staged) -> None:
+        self._metrics.stage.observe(event.seconds)
+        self._metrics.bytes["staged"].inc(event.bytes)
+
+    def _durable(self, event: Durable) -> None:
+        self._metrics.saves["durable"].inc()
+        self._metrics.bytes["written"].inc(event.written)
+        self._metrics.duration.observe(event.seconds)
+        for phase, seconds in event.phases.items():
+            self._metrics.phases[phase].observe(seconds)
+        self._metrics.step.set(event.step)
+        self._metrics.time.set(event.created)
+
+    def _failed(self, event: Failed) -> None:
+        self._metrics.saves["failed"].inc()
+        self._metrics.failures[event.phase].inc()
+        self._count(event.error)
+
+    def _skipped(self, event: Skipped) -> None:
+        self._metrics.saves["skipped"].inc()
+
+    def _superseded(self, event: Superseded) -> None:
+        self._metrics.saves["superseded"].inc()
+
+    def _pruned(self, event: Pruned) -> None:
+        self._metrics.pruned.inc()
+
+    def _retained(self, event: Retained) -> None:
+        self._metrics.checkpoints.set(event.checkpoints)
+        self._metrics.retained.set(event.bytes)
+
+    def _deleted(self, event: Deleted) -> None:
+        self._metrics.bytes["pruned"].inc(event.bytes)
+        self._metrics.phases["prune"].observe(event.seconds)
+
+    def _restored(self, event: Restored) -> None:
+        self._metrics.restores["restored"].inc()
+        self._metrics.restore.observe(event.seconds)
+        self._metrics.bytes["read"].inc(event.bytes)
+
+    def _restore_failed(self, event: RestoreFailed) -> None:
+        self._metrics.restores["failed"].inc()
+        self._count(event.error)
+
+    def _resumed(self, event: Resumed) -> None:
+        self._metrics.step.set(event.step)
+        self._metrics.time.set(event.created)
+
+    def _damaged(self, event: Damaged) -> None:
+        self._metrics.damaged[event.kind].inc()
+
+    def _fallback(self, event: Fallback) -> None:
+        self._metrics.fallbacks[event.feature].set(1)
+
+    def _leftover(self, event: Leftover) -> None:
+        self._metrics.leftovers.inc()
+        self._count(event.error)
+
+    def _count(self, error: BaseException) -> None:
+        """Count what the store had to do with `error`."""
+        cause = error if isinstance(error, StorageError) else error.__cause__
+        if isinstance(cause, StorageError):
+            self._metrics.errors[_reason(cause)].inc()
+
+
+def _reason(error: StorageError) -> str:
+    match error:
+        case StorageDenied(errno=errno.ENOSPC | errno.EDQUOT):
+            return "full"
+        case StorageDenied():
+            return "denied"
+        case TransientError():
+            return "transient"
+        case OutcomeUnknown():
+            return "unknown"
+    return "other"
+
+
+_HANDLERS: Mapping[type[Event], Any] = {
+    Stalled: Exporter._stalled,
+    Staged: Exporter._staged,
+    Durable: Exporter._durable,
+    Failed: Exporter._failed,
+    Skipped: Exporter._skipped,
+    Superseded: Exporter._superseded,
+    Pruned: Exporter._pruned,
+    Retained: Exporter._retained,
+    Deleted: Exporter._deleted,
+    Restored: Exporter._restored,
+    RestoreFailed: Exporter._restore_failed,
+    Resumed: Exporter._resumed,
+    Damaged: Exporter._damaged,
+    Fallback: Exporter._fallback,
+    Leftover: Exporter._leftover,
+}
+
+
+def exporter(metrics: int | MetricsConfig | None) -> Exporter | None:
+    """The exporter that ``metrics=`` and the environment ask for, or None."""
+    config = configured(metrics)
+    return None if config is None else Exporter(config)

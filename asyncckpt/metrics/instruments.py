@@ -1,0 +1,217 @@
+"""Instruments: every metric there is, by name, with its children bound once. Units are in the names.
+
+Labels have few values, all known here or fixed in the code that names them: never a step, a path or a message.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+
+STALL = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Milliseconds: what the training thread is held."""
+STAGE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""From milliseconds: copies in memory."""
+SAVE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+"""Up to half an hour: whole saves, and restores."""
+PHASE = (0.01, 0.1, 1, 10, 60, 600)
+"""One for each power of ten, since there is a histogram for each phase."""
+
+_C = TypeVar("_C")
+_M = TypeVar("_M", Counter, Gauge, Histogram)
+
+
+def _without_created(metrics: Iterable[Metric]) -> Iterable[Metric]:
+    """Without the time at which each series began, which nobody asks for and which would double them.
+
+    prometheus_client can only leave it out for the whole process, and that is the user's to decide.
+    """
+    for metric in metrics:
+        metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+        yield metric
+
+
+class _Counter(Counter):
+    def collect(self) -> Iterable[Metric]:
+        return _without_created(super().collect())
+
+
+class _Histogram(Histogram):
+    def collect(self) -> Iterable[Metric]:
+        return _without_created(super().collect())
+
+
+class Children(dict[str, _C]):
+    """A metric's children by the value of its label; the `values` that are known are there from the start, as 0."""
+
+    def __init__(self, bind: Callable[[str], _C], values: Iterable[str]) -> None:
+        super().__init__((value, bind(value)) for value in values)
+        self._bind = bind
+
+    def __missing__(self, value: str) -> _C:
+        child = self[value] = self._bind(value)
+        return child
+
+
+_shared: WeakKeyDictionary[CollectorRegistry, dict[tuple[str, tuple[str, ...]], Any]] = WeakKeyDictionary()
+"""The metrics in registries that users gave: a registry takes each name once, and several checkpointers share it."""
+
+
+class _Workshop:
+    """Makes metrics in one registry, each with the same constant labels; those that are there already are shared."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+        self._registry = registry
+        self._labels = dict(labels)
+        self._known = _shared.setdefault(registry, {})
+
+    def counter(self, name: str, text: str) -> Counter:
+        return self._bound(self._metric(_Counter, name, text))
+
+    def counters(self, name: str, text: str, label: str, *values: str) -> Children[Counter]:
+        metric = self._metric(_Counter, name, text, label)
+        return Children(lambda value: self._bound(metric, **{label: value}), values)
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        return self._bound(self._metric(Gauge, name, text))
+
+    def gauges(self, name: str, text: str, label: str, *values: str) -> Children[Gauge]:
+        metric = self._metric(Gauge, name, text, label)
+        return Children(lambda value: self._bound(metric, **{label: value}), values)
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return self._bound(self._metric(_Histogram, name, text, buckets=buckets))
+
+    def histograms(
+        self, name: str, text: str, buckets: tuple[float, ...], label: str, *values: str
+    ) -> Children[Histogram]:
+        metric = self._metric(_Histogram, name, text, label, buckets=buckets)
+        return Children(lambda value: self._bound(metric, **{label: value}), values)
+
+    def one(self, name: str, text: str, **labels: str) -> None:
+        """A metric that is always 1, and says something by its labels."""
+        self._bound(self._metric(Gauge, name, text, *labels), **labels).set(1)
+
+    def _metric(self, kind: type[_M], name: str, text: str, *labels: str, **options: Any) -> _M:
+        names = (*self._labels, *labels)
+        if (name, names) not in self._known:
+            self._known[name, names] = kind(name, text, names, registry=self._registry, **options)
+        return cast(_M, self._known[name, names])
+
+    def _bound(self, metric: _M, **labels: str) -> _M:
+        values = {**self._labels, **labels}
+        return metric.labels(**values) if values else metric
+
+
+class Instruments:
+    """The metrics of one checkpointer in `registry`, with `labels` on each."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+        made = _Workshop(registry, labels)
+        self._saves(made)
+        self._newest(made)
+        self._queue(made)
+        self._store(made)
+        self._restores(made)
+        made.one("asyncckpt_build_info", "Versions, as labels; always 1.", **_build())
+
+    def _saves(self, made: _Workshop) -> None:
+        self.saves = made.counters(
+            "asyncckpt_saves_total",
+            "Saves by how they ended.",
+            "outcome",
+            *("durable", "failed", "skipped", "superseded"),
+        )
+        self.failures = made.counters(
+            "asyncckpt_save_failures_total",
+            "Failed saves by phase.",
+            "phase",
+            *("open", "stage", "write", "report", "commit", "worker"),
+        )
+        self.stall = made.histograms(
+            "asyncckpt_stall_seconds",
+            "Time the training thread was held: in each save call, and at the optimizer while copies were under way.",
+            STALL,
+            "where",
+            *("call", "guard"),
+        )
+        self.stage = made.histogram("asyncckpt_stage_seconds", "From the save call to a complete snapshot.", STAGE)
+        self.duration = made.histogram("asyncckpt_save_duration_seconds", "From the save call to durable.", SAVE)
+        self.phases = made.histograms(
+            "asyncckpt_phase_seconds",
+            "Time the worker spent in each phase of a durable save, and deleting what retention dropped.",
+            PHASE,
+            "phase",
+            *("open", "write", "stage", "report", "commit", "prune"),
+        )
+        self.bytes = made.counters(
+            "asyncckpt_bytes_total",
+            "Bytes copied into snapshots, written in packs, read by restores, and deleted in packs.",
+            "direction",
+            *("staged", "written", "read", "pruned"),
+        )
+
+    def _newest(self, made: _Workshop) -> None:
+        self.requested = made.gauge("asyncckpt_requested_step", "Step of the newest save call.")
+        self.step = made.gauge("asyncckpt_durable_step", "Step of the newest durable checkpoint; 0 before the first.")
+        self.time = made.gauge(
+            "asyncckpt_durable_timestamp_seconds",
+            "When the newest checkpoint became durable (when it was saved, after a resume), Unix time; 0 before.",
+        )
+
+    def _queue(self, made: _Workshop) -> None:
+        self.queued = made.gauge("asyncckpt_queued_saves", "Saves whose writing has not begun.")
+        self.writing = made.gauge("asyncckpt_writing_saves", "Saves that are being written.")
+        self.memory = made.gauges(
+            "asyncckpt_staging_bytes", "Staging memory, by what it is for now.", "state", "used", "free"
+        )
+        self.capacity = made.gauge(
+            "asyncckpt_staging_capacity_bytes", "Staging memory that may be in use at once; 0 before the first save."
+        )
+
+    def _store(self, made: _Workshop) -> None:
+        self.checkpoints = made.gauge("asyncckpt_retained_checkpoints", "Checkpoints in the catalog (rank 0).")
+        self.retained = made.gauge("asyncckpt_retained_bytes", "Bytes in packs of the catalog, each once (rank 0).")
+        self.pruned = made.counter("asyncckpt_pruned_total", "Checkpoints dropped by retention.")
+        self.errors = made.counters(
+            "asyncckpt_storage_errors_total",
+            "Saves, restores and cleaning that failed since the store did, by reason.",
+            "reason",
+            *("full", "denied", "transient", "unknown", "other"),
+        )
+        self.leftovers = made.counter(
+            "asyncckpt_leftovers_total", "Hints and cleaning that failed after a commit: harmless, done later."
+        )
+        self.fallbacks = made.gauges("asyncckpt_fallback", "1 for what runs slower or weaker.", "feature")
+
+    def _restores(self, made: _Workshop) -> None:
+        self.restores = made.counters(
+            "asyncckpt_restores_total", "Restores by how they ended.", "outcome", "restored", "failed"
+        )
+        self.restore = made.histogram(
+            "asyncckpt_restore_duration_seconds", "Time to read and check a checkpoint that was restored.", SAVE
+        )
+        self.damaged = made.counters(
+            "asyncckpt_damaged_checkpoints_total",
+            "Listed checkpoints found damaged, by how.",
+            "reason",
+            *("record", "missing", "unreadable", "content"),
+        )
+
+
+@functools.cache
+def _build() -> Mapping[str, str]:
+    return {"version": _version("asyncckpt"), "torch": _version("torch"), "python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # on the path without having been installed
+        return "unknown"
