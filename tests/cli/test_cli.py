@@ -162,7 +162,8 @@ def test_verify_sees_a_missing_manifest_pack_and_record(root: Path) -> None:
 def test_exit_codes_tell_what_is_wrong(root: Path, tmp_path: Path) -> None:
     run("verify", tmp_path / "nothing", code=3)
     assert "no checkpoint 77" in run("show", f"{root}@77", code=3).stderr
-    assert "after the @ comes" in run("show", f"{root}@newest", code=3).stderr
+    assert "no checkpoint 'newest'" in run("show", f"{root}@newest", code=3).stderr
+    assert "after the @ comes" in run("show", f"{root}@", code=3).stderr
     (tmp_path / "file").write_text("")
     for command in ("ls", "show", "verify"):
         result = run(command, tmp_path / "file", code=4)
@@ -180,8 +181,9 @@ def test_only_the_last_at_sign_counts_and_none_in_a_path_that_exists(tmp_path: P
     assert target(f"{tmp_path}/me@home@latest") == Target(f"{tmp_path}/me@home", "latest")
     assert target("root@1000") == Target("root", 1000)
     assert target("root@00001000") == Target("root", "00001000")
+    assert target("root@x") == Target("root", "x")
     with pytest.raises(CheckpointNotFoundError):
-        target("root@x")
+        target("root@")
 
 
 def test_sizes_and_ages_are_for_people() -> None:

@@ -208,7 +208,7 @@ def test_a_training_spares_what_was_pinned_while_it_ran(tmp_path: Path) -> None:
 
 
 def test_pruning_by_the_training_itself_follows_its_policy(tmp_path: Path) -> None:
-    model = torch.nn.Linear(1, 1)
+    model = torch.nn.Linear(1, 1, bias=False)
     with AsyncCheckpointer(tmp_path / "run", model=model) as ckpt:
         for step in (1, 2, 3):
             model.weight.data.fill_(step)

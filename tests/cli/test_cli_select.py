@@ -39,7 +39,12 @@ def test_the_last_at_sign_counts_unless_a_folder_follows(text: str, root: str, w
     assert target(text) == Target(root, which)
 
 
-@pytest.mark.parametrize("selector", ["", "newest", "-1", "1.5", "1e3", "٣", "²"])
+@pytest.mark.parametrize("selector", ["newest", "-1", "1.5", "1e3", "²", "größe"])
+def test_any_other_word_behind_the_at_sign_is_a_tag(selector: str) -> None:
+    assert target(f"runs/a@{selector}") == Target("runs/a", selector)
+
+
+@pytest.mark.parametrize("selector", ["", "٣", " x", "x" * 61])
 def test_anything_else_behind_the_at_sign_is_refused(selector: str) -> None:
     with pytest.raises(CheckpointNotFoundError, match=f"runs/a@{selector}: after the @ comes"):
         target(f"runs/a@{selector}")
