@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from asyncckpt.errors import (
+    AsyncCkptError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
     HeadDamaged,
@@ -27,8 +28,8 @@ from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.marks import USER, Mark, by_seq
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.format.runfile import RunFile
-from asyncckpt.format.sealed import sealed_digest
-from asyncckpt.retention import Monitor, best_of
+from asyncckpt.format.sealed import sealed_digest, unseal
+from asyncckpt.retention import Monitor, best_of, monitor_of
 from asyncckpt.storage.base import Storage
 
 Which: TypeAlias = Literal["latest", "best"] | int | str
@@ -37,7 +38,6 @@ Which: TypeAlias = Literal["latest", "best"] | int | str
 ATTEMPTS = 10
 """How often a reader that retention overtook looks again before it says so."""
 
-_CONCURRENT_READS = 16
 _T = TypeVar("_T")
 
 
@@ -101,10 +101,7 @@ class Listing:
     @property
     def monitor(self) -> Monitor | None:
         """The metric that says which checkpoint is best."""
-        if self.judge is not None:
-            return self.judge
-        named = [c.monitor for c in self.checkpoints if c.monitor]
-        return (named[-1][0], "max" if named[-1][1] == "max" else "min") if named else None
+        return self.judge or monitor_of(self.checkpoints)
 
     def infos(self) -> list[CheckpointInfo]:
         """Every listed checkpoint for people, oldest first."""
@@ -197,8 +194,11 @@ class Catalog:
 
     async def read(self, slot: int) -> Record:
         """The record in `slot`; raises `ObjectNotFound` or `CheckpointCorruptError`."""
+        return self._record(slot, await self.storage.get(names.record_key(slot)))
+
+    def _record(self, slot: int, data: memoryview) -> Record:
         key = names.record_key(slot)
-        found = record.decode(await self.storage.get(key), f"{self.storage.url}/{key}")
+        found = record.decode(data, f"{self.storage.url}/{key}")
         if found.slot != slot:
             raise CheckpointCorruptError(f"{self.storage.url}/{key} holds the record of slot {found.slot}")
         return found
@@ -214,7 +214,44 @@ class Catalog:
         return await self._retried(lambda: self._head(run))
 
     async def _head(self, run: RunFile) -> Record | None:
-        return await self.newest(await self.slots(), run)
+        # The hint says where to start: what is above it is above it whether or not it is true.
+        hint = await self._hint()
+        found = await self.newest(await self.slots(above=hint - 1), run) if hint > 1 else None
+        return found or await self.newest(await self.slots(), run)
+
+    async def _hint(self) -> int:
+        """The slot that the hint `latest` names, or 0."""
+        try:
+            slot = unseal(await self.storage.get(names.LATEST), names.LATEST).get("slot")
+        except AsyncCkptError:
+            return 0
+        return slot if isinstance(slot, int) else 0
+
+    async def named(self, which: Which) -> tuple[Checkpoint, CheckpointInfo]:
+        """The checkpoint that `which` names; the latest and the best are found without reading all others' records.
+
+        Raises `CheckpointNotFoundError` saying what there is.
+        """
+        if which in ("latest", "best") and (found := await self._retried(lambda: self._shortcut(which))) is not None:
+            return found
+        listing = await self.listing()
+        checkpoint = listing.find(which)
+        return checkpoint, next(info for info in listing.infos() if info.seq == checkpoint.seq)
+
+    async def _shortcut(self, which: Which) -> tuple[Checkpoint, CheckpointInfo] | None:
+        """Where the head says which slots they are in, and judged the best as this reader does."""
+        head = await self.head()
+        slot = None if head is None else head.latest_slot if which == "latest" else head.best_slot
+        if head is None or slot is None or slot not in head.live:
+            return None
+        try:
+            checkpoint = (await self.read(slot)).checkpoint
+        except CheckpointCorruptError:
+            return None  # what comes instead of it only all the others can tell
+        if checkpoint is None or (self.monitor is not None and self.monitor != checkpoint.monitor):
+            return None
+        marks = (await self.marks()).get(checkpoint.seq, ())
+        return checkpoint, info_of(checkpoint, is_best=slot == head.best_slot, marks=marks)
 
     async def newest(self, slots: Sequence[int], run: RunFile) -> Record | None:
         """The record in the highest of `slots`; raises `ObjectNotFound` if it is gone by now."""
@@ -248,20 +285,28 @@ class Catalog:
 
     async def listing_of(self, head: Record) -> Listing:
         """What `head` lists, whether or not it still is the head."""
-        limit = asyncio.Semaphore(_CONCURRENT_READS)
-        own = {head.slot: head}
-
-        async def fetch(slot: int) -> Record | CheckpointCorruptError | ObjectNotFound:
-            async with limit:
-                try:
-                    return own.get(slot) or await self.read(slot)
-                except (CheckpointCorruptError, ObjectNotFound) as error:
-                    return error
-
-        found = dict(zip(sorted(head.live), await asyncio.gather(*map(fetch, sorted(head.live))), strict=True))
+        slots = [slot for slot in head.live if slot != head.slot]
+        data = await self.storage.get_each([names.record_key(slot) for slot in slots])
+        found = await asyncio.to_thread(self._decoded, slots, data)
+        if head.slot in head.live:
+            found[head.slot] = head
         records = [r for r in found.values() if isinstance(r, Record) and r.checkpoint is not None]
         lost = {slot: _as_damage(e) for slot, e in found.items() if isinstance(e, Exception)}
         return Listing(head, tuple(sorted(records, key=_seq)), lost, judge=self.monitor)
+
+    def _decoded(
+        self, slots: Sequence[int], data: Sequence[memoryview | StorageError]
+    ) -> dict[int, Record | StorageError | CheckpointCorruptError]:
+        """Raises a `StorageError` that says nothing about the record: the listing would be wrong without it."""
+        found: dict[int, Record | StorageError | CheckpointCorruptError] = {}
+        for slot, entry in zip(slots, data, strict=True):
+            if isinstance(entry, StorageError) and not isinstance(entry, ObjectNotFound):
+                raise entry
+            try:
+                found[slot] = entry if isinstance(entry, StorageError) else self._record(slot, entry)
+            except CheckpointCorruptError as error:
+                found[slot] = error
+        return found
 
     async def manifest(self, checkpoint: Checkpoint) -> Manifest:
         """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""

@@ -303,12 +303,11 @@ class AsyncCheckpointer:
         return self._named("best")
 
     def _named(self, which: Which) -> CheckpointInfo | None:
-        listing = self._listing()
+        self._check_open()
         try:
-            seq = listing.find(which).seq
+            return self._pool.run(lambda service: service.catalog.named(which))[1]
         except CheckpointNotFoundError:
             return None
-        return next(info for info in listing.infos() if info.seq == seq)
 
     def _listing(self) -> Listing:
         self._check_open()

@@ -118,10 +118,8 @@ async def read_named(
     its sequence number. Raises as `read` does.
     """
     for _ in range(ATTEMPTS):
-        listing = await catalog.listing()
-        checkpoint = listing.find(which)
+        checkpoint, info = await catalog.named(which)
         check(checkpoint)
-        info = next(info for info in listing.infos() if info.seq == checkpoint.seq)
         try:
             with hold(checkpoint.seq):
                 return await read(catalog, checkpoint, scopes, only=only, exclude=exclude, device=device), info

@@ -112,7 +112,8 @@ def plan(
     told = told or Told()
     listed = {c.seq: c for c in (*checkpoints, *([newest] if newest else ()))}
     out = dict(told.unwanted)
-    out |= {c.seq: REPLACED for c in listed.values() if newest and c.step == newest.step and c.seq != newest.seq}
+    others = [c for c in listed.values() if c.seq not in told.damaged and newest and c.seq != newest.seq]
+    out |= {c.seq: REPLACED for c in others if newest and c.step == newest.step}
     reasons: defaultdict[int, list[str]] = defaultdict(list)
     for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
@@ -207,6 +208,14 @@ def ranking(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> list[
     sign = 1.0 if mode == "min" else -1.0
     measured = [c for c in checkpoints if not math.isnan(c.metrics.get(name, math.nan))]
     return sorted(measured, key=lambda c: (sign * c.metrics[name], c.seq))
+
+
+def monitor_of(checkpoints: Iterable[Checkpoint]) -> Monitor | None:
+    """The metric that the newest checkpoint which names one was judged by."""
+    newest = max((c for c in checkpoints if c.monitor), key=lambda c: c.seq, default=None)
+    if newest is None or newest.monitor is None:
+        return None
+    return newest.monitor[0], "max" if newest.monitor[1] == "max" else "min"
 
 
 def best_of(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Checkpoint | None:

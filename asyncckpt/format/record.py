@@ -7,12 +7,13 @@ part of a commit and a record that is merely present means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.format.sealed import Json, seal, sealed_digest, unseal
+from asyncckpt.format.slots import Slots
 
 Kind: TypeAlias = Literal["open", "checkpoint", "rollback", "prune", "close"]
 _KINDS = ("open", "checkpoint", "rollback", "prune", "close")
@@ -91,11 +92,14 @@ class Record:
     writer: WriterId
     previous: tuple[int, str] | None
     """Slot and digest of the record before it, which may be gone by now."""
-    live: frozenset[int]
+    live: Slots
     """Slots of every checkpoint that is listed once this record is the head."""
     latest: int | None
     latest_inc: int
     next_seq: int
+    latest_slot: int | None = None
+    """The slot of the latest, and of the best, so that nobody has to read all records for one of them."""
+    best_slot: int | None = None
     checkpoint: Checkpoint | None = None
     removed: tuple[Removal, ...] = ()
     acknowledged: tuple[int, ...] = ()
@@ -111,10 +115,12 @@ class Record:
             "inc": self.inc,
             "writer": _writer_json(self.writer),
             "previous": list(self.previous) if self.previous else None,
-            "live": [[first, last] for first, last in ranges(self.live)],
+            "live": [[first, last] for first, last in self.live.ranges],
             "latest": self.latest,
             "latest_inc": self.latest_inc,
             "next_seq": self.next_seq,
+            "latest_slot": self.latest_slot,
+            "best_slot": self.best_slot,
             "removed": [{"seq": r.seq, "step": r.step, "reason": r.reason} for r in self.removed],
             "acknowledged": list(self.acknowledged),
         }
@@ -127,21 +133,9 @@ def decode(data: bytes | memoryview, what: str) -> Record:
     """Decode and check a record; raises `CheckpointCorruptError` or `UnsupportedFormat` naming `what`."""
     fields = unseal(data, what)
     try:
-        record = _record(fields)
+        return _record(fields, sealed_digest(data))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error
-    return replace(record, digest=sealed_digest(data))
-
-
-def ranges(slots: Iterable[int]) -> list[tuple[int, int]]:
-    """`slots` as sorted inclusive ranges, which keeps a record small when 10,000 checkpoints are live."""
-    out: list[tuple[int, int]] = []
-    for slot in sorted(slots):
-        if out and out[-1][1] == slot - 1:
-            out[-1] = (out[-1][0], slot)
-        else:
-            out.append((slot, slot))
-    return out
 
 
 def _writer_json(writer: WriterId) -> Json:
@@ -165,7 +159,7 @@ def _checkpoint_json(c: Checkpoint) -> dict[str, Json]:
     }
 
 
-def _record(fields: dict[str, Any]) -> Record:
+def _record(fields: dict[str, Any], digest: str) -> Record:
     kind = fields["kind"]
     if kind not in _KINDS:
         raise ValueError(f"unknown kind {kind!r}")
@@ -177,13 +171,16 @@ def _record(fields: dict[str, Any]) -> Record:
         inc=int(fields["inc"]),
         writer=WriterId(writer["nonce"], writer["host"], writer["pid"], writer["started"]),
         previous=(previous[0], previous[1]) if previous else None,
-        live=frozenset(slot for first, last in fields["live"] for slot in range(first, last + 1)),
+        live=Slots(tuple((int(first), int(last)) for first, last in fields["live"])),
         latest=fields["latest"],
         latest_inc=int(fields["latest_inc"]),
         next_seq=int(fields["next_seq"]),
+        latest_slot=fields.get("latest_slot"),  # the first records had neither, and acknowledged nothing
+        best_slot=fields.get("best_slot"),
         checkpoint=_checkpoint(fields) if kind == "checkpoint" else None,
         removed=tuple(Removal(r["seq"], r["step"], r["reason"]) for r in fields["removed"]),
-        acknowledged=tuple(map(int, fields.get("acknowledged", ()))),  # the first records had none
+        acknowledged=tuple(map(int, fields.get("acknowledged", ()))),
+        digest=digest,
     )
 
 

@@ -7,6 +7,7 @@ proven once: a backend only has to keep the promises below, and the conformance 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ class UploadInfo:
     upload: str
 
 
+_CONCURRENT_GETS = 16
+
+
 class Storage(Protocol):
     """Objects under one root.
 
@@ -102,6 +106,23 @@ class Storage(Protocol):
         `ObjectNotFound`; a range that reaches past the end is a `StorageError` and never a short read.
         """
         ...
+
+    async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
+        """The whole of each of many small objects, in their order; for one that cannot be read, why.
+
+        There may be ten thousand of them, as many as checkpoints are listed. A store that can do better than a few at a
+        time has a way of its own.
+        """
+        limit = asyncio.Semaphore(_CONCURRENT_GETS)
+
+        async def one(key: str) -> memoryview | StorageError:
+            async with limit:
+                try:
+                    return await self.get(key)
+                except StorageError as error:
+                    return error
+
+        return await asyncio.gather(*map(one, keys))
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object's length, or None if there is none."""

@@ -53,10 +53,14 @@ class Files:
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def scan(self, path: str) -> list[Entry]:
-        """The names in a folder, in no order; links are not followed."""
+    def scan(self, path: str, after: str = "") -> list[Entry]:
+        """The names in a folder, in no order; links are not followed. Those surely before `after` are left out.
+
+        That spares a look at each: there may be ten thousand, and who asks what came last has seen them.
+        """
         with os.scandir(path) as names:
-            return [entry for name in names if (entry := _entry(name)) is not None]
+            late = (name for name in names if name.name >= after or after.startswith(name.name))
+            return [entry for name in late if (entry := _entry(name)) is not None]
 
     def look(self, path: str) -> os.stat_result:
         return os.lstat(path)

@@ -6,7 +6,7 @@ import errno
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 
-from asyncckpt.errors import ObjectExists, ObjectNotFound
+from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageError
 from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, UploadInfo, check_key
 from asyncckpt.storage.spans import check_length, span
 
@@ -60,6 +60,16 @@ class MemoryStorage:
         target = memoryview(into)
         target[:] = found
         return target
+
+    async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
+        """Read many objects whole, see `Storage.get_each`."""
+        return [self._whole(check_key(key)) for key in keys]
+
+    def _whole(self, key: str) -> memoryview | StorageError:
+        content = self._objects.get(key)
+        if content is None:
+            return ObjectNotFound(errno.ENOENT, f"{key}: there is no such object")
+        return memoryview(content)
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object's length, or None if there is none."""

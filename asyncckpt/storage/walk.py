@@ -16,7 +16,7 @@ def objects(files: Files, folders: Folders, prefix: str, start_after: str | None
     """The objects under `prefix`, sorted; blocks, raises OSError."""
     found = [
         ObjectInfo(folder + entry.name, entry.length)
-        for folder, entry in _entries(files, folders, prefix)
+        for folder, entry in _entries(files, folders, prefix, start_after or "")
         if entry.kind == "file" and _is_key(entry.name)
     ]
     wanted = (info for info in found if info.key.startswith(prefix) and (start_after is None or info.key > start_after))
@@ -45,22 +45,24 @@ def check_upload(upload: str) -> str:
     return upload
 
 
-def _entries(files: Files, folders: Folders, prefix: str) -> Iterator[tuple[str, Entry]]:
-    """Everything, each with its folder's key, ``/`` included, or nothing for the root."""
+def _entries(files: Files, folders: Folders, prefix: str, start_after: str = "") -> Iterator[tuple[str, Entry]]:
+    """Everything, each with its folder's key, ``/`` included, or nothing for the root; not all before `start_after`."""
+    its_folder, slash, name = start_after.rpartition("/")
     top = prefix.rpartition("/")[0]
     waiting = [check_key(top) + "/"] if top else [""]
     while waiting:
         folder = waiting.pop()
-        for entry in _scan(files, folders, folder):
+        after = name if folder == its_folder + slash else ""
+        for entry in _scan(files, folders, folder, after):
             yield folder, entry
             if entry.kind == "folder" and _is_key(entry.name) and f"{folder}{entry.name}/".startswith(prefix):
                 waiting.append(f"{folder}{entry.name}/")
 
 
-def _scan(files: Files, folders: Folders, folder: str) -> list[Entry]:
+def _scan(files: Files, folders: Folders, folder: str, after: str = "") -> list[Entry]:
     path = folders.path(folder.removesuffix("/"))
     try:
-        return files.scan(path)
+        return files.scan(path, after)
     except (FileNotFoundError, NotADirectoryError):
         # Removed since its parent was read, or never there; but a root that is a file has to be told.
         folders.check_root()

@@ -96,6 +96,23 @@ class ContentTests(StoreTest):
 
         self.run(act)
 
+    def test_many_small_objects_are_got_in_their_order_and_what_is_missing_says_so(self) -> None:
+        async def act(store: Storage) -> None:
+            whole = {f"c/{number:04d}": str(number).encode() * number for number in range(700)}
+            for key, data in whole.items():
+                await store.put(key, [data])
+            keys = [*reversed(whole), "c/none", "c/0007", "c"]
+            found = await store.get_each(keys)
+            assert [bytes(each) for each in found if isinstance(each, memoryview)] == [
+                *reversed(whole.values()),
+                whole["c/0007"],
+            ]
+            assert isinstance(found[700], ObjectNotFound)
+            assert isinstance(found[702], ObjectNotFound)
+            assert await store.get_each([]) == []
+
+        self.run(act)
+
     def test_ranges(self) -> None:
         whole = bytes(range(50))
 

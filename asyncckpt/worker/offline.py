@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Collection, Mapping
 
 from asyncckpt.catalog import Catalog
@@ -30,7 +29,7 @@ def may_be_held(head: Record) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    if sys.platform == "win32":  # signal 0 would end the process there
+    if os.name == "nt":  # signal 0 would end the process there
         return True
     try:
         os.kill(pid, 0)

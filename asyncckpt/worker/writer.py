@@ -23,6 +23,8 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
 from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.format.slots import Slots
+from asyncckpt.retention import best_of, monitor_of
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
 from asyncckpt.worker.increment import Base
@@ -95,9 +97,11 @@ class Writer:
         kept = self._without(removed)
         record = self._next(
             "checkpoint",
-            live=frozenset(kept) | frozenset(self.lost) | {slot},
+            live=Slots.of((*kept, *self.lost, slot)),
             latest=checkpoint.seq,
             latest_inc=self.inc,
+            latest_slot=slot,
+            best_slot=_best_slot(kept, (slot, checkpoint)),
             checkpoint=checkpoint,
             removed=tuple(removed),
             acknowledged=tuple(acknowledged),
@@ -109,8 +113,14 @@ class Writer:
     async def drop(self, removed: Collection[Removal], acknowledged: Collection[int] = ()) -> None:
         """Drop listed checkpoints by a record of its own; never the latest."""
         kept = self._without(removed)
-        live = frozenset(kept) | frozenset(self.lost)
-        await self._list(self._next("prune", live=live, removed=tuple(removed), acknowledged=tuple(acknowledged)), kept)
+        record = self._next(
+            "prune",
+            live=Slots.of((*kept, *self.lost)),
+            best_slot=_best_slot(kept),
+            removed=tuple(removed),
+            acknowledged=tuple(acknowledged),
+        )
+        await self._list(record, kept)
 
     def _without(self, removed: Iterable[Removal]) -> dict[int, Record]:
         gone = {removal.seq for removal in removed}
@@ -143,7 +153,8 @@ class Writer:
 
     async def roll_back(self, seq: int) -> None:
         """Make an older listed checkpoint the latest, so that a crash before the next save remembers it."""
-        await self._advance(self._next("rollback", latest=seq, latest_inc=self.inc))
+        slot = next((s for s, r in self.live.items() if r.checkpoint and r.checkpoint.seq == seq), None)
+        await self._advance(self._next("rollback", latest=seq, latest_inc=self.inc, latest_slot=slot))
         self.parent = seq
 
     async def close(self) -> None:
@@ -169,6 +180,14 @@ class Writer:
                 self.head = record
             raise
         self.head = record
+
+
+def _best_slot(listed: Mapping[int, Record], *added: tuple[int, Checkpoint]) -> int | None:
+    """The slot of what readers call the best."""
+    slots = {c.seq: (slot, c) for slot, c in [*((s, r.checkpoint) for s, r in listed.items()), *added] if c}
+    checkpoints = [checkpoint for _, checkpoint in slots.values()]
+    best = best_of(checkpoints, monitor_of(checkpoints))
+    return None if best is None else slots[best.seq][0]
 
 
 async def open_run(catalog: Catalog, me: WriterId, created: int, *, after: Record | None = None) -> Writer:
@@ -228,7 +247,7 @@ async def _try_open(catalog: Catalog, run: RunFile, me: WriterId, after: Record 
 
 def _open_record(head: Record | None, slot: int, me: WriterId) -> Record:
     if head is None:
-        return Record("open", slot, 1, me, None, frozenset(), None, 0, 1)
+        return Record("open", slot, 1, me, None, Slots(), None, 0, 1)
     return Record(
         kind="open",
         slot=slot,
@@ -239,6 +258,8 @@ def _open_record(head: Record | None, slot: int, me: WriterId) -> Record:
         latest=head.latest,
         latest_inc=head.latest_inc,
         next_seq=head.next_seq,
+        latest_slot=head.latest_slot,
+        best_slot=head.best_slot,
     )
 
 

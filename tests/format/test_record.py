@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record, Removal, WriterId, decode, ranges
+from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record, Removal, WriterId, decode
 from asyncckpt.format.sealed import seal, unseal
+from asyncckpt.format.slots import Slots
 
 WRITER = WriterId("f" * 32, "host", 123, 1_700_000_000_000_000)
 CHECKPOINT = Checkpoint(
@@ -36,7 +37,7 @@ def record(**changes: object) -> Record:
         "inc": 7,
         "writer": WRITER,
         "previous": (49, "b" * 32),
-        "live": frozenset({3, 4, 5, 9, 50}),
+        "live": Slots.of({3, 4, 5, 9, 50}),
         "latest": 42,
         "latest_inc": 7,
         "next_seq": 43,
@@ -64,13 +65,16 @@ def test_other_kinds_hold_no_checkpoint(kind: str) -> None:
 
 @given(st.frozensets(st.integers(1, 300)))
 def test_live_slots_survive_as_ranges(live: frozenset[int]) -> None:
-    assert decode(record(live=live).encode(), "it").live == live
-    pairs = ranges(live)
-    assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(pairs))
+    found = decode(record(live=Slots.of(live)).encode(), "it").live
+    assert found == Slots.of(live)
+    assert (list(found), len(found)) == (sorted(live), len(live))
+    assert {slot for slot in range(-1, 302) if slot in found} == live
+    assert "3" not in found
+    assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(found.ranges))
 
 
 def test_ten_thousand_live_checkpoints_stay_a_small_record() -> None:
-    assert len(record(live=frozenset(range(1, 10_001))).encode()) < 2000
+    assert len(record(live=Slots.of(range(1, 10_001))).encode()) < 2000
 
 
 def test_a_size_counts_what_its_packs_hold_for_it() -> None:

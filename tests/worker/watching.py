@@ -105,7 +105,7 @@ class Watch:
             self._compare_neighbours(former, now, now.head)
 
     def _compare_neighbours(self, former: Listing, now: Listing, head: Record) -> None:
-        assert head.live <= {record.slot for record in former.records} | {head.slot}, "more is listed than was"
+        assert set(head.live) <= {record.slot for record in former.records} | {head.slot}, "more is listed than was"
         gone = {c.seq for c in former.checkpoints} - {c.seq for c in now.checkpoints}
         assert gone == {removal.seq for removal in head.removed}, f"{gone} was listed and is no more"
         assert head.previous is not None
