@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Deleted, Leftover, Listeners
@@ -36,7 +36,9 @@ class Pruner:
         due, due_slots = self._dropped, self._slots
         self._dropped, self._slots = list(dropped), list(slots)
         if due or due_slots:
-            self._running = asyncio.create_task(self._delete(writer, due, due_slots))
+            # As of this commit: a pack that `dropped` ones share has their turn, and so has what later commits drop.
+            named = frozenset(writer.uses).union(pack.key for checkpoint in dropped for pack in checkpoint.packs)
+            self._running = asyncio.create_task(self._delete(writer, due, named, due_slots))
 
     async def finished(self) -> None:
         """Wait for the deletion under way."""
@@ -44,10 +46,12 @@ class Pruner:
             await self._running
             self._running = None
 
-    async def _delete(self, writer: Writer, dropped: Sequence[Checkpoint], slots: Iterable[int]) -> None:
+    async def _delete(
+        self, writer: Writer, dropped: Sequence[Checkpoint], named: Container[str], slots: Iterable[int]
+    ) -> None:
         storage, began = writer.catalog.storage, time.monotonic()
         try:
-            keys = await unreachable(storage, dropped, writer.uses)
+            keys = await unreachable(storage, dropped, named)
             stale = [names.record_key(s) for s in slots if s not in writer.live]
             await storage.delete([*keys, *stale])
         except StorageError as error:

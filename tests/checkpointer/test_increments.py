@@ -46,6 +46,18 @@ def adapted() -> tuple[Adapted, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.down.parameters(), lr=0.1, momentum=0.9)
 
 
+def test_a_shared_pack_stays_one_commit_longer_than_the_last_that_names_it(tmp_path: Path, make: Make) -> None:
+    root, toy = tmp_path / "run", Toy(1)
+    ckpt = make(root, model=toy, keep=RetentionPolicy(last=1))
+    ckpt.save(1).wait()
+    shared = pack_of(root, 1)
+    for step, weight, is_there in ((2, 1, True), (3, 2, True), (4, 3, False)):
+        toy.value = weight
+        ckpt.save(step).wait()
+        ckpt.wait()  # until step 4 is committed, somebody may read step 2 by the head before
+        assert shared.exists() == is_there
+
+
 @pytest.mark.parametrize("wrap", [False, True])
 def test_a_frozen_base_is_written_once(make: Make, recorder: Recorder, wrap: bool) -> None:
     model, optimizer = adapted()
