@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy
 from asyncckpt.errors import (
+    CheckpointCorruptError,
     CheckpointNotFoundError,
     ObjectNotFound,
     OutcomeUnknown,
@@ -24,7 +25,7 @@ from asyncckpt.errors import (
     StorageError,
     TransientError,
 )
-from asyncckpt.events import Damaged, Failed, Leftover
+from asyncckpt.events import Damaged, Failed, Leftover, Stalled
 from asyncckpt.levels import Levels, Memory
 from asyncckpt.metrics import Exporter
 from asyncckpt.storage import LocalStorage, MemoryStorage
@@ -62,15 +63,16 @@ def memory(found: Samples) -> tuple[float, float, float]:
 
 
 def test_what_waits_what_is_written_and_the_memory_of_both(store: GatedStorage) -> None:
-    with AsyncCheckpointer(store, model=Toy(), metrics=0) as ckpt:
+    with AsyncCheckpointer(store, model=Toy(), metrics=0, generations=3) as ckpt:
         found = scrape(ckpt.metrics_port)
         assert (queue(found), memory(found)) == ((0, 0), (0, 0, 0))
         with store.hold("put", "data/*") as gate:
             ckpt.save(1)
             gate.wait_reached()
             ckpt.save(2)
+            ckpt.save(3)
             found = scrape(ckpt.metrics_port)
-            assert queue(found) == (1, 1)
+            assert queue(found) == (2, 1)
             used, free, capacity = memory(found)
             assert used == capacity > 0
             assert free == 0
@@ -79,6 +81,14 @@ def test_what_waits_what_is_written_and_the_memory_of_both(store: GatedStorage) 
         found = eventually(lambda: scrape(ckpt.metrics_port), lambda found: memory(found)[0] == 0)
         assert queue(found) == (0, 0)
         assert memory(found) == (0, capacity, capacity)
+
+
+def test_the_guard_at_the_optimizer_is_no_request() -> None:
+    registry = CollectorRegistry()
+    exporter = Exporter(MetricsConfig(port=None, registry=registry))
+    for step, where in ((4, "call"), (5, "call"), (4, "guard")):
+        exporter.on_event(Stalled(step, 0.001, where))
+    assert value(scrape(registry), "asyncckpt_requested_step") == 5
 
 
 def test_capacity_is_what_the_budget_allows(store: GatedStorage) -> None:
@@ -124,14 +134,14 @@ def test_what_is_retained_counts_a_shared_pack_once(tmp_path: Path, make: Make, 
 def test_what_is_deleted_is_counted_once_it_is(tmp_path: Path, make: Make, registry: CollectorRegistry) -> None:
     root, toy = tmp_path / "run", Toy()
     ckpt = make(root, model=toy, keep=RetentionPolicy(last=1))
-    for step in (1, 2, 3):
-        toy.value = step
+    for step, weight in ((1, 1), (2, 1), (3, 2), (4, 3)):  # the second shares the first one's pack
+        toy.value = weight
         ckpt.save(step).wait()
     ckpt.close()
     found = scrape(registry)
     written, pruned = (value(found, "asyncckpt_bytes_total", direction=d) for d in ("written", "pruned"))
     assert written - pruned == packs(root) == value(found, "asyncckpt_retained_bytes")
-    assert value(found, "asyncckpt_pruned_total") == 2
+    assert value(found, "asyncckpt_pruned_total") == 3
     assert value(found, "asyncckpt_phase_seconds_count", phase="prune") >= 2
 
 
@@ -217,6 +227,30 @@ def _no_manifest_to_read(root: Path, store: GatedStorage) -> None:
 
 
 KINDS = ("record", "missing", "unreadable", "content")
+
+
+def test_a_pack_that_cannot_be_read_is_the_stores_failure_too(
+    make: Make, store: GatedStorage, registry: CollectorRegistry
+) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    store.fail("get", "data/*.safetensors", lambda: StorageDenied(13, "Permission denied"))
+    with pytest.raises(CheckpointCorruptError):
+        ckpt.restore("latest")
+    assert value(scrape(registry), "asyncckpt_storage_errors_total", reason="denied") == 1
+
+
+def test_pruning_by_hand_shows_at_once(make: Make, registry: CollectorRegistry, store: GatedStorage) -> None:
+    toy = Toy()
+    with make(model=toy) as ckpt:
+        for step in (1, 2, 3):
+            toy.value = step
+            ckpt.save(step).wait()
+    keeping = make(model=toy, keep=RetentionPolicy(last=1), metrics=MetricsConfig(port=None, registry=registry))
+    keeping.resume()
+    keeping.prune()
+    assert value(scrape(registry), "asyncckpt_retained_checkpoints") == 1
+    assert value(scrape(registry), "asyncckpt_pruned_total") == 2
 
 
 @pytest.mark.parametrize(
