@@ -44,7 +44,7 @@ $(VENV)/.ready: pyproject.toml Makefile
 # A real server that scrapes the metrics, from Debian's archive (25 MB), for any user. Where there is no apt, have it on
 # the PATH, or its tests are skipped; in CI they fail.
 $(BIN)/prometheus: | $(VENV)/.ready
-	@command -v prometheus promtool >/dev/null || .ci/prometheus $(BIN) || echo "no Prometheus is to be had here"
+	@{ command -v prometheus && command -v promtool; } >/dev/null || .ci/prometheus $(BIN) || echo "no Prometheus is to be had here"
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

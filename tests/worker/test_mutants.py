@@ -100,7 +100,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
         service,
         "await writer.commit(checkpoint, verdict.plan.removed, verdict.acknowledged)",
         "await self.ownership.pruner._delete("
-        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in verdict.plan.removed}], ())"
+        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in verdict.plan.removed}], (), ())"
         " or await writer.commit(checkpoint, verdict.plan.removed)",
         zombie,
     ),
