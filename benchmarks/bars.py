@@ -27,7 +27,6 @@ class Bar:
     def _verdict(self, entry: Row) -> str:
         reached = entry.median >= self.limit if self.at_least else entry.median <= self.limit
         wanted = f"at {'least' if self.at_least else 'most'} {self.limit:g}"
-        return (
-            f"bar {'met' if reached else 'MISSED'}: {entry.case}: {entry.metric} {entry.median:.4g} {entry.unit}, "
-            f"{wanted}: {entry.median / self.limit:.2f} of it"
-        )
+        share = f": {entry.median / self.limit:.2f} of it" if self.limit else ""
+        found = f"{entry.case}: {entry.metric} {entry.median:.4g} {entry.unit}".rstrip()
+        return f"bar {'met' if reached else 'MISSED'}: {found}, {wanted}{share}"

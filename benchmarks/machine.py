@@ -11,6 +11,9 @@ from types import TracebackType
 import torch
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_LOOK = 1.0
+_QUIET = 0.2
+"""Cores."""
 
 
 def conditions() -> str:
@@ -18,6 +21,16 @@ def conditions() -> str:
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{os.cpu_count()} cores, {memory:.0f} GiB, torch {torch.__version__}; load average {load}\n"
+
+
+def wait_until_quiet(longest: float) -> None:
+    """Return once others use next to nothing of the CPU, or after `longest` seconds."""
+    end = time.monotonic() + longest
+    while time.monotonic() < end:
+        before = _busy()
+        time.sleep(_LOOK)
+        if _busy() - before < _QUIET * _LOOK:
+            return
 
 
 class Foreign:

@@ -21,14 +21,16 @@ from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
 
 BARS = (Bar("extra / best peer's", 0.30), Bar("durable / direct write", 1.25))
 
-PLAIN = 6
-"""Steps without saving, before and after each series."""
+PLAIN = 5
+"""Steps without saving, before and after the saves."""
 
-SAVES = 3
+SETTLED = 3
+"""Steps in a row that take about as long as the fastest, before anything is measured."""
+
+MOST_SETTLING = 40
+
+SAVES = 4
 """In a row."""
-
-SERIES = 2
-"""Per process."""
 
 
 def run(options: Options) -> Report:
@@ -63,7 +65,7 @@ def _rows(turns: Turns, case: str, name: str) -> list[Row]:
 
 
 def measure(turn: Turn) -> list[Sample]:
-    """One process's turn: warm up, then series of saves with steps without saving between them."""
+    """One process's turn: warm up, then saves back to back between steps without any."""
     training = Training(SMALL if turn.quick else Shape())
     training.step()
     if turn.system == LIMIT:
@@ -79,26 +81,22 @@ def measure(turn: Turn) -> list[Sample]:
     for step in range(1, 4):
         training.step()
         system.after_step(step)
+    _settle(training)
     samples = _warmed_up(training, system)
     before = _plain(training)
-    for number in range(1 if turn.quick else SERIES):
-        began, steps, saves = time.perf_counter(), 0, list[Sample]()
-        save = Save(system, 100 * number + 100)
-        while len(saves) < SAVES:
-            training.step()
-            steps += 1
-            if save.is_over:
-                saves.append(save.sample() | {"first": 0.0})
-                if len(saves) < SAVES:
-                    save = Save(system, 100 * number + 100 + steps)
-        wall = time.perf_counter() - began
-        after = _plain(training)
-        plain = statistics.mean([*before, *after])
-        before = after
-        samples += saves
-        samples.append({"extra": (wall - steps * plain) / SAVES, "plain": plain})
+    began, steps, saves = time.perf_counter(), 0, list[Sample]()
+    save = Save(system, 100)
+    while len(saves) < SAVES:
+        training.step()
+        steps += 1
+        if save.is_over:
+            saves.append(save.sample() | {"first": 0.0})
+            if len(saves) < SAVES:
+                save = Save(system, 100 + steps)
+    wall = time.perf_counter() - began
+    plain = statistics.mean([*before, *_plain(training)])
     system.close()
-    return samples
+    return [*samples, *saves, {"extra": (wall - steps * plain) / SAVES, "plain": plain}]
 
 
 def _warmed_up(training: Training, system: System) -> list[Sample]:
@@ -112,10 +110,18 @@ def _warmed_up(training: Training, system: System) -> list[Sample]:
     return samples[:1]
 
 
+def _settle(training: Training) -> None:
+    """Steps until their time is steady: the first ones of a process touch memory that the host has to find first."""
+    seconds = [_step(training) for _ in range(SETTLED)]
+    while max(seconds[-SETTLED:]) > 1.15 * min(seconds) and len(seconds) < MOST_SETTLING:
+        seconds.append(_step(training))
+
+
 def _plain(training: Training) -> list[float]:
-    seconds = []
-    for _ in range(PLAIN):
-        began = time.perf_counter()
-        training.step()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    return [_step(training) for _ in range(PLAIN)]
+
+
+def _step(training: Training) -> float:
+    began = time.perf_counter()
+    training.step()
+    return time.perf_counter() - began

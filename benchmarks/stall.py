@@ -59,7 +59,7 @@ def measure(turn: Turn) -> list[Sample]:
         if turn.system == OWN or case.has_peers:
             subject = case.make(FACTOR if turn.quick else 1)
             system = make(turn.system, subject, turn.folder / str(number))
-            found = series(subject, system, saves=1 if turn.quick else 5, between=case.between)
+            found = series(subject, system, saves=1 if turn.quick else 4, between=case.between)
             system.close()
             tensors, nbytes = size_of(subject)
             samples += [s | {"case": number, "tensors": tensors, "bytes": nbytes} for s in found]

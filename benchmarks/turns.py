@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks.machine import Foreign
+from benchmarks.machine import Foreign, wait_until_quiet
 from benchmarks.options import Options
 from benchmarks.systems import OWN, is_installed
 
@@ -29,6 +29,9 @@ LIMIT = "limit"
 
 _LONGEST = 600
 """Seconds of one turn."""
+
+_PATIENCE = 60
+"""Seconds that a turn waits at most for other work on the machine to end."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,16 @@ def take(bench: str, systems: Iterable[str], rounds: int, options: Options) -> T
         for number in range(rounds):
             for name in list(turns.rounds):
                 print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+                if not options.quick:
+                    wait_until_quiet(_PATIENCE)
                 with Foreign() as others:
                     problem = _take_one(turns, bench, Turn(name, Path(folder), options.quick))
                 foreign.append(others.cores)
                 if problem:
                     turns.notes.append(f"{name}: failed: {problem}")
                     del turns.rounds[name]
-    turns.notes.append(f"cores used by others: {statistics.median(foreign):.2f} (at most {max(foreign):.2f})")
+    if foreign:
+        turns.notes.append(f"cores used by others: {statistics.median(foreign):.2f} (at most {max(foreign):.2f})")
     return turns
 
 
