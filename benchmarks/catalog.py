@@ -29,8 +29,8 @@ BARS = (
     Bar("save and prune one / with few", 1.2),
 )
 
-REPEATS = 5
-PRUNED = 20
+REPEATS = 3
+PRUNED = 10
 """Saves that each prune one."""
 
 
@@ -74,7 +74,6 @@ def _measure(root: Path, count: int) -> list[Sample]:
             seconds = _timed(functools.partial(_save, checkpointer, step))
             if number >= 2:  # what one commit drops is deleted after the next
                 samples.append({"prune": seconds})
-        assert len(checkpointer.checkpoints()) == count
     return [s | {"count": count} for s in samples]
 
 

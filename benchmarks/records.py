@@ -84,12 +84,13 @@ def _written(root: Path, head: Record, checkpoint: Checkpoint) -> Record:
         head,
         kind="checkpoint",
         slot=head.slot + 1,
-        previous=(head.slot, sealed_digest(head.encode())),
+        previous=(head.slot, head.digest),
         live=head.live | {head.slot + 1},
         latest=checkpoint.seq,
         next_seq=checkpoint.seq + 1,
         checkpoint=checkpoint,
         removed=(),
     )
-    (root / names.record_key(record.slot)).write_bytes(record.encode())
-    return record
+    data = record.encode()
+    (root / names.record_key(record.slot)).write_bytes(data)
+    return replace(record, digest=sealed_digest(data))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from benchmarks.subjects import Subject
 from benchmarks.systems import System
@@ -55,10 +56,13 @@ class Save:
             self._failure = failure
 
 
-def series(subject: Subject, system: System, *, saves: int, between: int) -> list[Sample]:
+def series(
+    subject: Subject, system: System, *, saves: int, between: int, beside: Callable[[], Sample] = dict
+) -> list[Sample]:
     """`between` steps, then a save and one more step while it is under way: `saves` times, and `WARM` before that.
 
-    The first sample has ``first`` set; what follows it while the process warms up is left out.
+    `beside` is measured after each and belongs to its sample. The first sample has ``first`` set; what follows it
+    while the process warms up is left out.
     """
     step, samples = 0, list[Sample]()
     for number in range(WARM + saves):
@@ -68,7 +72,7 @@ def series(subject: Subject, system: System, *, saves: int, between: int) -> lis
             system.after_step(step)
         save = Save(system, step)
         subject.step()
-        samples.append(save.sample() | {"first": float(number == 0)})
+        samples.append(save.sample() | {"first": float(number == 0)} | beside())
     return [samples[0], *samples[WARM:]]
 
 

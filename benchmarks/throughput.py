@@ -9,7 +9,7 @@ from benchmarks.results import Report, Row, row
 from benchmarks.saves import series, warm
 from benchmarks.subjects import Bare, size_of
 from benchmarks.systems import OWN, make
-from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
+from benchmarks.turns import Sample, Turn, take
 
 BARS = (Bar("rate / direct write", 0.9, at_least=True),)
 
@@ -19,40 +19,36 @@ NUMEL = 16 << 20
 
 def run(options: Options) -> Report:
     """Every system in turn."""
-    turns = take("throughput", [OWN, LIMIT, *options.peers], options.turns(3), options)
-    limits = turns.of(LIMIT)
-    nbytes = limits[0]["bytes"]
+    turns = take("throughput", [OWN, *options.peers], options.turns(3), options)
+    samples = [s for name in turns.systems for s in warm(turns.of(name))]
+    nbytes = samples[0]["bytes"]
     case = f"{nbytes / 1e9:.2f} GB"
-    rows = [r for name in turns.systems for r in _rows(turns, case, name, nbytes)]
+    rows = [r for name in turns.systems for r in _rows(case, name, warm(turns.of(name)))]
     for name, key in (("limit: memory copy", "copy"), ("limit: direct write", "write")):
-        rows.append(row("throughput", case, name, "durable", "s", [s[key] for s in limits]))
-        rows.append(row("throughput", case, name, "rate", "GB/s", [nbytes / s[key] / 1e9 for s in limits]))
+        rows.append(row("throughput", case, name, "durable", "s", [s[key] for s in samples]))
+        rows.append(row("throughput", case, name, "rate", "GB/s", [nbytes / s[key] / 1e9 for s in samples]))
     return Report(rows, turns.notes)
 
 
-def _rows(turns: Turns, case: str, name: str, nbytes: float) -> list[Row]:
-    found = warm(turns.of(name))
-    times = turns.against(name, "durable", "write", lambda s: not s["first"])
+def _rows(case: str, name: str, found: list[Sample]) -> list[Row]:
     return [
         row("throughput", case, name, "call", "ms", [s["call"] * 1e3 for s in found]),
         row("throughput", case, name, "durable", "s", [s["durable"] for s in found]),
-        row("throughput", case, name, "rate", "GB/s", [nbytes / s["durable"] / 1e9 for s in found]),
-        row("throughput", case, name, "rate / direct write", "x", [1 / time for time in times]),
+        row("throughput", case, name, "rate", "GB/s", [s["bytes"] / s["durable"] / 1e9 for s in found]),
+        row("throughput", case, name, "rate / direct write", "x", [s["write"] / s["durable"] for s in found]),
     ]
 
 
 def measure(turn: Turn) -> list[Sample]:
-    """One process's turn."""
+    """One process's turn: after each save the limits, since this disk's speed doubles and halves within minutes."""
     subject = Bare(64, NUMEL // 64 if turn.quick else NUMEL)
     _, nbytes = size_of(subject)
-    repeats = 1 if turn.quick else 2
-    if turn.system == LIMIT:
-        path = turn.folder / "limit"
-        return [
-            {"bytes": nbytes, "copy": copy_seconds(nbytes), "write": write_seconds(nbytes, path)}
-            for _ in range(repeats)
-        ]
+
+    def limits() -> Sample:
+        write = write_seconds(nbytes, turn.folder / "limit")
+        return {"bytes": nbytes, "copy": copy_seconds(nbytes // 4) * 4, "write": write}
+
     system = make(turn.system, subject, turn.folder / "saves")
-    samples = series(subject, system, saves=repeats, between=1)
+    samples = series(subject, system, saves=1 if turn.quick else 3, between=1, beside=limits)
     system.close()
     return samples
