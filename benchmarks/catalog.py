@@ -43,7 +43,7 @@ def run(options: Options) -> Report:
     rows = [r for count in (few, many) for r in _rows(count, [s for s in found if s["count"] == count])]
     ratios = [s["prune"] / least for s in found if s["count"] == many and "prune" in s]
     rows.append(row("catalog", _case(many), OWN, "save and prune one / with few", "x", ratios))
-    return Report(rows, turns.notes)
+    return Report(rows, turns.notes, turns.disturbed)
 
 
 def _rows(count: float, found: list[Sample]) -> list[Row]:

@@ -28,7 +28,7 @@ SAVES = 4
 def run(options: Options) -> Report:
     """Every system in turn."""
     turns = take("incremental", [OWN, *options.peers], options.turns(1), options)
-    return Report([r for name in turns.systems for r in _rows(name, turns.of(name))], turns.notes)
+    return Report([r for name in turns.systems for r in _rows(name, turns.of(name))], turns.notes, turns.disturbed)
 
 
 def _rows(name: str, found: list[Sample]) -> list[Row]:

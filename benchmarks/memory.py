@@ -1,7 +1,7 @@
 """Memory: 1,000 saves of a small state, and what the process holds meanwhile: memory, threads, descriptors.
 
-Memory is the proportional set size of the process and its children, sampled throughout, over what it was before the
-system was made. This project stages two states by default, and that is its budget; others have none to declare.
+Memory is the proportional set size of the process and its children, sampled throughout, over the most that training
+held without it. This project stages two states by default, and that is its budget; others have none to declare.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ WARM = 0.2
 GENERATIONS = 2
 """States that this project stages by default."""
 
-_EVERY = 0.02
+STEPS = 30
+"""Without saving: gradients come and go in each, and are not what saving holds."""
+
+_EVERY = 0.01
 
 
 def run(options: Options) -> Report:
     """Every system in turn, once."""
     turns = take("memory", [OWN, *options.peers], options.turns(1), options)
-    return Report([r for name in turns.systems for r in _rows(name, turns.of(name))], turns.notes)
+    return Report([r for name in turns.systems for r in _rows(name, turns.of(name))], turns.notes, turns.disturbed)
 
 
 def _rows(name: str, found: list[Sample]) -> list[Row]:
@@ -70,16 +73,17 @@ def _rows(name: str, found: list[Sample]) -> list[Row]:
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn."""
     subject = Optimized(parameters(20, 25_000 if turn.quick else 500_000))
-    for _ in range(3):
-        subject.step()
-    before = _held()
+    with _Sampled() as sampled:
+        for _ in range(STEPS):
+            subject.step()
+        before = sampled.take()
     system = make(turn.system, subject, turn.folder / "saves")
-    system.after_step(3)
+    system.after_step(STEPS)
     saves = QUICK_SAVES if turn.quick else SAVES if turn.system == OWN else PEER_SAVES
     samples = list[Sample]()
     with _Sampled() as sampled:
         for number in range(saves):
-            save = Save(system, number + 4)
+            save = Save(system, number + STEPS + 1)
             subject.step()
             save.sample()
             samples.append(

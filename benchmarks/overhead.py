@@ -45,7 +45,7 @@ def run(options: Options) -> Report:
     limits = turns.of(LIMIT)
     rows.append(row("overhead", case, "limit: memory copy", "extra", "s", [s["copy"] for s in limits]))
     rows.append(row("overhead", case, "limit: direct write", "durable", "s", [s["write"] for s in limits]))
-    return Report(rows, turns.notes)
+    return Report(rows, turns.notes, turns.disturbed)
 
 
 def _rows(turns: Turns, case: str, name: str) -> list[Row]:
@@ -81,7 +81,8 @@ def measure(turn: Turn) -> list[Sample]:
     for step in range(1, 4):
         training.step()
         system.after_step(step)
-    _settle(training)
+    if not turn.quick:
+        _settle(training)
     samples = _warmed_up(training, system)
     before = _plain(training)
     began, steps, saves = time.perf_counter(), 0, list[Sample]()

@@ -44,7 +44,7 @@ def run(options: Options) -> Report:
         row("restore", case, "limit: direct read", "restore cold", "s", [s["read"] for s in limits]),
         row("restore", case, "limit: memory copy", "restore warm", "s", [s["copy"] for s in limits]),
     ]
-    return Report(rows, turns.notes)
+    return Report(rows, turns.notes, turns.disturbed)
 
 
 def _rows(turns: Turns, case: str, name: str) -> list[Row]:

@@ -30,6 +30,8 @@ class Report:
 
     rows: Sequence[Row]
     notes: Sequence[str] = ()
+    disturbed: bool = False
+    """Others used the machine while this project or a limit was measured: then no bar was met or missed."""
 
 
 def row(bench: str, case: str, system: str, metric: str, unit: str, samples: Sequence[float]) -> Row:

@@ -22,7 +22,9 @@ BARS = (Bar("call", 20, case="tensors"), Bar("durable / one tensor", 1.3))
 def run(options: Options) -> Report:
     """Every system in turn, with many tensors and with one."""
     turns = take("small_tensors", [OWN, *options.peers], options.turns(3), options)
-    return Report([r for name in turns.systems for r in _rows(name, warm(turns.of(name)))], turns.notes)
+    return Report(
+        [r for name in turns.systems for r in _rows(name, warm(turns.of(name)))], turns.notes, turns.disturbed
+    )
 
 
 def _rows(name: str, found: list[Sample]) -> list[Row]:

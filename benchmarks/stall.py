@@ -49,7 +49,7 @@ def run(options: Options) -> Report:
     """Every system in turn, in every case."""
     turns = take("stall", [OWN, *options.peers], options.turns(3), options)
     rows = [r for number, case in enumerate(CASES) for name in turns.systems for r in _rows(turns, number, case, name)]
-    return Report(rows, turns.notes)
+    return Report(rows, turns.notes, turns.disturbed)
 
 
 def measure(turn: Turn) -> list[Sample]:

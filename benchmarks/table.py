@@ -12,7 +12,7 @@ def show(report: Report, bars: Sequence[Bar]) -> str:
     """The report as text: its tables, what was not measured, and every bar."""
     cases = dict.fromkeys(entry.case for entry in report.rows)
     tables = [_table(case, [r for r in report.rows if r.case == case]) for case in cases]
-    verdicts = [verdict for bar in bars for verdict in bar.verdicts(report.rows)]
+    verdicts = [verdict for bar in bars for verdict in bar.verdicts(report.rows, disturbed=report.disturbed)]
     return "\n\n".join(filter(None, [*tables, "\n".join(report.notes), "\n".join(verdicts)]))
 
 

@@ -27,7 +27,7 @@ def run(options: Options) -> Report:
     for name, key in (("limit: memory copy", "copy"), ("limit: direct write", "write")):
         rows.append(row("throughput", case, name, "durable", "s", [s[key] for s in samples]))
         rows.append(row("throughput", case, name, "rate", "GB/s", [nbytes / s[key] / 1e9 for s in samples]))
-    return Report(rows, turns.notes)
+    return Report(rows, turns.notes, turns.disturbed)
 
 
 def _rows(case: str, name: str, found: list[Sample]) -> list[Row]:

@@ -30,6 +30,9 @@ LIMIT = "limit"
 _LONGEST = 600
 """Seconds of one turn."""
 
+_DISTURBING = 0.3
+"""Cores used by others, from which on a turn's numbers say more of them."""
+
 _PATIENCE = 60
 """Seconds that a turn waits at most for other work on the machine to end."""
 
@@ -49,6 +52,8 @@ class Turns:
 
     rounds: dict[str, list[list[Sample]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    disturbed: bool = False
+    """Others used the machine while this project or a limit had its turn."""
 
     @property
     def systems(self) -> list[str]:
@@ -86,6 +91,7 @@ def take(bench: str, systems: Iterable[str], rounds: int, options: Options) -> T
                 with Foreign() as others:
                     problem = _take_one(turns, bench, Turn(name, Path(folder), options.quick))
                 foreign.append(others.cores)
+                turns.disturbed |= name in (OWN, LIMIT) and others.cores > _DISTURBING
                 if problem:
                     turns.notes.append(f"{name}: failed: {problem}")
                     del turns.rounds[name]

@@ -63,15 +63,17 @@ def test_the_rows_kept_are_of_a_benchmark_that_is_there(path: Path) -> None:
 
 def test_a_peer_that_is_not_installed_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(turns, "is_installed", lambda name: False)
-    assert take("stall", PEERS, 1, Options(scratch=tmp_path)).notes == [f"{name}: not installed" for name in PEERS]
+    assert take("stall", PEERS, 1, Options(quick=True, scratch=tmp_path)).notes == [
+        f"{name}: not installed" for name in PEERS
+    ]
 
 
 def test_a_peer_that_fails_is_noted_and_this_project_is_not(tmp_path: Path) -> None:
-    found = take("no_such_benchmark", ["torch.save"], 2, Options(scratch=tmp_path))
+    found = take("no_such_benchmark", ["torch.save"], 2, Options(quick=True, scratch=tmp_path))
     assert found.systems == []
     assert found.notes[0].startswith("torch.save: failed: ModuleNotFoundError")
     with pytest.raises(RuntimeError, match="no_such_benchmark of asyncckpt"):
-        take("no_such_benchmark", [OWN], 1, Options(scratch=tmp_path))
+        take("no_such_benchmark", [OWN], 1, Options(quick=True, scratch=tmp_path))
 
 
 def test_a_sample_is_compared_with_the_limit_of_its_own_round() -> None:
@@ -93,3 +95,6 @@ def test_bars_are_judged_by_medians_of_this_project_alone() -> None:
         ["bar met", " large"],
     ]
     assert "peer: not installed" in text
+    disturbed = show(Report(rows, disturbed=True), bars)
+    assert disturbed.count("bar not judged") == 3
+    assert "met" not in disturbed
