@@ -1,7 +1,7 @@
 # make demo   set up, then show the whole thing on a real training run (under two minutes after set-up)
 # make test   set up, then every check and every test; this is what CI runs
 # make check  linter, types on three platforms, import contracts
-# make bench  the benchmarks: what saving costs the call, and a training loop
+# make bench  every benchmark, beside those peers that are installed (benchmarks/peers.txt)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,6 +9,8 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 # Where to get torch from; for the small CPU build: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
 TORCH_INDEX ?=
+
+BENCHES ?= stall overhead throughput restore small_tensors incremental catalog memory
 
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -25,13 +27,13 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy -p benchmarks
 	$(BIN)/mypy --platform darwin
 	$(BIN)/mypy --platform win32
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready
-	$(BIN)/python -m benchmarks call
-	$(BIN)/python -m benchmarks overhead
+	for name in $(BENCHES); do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 $(VENV)/.ready: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "asyncckpt needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'

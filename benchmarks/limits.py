@@ -5,9 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+_CHUNK = 16 << 20
 
 
 def copy_seconds(nbytes: int) -> float:
@@ -18,19 +22,35 @@ def copy_seconds(nbytes: int) -> float:
     return time.perf_counter() - began
 
 
-def write_seconds(nbytes: int, folder: Path) -> float:
+def write_seconds(nbytes: int, path: Path) -> float:
     """A sequential write of `nbytes` past the page cache, synced; the file is preallocated, as ours are."""
-    block = mmap.mmap(-1, 16 << 20)
+    block = mmap.mmap(-1, _CHUNK)
     block.write(os.urandom(1 << 20) * 16)
-    path = folder / "limit.bin"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_DIRECT", 0))
-    try:
+    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         os.posix_fallocate(descriptor, 0, nbytes)
         began = time.perf_counter()
         for offset in range(0, nbytes, len(block)):
             os.pwrite(descriptor, memoryview(block), offset)
         os.fsync(descriptor)
         return time.perf_counter() - began
+
+
+def read_seconds(path: Path) -> float:
+    """A sequential read of all of `path` past the page cache, into one touched buffer."""
+    block = mmap.mmap(-1, _CHUNK)
+    block.write(bytes(_CHUNK))
+    with _opened(path, os.O_RDONLY) as descriptor:
+        began = time.perf_counter()
+        offset = 0
+        while got := os.preadv(descriptor, [block], offset):
+            offset += got
+        return time.perf_counter() - began
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_DIRECT)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
-        path.unlink()

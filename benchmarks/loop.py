@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,8 @@ class _Block(nn.Module):
         q, k, v = (p.view(batch, length, self.heads, -1).transpose(1, 2) for p in parts)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.narrow(F.gelu(self.widen(self.after(x))))
+        widened: Tensor = self.narrow(F.gelu(self.widen(self.after(x))))
+        return x + widened
 
 
 class _Model(nn.Module):
@@ -51,17 +53,22 @@ class _Model(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.words(tokens) + self.places(torch.arange(tokens.shape[1]))
-        return self.norm(self.blocks(x)) @ self.words.weight.t()
+        logits: Tensor = self.norm(self.blocks(x)) @ self.words.weight.t()
+        return logits
 
 
 class Training:
-    """A model, its optimizer, and one step of training at a time."""
+    """A `Subject`: a model, its optimizer, and one step of training at a time."""
 
     def __init__(self, shape: Shape) -> None:
         torch.manual_seed(0)
         self.shape = shape
         self.model = _Model(shape)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.extra: Mapping[str, nn.Module] = {}
+
+    def before_update(self, call: Callable[[], None]) -> None:
+        self.optimizer.register_step_pre_hook(lambda *_: call())
 
     @property
     def nbytes(self) -> int:

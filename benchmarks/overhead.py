@@ -1,138 +1,128 @@
-"""Overhead: what one save costs a training loop, from the call until it is durable.
+"""Overhead: what saving back to back costs a training loop, against no saving.
 
-``call`` is how long ``save`` held the loop, ``guard`` how long the optimizer waited for the copy, ``extra`` the
-wall time of the loop from the call to durable beyond what its steps take without saving: stall and slow-down
-together. ``durable`` is from the call to the last fsync. The first save of each process is reported apart.
+The loop saves as soon as the save before is durable. ``extra`` is the wall time of each save beyond what the steps
+made meanwhile take without saving: stall and slow-down together. ``durable`` is from the call to the last fsync,
+beside a training that goes on. Steps without saving are timed right before and after.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from benchmarks.bars import Bar
 from benchmarks.limits import copy_seconds, write_seconds
-from benchmarks.results import Row, row
+from benchmarks.loop import SMALL, Shape, Training
+from benchmarks.options import Options
+from benchmarks.results import Report, Row, row
+from benchmarks.saves import WARM, Save
+from benchmarks.systems import OWN, System, make
+from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
 
-if TYPE_CHECKING:
-    from benchmarks.systems import System
+BARS = (Bar("extra / best peer's", 0.30), Bar("durable / direct write", 1.25))
 
-SAVES = 3
-"""Per process: one first save, the others warm."""
+PLAIN = 5
+"""Steps without saving, before and after the saves."""
 
-LEAST_STEPS = 3
+SETTLED = 3
+"""Steps in a row that take about as long as the fastest, before anything is measured."""
 
+MOST_SETTLING = 40
 
-def run(options: argparse.Namespace) -> list[Row]:
-    """Every system in turn, in processes of their own; then the limits for the same bytes."""
-    from benchmarks.systems import SYSTEMS
-
-    systems = [s for s in options.systems.split(",") if s] or list(SYSTEMS)
-    rounds = 1 if options.quick else options.rounds
-    samples: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
-    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="bench-") as folder:
-        for turn in range(rounds):
-            for name in systems:
-                print(f"round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-                samples[name] += _child(name, folder, options.quick)
-        nbytes = int(samples[systems[0]][0]["bytes"])
-        case = f"{nbytes / 1e9:.2f} GB"
-        rows = [r for name in systems for r in _rows(case, name, samples[name])]
-        copies = [copy_seconds(nbytes) for _ in range(3)]
-        writes = [write_seconds(nbytes, Path(folder)) for _ in range(3)]
-    rows.append(row("overhead", case, "limit: memory copy", "extra", "s", copies))
-    rows.append(row("overhead", case, "limit: direct write", "durable", "s", writes))
-    return rows
+SAVES = 4
+"""In a row."""
 
 
-def _rows(case: str, name: str, samples: list[dict[str, float]]) -> list[Row]:
-    warm = [s for s in samples if not s["first"]]
-    first = [s for s in samples if s["first"]]
-    units = {"call": ("ms", 1e3), "guard": ("ms", 1e3), "extra": ("s", 1.0), "durable": ("s", 1.0)}
-    rows = [
-        row("overhead", case, name, metric, unit, [s[metric] * scale for s in warm])
-        for metric, (unit, scale) in units.items()
+def run(options: Options) -> Report:
+    """Every system in turn; then what it cost beside the best peer."""
+    turns = take("overhead", [OWN, LIMIT, *options.peers], options.turns(3), options)
+    case = f"{turns.of(LIMIT)[0]['bytes'] / 1e9:.2f} GB"
+    rows = [r for name in turns.systems for r in _rows(turns, case, name)]
+    peers = [r.median for r in rows if r.metric == "extra" and r.system != OWN]
+    if peers:
+        ratios = [s["extra"] / min(peers) for s in turns.of(OWN) if "extra" in s]
+        rows.append(row("overhead", case, OWN, "extra / best peer's", "x", ratios))
+    limits = turns.of(LIMIT)
+    rows.append(row("overhead", case, "limit: memory copy", "extra", "s", [s["copy"] for s in limits]))
+    rows.append(row("overhead", case, "limit: direct write", "durable", "s", [s["write"] for s in limits]))
+    return Report(rows, turns.notes, turns.disturbed)
+
+
+def _rows(turns: Turns, case: str, name: str) -> list[Row]:
+    series = [s for s in turns.of(name) if "extra" in s]
+    saves = [s for s in turns.of(name) if "call" in s and not s["first"]]
+    first = [s for s in turns.of(name) if s.get("first")]
+    ratios = turns.against(name, "durable", "write", lambda s: "call" in s and not s["first"])
+    return [
+        row("overhead", case, name, "call", "ms", [s["call"] * 1e3 for s in saves]),
+        row("overhead", case, name, "guard", "ms", [s["guard"] * 1e3 for s in saves]),
+        row("overhead", case, name, "extra", "s", [s["extra"] for s in series]),
+        row("overhead", case, name, "plain step", "s", [s["plain"] for s in series]),
+        row("overhead", case, name, "durable", "s", [s["durable"] for s in saves]),
+        row("overhead", case, name, "durable / direct write", "x", ratios),
+        row("overhead", case, name, "first call", "ms", [s["call"] * 1e3 for s in first]),
     ]
-    return [*rows, row("overhead", case, name, "first call", "ms", [s["call"] * 1e3 for s in first])]
 
 
-def _child(name: str, folder: str, quick: bool) -> list[dict[str, float]]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.overhead", name, folder, str(int(quick))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def measure(name: str, folder: Path, quick: bool) -> list[dict[str, float]]:
-    """One process's turn: warm up, then `SAVES` saves, each with the loop running until it is durable."""
-    from benchmarks.loop import SMALL, Shape, Training
-    from benchmarks.systems import SYSTEMS
-
-    training = Training(SMALL if quick else Shape())
-    root = folder / name
+def measure(turn: Turn) -> list[Sample]:
+    """One process's turn: warm up, then saves back to back between steps without any."""
+    training = Training(SMALL if turn.quick else Shape())
     training.step()
-    system = SYSTEMS[name](training, root)
+    if turn.system == LIMIT:
+        return [
+            {
+                "bytes": training.nbytes,
+                "copy": copy_seconds(training.nbytes),
+                "write": write_seconds(training.nbytes, turn.folder / "limit"),
+            }
+            for _ in range(1 if turn.quick else 3)
+        ]
+    system = make(turn.system, training, turn.folder / "saves")
     for step in range(1, 4):
         training.step()
         system.after_step(step)
-
-    def hook(*_: object) -> None:
-        began = time.perf_counter()
-        system.before_step()
-        system.waited += time.perf_counter() - began
-
-    samples = []
-    for save in range(SAVES):
-        plain = statistics.median(_timed(training.step) for _ in range(4))
-        hooked = training.optimizer.register_step_pre_hook(hook)
-        system.waited = 0.0
-        began = time.perf_counter()
-        system.save(save + 10)
-        call = time.perf_counter() - began
-        durable: list[float] = []
-        waiter = threading.Thread(target=_wait, args=(system, began, durable))
-        waiter.start()
-        steps = 0
-        while steps < LEAST_STEPS or waiter.is_alive():
-            training.step()
-            steps += 1
-        wall = time.perf_counter() - began
-        waiter.join()
-        hooked.remove()
-        samples.append(
-            {
-                "call": call,
-                "guard": system.waited,
-                "extra": wall - steps * plain,
-                "durable": durable[0],
-                "first": float(save == 0),
-                "bytes": float(training.nbytes),
-            }
-        )
+    if not turn.quick:
+        _settle(training)
+    samples = _warmed_up(training, system)
+    before = _plain(training)
+    began, steps, saves = time.perf_counter(), 0, list[Sample]()
+    save = Save(system, 100)
+    while len(saves) < SAVES:
+        training.step()
+        steps += 1
+        if save.is_over:
+            saves.append(save.sample() | {"first": 0.0})
+            if len(saves) < SAVES:
+                save = Save(system, 100 + steps)
+    wall = time.perf_counter() - began
+    plain = statistics.mean([*before, *_plain(training)])
     system.close()
-    shutil.rmtree(root, ignore_errors=True)
-    return samples
+    return [*samples, *saves, {"extra": (wall - steps * plain) / SAVES, "plain": plain}]
 
 
-def _wait(system: System, began: float, durable: list[float]) -> None:
-    system.wait()
-    durable.append(time.perf_counter() - began)
+def _warmed_up(training: Training, system: System) -> list[Sample]:
+    """The samples of the first saves, each with steps until it is durable; only the very first is kept."""
+    samples = list[Sample]()
+    for number in range(WARM):
+        save = Save(system, 10 + number)
+        while not save.is_over:
+            training.step()
+        samples.append(save.sample() | {"first": 1.0})
+    return samples[:1]
 
 
-def _timed(step: Callable[[], None]) -> float:
+def _settle(training: Training) -> None:
+    """Steps until their time is steady: the first ones of a process touch memory that the host has to find first."""
+    seconds = [_step(training) for _ in range(SETTLED)]
+    while max(seconds[-SETTLED:]) > 1.15 * min(seconds) and len(seconds) < MOST_SETTLING:
+        seconds.append(_step(training))
+
+
+def _plain(training: Training) -> list[float]:
+    return [_step(training) for _ in range(PLAIN)]
+
+
+def _step(training: Training) -> float:
     began = time.perf_counter()
-    step()
+    training.step()
     return time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), bool(int(sys.argv[3])))))

@@ -1,0 +1,88 @@
+"""Catalog: what a run of 10,000 checkpoints costs those who list it, and the writer that adds one and prunes one.
+
+No peer keeps a catalog. The same is measured with 100 checkpoints: what a save and its pruning cost must not
+depend on how many are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from asyncckpt import AsyncCheckpointer, RetentionPolicy
+from benchmarks.bars import Bar
+from benchmarks.options import Options
+from benchmarks.records import make_run, model
+from benchmarks.results import Report, Row, row
+from benchmarks.systems import OWN
+from benchmarks.turns import Sample, Turn, take
+
+COUNTS = (100, 10_000)
+QUICK_COUNTS = (10, 200)
+
+BARS = (
+    Bar("list", 1.0, case="10,000"),
+    Bar("latest", 0.1, case="10,000"),
+    Bar("save and prune one / with few", 1.2),
+)
+
+REPEATS = 3
+PRUNED = 10
+"""Saves that each prune one."""
+
+
+def run(options: Options) -> Report:
+    """One process after the other."""
+    turns = take("catalog", [OWN], options.turns(2), options)
+    found = turns.of(OWN)
+    few, many = sorted({s["count"] for s in found})
+    least = statistics.median(s["prune"] for s in found if s["count"] == few and "prune" in s)
+    rows = [r for count in (few, many) for r in _rows(count, [s for s in found if s["count"] == count])]
+    ratios = [s["prune"] / least for s in found if s["count"] == many and "prune" in s]
+    rows.append(row("catalog", _case(many), OWN, "save and prune one / with few", "x", ratios))
+    return Report(rows, turns.notes, turns.disturbed)
+
+
+def _rows(count: float, found: list[Sample]) -> list[Row]:
+    metrics = (("list", "list"), ("latest", "latest"), ("resume", "resume"), ("prune", "save and prune one"))
+    return [row("catalog", _case(count), OWN, name, "s", [s[key] for s in found if key in s]) for key, name in metrics]
+
+
+def _case(count: float) -> str:
+    return f"{count:,.0f} checkpoints"
+
+
+def measure(turn: Turn) -> list[Sample]:
+    """One process's turn: a run with few checkpoints, then one with many."""
+    return [s for count in (QUICK_COUNTS if turn.quick else COUNTS) for s in _measure(turn.folder / str(count), count)]
+
+
+def _measure(root: Path, count: int) -> list[Sample]:
+    make_run(root, count)
+    tracked = model()
+    samples = list[Sample]()
+    with AsyncCheckpointer(root, model=tracked, keep=RetentionPolicy(last=count)) as checkpointer:
+        assert len(checkpointer.checkpoints()) == count
+        for _ in range(REPEATS):
+            samples.append({"list": _timed(checkpointer.checkpoints), "latest": _timed(checkpointer.latest)})
+        samples.append({"resume": _timed(checkpointer.resume)})
+        for number in range(PRUNED + 2):
+            step = count + 1 + number
+            seconds = _timed(functools.partial(_save, checkpointer, step))
+            if number >= 2:  # what one commit drops is deleted after the next
+                samples.append({"prune": seconds})
+    return [s | {"count": count} for s in samples]
+
+
+def _save(checkpointer: AsyncCheckpointer, step: int) -> None:
+    checkpointer.save(step)
+    checkpointer.wait()  # until retention has run, too
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

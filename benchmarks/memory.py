@@ -1,0 +1,151 @@
+"""Memory: 1,000 saves of a small state, and what the process holds meanwhile: memory, threads, descriptors.
+
+Memory is the proportional set size of the process and its children, sampled throughout, over the most that training
+held without it. This project stages two states by default, and that is its budget; others have none to declare.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+from pathlib import Path
+
+from benchmarks.bars import Bar
+from benchmarks.options import Options
+from benchmarks.results import Report, Row, row
+from benchmarks.saves import Save
+from benchmarks.subjects import Optimized, parameters, size_of
+from benchmarks.systems import OWN, make
+from benchmarks.turns import Sample, Turn, take
+
+BARS = (
+    Bar("peak / budget", 1.05),
+    Bar("growth", 1.0),
+    Bar("threads gained", 0),
+    Bar("descriptors gained", 0),
+)
+
+SAVES = 1_000
+QUICK_SAVES = 50
+PEER_SAVES = 100
+"""Enough to show what a peer holds: a thousand would take most of an hour."""
+
+WARM = 0.2
+"""Of all saves: memory is compared from there on."""
+
+GENERATIONS = 2
+"""States that this project stages by default."""
+
+STEPS = 30
+"""Without saving: gradients come and go in each, and are not what saving holds."""
+
+_EVERY = 0.01
+
+
+def run(options: Options) -> Report:
+    """Every system in turn, once."""
+    turns = take("memory", [OWN, *options.peers], options.turns(1), options)
+    return Report([r for name in turns.systems for r in _rows(name, turns.of(name))], turns.notes, turns.disturbed)
+
+
+def _rows(name: str, found: list[Sample]) -> list[Row]:
+    state = found[0]["state"]
+    case = f"{state / 1e6:.0f} MB of state, {GENERATIONS} of it as budget"
+    late = [s for s in found if s["progress"] >= WARM]
+    early, end = ([s for s in late if s["progress"] < 2 * WARM], [s for s in late if s["progress"] >= 1 - WARM])
+
+    def gained(key: str) -> list[float]:
+        before = statistics.median(s[key] for s in early)
+        return [s[key] - before for s in end]
+
+    rows = [
+        row("memory", case, name, "saves", "", [float(len(found))]),
+        row("memory", case, name, "peak", "MB", [max(s["peak"] for s in found) / 1e6]),
+        row("memory", case, name, "growth", "MB", [value / 1e6 for value in gained("held")]),
+        row("memory", case, name, "threads gained", "", gained("threads")),
+        row("memory", case, name, "descriptors gained", "", gained("descriptors")),
+    ]
+    budget = [s["peak"] / state / GENERATIONS for s in late]
+    return [*rows, row("memory", case, name, "peak / budget", "x", [max(budget)])]
+
+
+def measure(turn: Turn) -> list[Sample]:
+    """One process's turn."""
+    subject = Optimized(parameters(20, 25_000 if turn.quick else 500_000))
+    with _Sampled() as sampled:
+        for _ in range(STEPS):
+            subject.step()
+        before = sampled.take()
+    system = make(turn.system, subject, turn.folder / "saves")
+    system.after_step(STEPS)
+    saves = QUICK_SAVES if turn.quick else SAVES if turn.system == OWN else PEER_SAVES
+    samples = list[Sample]()
+    with _Sampled() as sampled:
+        for number in range(saves):
+            save = Save(system, number + STEPS + 1)
+            subject.step()
+            save.sample()
+            samples.append(
+                {
+                    "progress": number / saves,
+                    "held": _held() - before,
+                    "peak": sampled.take() - before,
+                    "threads": len(os.listdir("/proc/self/task")),
+                    "descriptors": len(os.listdir("/proc/self/fd")),
+                }
+            )
+    system.close()
+    _, nbytes = size_of(subject)
+    return [s | {"state": nbytes} for s in samples]
+
+
+class _Sampled:
+    """A thread that looks at the memory held, and keeps the most since it was last asked."""
+
+    def __init__(self) -> None:
+        self._most = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> _Sampled:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def take(self) -> float:
+        """The most bytes that were held since the last call."""
+        most, self._most = max(self._most, _held()), 0.0
+        return most
+
+    def _look(self) -> None:
+        while not self._over.wait(_EVERY):
+            self._most = max(self._most, _held())
+
+
+def _held() -> float:
+    """Bytes that this process and its descendants hold, shared ones in proportion."""
+    return sum(map(_proportional, _tree(os.getpid())))
+
+
+def _tree(process: int) -> list[int]:
+    children = [child for task in Path(f"/proc/{process}/task").glob("*") for child in _children(task)]
+    return [process, *(one for child in children for one in _tree(child))]
+
+
+def _children(task: Path) -> list[int]:
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except OSError:  # the thread has just ended
+        return []
+
+
+def _proportional(process: int) -> float:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(1024.0 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))

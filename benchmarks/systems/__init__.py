@@ -1,0 +1,90 @@
+"""Systems under measurement, each driven as its own documentation says, behind one small interface."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from benchmarks.subjects import Subject
+
+OWN = "asyncckpt"
+"""This project."""
+
+
+class System(Protocol):
+    """One way of saving one subject below one folder."""
+
+    waited: float
+    """Seconds that updates of the subject were held until it had been copied."""
+
+    def after_step(self, step: int) -> None:
+        """What the training loop calls after every step, saving or not."""
+        ...
+
+    def save(self, step: int) -> None:
+        """What it calls to save."""
+        ...
+
+    def before_update(self) -> None:
+        """What it must call before it changes what is being copied."""
+        ...
+
+    def wait(self) -> None:
+        """Return once the last save is durable: every file synced; in any thread."""
+        ...
+
+    def prune(self) -> None:
+        """Delete every checkpoint but the newest, where that is not done by itself; in any thread."""
+        ...
+
+    def load(self) -> Mapping[str, Tensor]:
+        """The newest checkpoint in memory of its own."""
+        ...
+
+    def restore(self) -> None:
+        """The newest checkpoint back into the subject's tensors."""
+        ...
+
+    def close(self) -> None: ...
+
+
+_CLASSES = {
+    OWN: "own:Asyncckpt",
+    "torch.save": "torch_save:TorchSave",
+    "safetensors": "safetensors_file:SafetensorsFile",
+    "dcp.thread": "dcp:DcpThread",
+    "dcp.process": "dcp:DcpProcess",
+    "torch_checkpointing": "torch_checkpointing_manager:TorchCheckpointing",
+    "lightning": "lightning_io:Lightning",
+    "torchsnapshot": "torchsnapshot_take:TorchSnapshot",
+}
+
+_PACKAGES = {
+    "safetensors": "safetensors",
+    "torch_checkpointing": "torch_checkpointing",
+    "lightning": "pytorch_lightning",
+    "torchsnapshot": "torchsnapshot",
+}
+
+PEERS = tuple(name for name in _CLASSES if name != OWN)
+
+QUICK_PEERS = ("torch.save", "safetensors", "dcp.thread")
+"""The peers of a quick run: importing and starting the others takes longer than all it measures."""
+
+
+def is_installed(name: str) -> bool:
+    """Whether the package that system `name` needs is there."""
+    return name not in _PACKAGES or find_spec(_PACKAGES[name]) is not None
+
+
+def make(name: str, subject: Subject, root: Path, *, keep_all: bool = False) -> System:
+    """System `name` for `subject`, below `root`; with `keep_all` it deletes nothing by itself."""
+    module, of = _CLASSES[name].split(":")
+    made = getattr(importlib.import_module(f"benchmarks.systems.{module}"), of)(subject, root, keep_all)
+    subject.before_update(made.before_update)
+    return cast(System, made)

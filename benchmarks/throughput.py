@@ -1,0 +1,54 @@
+"""Throughput: from the save call to durable, for a state of 4 GB in 64 tensors, while nothing else runs."""
+
+from __future__ import annotations
+
+from benchmarks.bars import Bar
+from benchmarks.limits import copy_seconds, write_seconds
+from benchmarks.options import Options
+from benchmarks.results import Report, Row, row
+from benchmarks.saves import series, warm
+from benchmarks.subjects import Bare, size_of
+from benchmarks.systems import OWN, make
+from benchmarks.turns import Sample, Turn, take
+
+BARS = (Bar("rate / direct write", 0.9, at_least=True),)
+
+NUMEL = 16 << 20
+"""Numbers in each of 64 tensors."""
+
+
+def run(options: Options) -> Report:
+    """Every system in turn."""
+    turns = take("throughput", [OWN, *options.peers], options.turns(3), options)
+    samples = [s for name in turns.systems for s in warm(turns.of(name))]
+    nbytes = samples[0]["bytes"]
+    case = f"{nbytes / 1e9:.2f} GB"
+    rows = [r for name in turns.systems for r in _rows(case, name, warm(turns.of(name)))]
+    for name, key in (("limit: memory copy", "copy"), ("limit: direct write", "write")):
+        rows.append(row("throughput", case, name, "durable", "s", [s[key] for s in samples]))
+        rows.append(row("throughput", case, name, "rate", "GB/s", [nbytes / s[key] / 1e9 for s in samples]))
+    return Report(rows, turns.notes, turns.disturbed)
+
+
+def _rows(case: str, name: str, found: list[Sample]) -> list[Row]:
+    return [
+        row("throughput", case, name, "call", "ms", [s["call"] * 1e3 for s in found]),
+        row("throughput", case, name, "durable", "s", [s["durable"] for s in found]),
+        row("throughput", case, name, "rate", "GB/s", [s["bytes"] / s["durable"] / 1e9 for s in found]),
+        row("throughput", case, name, "rate / direct write", "x", [s["write"] / s["durable"] for s in found]),
+    ]
+
+
+def measure(turn: Turn) -> list[Sample]:
+    """One process's turn: after each save the limits, since this disk's speed doubles and halves within minutes."""
+    subject = Bare(64, NUMEL // 64 if turn.quick else NUMEL)
+    _, nbytes = size_of(subject)
+
+    def limits() -> Sample:
+        write = write_seconds(nbytes, turn.folder / "limit")
+        return {"bytes": nbytes, "copy": copy_seconds(nbytes // 4) * 4, "write": write}
+
+    system = make(turn.system, subject, turn.folder / "saves")
+    samples = series(subject, system, saves=1 if turn.quick else 3, between=1, beside=limits)
+    system.close()
+    return samples
