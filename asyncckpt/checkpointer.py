@@ -26,7 +26,7 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import SavePolicy
-from asyncckpt.restoring import Loaded, apply, check_world, failure_told, read, read_named
+from asyncckpt.restoring import Loaded, apply, check_world, failure_told, fit, read, read_named
 from asyncckpt.resuming import Resumption
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
@@ -228,7 +228,9 @@ class AsyncCheckpointer:
         self._resumes += 1
 
         def read_part(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
-            return self._pool.run(lambda service: read(service.catalog, checkpoint, scopes))
+            loaded = self._pool.run(lambda service: read(service.catalog, checkpoint, scopes))
+            fit(loaded, self._tracked.trees, strict=True)  # before any rank changes anything
+            return loaded
 
         resumption = Resumption(self._ranks, self._resumes, self._listeners, read_part)
         with failure_told(self._listeners):
@@ -236,12 +238,18 @@ class AsyncCheckpointer:
                 loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
             else:
                 loaded = resumption.follow()
-            self._beginning.resumed()
             if loaded is None:
+                self._beginning.resumed()
                 return None
-            state = self._apply(loaded, strict=True)
-        seq, named, verified = loaded.checkpoint.seq, which != "latest", loaded.verified
-        self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named, verified=verified))
+            try:
+                state = self._apply(loaded, strict=True)
+                seq, named, verified = loaded.checkpoint.seq, which != "latest", loaded.verified
+                self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named, verified=verified))
+            except BaseException as error:
+                resumption.settle(error)
+                raise
+            resumption.settle(None)
+        self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
         self._listeners.emit(Resumed(state.step, seq, state.timestamp))
         self._beginning.prepare()
         return state
@@ -284,7 +292,7 @@ class AsyncCheckpointer:
         exclude: Collection[str] = (),
     ) -> TrainingState:
         self.before_mutation()
-        apply(loaded, self._tracked.trees, self._listeners, strict=strict, only=only, exclude=exclude)
+        apply(loaded, fit(loaded, self._tracked.trees, strict=strict, only=only, exclude=exclude), self._listeners)
         self._decision.restored(loaded.checkpoint.metrics)
         return training_state(info_of(loaded.checkpoint), loaded.state)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -168,16 +168,19 @@ def check_world(checkpoint: Checkpoint, world: int) -> None:
         )
 
 
-def apply(
+Fitted: TypeAlias = list[tuple[Component, Any, bool]]
+"""Components, the parts of a loaded state that fit them, and whether each has to be whole."""
+
+
+def fit(
     loaded: Loaded,
     trees: Mapping[str, Mapping[str, Tree]],
-    listeners: Listeners,
     *,
     strict: bool,
     only: Collection[str] | None = None,
     exclude: Collection[str] = (),
-) -> None:
-    """Put a loaded state back into the components of `trees`; raises `IncompatibleState`.
+) -> Fitted:
+    """What of a loaded state belongs to which component of `trees`; nothing is changed. Raises `IncompatibleState`.
 
     What the checkpoint lacks is an error with `strict`, and left as it is without.
     """
@@ -195,7 +198,12 @@ def apply(
             raise IncompatibleState(f"the checkpoint of step {loaded.checkpoint.step} holds nothing named {name!r}")
     for component, part, whole in found:
         component.check(part, strict=whole)
-    for component, part, whole in found:
+    return found
+
+
+def apply(loaded: Loaded, fitted: Fitted, listeners: Listeners) -> None:
+    """Put a loaded state back into the components it fits; raises `IncompatibleState` where one refuses its part."""
+    for component, part, whole in fitted:
         component.load(part, strict=whole)
     checkpoint = loaded.checkpoint
     listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, loaded.seconds))

@@ -86,6 +86,19 @@ class Resumption:
                 return loaded
             proposal += 1
 
+    def settle(self, failure: BaseException | None) -> None:
+        """Tell the others how putting the state back went here, and, if it went well, hear it of all of them.
+
+        Raises `RestoreError` naming the rank that could not: nobody may train on beside it.
+        """
+        if self._ranks.world > 1:
+            tell(self._ranks, self._key("settled", self._ranks.rank), _failure(failure) if failure else {})
+        if failure is None:
+            for rank in set(range(self._ranks.world)) - {self._ranks.rank}:
+                said = self._fetch(rank, self._key("settled", rank))
+                if "error" in said:
+                    raise RestoreError(f"rank {rank} could not put its state back: {said['error']}")
+
     def _candidates(self, listing: Listing, which: Which) -> list[Record]:
         by_seq: Mapping[int, Record] = {r.checkpoint.seq: r for r in listing.records if r.checkpoint}
         named = listing.candidates() if which == "latest" else [listing.find(which)]

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -122,14 +122,24 @@ def ranks_of(root: str) -> Ranks:
             return SingleRank()
         # Checkpointers are made in the same order on all ranks: the count tells their keys apart.
         prefix = f"asyncckpt/{root}/{next(_rounds[root])}"
-        store = PrefixStore(prefix, dist.distributed_c10d._get_default_store())
-        return StoreRanks(store, dist.get_rank(), dist.get_world_size())
+        return StoreRanks(PrefixStore(prefix, _own_client()), dist.get_rank(), dist.get_world_size())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError(
             "WORLD_SIZE says that this is one of several ranks: call torch.distributed.init_process_group() "
             "before AsyncCheckpointer(...), so that the ranks can agree on what to save"
         )
     return SingleRank()
+
+
+def _own_client() -> Store:
+    """A connection of our own: torch's is locked while any thread of the process waits in it, a collective's too."""
+    store: Any = dist.distributed_c10d._get_default_store()
+    try:
+        own: Store = store.clone()
+    except (AttributeError, RuntimeError) as error:  # an older torch, or a kind of store that has one connection
+        logger.warning("the process group's key-value store is shared with torch, and may wait for it: %s", error)
+        return cast(Store, store)
+    return own
 
 
 def refuse_late_group(known: Ranks) -> None:

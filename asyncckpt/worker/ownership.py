@@ -54,8 +54,15 @@ class Ownership:
         """Take the run for writing, once; a writer whose last commit's outcome was unknown opens anew.
 
         Raises `Fenced` for good once the run is lost, and `CheckpointDirectoryExistsError` where it holds
-        checkpoints of an earlier training that nobody resumed.
+        checkpoints of an earlier training that nobody resumed: also where a resume had begun, and failed.
         """
+        writer = await self._open()
+        others = [c for c in writer.checkpoints if c.seq < self._first_seq]
+        if others and not (self.resumed or self._overwrite):
+            raise exists(self._catalog.storage.url, len(others))
+        return writer
+
+    async def _open(self) -> Writer:
         if self._fenced is not None:
             raise self._fenced
         if self.writer is None:
@@ -64,8 +71,6 @@ class Ownership:
             except Fenced as error:
                 self._fenced = error
                 raise
-            if writer.checkpoints and not (self.resumed or self._overwrite or self._former):
-                raise exists(self._catalog.storage.url, len(writer.checkpoints))
             if self._former is None:
                 self._first_seq = writer.first_seq
             self.writer, self._former = writer, writer.head
@@ -74,16 +79,19 @@ class Ownership:
         return self.writer
 
     async def view(self) -> Listing:
-        """Take the run to go on from one of its checkpoints: what the own open record lists."""
-        self.resumed = True
+        """Take the run to go on from one of its checkpoints: what the own open record lists.
+
+        It may be written to once that was done: `go_on`. Where there is nothing to go on from, at once.
+        """
         marks = await self._catalog.marks()  # first: once the run is taken, what it lists must not grow old
-        writer = await self.take()
+        writer = await self._open()
         records = tuple(writer.live[slot] for slot in sorted(writer.live))
         return Listing(writer.head, records, writer.lost, marks, self._catalog.monitor)
 
     async def go_on(self, seq: int, *, named: bool) -> Writer:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
-        writer = await self.take()
+        writer = await self._open()
+        self.resumed = True
         if named and writer.head.latest != seq:
             with self.recording(writer):
                 await writer.roll_back(seq)

@@ -148,7 +148,16 @@ def test_P12_an_interrupt_in_with_saves_what_was_asked_for(make: Make, store: Ga
     assert steps(make(model=Toy())) == [1, 2]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard: a shell that runs the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
+@pytest.mark.usefixtures("interruptible")
 def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: GatedStorage) -> None:
     training = Training()
     ckpt = make(model=training.model, optimizer=training.optimizer)

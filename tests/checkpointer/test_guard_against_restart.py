@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from asyncckpt import RetentionPolicy, SavePolicy, load
 from asyncckpt.errors import (
     CheckpointDirectoryExistsError,
     CheckpointerClosed,
     CheckpointNotFoundError,
+    IncompatibleState,
     SaveFailed,
     StorageDenied,
 )
@@ -221,3 +223,16 @@ def test_P7_a_checkpoint_that_is_being_written_is_seen_by_nobody(make: Make, roo
             ckpt.restore(3)
     handle.wait()
     assert steps(ckpt) == [1, 2, 3]
+
+
+def test_a_resume_that_failed_does_not_open_the_way_to_prune_the_earlier_training(make: Make, root: Path) -> None:
+    ckpt = make(root, model=torch.nn.Linear(3, 3), keep=RetentionPolicy(last=1))
+    with pytest.raises(IncompatibleState):
+        ckpt.resume()
+    with pytest.raises(CheckpointDirectoryExistsError, match="has not resumed"):
+        ckpt.save(10)
+    with pytest.raises(CheckpointDirectoryExistsError, match="has not resumed"):
+        ckpt.prune()
+    assert steps(ckpt) == [1, 2]
+    ckpt.close()
+    assert make(root, model=Toy()).resume().step == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,19 @@ import torch.distributed as dist
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, SavePolicy
-from asyncckpt.errors import AsyncCkptError, TransientError
+from asyncckpt.errors import (
+    AsyncCkptError,
+    CheckpointDirectoryExistsError,
+    IncompatibleState,
+    RestoreError,
+    SaveFailed,
+    TransientError,
+)
 from asyncckpt.events import Damaged, Event
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
-from tests.ranks.looking import shorten_deadline, steps_of
+from tests.ranks.looking import is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
 pytestmark = pytest.mark.ranks
@@ -217,3 +225,68 @@ def _shares_bytes(root: Path) -> list[float]:
 
 def test_shared_state_in_the_bytes_of_rank_0s_own_comes_back_on_every_rank(tmp_path: Path) -> None:
     assert run_ranks(_shares_bytes, 2, tmp_path) == [[2.0, 3.0]] * 2
+
+
+class Refuses:
+    """An object that takes nothing back on rank 1."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"value": 1}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if not is_leader():
+            raise ValueError("it does not want to")
+
+
+def _cannot_go_on(root: Path, how: str) -> tuple[str, str, float]:
+    """What `resume` raises on each rank when rank 1 alone cannot take the state, and what saving says then."""
+    torch.manual_seed(0)
+    extra = {"refuses": Refuses()} if how == "refuses" else None
+    with AsyncCheckpointer(root, model=torch.nn.Linear(2, 2), extra=extra) as checkpointer:
+        checkpointer.save(1).wait()
+    width = 3 if how == "shape" and not is_leader() else 2
+    model = torch.nn.Linear(2, width)
+    before = model.weight.sum().item()
+    with AsyncCheckpointer(root, model=model, extra=extra) as checkpointer:
+        with pytest.raises((RestoreError, IncompatibleState)) as raised:
+            checkpointer.resume()
+        with pytest.raises((CheckpointDirectoryExistsError, SaveFailed)) as refused:
+            checkpointer.save(2).wait()
+    return str(raised.value), str(refused.value), model.weight.sum().item() - before
+
+
+def test_a_rank_that_does_not_fit_stops_all_before_anything_is_changed(tmp_path: Path) -> None:
+    (leader, saving, change), (member, _, other) = run_ranks(_cannot_go_on, 2, tmp_path, "shape")
+    assert "rank 1 could not resume" in leader
+    assert "shape" in member
+    assert "has not resumed" in saving
+    assert (change, other) == (0, 0)
+    assert steps_of(tmp_path) == [1]
+
+
+def test_a_rank_that_cannot_put_its_state_back_stops_all(tmp_path: Path) -> None:
+    (leader, saving, _), (member, *_) = run_ranks(_cannot_go_on, 2, tmp_path, "refuses")
+    assert "rank 1 could not put its state back" in leader
+    assert "it does not want to" in leader
+    assert "it does not want to" in member
+    assert "has not resumed" in saving or "exists" in saving
+    assert steps_of(tmp_path) == [1]
+
+
+def _waits_in_the_store(root: Path) -> bool:
+    """Rank 1 waits for a save while rank 0 waits in torch's own store for rank 1: neither may hold the other up."""
+    training = Training()
+    store = dist.distributed_c10d._get_default_store()
+    with training.checkpointer(root, verify="off") as checkpointer:
+        training.step()
+        handle = checkpointer.save(1)
+        if is_leader():
+            store.wait(["rank 1 is through"], timedelta(seconds=60))
+        else:
+            handle.wait(30)
+            store.set("rank 1 is through", "")
+        return handle.wait(30).step == 1
+
+
+def test_torchs_own_use_of_the_store_holds_no_save_up(tmp_path: Path) -> None:
+    assert run_ranks(_waits_in_the_store, 2, tmp_path) == [True, True]
