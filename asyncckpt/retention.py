@@ -29,7 +29,8 @@ class RetentionPolicy:
     ``last``: the most recently saved ones, by sequence number. ``best``: the best by the monitored metric,
     of all that are listed. ``every_steps``: those whose step is a multiple. ``every_epochs``: the last one of each
     epoch that is a multiple. ``hourly``, ``daily``, ``weekly``, ``monthly``, ``yearly``: the last one of each of
-    the most recent so many hours (days, ...; UTC) in which something was saved. Raises `ValueError` for less than 1.
+    the most recent so many hours (days, ...; UTC) in which something was saved. Raises `ValueError` for less than 1,
+    and `TypeError` for what is no whole number.
     """
 
     last: int | None = None
@@ -44,6 +45,8 @@ class RetentionPolicy:
 
     def __post_init__(self) -> None:
         for name, value in self.rules():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"RetentionPolicy({name}={value!r}): use a whole number, or leave it out")
             if value < 1:
                 effect = "means nothing" if name.startswith("every") else "would keep nothing"
                 raise ValueError(f"RetentionPolicy({name}={value}) {effect}: use {name}=1 or more, or leave it out")
@@ -89,12 +92,16 @@ class Told:
 
     latest: int | None = None
     """What a resume would take, where nothing is being saved."""
+    parent: int | None = None
+    """What the training goes on from, where nothing is being saved: another one if the latest is damaged."""
     reading: Collection[int] = ()
     damaged: Collection[int] = ()
     marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """Pins and tags, in words: ``pinned``, ``tag paper``."""
     unwanted: Mapping[int, str] = field(default_factory=dict)
     """What is to go whatever the rules say, and why; marks, the latest and what is being read are stronger."""
+    asked: Mapping[int, str] = field(default_factory=dict)
+    """The same, but the best is stronger too: who asked may have meant another metric, or known of a better one."""
 
 
 def plan(
@@ -107,13 +114,18 @@ def plan(
 ) -> PrunePlan:
     """What stays and what goes of `checkpoints` (those listed before) and `newest`, which is about to be listed.
 
-    An earlier checkpoint of the step of `newest` is replaced under every policy, since a step names at most one.
+    An earlier checkpoint of the step of `newest` is replaced under every policy, since a step names at most one;
+    unless it is the best of all and `newest` is not as good.
     """
     told = told or Told()
     listed = {c.seq: c for c in (*checkpoints, *([newest] if newest else ()))}
-    out = dict(told.unwanted)
-    others = [c for c in listed.values() if c.seq not in told.damaged and newest and c.seq != newest.seq]
-    out |= {c.seq: REPLACED for c in others if newest and c.step == newest.step}
+    sound = [c for c in listed.values() if c.seq not in told.damaged]
+    replaced = {c.seq for c in sound if newest and c.seq != newest.seq and c.step == newest.step}
+    best = best_of((c for c in sound if c.seq not in told.unwanted), monitor)
+    if best is not None and newest is not None and best.seq in replaced and _as_good(newest, best, monitor):
+        best = None
+    out = {**told.asked, **dict.fromkeys(replaced, REPLACED)}
+    out = {**{seq: why for seq, why in out.items() if best is None or seq != best.seq}, **told.unwanted}
     reasons: defaultdict[int, list[str]] = defaultdict(list)
     for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
@@ -136,8 +148,9 @@ Reason: TypeAlias = tuple[int, str]
 def _spared(told: Told, newest: Checkpoint | None) -> Iterator[Reason]:
     if newest is not None:
         yield newest.seq, "just saved"
-    elif told.latest is not None:
-        yield told.latest, "latest"
+    else:
+        needed = {told.parent: "the training goes on from it", told.latest: "latest"}
+        yield from ((seq, why) for seq, why in needed.items() if seq is not None)
     yield from ((seq, "being read") for seq in told.reading)
     yield from ((seq, mark) for seq, marks in told.marks.items() for mark in marks)
 
@@ -164,6 +177,10 @@ def _ruled(policy: RetentionPolicy | None, sound: Sequence[Checkpoint], monitor:
             yield from _bucketed(sound, name, number)
 
 
+def _as_good(one: Checkpoint, other: Checkpoint, monitor: Monitor | None) -> bool:
+    return monitor is not None and one.metrics.get(monitor[0]) == other.metrics.get(monitor[0])
+
+
 def _every_epochs(sound: Sequence[Checkpoint], number: int) -> Iterator[Reason]:
     epochs = [c for c in sound if c.epoch and c.epoch % number == 0]
     for epoch, checkpoint in _newest_of_each(epochs, lambda c: c.epoch).items():
@@ -180,9 +197,14 @@ _BUCKETS: Mapping[str, str] = {
 """How a moment names its bucket, in UTC; weeks are those of ISO 8601."""
 
 
+_END_OF_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+
+
 def _bucketed(sound: Sequence[Checkpoint], name: str, number: int) -> Iterator[Reason]:
     def bucket(checkpoint: Checkpoint) -> str:
-        return datetime.fromtimestamp(checkpoint.created / 1e6, UTC).strftime(_BUCKETS[name])
+        # A clock that has gone mad must not fail the save.
+        moment = min(max(0, checkpoint.created // 1_000_000), _END_OF_TIME)
+        return datetime.fromtimestamp(moment, UTC).strftime(_BUCKETS[name])
 
     found = _newest_of_each(sound, bucket)
     # By time, not by sequence: a clock that was set back must not push a recent hour out.

@@ -19,6 +19,7 @@ from asyncckpt.format.manifest import Manifest, Pack
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.format.slots import Slots
 from asyncckpt.storage.local import LocalStorage
 
 
@@ -85,8 +86,9 @@ def _written(root: Path, head: Record, checkpoint: Checkpoint) -> Record:
         kind="checkpoint",
         slot=head.slot + 1,
         previous=(head.slot, head.digest),
-        live=head.live | {head.slot + 1},
+        live=Slots.of((*head.live, head.slot + 1)),
         latest=checkpoint.seq,
+        latest_slot=head.slot + 1,
         next_seq=checkpoint.seq + 1,
         checkpoint=checkpoint,
         removed=(),

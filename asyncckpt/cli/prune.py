@@ -9,9 +9,10 @@ import click
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.cli.output import age, print_json, print_table, size
+from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.events import Listeners
+from asyncckpt.events import Event, Leftover, Listeners
 from asyncckpt.format.record import Record
 from asyncckpt.marking import author
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
@@ -75,8 +76,10 @@ def prune(
         _print(listing, planned)
     done = None
     if planned.removed and not dry_run:
-        _confirm(planned, yes)
-        done = _carry_out(root, listing, planned, take_over)
+        if not _confirmed(planned, yes):
+            click.echo("nothing was removed", err=True)
+            return
+        done = _carry_out(root, listing, planned, judge, take_over)
     if as_json:
         print_json(_json(root, planned, done))
     elif done is not None:
@@ -90,15 +93,15 @@ def _monitor(text: str) -> Monitor:
     return name, "min" if mode == "min" else "max"
 
 
-def _confirm(planned: PrunePlan, yes: bool) -> None:
+def _confirmed(planned: PrunePlan, yes: bool) -> bool:
     if yes:
-        return
+        return True
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is there to ask: use --yes to remove them, or --dry-run")
-    click.confirm(f"remove {len(planned.removed)} checkpoints?", abort=True, err=True)
+    return click.confirm(f"remove {len(planned.removed)} checkpoints?", err=True)
 
 
-def _carry_out(root: str, listing: Listing, planned: PrunePlan, take_over: bool) -> str:
+def _carry_out(root: str, listing: Listing, planned: PrunePlan, judge: Monitor | None, take_over: bool) -> str:
     """Remove, or ask for it; says what was done."""
     unwanted = {removal.seq: f"pruned by {author()}: {removal.reason}" for removal in planned.removed}
     head = listing.head
@@ -111,10 +114,20 @@ def _carry_out(root: str, listing: Listing, planned: PrunePlan, take_over: bool)
         return f"asked {_holder(head)} to remove {len(unwanted)} with its next save; --take-over does not wait"
 
     async def remove(catalog: Catalog) -> PrunePlan:
-        return await drop(catalog.storage, unwanted, Listeners(()), SYSTEM_CLOCK)
+        # Somebody may have thought about it for long: a training that has started since is not stopped.
+        on = None if take_over else head
+        return await drop(catalog.storage, unwanted, Listeners([_Leftovers()]), SYSTEM_CLOCK, monitor=judge, on=on)
 
     removed = reading(root, remove)
     return f"removed {len(removed.removed)}, freed {size(removed.freed)}"
+
+
+class _Leftovers:
+    """Tells what went wrong once the removal itself had gone right."""
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Leftover):
+            click.echo(f"left to the next start: {printable(event.what)}: {printable(str(event.error))}", err=True)
 
 
 def _holder(head: Record) -> str:

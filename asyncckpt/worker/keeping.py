@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asyncckpt.catalog import Listing
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, plan
+from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.wishes import Wishes, read_wishes
 from asyncckpt.worker.writer import Writer
@@ -53,8 +53,8 @@ class Keeping:
             if not self.reading[seq]:
                 del self.reading[seq]
 
-    async def judge(self, writer: Writer, newest: Checkpoint | None, overwritten: Mapping[int, str]) -> Verdict:
-        """What the next record of `writer` drops, with `newest` where it commits one.
+    async def judge(self, writer: Writer, newest: Checkpoint, overwritten: Mapping[int, str]) -> Verdict:
+        """What the record of `newest` drops.
 
         Where pins and tags cannot be read nothing goes: one of them may be what somebody needs most.
         """
@@ -63,27 +63,40 @@ class Keeping:
         except StorageError as error:
             self._listeners.emit(Leftover("retention, since pins and tags could not be read", error))
             return Verdict(PrunePlan((), (), 0))
+        told = self._told(wishes, unwanted=overwritten)
         live = writer.checkpoints
-        planned = self._plan(live, wishes, writer.head.latest, newest, overwritten)
-        return Verdict(planned, wishes.acknowledged(live), wishes.requests)
+        found = plan(self._policy, live, newest=newest, monitor=self._judging(live), told=told)
+        return Verdict(found, wishes.acknowledged(live), wishes.requests)
 
-    async def preview(self, listing: Listing) -> PrunePlan:
-        """What pruning would do now; raises `StorageError`."""
+    async def judge_alone(self, writer: Writer, agreed: Mapping[int, str] | None = None) -> Verdict:
+        """What a record that commits nothing drops, `agreed` too; raises `StorageError` if wishes cannot be read."""
         wishes = await read_wishes(self._storage, self._listeners)
-        latest = listing.head.latest if listing.head else None
-        return self._plan(listing.checkpoints, wishes, latest, None, {})
+        found = self._plan(writer.listing, wishes, writer.parent, agreed or {})
+        return Verdict(found, wishes.acknowledged(writer.checkpoints), wishes.requests)
 
-    def _plan(
-        self,
-        live: Collection[Checkpoint],
-        wishes: Wishes,
-        latest: int | None,
-        newest: Checkpoint | None,
-        overwritten: Mapping[int, str],
-    ) -> PrunePlan:
-        unwanted = {**overwritten, **wishes.unwanted}
-        told = Told(latest, self.reading.keys(), self.damaged, wishes.spared, unwanted)
-        return plan(self._policy, live, newest=newest, monitor=self._monitor, told=told)
+    async def preview(self, listing: Listing, parent: int | None = None) -> PrunePlan:
+        """What pruning would do now; raises `StorageError`."""
+        return self._plan(listing, await read_wishes(self._storage, self._listeners), parent, {})
+
+    def _plan(self, listing: Listing, wishes: Wishes, parent: int | None, agreed: Mapping[int, str]) -> PrunePlan:
+        # Not what the head names, whose record may be lost: then a resume takes the one before.
+        latest = next((c.seq for c in listing.candidates()), None)
+        told = replace(self._told(wishes), latest=latest, parent=parent, asked={**wishes.unwanted, **agreed})
+        live = listing.checkpoints
+        return plan(self._policy, live, monitor=self._judging(live), told=told)
+
+    def _told(self, wishes: Wishes, unwanted: Mapping[int, str] | None = None) -> Told:
+        return Told(
+            reading=self.reading.keys(),
+            damaged=self.damaged,
+            marks=wishes.spared,
+            asked=wishes.unwanted,
+            unwanted=unwanted or {},
+        )
+
+    def _judging(self, live: Collection[Checkpoint]) -> Monitor | None:
+        """What is best is known without a monitor too, where an earlier training had one."""
+        return self._monitor or monitor_of(live)
 
     async def answer(self, verdict: Verdict) -> None:
         """The record of `verdict` is durable: its requests are done with."""

@@ -11,7 +11,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.events import Listeners
 from asyncckpt.format.marks import drop_key, encode
 from asyncckpt.format.record import Record
-from asyncckpt.retention import PrunePlan
+from asyncckpt.retention import Monitor, PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.keeping import Keeping
@@ -45,19 +45,28 @@ async def ask(storage: Storage, seqs: Collection[int], who: str, clock: Clock) -
     await storage.put(drop_key(), [encode(who, int(clock.time() * 1e6), seqs)])
 
 
-async def drop(storage: Storage, unwanted: Mapping[int, str], listeners: Listeners, clock: Clock) -> PrunePlan:
+async def drop(
+    storage: Storage,
+    unwanted: Mapping[int, str],
+    listeners: Listeners,
+    clock: Clock,
+    *,
+    monitor: Monitor | None = None,
+    on: Record | None = None,
+) -> PrunePlan:
     """Take the run, drop the checkpoints with these numbers (for these reasons), delete their data, and close it.
 
-    What was marked meanwhile stays, and the latest in any case. Whoever held the run is fenced by this. Raises as
-    `asyncckpt.worker.writer.open_run` does.
+    What was marked meanwhile stays, and the latest and the best (by `monitor`, or by what the run says) in any case.
+    Whoever held the run is fenced by this; with `on` nobody is, as the run is only taken while that is its head. Raises
+    as `asyncckpt.worker.writer.open_run` does, and `StorageError` where pins and tags cannot be read.
     """
-    catalog = Catalog(storage)
-    ownership = Ownership(catalog, listeners, clock, overwrite=False)
+    catalog = Catalog(storage, monitor)
+    ownership = Ownership(catalog, listeners, clock, on=on)
     ownership.resumed = True
-    keeping = Keeping(storage, None, None, listeners)
+    keeping = Keeping(storage, None, monitor, listeners)
     writer = await ownership.take()
     try:
-        verdict = await keeping.judge(writer, None, unwanted)
+        verdict = await keeping.judge_alone(writer, unwanted)
         if verdict.plan.removed:
             with ownership.recording(writer):
                 await writer.drop(verdict.plan.removed, verdict.acknowledged)

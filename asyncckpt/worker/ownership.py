@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
@@ -21,9 +22,14 @@ from asyncckpt.worker.writer import Writer, new_writer_id, open_run
 
 
 class Ownership:
-    """One process's claim to a run; all calls come from one actor, one after the other."""
+    """One process's claim to a run; all calls come from one actor, one after the other.
 
-    def __init__(self, catalog: Catalog, listeners: Listeners, clock: Clock, *, overwrite: bool) -> None:
+    With `on`, the run is taken while that is its head, or not at all.
+    """
+
+    def __init__(
+        self, catalog: Catalog, listeners: Listeners, clock: Clock, *, overwrite: bool = False, on: Record | None = None
+    ) -> None:
         self.writer: Writer | None = None
         """The run as it was taken; None before that, and after a commit of unknown outcome."""
         self.resumed = False
@@ -32,6 +38,7 @@ class Ownership:
         self._listeners = listeners
         self._clock = clock
         self._overwrite = overwrite
+        self._on = on
         self._me = new_writer_id(clock)
         self._fenced: Fenced | None = None
         self._former: Record | None = None
@@ -57,9 +64,7 @@ class Ownership:
         checkpoints of an earlier training that nobody resumed: also where a resume had begun, and failed.
         """
         writer = await self._open()
-        others = [c for c in writer.checkpoints if c.seq < self._first_seq]
-        if others and not (self.resumed or self._overwrite):
-            raise exists(self._catalog.storage.url, len(others))
+        self.check_resumed(writer.listing)
         return writer
 
     async def _open(self) -> Writer:
@@ -67,7 +72,8 @@ class Ownership:
             raise self._fenced
         if self.writer is None:
             try:
-                writer = await open_run(self._catalog, self._me, int(self._clock.time() * 1e6), after=self._former)
+                now = int(self._clock.time() * 1e6)
+                writer = await open_run(self._catalog, self._me, now, after=self._former, on=self._on)
             except Fenced as error:
                 self._fenced = error
                 raise
@@ -85,8 +91,7 @@ class Ownership:
         """
         marks = await self._catalog.marks()  # first: once the run is taken, what it lists must not grow old
         writer = await self._open()
-        records = tuple(writer.live[slot] for slot in sorted(writer.live))
-        return Listing(writer.head, records, writer.lost, marks, self._catalog.monitor)
+        return replace(writer.listing, marks=marks)
 
     async def go_on(self, seq: int, *, named: bool) -> Writer:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
@@ -110,6 +115,12 @@ class Ownership:
             # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
             self._former, self.writer = writer.head, None
             raise
+
+    def check_resumed(self, listing: Listing) -> None:
+        """Raise `CheckpointDirectoryExistsError` as `take` would, before it disturbs whoever holds the run."""
+        others = [c for c in listing.checkpoints if self._former is None or c.seq < self._first_seq]
+        if others and not (self.resumed or self._overwrite):
+            raise exists(self._catalog.storage.url, len(others))
 
     def overwritten(self, writer: Writer) -> dict[int, str]:
         """With ``overwrite=True``, the sequence numbers of what the first save replaces, and why."""

@@ -51,7 +51,7 @@ class Pruner:
     ) -> None:
         storage, began = writer.catalog.storage, time.monotonic()
         try:
-            keys = await unreachable(storage, dropped, named)
+            keys = [key for key in await unreachable(storage, dropped, named) if not _may_be_needed(key, writer)]
             stale = [names.record_key(s) for s in slots if s not in writer.live]
             await storage.delete([*keys, *stale])
         except StorageError as error:
@@ -60,3 +60,9 @@ class Pruner:
         packs = {pack.key: pack.length for checkpoint in dropped for pack in checkpoint.packs}
         size = sum(packs.get(key, 0) for key in keys)
         self._listeners.emit(Deleted(len(keys) + len(stale), size, time.monotonic() - began))
+
+
+def _may_be_needed(key: str, writer: Writer) -> bool:
+    """Whether a listed checkpoint whose record is lost may share this pack: it is older than this writer."""
+    owner = names.directory_of(key)
+    return bool(writer.lost) and key.endswith(".safetensors") and owner is not None and owner.inc < writer.inc

@@ -169,15 +169,24 @@ class SaveService:
     async def prune(self, *, dry_run: bool) -> PrunePlan:
         """Apply the retention policy now, by a record of its own; with `dry_run` only say what that would do."""
         if dry_run:
-            return await self.keeping.preview(await self.catalog.listing())
+            return await self._preview(await self.catalog.listing())
         async with self._actor:
+            if self.ownership.writer is None:  # taking a run stops whoever holds it: not for nothing
+                listing = await self.catalog.listing()
+                self.ownership.check_resumed(listing)
+                if not (planned := await self._preview(listing)).removed:
+                    return planned
             writer = await self.ownership.take()
-            verdict = await self.keeping.judge(writer, None, {})
+            verdict = await self.keeping.judge_alone(writer)
             if verdict.plan.removed:
                 with self.ownership.recording(writer):
                     await writer.drop(verdict.plan.removed, verdict.acknowledged)
                 await self._follow_up(writer, verdict)
             return verdict.plan
+
+    async def _preview(self, listing: Listing) -> PrunePlan:
+        writer = self.ownership.writer
+        return await self.keeping.preview(listing, writer.parent if writer else None)
 
     # -- one save ------------------------------------------------------------------------------------------
 

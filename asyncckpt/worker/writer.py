@@ -78,9 +78,15 @@ class Writer:
         return self.head.writer.nonce
 
     @property
+    def listing(self) -> Listing:
+        """What the own head lists, without pins and tags."""
+        records = tuple(self.live[slot] for slot in sorted(self.live))
+        return Listing(self.head, records, self.lost, judge=self.catalog.monitor)
+
+    @property
     def checkpoints(self) -> list[Checkpoint]:
         """The listed checkpoints by rising sequence number."""
-        return Listing(self.head, tuple(self.live[slot] for slot in sorted(self.live))).checkpoints
+        return self.listing.checkpoints
 
     def attempt(self, step: int) -> DataDirectory:
         """A new sequence number and a folder that no other attempt will ever use."""
@@ -190,17 +196,20 @@ def _best_slot(listed: Mapping[int, Record], *added: tuple[int, Checkpoint]) -> 
     return None if best is None else slots[best.seq][0]
 
 
-async def open_run(catalog: Catalog, me: WriterId, created: int, *, after: Record | None = None) -> Writer:
+async def open_run(
+    catalog: Catalog, me: WriterId, created: int, *, after: Record | None = None, on: Record | None = None
+) -> Writer:
     """Take the run: create it where there is none, and stand above every earlier writer.
 
     `created` is the time in microseconds for a new run. `after` is the last record that `me` is known to have written
-    before: if anyone else has written since, that is `Fenced`, not a reason to take the run back. Raises
+    before: if anyone else has written since, that is `Fenced`, not a reason to take the run back. `on` is the head that
+    the run is taken on or not at all: if there is another by now, that is `RunContended`, and nobody is fenced. Raises
     `RunContended` if others kept overtaking, `RunRefused` if this store cannot commit as the run demands,
     `HeadDamaged`, or a `StorageError`.
     """
     run = await _claim(catalog, created)
     for _ in range(OPEN_ATTEMPTS):
-        writer = await _try_open(catalog, run, me, after)
+        writer = await _try_open(catalog, run, me, after, on)
         if writer is not None:
             return writer
     raise RunContended(
@@ -208,7 +217,9 @@ async def open_run(catalog: Catalog, me: WriterId, created: int, *, after: Recor
     )
 
 
-async def _try_open(catalog: Catalog, run: RunFile, me: WriterId, after: Record | None) -> Writer | None:
+async def _try_open(
+    catalog: Catalog, run: RunFile, me: WriterId, after: Record | None, on: Record | None
+) -> Writer | None:
     present = await catalog.slots()
     try:
         # Head and slot come from one listing: a record that appears after it makes the create below fail.
@@ -222,6 +233,8 @@ async def _try_open(catalog: Catalog, run: RunFile, me: WriterId, after: Record 
         return None
     if after is not None and head is not None and head.writer.nonce != me.nonce:
         raise fence(catalog.storage.url, after.inc, head)
+    if on is not None and (head is None or head.digest != on.digest):
+        raise RunContended(f"{catalog.storage.url} was taken by another process meanwhile; nothing was done")
     record = _open_record(head, max(present, default=0) + 1, me)
     key = names.record_key(record.slot)
     if not await create(catalog.storage, key, record.encode()):

@@ -223,6 +223,53 @@ def test_what_is_unwanted_goes_whatever_the_rules_and_takes_no_place_unless_some
     assert kept(found)[7] == ("last 3",)
 
 
+def test_p9_the_best_is_stronger_than_a_request_and_weaker_than_a_new_training() -> None:
+    live = [checkpoint(1, loss=0.1), checkpoint(2, loss=0.5), checkpoint(3, loss=0.9)]
+    both = dict.fromkeys((1, 2), "asked for by me")
+    assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(asked=both))) == [2]
+    assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(unwanted=both))) == [1, 2]
+    # What is given up altogether takes no part in the contest either.
+    assert removed(plan(None, live, monitor=LOSS, told=Told(unwanted={1: "x"}, asked={2: "y", 3: "z"}))) == [1, 3]
+
+
+@pytest.mark.parametrize(("loss", "gone"), [(0.4, [1]), (0.5, [1]), (0.6, []), (math.nan, []), (None, [])])
+@pytest.mark.parametrize("policy", [None, RetentionPolicy(last=5)])
+def test_p9_the_best_is_replaced_by_a_save_of_its_step_that_is_as_good_and_by_no_other(
+    policy: RetentionPolicy | None, loss: float | None, gone: list[int]
+) -> None:
+    """``save(steps)`` at the end of a training, without metrics, must not cost the best checkpoint."""
+    live = [checkpoint(1, step=5, loss=0.5), checkpoint(2, step=6, loss=0.7)]
+    newest = checkpoint(3, step=5, **({} if loss is None else {"loss": loss}))
+    assert removed(plan(policy, live, newest=newest, monitor=LOSS)) == gone
+
+
+def test_one_that_is_not_the_best_is_replaced_by_a_worse_one() -> None:
+    live = [checkpoint(1, step=5, loss=0.5), checkpoint(2, step=6, loss=0.4)]
+    assert removed(plan(None, live, newest=checkpoint(3, step=5, loss=0.9), monitor=LOSS)) == [1]
+
+
+def test_without_a_save_what_the_training_goes_on_from_stays_too() -> None:
+    """The latest is damaged, and a resume fell back past it: nothing else sound may be left."""
+    told = Told(latest=3, parent=2, damaged={3})
+    found = plan(RetentionPolicy(every_steps=1000), map(checkpoint, (1, 2, 3)), told=told)
+    assert (kept(found)[2], removed(found)) == (("the training goes on from it",), [1])
+    assert removed(plan(RetentionPolicy(last=1), [checkpoint(2)], newest=checkpoint(3), told=told)) == []
+    assert removed(plan(RetentionPolicy(last=1), [checkpoint(2)], newest=checkpoint(4), told=told)) == [2]
+
+
+@pytest.mark.parametrize("created", [-(10**21), 10**21])
+@pytest.mark.parametrize("rule", ["hourly", "daily", "weekly", "monthly", "yearly"])
+def test_a_clock_that_has_gone_mad_fails_no_save(rule: str, created: int) -> None:
+    mad = replace(checkpoint(1), created=created)
+    assert 2 in kept(plan(RetentionPolicy(**{rule: 1}), [mad], newest=saved_at(2, START)))
+
+
+@pytest.mark.parametrize("number", [2.5, True, "3"])
+def test_what_is_no_whole_number_is_refused(number: Any) -> None:
+    with pytest.raises(TypeError, match="whole number"):
+        RetentionPolicy(last=number)
+
+
 def test_what_is_marked_or_read_and_not_listed_is_nothing() -> None:
     told = Told(reading={8}, damaged={9}, marks={7: ["pinned"]})
     assert kept(plan(None, [checkpoint(1)], told=told)) == {1: ("everything is kept",)}

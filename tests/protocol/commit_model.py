@@ -2,7 +2,7 @@
 
 Modelled are storage requests, each atomic: one that takes long is one whose process waits just before it. A
 crash is a process that is never scheduled again, a zombie one that is scheduled late; both need no mark. Not
-modelled: pins, ranks, power loss, rollback, tiers, closing, a reader's own requests (it sees the store at one
+modelled: pins, requests, ranks, power loss, rollback, tiers, closing, a reader's own requests (it sees the store at one
 instant), and saves that fail other than by a fence.
 """
 
@@ -74,7 +74,8 @@ class CommitModel(ABC):
         name, version, pack = self.name_of(0, 1, "0"), Version(0, 1, "0"), Pack(0, "0", 1)
         record = Record(name, 0, "0", frozenset({name}), version, 2, version, frozenset({pack}))
         store = self.first_store(Store(frozenset({record}), frozenset({pack})))
-        first, *others = (Process("ABC"[i], saves=saves) for i, saves in enumerate(self.bounds.saves))
+        prunes = self.bounds.prune
+        first, *others = (Process("ABC"[i], saves=s, prunes=prunes) for i, s in enumerate(self.bounds.saves))
         if self.bounds.holder:
             first, store = self._alone(first, store) or (first, store)
         return State(store, (first, *others), frozenset({version}), "none yet" if self.bounds.duplicate else "spent")
@@ -114,7 +115,7 @@ class CommitModel(ABC):
             yield move, State(move.store, processes, reported, move.sent)
 
     def _newest(self, versions: frozenset[Version]) -> frozenset[Version]:
-        keep = self.bounds.keep
+        keep = self.bounds.sure
         return frozenset(v for v in versions if sum(other.newer_than(v) for other in versions) < keep)
 
     def deliver(self, store: Store, sent: Sent) -> Store:
@@ -147,7 +148,7 @@ class CommitModel(ABC):
         return self._judged[key]
 
     def _judge(self, state: State) -> Iterator[Broken]:
-        now, keep = self.catalog(state.store), self.bounds.keep
+        now, keep = self.catalog(state.store), self.bounds.sure
         yield from listed_loads(now, state.store, "now")
         yield from durable_stays(state.reported, now, keep, "now")
         store = self.restarted(state.store)

@@ -17,6 +17,10 @@ deletions beside the saves                                 24,155    9,122 (from
 stale LIST at open                                          4,809
 three writers with one save each, from a holder            36,137
 three writers with 1, 1, 0 saves, from a holder                    137,618
+two writers that prune after their saves, keep 2            5,894    5,714 (one save each)
+the same, two saves and none, lost replies, a duplicate     56,463   15,537 (no duplicate)
+two saves and none, pruning, deletions beside the saves     4,112
+two with one save, one that only prunes, from a holder     59,223
 ======================================================  =========  =======
 
 A "holder" has opened and swept when the exploration begins. Not explored here: three writers that all open,
@@ -37,6 +41,8 @@ from .explorer import Exploration, explore
 from .fenced_model import FencedModel
 from .vocabulary import Bounds, Move, Rules, State
 
+PRUNING = Bounds(saves=(2, 0), keep=2, prune=True, lost_replies=True, duplicate=True)
+
 EXCLUSIVE = [
     pytest.param(Bounds(), 4_000, id="keep 1"),
     pytest.param(Bounds(keep=2), 3_000, id="keep 2"),
@@ -47,6 +53,10 @@ EXCLUSIVE = [
     pytest.param(Bounds(background=True), 20_000, id="deletions beside saves"),
     pytest.param(Bounds(stale_list=True), 4_000, id="stale LIST at open"),
     pytest.param(Bounds(saves=(1, 1, 1), holder=True), 30_000, id="three writers"),
+    pytest.param(Bounds(keep=2, prune=True), 5_000, id="prunes"),
+    pytest.param(PRUNING, 50_000, id="a trainer and a command that prunes, lost replies, duplicate"),
+    pytest.param(Bounds(saves=(2, 0), keep=2, prune=True, background=True), 4_000, id="prunes beside saves"),
+    pytest.param(Bounds(saves=(1, 1, 0), keep=2, prune=True, holder=True), 50_000, id="two trainers and a command"),
 ]
 
 FENCED = [
@@ -61,6 +71,8 @@ FENCED = [
     pytest.param(Bounds(saves=(1, 1), lost_replies=True, duplicate=True, keep=2), 100_000, id="the same, one save"),
     pytest.param(Bounds(background=True, holder=True), 9_000, id="deletions beside saves"),
     pytest.param(Bounds(saves=(1, 1, 0), holder=True), 100_000, id="three writers"),
+    pytest.param(Bounds(saves=(1, 1), keep=2, prune=True), 5_000, id="prunes"),
+    pytest.param(Bounds(saves=(2, 0), keep=2, prune=True, lost_replies=True), 15_000, id="prunes, lost replies"),
 ]
 
 
@@ -86,6 +98,7 @@ def assert_holds(model: CommitModel, at_least: int) -> None:
 ONE_SAVE = Bounds(saves=(1, 1))
 LOST_REPLIES = Bounds(saves=(1, 1), lost_replies=True)
 TAKEN_TWICE = Bounds(saves=(1, 0, 0), holder=True)
+ONE_PRUNE = Bounds(saves=(1, 0), keep=2, prune=True)
 
 NEEDED_BY_EXCLUSIVE = [
     pytest.param(Rules(exclusive_create=False), ONE_SAVE, "I1 I2 I3 I4 I5 I6", id="1 creates overwrite"),
@@ -101,6 +114,8 @@ NEEDED_BY_EXCLUSIVE = [
     pytest.param(Rules(unknown_is_read=False), LOST_REPLIES, "I1 I2 I4 I5 I6", id="14 no reply is taken for success"),
     pytest.param(Rules(check_after_commit=False), Bounds(keep=2), "I2", id="15 no check after a commit"),
     pytest.param(Rules(fenced_deletes_nothing=False), ONE_SAVE, "I1", id="17 a fenced writer cleans up"),
+    pytest.param(Rules(latest_stays=False), ONE_PRUNE, "I2", id="19 a prune drops the latest"),
+    pytest.param(Rules(prune_is_a_record=False), ONE_PRUNE, "I1 I4", id="19 a prune without a record"),
     pytest.param(Rules(delete_after_durable=False), ONE_SAVE, "I1 I2 I4 I5", id="20 deletion before durability"),
     pytest.param(Rules(delete_only_unnamed=False), ONE_SAVE, "I1", id="20 deletes packs that are still named"),
     pytest.param(Rules(sweep=False), ONE_SAVE, "I5", id="21 no sweep"),
@@ -120,6 +135,8 @@ NEEDED_BY_FENCED = [
     pytest.param(Rules(check_after_record=False), ONE_SAVE, "I1 I2 I3 I4", id="16 no check after the record"),
     pytest.param(Rules(head_is_confirmed=False), ONE_SAVE, "I3 I4", id="16 no confirmation"),
     pytest.param(Rules(fenced_deletes_nothing=False), ONE_SAVE, "I1", id="17 a fenced writer cleans up"),
+    pytest.param(Rules(latest_stays=False), ONE_PRUNE, "I2", id="19 a prune drops the latest"),
+    pytest.param(Rules(prune_is_a_record=False), ONE_PRUNE, "I1 I2 I4", id="19 a prune without a record"),
     pytest.param(Rules(delete_after_durable=False), ONE_SAVE, "I1 I2 I4", id="20 deletion before durability"),
     pytest.param(Rules(delete_only_unnamed=False), ONE_SAVE, "I1", id="20 deletes packs that are still named"),
     pytest.param(Rules(sweep=False), ONE_SAVE, "I5", id="21 no sweep"),

@@ -65,12 +65,12 @@ class Record(NamedTuple):
     latest: Version
     next_seq: int
     version: Version | None = None
-    """Of the checkpoint; None in an open record."""
+    """Of the checkpoint; None in an open record and in one that only prunes."""
     packs: frozenset[Pack] = frozenset()
 
     def __str__(self) -> str:
         if self.version is None:
-            return f"{self.name} (open, inc {self.inc})"
+            return f"{self.name} (open or prune, inc {self.inc})"
         named = ", ".join(str(pack) for pack in sorted(self.packs))
         return f"{self.name} (checkpoint {self.version}, naming {named})"
 
@@ -163,6 +163,8 @@ class Process(NamedTuple):
     """What is to be deleted beside everything else, in this order."""
     saves: int = 0
     """How many saves it has yet to make."""
+    prunes: bool = False
+    """It has yet to prune, by a record that commits nothing, once its saves are made."""
     attempts: int = 0
     """How often an open was overtaken."""
     memory: frozenset[Record] = frozenset()
@@ -212,6 +214,8 @@ class Bounds:
     """The first writer has opened and swept already: what comes before is not explored."""
     keep: int = 1
     """Retention: how many of the newest checkpoints stay listed."""
+    prune: bool = False
+    """Each writer prunes once its saves are made: only the latest stays listed. One without saves is a command."""
     incremental: bool = True
     """Each checkpoint also names the own pack of the one before it."""
     lost_replies: bool = False
@@ -223,6 +227,11 @@ class Bounds:
     """Deletions, the sweep's included, go on beside the following saves. Off: one actor does all (rule 6)."""
     stale_list: bool = False
     """The LIST at open that finds the head may return an older state. All other LISTs are fresh."""
+
+    @property
+    def sure(self) -> int:
+        """How many of the newest checkpoints that were reported durable stay listed, whatever happens."""
+        return 1 if self.prune else self.keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +274,10 @@ class Rules:
     """16: the head is the newest confirmed record. Off: the newest record."""
     fenced_deletes_nothing: bool = True
     """17: a fenced writer deletes nothing. Off: it cleans up the data of the save it gave up."""
+    latest_stays: bool = True
+    """19: a prune drops neither the latest nor, so, what a resume would take. Off: it drops just that."""
+    prune_is_a_record: bool = True
+    """19: removal takes effect in a record. Off: what is pruned is deleted, and listed as before."""
     delete_after_durable: bool = True
     """20: what a record drops is deleted once the record is durable. Off: from the moment it is sent."""
     delete_only_unnamed: bool = True

@@ -139,7 +139,7 @@ class WriterModel(CommitModel):
                 live=_listed(me),
                 draft=None,
                 doomed=doomed,
-                saves=me.saves - 1,
+                saves=me.saves - (me.draft.version is not None),
                 memory=me.memory if self.rules.base_from_previous else me.live,
             )
         )
@@ -159,7 +159,22 @@ class WriterModel(CommitModel):
         return ()
 
     def _ready(self, me: Process) -> Process:
-        return me._replace(at="put_pack") if me.saves else Process(me.name, "idle", me.inc, doomed=me.doomed)
+        if me.saves:
+            return me._replace(at="put_pack")
+        if me.prunes and len(me.live) > 1:
+            return self._prune(me._replace(prunes=False))
+        return Process(me.name, "idle", me.inc, doomed=me.doomed)
+
+    def _prune(self, me: Process) -> Process:
+        """Rules 4, 19: a record that commits nothing; of what is listed only the latest stays."""
+        assert me.record is not None
+        stays = (max if self.rules.latest_stays else min)(me.live, key=_latest)
+        name = self.name_of(me.inc, me.record.name.slot + 1, me.name)
+        draft = me.record._replace(name=name, live=frozenset({stays.name}), version=None, packs=frozenset())
+        me = me._replace(draft=draft)
+        if self.rules.prune_is_a_record:
+            return self._sent(me._replace(at="commit"))
+        return Process(me.name, "idle", me.inc, doomed=me.doomed + self._dropped(me))
 
     def fenced(self, me: Process) -> Process:
         """Rule 17: delete nothing, write nothing, for ever."""
@@ -191,6 +206,6 @@ def _packs(records: Iterable[Record]) -> frozenset[Pack]:
 
 
 def _listed(me: Process) -> frozenset[Record]:
-    """The records that the draft lists: the draft is one of them."""
+    """The records that the draft lists: the draft is one of them, unless it commits no checkpoint."""
     assert me.draft is not None
-    return frozenset({me.draft, *(record for record in me.live if record.name in me.draft.live)})
+    return frozenset(record for record in {me.draft, *me.live} if record.name in me.draft.live)

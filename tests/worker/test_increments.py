@@ -16,7 +16,7 @@ from safetensors import safe_open
 from asyncckpt.errors import OutcomeUnknown, SaveFailed, TransientError
 from asyncckpt.events import Durable
 from asyncckpt.format.manifest import Box, Contents, Extent, Pack, Path, TensorEntry
-from asyncckpt.format.names import DataDirectory
+from asyncckpt.format.names import DataDirectory, record_key
 from asyncckpt.format.record import PackUse, Record
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
@@ -27,6 +27,7 @@ from asyncckpt.worker.job import SaveJob
 from asyncckpt.worker.pipeline import Packing, Written
 from asyncckpt.worker.watermark import Watermark
 from tests.worker.drive import Session, Tensors, checked, image, keys, run
+from tests.worker.stores import damage
 
 FEW: Mapping[Path, bytes] = {("w", str(n)): bytes([n]) * 100 for n in range(10)}
 
@@ -377,5 +378,30 @@ def test_the_explorations_of_this_folder_save_increments() -> None:
     async def act(store: MemoryStorage) -> None:
         async with Session(store) as session:
             assert [len(packs_of(await session.saved(step))) for step in (1, 2, 3)] == [1, 2, 2]
+
+    run(act)
+
+
+def test_a_pack_that_a_checkpoint_whose_record_is_lost_may_share_stays() -> None:
+    """The record may be restored from a copy: then its checkpoint is whole, whatever retention has removed since."""
+
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, tensors=few(3)) as session:
+            first, second = await session.saved(1), await session.saved(2)
+        key = record_key(second.slot)
+        copy = bytes(await store.get(key))
+        await damage(store, key)
+        async with Session(store, keep=1, tensors=few(*range(10))) as session:
+            await session.resume()
+            third = await session.saved(3)
+            assert [removal.seq for removal in third.removed] == [1]
+            await session.saved(4)
+            await session.saved(5)
+        left = await keys(store, "data/")
+        assert {pack.key for record in (first, second) for pack in packs_of(record)} <= {*left}
+        assert not {pack.key for pack in own(third)} & {*left}, "what this writer wrote no lost record can share"
+        await store.put(key, [copy])
+        listing = await checked(store, lambda step: few(3)(step) if step == 2 else few(*range(10))(step))
+        assert [c.step for c in listing.checkpoints] == [2, 5]
 
     run(act)

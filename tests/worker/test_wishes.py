@@ -11,16 +11,28 @@ import pytest
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.errors import AsyncCkptError, CheckpointNotFoundError, StorageDenied
+from asyncckpt.errors import (
+    AsyncCkptError,
+    CheckpointDirectoryExistsError,
+    CheckpointNotFoundError,
+    RunContended,
+    StorageDenied,
+)
 from asyncckpt.events import Leftover, Listeners, Pruned
+from asyncckpt.format import names
 from asyncckpt.format.marks import Mark, drop_key, encode
 from asyncckpt.marking import mark, unmark
+from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
+from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.offline import ask, drop, may_be_held
 from tests.worker.drive import Session, checked, keys, leftovers, run, steps, three
+from tests.worker.stores import Reacting, damage
 
+LOSS: Monitor = ("loss", "min")
 BAD = b"not a request at all"
 
 
@@ -301,5 +313,130 @@ def test_an_offline_removal_that_fails_at_any_request_leaves_all_or_less_and_nev
         while await one(number):
             number += 1
         assert number > 15
+
+    run(act)
+
+
+def test_a_service_prunes_nothing_while_marks_cannot_be_read_and_says_so() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        gated = GatedStorage(store)
+        async with Session(gated, keep=1) as session:
+            await session.resume()
+            gated.fail("list", "user/", StorageDenied, times=1)
+            with pytest.raises(StorageDenied):
+                await session.service.prune(dry_run=False)
+            assert await steps(store) == [1, 2, 3]
+
+    run(act)
+
+
+@pytest.mark.parametrize(("keep", "resumed"), [(1, False), (3, True)], ids=["not resumed", "nothing to remove"])
+def test_pruning_that_does_nothing_stops_nobody(keep: int, resumed: bool) -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store) as holder:
+            for step in (1, 2, 3):
+                await holder.saved(step)
+            async with Session(store, keep=keep, resumed=resumed) as session:
+                if resumed:
+                    assert (await session.service.prune(dry_run=False)).removed == ()
+                else:
+                    with pytest.raises(CheckpointDirectoryExistsError):
+                        await session.service.prune(dry_run=False)
+            await holder.saved(4)
+
+    run(act)
+
+
+def test_p9_the_best_of_an_earlier_training_stays_though_this_one_names_no_metric() -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, monitor=LOSS) as session:
+            for step, loss in ((1, 0.1), (2, 0.5), (3, 0.9)):
+                await session.saved(step, {"loss": loss})
+        async with Session(store, keep=1) as session:
+            await session.resume()
+            assert [removal.step for removal in (await session.service.prune(dry_run=False)).removed] == [2]
+            await session.saved(4)
+            assert await steps(store) == [1, 4]
+
+    run(act)
+
+
+def test_p9_neither_a_request_nor_a_removal_offline_takes_the_best() -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, monitor=LOSS) as session:
+            for step, loss in ((1, 0.1), (2, 0.5), (3, 0.9)):
+                await session.saved(step, {"loss": loss})
+            await ask(store, [1, 2], "me", SYSTEM_CLOCK)
+            record = await session.saved(4, {"loss": 0.7})
+            assert [removal.step for removal in record.removed] == [2]
+        planned = await drop(store, {1: "x", 3: "x"}, Listeners(()), SYSTEM_CLOCK)
+        assert [removal.step for removal in planned.removed] == [3]
+        most = await drop(store, {1: "x"}, Listeners(()), SYSTEM_CLOCK, monitor=("loss", "max"))
+        assert [removal.step for removal in most.removed] == [1]
+        assert await steps(store) == [4]
+
+    run(act)
+
+
+def test_what_a_training_goes_on_from_after_a_fallback_is_not_pruned() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        async with Session(store) as session:
+            session.service.keeping = Keeping(store, RetentionPolicy(every_steps=1000), None, Listeners(()))
+            await session.resume()
+            await session.service.go_on(2, {3}, named=False)
+            for dry_run in (True, False):
+                planned = await session.service.prune(dry_run=dry_run)
+                assert [removal.step for removal in planned.removed] == [1]
+        assert await steps(store) == [2, 3]
+
+    run(act)
+
+
+def test_where_the_record_of_the_latest_is_lost_what_a_resume_takes_instead_is_not_pruned() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        slot = max((await Catalog(store).listing()).records, key=lambda record: record.slot).slot
+        await damage(store, names.record_key(slot))
+        planned = await drop(store, {1: "x", 2: "x"}, Listeners(()), SYSTEM_CLOCK)
+        assert [removal.step for removal in planned.removed] == [1]
+        assert (await Catalog(store).listing()).candidates()[0].step == 2
+
+    run(act)
+
+
+def test_a_run_that_somebody_takes_after_the_plan_was_made_is_left_to_them() -> None:
+    """The plan is shown, somebody thinks about it, and a training starts meanwhile: it is not stopped."""
+
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        seen = await Catalog(store).head()
+        async with Session(store) as session:
+            await session.resume()
+            with pytest.raises(RunContended, match="taken by another process meanwhile; nothing was done"):
+                await drop(store, {1: "x"}, Listeners(()), SYSTEM_CLOCK, on=seen)
+            await session.saved(4)
+        assert await steps(store) == [1, 2, 3, 4]
+
+    run(act)
+
+
+def test_a_run_that_somebody_takes_while_it_is_being_opened_is_left_to_them() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        seen = await Catalog(store).head()
+        sessions = []
+
+        async def start(inner: Storage) -> None:
+            if not sessions:
+                sessions.append(Session(inner))
+                await sessions[0].resume()
+
+        with pytest.raises(RunContended):
+            await drop(Reacting(store, "list commits/", start), {1: "x"}, Listeners(()), SYSTEM_CLOCK, on=seen)
+        await sessions[0].saved(4)
+        await sessions[0].close()
+        assert await steps(store) == [1, 2, 3, 4]
 
     run(act)
