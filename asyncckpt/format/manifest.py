@@ -7,7 +7,7 @@ belong to an older checkpoint, which is how an unchanged tensor is shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -253,21 +253,53 @@ def _alias_json(path: Path, alias: Alias) -> Json:
 
 def contents_of(fields: Mapping[str, Any]) -> Contents:
     """The inverse of `contents_json`; raises KeyError, TypeError or ValueError on anything else."""
-    packs = tuple(Pack(p["key"], p["length"], p["header"], p["digest"], p["rank"], p["codec"]) for p in fields["packs"])
-    tensors = {tuple(t["path"]): _entry(t) for t in fields["tensors"]}
-    aliases = {
-        tuple(a["path"]): Alias(tuple(a["of"]), a["dtype"], tuple(a["shape"]), tuple(a["stride"]), a["offset"])
-        for a in fields["aliases"]
-    }
+    packs = tuple(_pack(p) for p in fields["packs"])
+    tensors = {_texts(t["path"]): _entry(t) for t in fields["tensors"]}
+    aliases = {_texts(a["path"]): _alias(a) for a in fields["aliases"]}
     if len(tensors) != len(fields["tensors"]) or tensors.keys() & aliases.keys():
         raise ValueError("a path stands twice")
+    if not isinstance(fields["values"], dict):
+        raise TypeError("the values are no object")
     return Contents(packs, tensors, aliases, fields["values"])
 
 
+def _pack(fields: Mapping[str, Any]) -> Pack:
+    length, header, rank = _counts([fields["length"], fields["header"], fields["rank"]])
+    key, digest, codec = _texts([fields["key"], fields["digest"], fields["codec"]])
+    return Pack(key, length, header, digest, rank, codec)
+
+
 def _entry(fields: Mapping[str, Any]) -> TensorEntry:
-    boxes = tuple(
-        Box(tuple(b["offset"]), tuple(b["shape"]), tuple(Extent(*extent) for extent in b["extents"]))
-        for b in fields["boxes"]
-    )
-    stride = fields.get("stride")
-    return TensorEntry(fields["dtype"], tuple(fields["shape"]), boxes, None if stride is None else tuple(stride))
+    boxes = tuple(Box(_counts(b["offset"]), _counts(b["shape"]), _extents(b["extents"])) for b in fields["boxes"])
+    (dtype,), shape = _texts([fields["dtype"]]), _counts(fields["shape"])
+    stride = None if fields.get("stride") is None else _counts(fields["stride"])
+    if stride is not None and len(stride) != len(shape):
+        raise ValueError(f"stride {stride} of shape {shape}")
+    return TensorEntry(dtype, shape, boxes, stride)
+
+
+def _extents(found: Sequence[Any]) -> tuple[Extent, ...]:
+    return tuple(_extent(*fields) for fields in found)
+
+
+def _extent(pack: Any, offset: Any, length: Any, digest: Any) -> Extent:
+    pack, offset, length = _counts([pack, offset, length])
+    return Extent(pack, offset, length, *_texts([digest]))
+
+
+def _alias(fields: Mapping[str, Any]) -> Alias:
+    (dtype,), (offset,) = _texts([fields["dtype"]]), _counts([fields["offset"]])
+    return Alias(_texts(fields["of"]), dtype, _counts(fields["shape"]), _counts(fields["stride"]), offset)
+
+
+def _counts(values: Sequence[Any]) -> tuple[int, ...]:
+    """`values` if all are whole numbers from 0 on; anything else would only be met deep in the reading."""
+    if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError(f"{values!r} are no counts")
+    return tuple(values)
+
+
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(type(value) is str for value in values):
+        raise TypeError(f"{values!r} are no strings")
+    return tuple(values)
