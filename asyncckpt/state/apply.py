@@ -80,7 +80,13 @@ def tensors_of(
     Empties `data`, so that what was copied is in memory once.
     """
     leads = _leads(contents)
-    flat = {path: _flat(data.pop(path), leads.get(path, 0), device) for path in list(data)}
+    # One tensor that stays where it was read keeps the memory of all that were read with it.
+    moved = {id(view.obj) for path, view in data.items() if leads.get(path) or _address(view) % _ALLOCATED}
+    flat = {}
+    for path in list(data):
+        view = data.pop(path)
+        flat[path] = _flat(view, leads.get(path, 0), device, stays=id(view.obj) not in moved)
+        del view
     found = {path: _shaped(entry, flat.get(path), path) for path, entry in contents.tensors.items() if path in flat}
     for path, entry in contents.tensors.items():
         if not entry.nbytes:
@@ -109,8 +115,12 @@ def _all_aligned(lead: int, needs: list[tuple[int, int]]) -> bool:
     return all((lead + offset) % itemsize == 0 for offset, itemsize in needs)
 
 
-def _flat(buffer: memoryview, lead: int, device: str | torch.device) -> Tensor:
-    """The bytes as a tensor, `lead` bytes behind an address aligned as torch's allocator aligns.
+def _address(view: memoryview) -> int:
+    return torch.frombuffer(view, dtype=torch.uint8).data_ptr()
+
+
+def _flat(buffer: memoryview, lead: int, device: str | torch.device, *, stays: bool) -> Tensor:
+    """The bytes as a tensor, `lead` bytes behind an aligned address; a copy unless it stays where it is.
 
     A pack aligns to the element's size only, and sums over misaligned memory may round in another order: with such a
     state LBFGS went on differently in the last bit.
@@ -118,7 +128,7 @@ def _flat(buffer: memoryview, lead: int, device: str | torch.device) -> Tensor:
     flat = torch.frombuffer(buffer, dtype=torch.uint8)
     if lead:
         return torch.empty(lead + flat.numel(), dtype=torch.uint8, device=device)[lead:].copy_(flat)
-    return (flat if flat.data_ptr() % _ALLOCATED == 0 else flat.clone()).to(device)
+    return (flat if stays else flat.clone()).to(device)
 
 
 def _shaped(entry: TensorEntry, flat: Tensor | None, path: Path) -> Tensor:

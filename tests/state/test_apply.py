@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError
@@ -44,3 +46,20 @@ def test_wide_elements_amid_narrow_ones_are_a_view_of_the_same_memory() -> None:
     found = tensors_of(held("int16", 4, view=sharing("int32", 1, 2)), {BASE: memoryview(bytearray(8))})
     found[BASE].fill_(1)
     assert found[("view",)].tolist() == [1 + (1 << 16)]
+
+
+def test_what_was_read_together_is_let_go_together_where_one_has_to_move() -> None:
+    contents = held("int16", 4)
+    entry = contents.tensors[BASE]
+    both = Contents((), {BASE: entry, ("odd",): entry}, {})
+    for shift, stays in ((64, True), (8, False)):
+        span = memoryview(bytearray(256))
+        start = -ctypes.addressof(ctypes.c_char.from_buffer(span)) % 64
+        data: dict[Path, memoryview] = {
+            BASE: span[start : start + 8],
+            ("odd",): span[start + shift : start + shift + 8],
+        }
+        found = tensors_of(both, data)
+        span[start] = 1
+        assert (found[BASE][0].item() == 1) == stays
+        assert data == {}
