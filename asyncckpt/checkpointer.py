@@ -364,7 +364,7 @@ class AsyncCheckpointer:
         self._saver.stager.settle()
         left = wait_all(self._saver.handles, limit)
         self._pool.close(max(0.0, deadline - time.monotonic()))
-        self._saver.close()
+        self._saver.close(max(0.0, deadline - time.monotonic()))
         if self._exporter is not None:
             self._exporter.close()
         living.forget(self._storage.url, self)

@@ -334,11 +334,11 @@ class Saver(Generic[_S]):
         statuses = [handle.status for handle in tuple(self.handles)]
         return Levels(statuses.count("staging"), statuses.count("writing"), self._arenas.memory())
 
-    def close(self) -> None:
-        """Stop copying, and leave the other ranks; arenas go as they are released."""
+    def close(self, timeout: float) -> None:
+        """Stop copying, and leave the other ranks within `timeout` seconds; arenas go as they are released."""
         self.stager.close()
         self._arenas.close()
-        self._ranks.part()
+        self._ranks.part(timeout)
 
 
 def _announce(plan: Plan) -> None:

@@ -91,12 +91,12 @@ class StoreRanks:
             time.sleep(pause)
             pause = min(2 * pause, _SLOWEST_LOOK)
 
-    def part(self) -> None:
+    def part(self, timeout: float) -> None:
         """Leave: rank 0 last, since the store may live in its process and the others still listen."""
         if self.rank != 0:
             ranks.tell(self, left_key(self.rank), {})
         elif self._published:
-            end = time.monotonic() + FAREWELL
+            end = time.monotonic() + min(FAREWELL, timeout)
             try:
                 for rank in range(1, self.world):
                     self.fetch_any((left_key(rank),), max(0.0, end - time.monotonic()))

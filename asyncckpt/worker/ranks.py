@@ -45,8 +45,8 @@ class Ranks(Protocol):
         """What `key` holds now, or None; raises `ConnectionError`."""
         ...
 
-    def part(self) -> None:
-        """Leave for good; returns once nobody needs this process for what was published."""
+    def part(self, timeout: float) -> None:
+        """Leave for good; returns once nobody needs this process for what was published, or after `timeout` seconds."""
         ...
 
 
@@ -68,7 +68,7 @@ class SingleRank:
         """Nobody spoke."""
         return None
 
-    def part(self) -> None:
+    def part(self, timeout: float) -> None:
         """Nobody stays."""
 
 

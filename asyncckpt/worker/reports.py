@@ -13,7 +13,7 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.report import Report
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import SaveJob
-from asyncckpt.worker.ranks import Ranks, trouble_key
+from asyncckpt.worker.ranks import Ranks, left_key, trouble_key
 
 _FIRST_LOOK = 0.01
 _SLOWEST_LOOK = 0.5
@@ -33,13 +33,14 @@ async def gather(
 ) -> Contents:
     """The whole checkpoint's contents, once exactly `world` ranks have reported on this attempt.
 
-    Raises `RankMissing` naming those that did not before the deadline, and `SaveFailed` as soon as one says
-    that it failed, or was given other objects to save than this one.
+    Raises `RankMissing` naming those that did not before the deadline, or that have left, and `SaveFailed` as soon as
+    one says that it failed, or was given other objects to save than this one.
     """
     if job.world == 1:
         return contents
     own = await write_report(job, contents, directory, writer, storage)
     found = {job.rank: own}
+    gone: set[int] = set()
     deadline = asyncio.get_running_loop().time() + ranks.deadline
     pause = _FIRST_LOOK
     while missing := [rank for rank in range(job.world) if rank not in found]:
@@ -50,6 +51,12 @@ async def gather(
                 found[rank] = report
             elif trouble := _trouble(ranks, job.ordinal, rank):
                 raise SaveFailed(f"rank {rank} could not write its shard: {trouble['error']}")
+            elif rank in gone:
+                raise RankMissing(
+                    f"rank {rank} has closed its checkpointer without its part of step {job.step}", [rank]
+                )
+            elif _has_left(ranks, rank):
+                gone.add(rank)  # its report may have come since it was looked for
         if len(found) < job.world:
             if asyncio.get_running_loop().time() > deadline:
                 names = ", ".join(map(str, missing))
@@ -76,6 +83,12 @@ def _trouble(ranks: Ranks, ordinal: int, rank: int) -> dict[str, Any] | None:
     with contextlib.suppress(ConnectionError):
         return ranks.peek(trouble_key(ordinal, rank))
     return None
+
+
+def _has_left(ranks: Ranks, rank: int) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return ranks.peek(left_key(rank)) is not None
+    return False
 
 
 async def _look(rank: int, own: Report, directory: DataDirectory, storage: Storage) -> Report | None:

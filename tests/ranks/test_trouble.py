@@ -261,3 +261,24 @@ def test_a_loop_in_which_rank_0_alone_saves_is_told_why_it_fails(tmp_path: Path)
     message, _ = run_ranks(_only_rank_0_saves, 2, tmp_path)
     assert "no report from rank 1 within 1 s" in message
     assert "does not call step() and save() as rank 0 does" in message
+
+
+def _leaves_early(root: Path) -> str:
+    """Rank 1 closes before a save that rank 0 still makes."""
+    training = Training()
+    checkpointer = training.checkpointer(root)
+    training.step()
+    checkpointer.save(1).wait()
+    if not is_leader():
+        checkpointer.close()
+        return ""
+    message = str(failure_of(checkpointer.save(2)))
+    checkpointer.close()
+    return message
+
+
+def test_nobody_waits_for_a_rank_that_has_closed(tmp_path: Path) -> None:
+    message, _ = run_ranks(_leaves_early, 2, tmp_path)
+    assert "rank 1 has closed its checkpointer without its part of step 2" in message
+    assert steps_of(tmp_path) == [1]
+    assert unlisted(tmp_path) == []
