@@ -31,8 +31,9 @@ class Decision:
         """Whether to save after `step`; False when it was asked about that step before, or it was saved by hand."""
         if step == self._decided:
             return False
-        self._decided = step
-        return self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics)))
+        due = self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics)))
+        self._decided = step  # only now: a call that raised has decided nothing
+        return due
 
     def at_epoch_end(self, epoch: int, step: int | None, metrics: Mapping[str, Any] | None) -> int | None:
         """The step to save after `epoch` completed epochs, None if none is due or it is saved already."""

@@ -21,10 +21,10 @@ class Agreement:
         On the other ranks it blocks until rank 0 gets there. Raises `RankMissing` if that takes longer than the
         deadline, and `SaveFailed` if rank 0 raised, or is at another step.
         """
-        self._number += 1
         return self._lead(step, own) if self._ranks.rank == 0 else self._follow(step)
 
     def _lead(self, step: int, own: Callable[[], bool]) -> bool:
+        self._number += 1
         try:
             due = own()
         except BaseException as error:
@@ -35,7 +35,8 @@ class Agreement:
 
     def _follow(self, step: int) -> bool:
         try:
-            said = self._ranks.fetch_any((due_key(self._number),), self._ranks.deadline)
+            said = self._ranks.fetch_any((due_key(self._number + 1),), self._ranks.deadline)
+            self._number += 1  # only now: who calls again after a deadline asks for the same decision
         except (TimeoutError, ConnectionError) as error:
             raise RankMissing(f"rank 0 did not say whether step {step} is to be saved: {error}", [0]) from error
         if "error" in said:

@@ -195,3 +195,28 @@ def _called_as_from_asyncckpt(call: Callable[[], object]) -> str:
 
 def test_no_collective_is_called(tmp_path: Path) -> None:
     assert run_ranks(_without_collectives, 2, tmp_path) == ["barrier was called from asyncckpt.somewhere"] * 2
+
+
+def _late(root: Path) -> list[int]:
+    """Rank 0 is so late at step 1 that rank 1 gives up, and calls again."""
+    training = Training()
+    with training.checkpointer(root, save=SavePolicy(every_seconds=1e-6), on_busy="wait") as ckpt:
+        training.step()
+        if is_leader():
+            dist.barrier()
+        else:
+            deadline = ckpt._ranks.deadline
+            shorten_deadline(ckpt, 0.3)
+            with pytest.raises(RankMissing):
+                ckpt.step(1)
+            shorten_deadline(ckpt, deadline)
+            dist.barrier()
+        handles = [ckpt.step(1)]
+        training.step()
+        handles.append(ckpt.step(2))
+        return [handle.wait().step for handle in handles if handle is not None]
+
+
+def test_a_rank_that_gave_up_waiting_for_a_decision_may_ask_again(tmp_path: Path) -> None:
+    assert run_ranks(_late, 2, tmp_path) == [[1, 2]] * 2
+    assert steps_of(tmp_path) == [1, 2]
