@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
@@ -101,7 +102,8 @@ class Told:
     unwanted: Mapping[int, str] = field(default_factory=dict)
     """What is to go whatever the rules say, and why; marks, the latest and what is being read are stronger."""
     asked: Mapping[int, str] = field(default_factory=dict)
-    """The same, but the best is stronger too: who asked may have meant another metric, or known of a better one."""
+    """The same, but the best and damaged ones are stronger too: who asked may have meant another metric, and cannot
+    know what this process has found out."""
 
 
 def plan(
@@ -130,15 +132,16 @@ def plan(
     for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
     for seq in told.damaged:
-        if seq not in out:
+        if seq not in told.unwanted:
             reasons[seq].append("damaged")
     ruled = [listed[seq] for seq in sorted(listed.keys() - out.keys() - set(told.damaged))]
     for seq, reason in _ruled(policy, ruled, monitor):
         reasons[seq].append(reason)
     gone = [seq for seq in sorted(listed) if seq not in reasons]
-    removed = [Removal(seq, listed[seq].step, out.get(seq, f"no rule keeps it: {policy}")) for seq in gone]
+    unkept = f"no rule keeps it: {policy}"
+    removed = [Removal(seq, listed[seq].step, out.get(seq, unkept)) for seq in gone]
     kept = [Kept(seq, listed[seq].step, tuple(reasons[seq])) for seq in sorted(listed) if seq in reasons]
-    return PrunePlan(tuple(kept), tuple(removed), _freed(listed, gone))
+    return PrunePlan(tuple(kept), tuple(removed), _freed(listed, set(gone)))
 
 
 Reason: TypeAlias = tuple[int, str]
@@ -216,7 +219,7 @@ def _newest_of_each(sound: Iterable[Checkpoint], group: Callable[[Checkpoint], H
     return {group(checkpoint): checkpoint for checkpoint in sound}
 
 
-def _freed(listed: Mapping[int, Checkpoint], gone: Collection[int]) -> int:
+def _freed(listed: Mapping[int, Checkpoint], gone: AbstractSet[int]) -> int:
     needed = {pack.key for seq, c in listed.items() if seq not in gone for pack in c.packs} if gone else set()
     freed = {pack.key: pack.length for seq in gone for pack in listed[seq].packs if pack.key not in needed}
     return sum(freed.values())
