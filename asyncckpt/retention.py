@@ -121,13 +121,7 @@ def plan(
     """
     told = told or Told()
     listed = {c.seq: c for c in (*checkpoints, *([newest] if newest else ()))}
-    sound = [c for c in listed.values() if c.seq not in told.damaged]
-    replaced = {c.seq for c in sound if newest and c.seq != newest.seq and c.step == newest.step}
-    best = best_of((c for c in sound if c.seq not in told.unwanted), monitor)
-    if best is not None and newest is not None and best.seq in replaced and _as_good(newest, best, monitor):
-        best = None
-    out = {**told.asked, **dict.fromkeys(replaced, REPLACED)}
-    out = {**{seq: why for seq, why in out.items() if best is None or seq != best.seq}, **told.unwanted}
+    out = _out(told, listed, newest, monitor)
     reasons: defaultdict[int, list[str]] = defaultdict(list)
     for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
@@ -142,6 +136,21 @@ def plan(
     removed = [Removal(seq, listed[seq].step, out.get(seq, unkept)) for seq in gone]
     kept = [Kept(seq, listed[seq].step, tuple(reasons[seq])) for seq in sorted(listed) if seq in reasons]
     return PrunePlan(tuple(kept), tuple(removed), _freed(listed, set(gone)))
+
+
+def _out(
+    told: Told, listed: Mapping[int, Checkpoint], newest: Checkpoint | None, monitor: Monitor | None
+) -> dict[int, str]:
+    """What is to go whatever the rules say, and why."""
+    sound = [c for c in listed.values() if c.seq not in told.damaged]
+    replaced = {c.seq for c in sound if newest and c.seq != newest.seq and c.step == newest.step}
+    best = best_of((c for c in sound if c.seq not in told.unwanted), monitor)
+    if best is not None and newest is not None and best.seq in replaced and _as_good(newest, best, monitor):
+        best = None
+    out = {**told.asked, **dict.fromkeys(replaced, REPLACED)}
+    if best is not None:
+        out.pop(best.seq, None)
+    return {**out, **told.unwanted}
 
 
 Reason: TypeAlias = tuple[int, str]

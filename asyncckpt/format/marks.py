@@ -45,9 +45,10 @@ def mark_of(key: str) -> Mark | None:
     if match is None:
         return None
     try:
-        return Mark(int(match[1]), bytes.fromhex(match[2]).decode() if match[2] else None)
+        mark = Mark(int(match[1]), bytes.fromhex(match[2]).decode() if match[2] else None)
     except UnicodeDecodeError:
         return None
+    return mark if mark.key == key else None  # another spelling could never be taken away
 
 
 def by_seq(keys: Iterable[str]) -> dict[int, tuple[Mark, ...]]:
@@ -62,6 +63,8 @@ def check_tag(name: str) -> str:
     """`name` if it can be a tag; raises `ValueError` for one that would mean something else, or is too long."""
     if not name or len(name.encode(errors="replace")) > MAX_TAG or not name.isprintable() or name != name.strip():
         raise ValueError(f"{name!r} cannot be a tag: use 1 to {MAX_TAG} bytes of printable characters")
+    if "@" in name:
+        raise ValueError(f"{name!r} cannot be a tag: ROOT@{name} would name a checkpoint of another root")
     if name in ("latest", "best") or name.isdecimal():
         raise ValueError(f"{name!r} cannot be a tag: it already names a checkpoint by another rule")
     return name

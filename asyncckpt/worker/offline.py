@@ -11,7 +11,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.events import Listeners
 from asyncckpt.format.marks import drop_key, encode
 from asyncckpt.format.record import Record
-from asyncckpt.retention import Monitor, PrunePlan
+from asyncckpt.retention import Monitor, PrunePlan, monitor_of
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.keeping import Keeping
@@ -73,7 +73,7 @@ async def drop(
             await ownership.pruner.committed(writer, writer.dropped, writer.stale)
             await keeping.answer(verdict)
             await ownership.sweep_planned()
-            await show(storage, writer, (await catalog.listing()).monitor)
+            await show(storage, writer, monitor_of(writer.checkpoints))
     finally:
         await ownership.leave()
     return verdict.plan

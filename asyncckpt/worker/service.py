@@ -182,6 +182,9 @@ class SaveService:
                 with self.ownership.recording(writer):
                     await writer.drop(verdict.plan.removed, verdict.acknowledged)
                 await self._follow_up(writer, verdict)
+                # At once: who prunes wants the room. A reader that is cut off looks again, as after any removal.
+                await self.ownership.pruner.committed(writer, (), ())
+                await self.ownership.pruner.finished()
             return verdict.plan
 
     async def _preview(self, listing: Listing) -> PrunePlan:

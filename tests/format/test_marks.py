@@ -30,7 +30,7 @@ def test_what_can_be_a_tag(tag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "tag", ["", "latest", "best", "12", "00000042", "x" * 61, "ü" * 31, " a", "a\n", "\x00", "\ud800"]
+    "tag", ["", "latest", "best", "12", "00000042", "x" * 61, "ü" * 31, " a", "a\n", "a@b", "\x00", "\ud800"]
 )
 def test_what_would_mean_something_else_or_nothing_is_refused(tag: str) -> None:
     with pytest.raises(ValueError, match="cannot be a tag"):
@@ -48,6 +48,7 @@ def test_what_would_mean_something_else_or_nothing_is_refused(tag: str) -> None:
         "user/00000001-tag-abc.json",
         "data/00000001-pin.json",
         "user/drop-12.json",
+        "user/000000001-pin.json",
     ],
 )
 def test_other_keys_are_no_marks_and_no_requests(key: str) -> None:

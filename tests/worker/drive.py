@@ -105,7 +105,7 @@ class Session:
         self,
         storage: Storage,
         *,
-        keep: int | None = None,
+        keep: int | RetentionPolicy | None = None,
         monitor: Monitor | None = None,
         overwrite: bool = False,
         resumed: bool = True,
@@ -115,7 +115,7 @@ class Session:
         self.log = Log()
         self.records: list[Record] = []
         """What was reported durable."""
-        policy = None if keep is None else RetentionPolicy(last=keep)
+        policy = RetentionPolicy(last=keep) if isinstance(keep, int) else keep
         config = ServiceConfig(policy, monitor, overwrite)
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
         self.service.ownership.resumed = resumed
@@ -140,7 +140,9 @@ class Session:
             contents = (await self.service.catalog.manifest(latest)).contents
             await self.service.go_on(latest.seq, (), named=False, verified=contents)
 
-    async def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Committed | Rejected:
+    async def save(
+        self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None
+    ) -> Committed | Rejected:
         """Save `content(step)` and wait for the answer."""
         ended: asyncio.Future[Committed | Rejected] = asyncio.get_running_loop().create_future()
 
@@ -148,7 +150,7 @@ class Session:
             if isinstance(answer, Committed | Rejected):
                 ended.set_result(answer)
 
-        self.service.submit(self._ticket(step, metrics or {}, reply))
+        self.service.submit(self._ticket(step, metrics or {}, epoch, reply))
         await asyncio.wait({ended, self._running}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             raise AssertionError(f"the service ended without an answer to step {step}: {self._running}")
@@ -157,9 +159,9 @@ class Session:
             self.records.append(answer.record)
         return answer
 
-    async def saved(self, step: int, metrics: Mapping[str, float] | None = None) -> Record:
+    async def saved(self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None) -> Record:
         """A save that has to succeed: its record."""
-        answer = await self.save(step, metrics)
+        answer = await self.save(step, metrics, epoch)
         assert isinstance(answer, Committed), answer
         return answer.record
 
@@ -183,13 +185,13 @@ class Session:
         await asyncio.gather(self._running, return_exceptions=True)
         await self.tidied()
 
-    def _ticket(self, step: int, metrics: Mapping[str, float], reply: object) -> Ticket:
+    def _ticket(self, step: int, metrics: Mapping[str, float], epoch: int | None, reply: object) -> Ticket:
         layout, arena = image(self._tensors(step))
         watermark = Watermark()
         watermark.advance(len(arena))
         watermark.seal()
         self._count += 1
-        job = SaveJob(f"{id(self)}-{self._count}", self._count, step, None, metrics, step * 1000, "arena", layout)
+        job = SaveJob(f"{id(self)}-{self._count}", self._count, step, epoch, metrics, step * 1000, "arena", layout)
         return Ticket(job, memoryview(arena), watermark, reply)
 
 

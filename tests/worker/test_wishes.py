@@ -205,7 +205,7 @@ def test_a_request_whose_deletion_fails_is_answered_again_without_harm() -> None
 # -- pruning without a save ------------------------------------------------------------------------------------
 
 
-def test_a_service_prunes_by_a_record_of_its_own_and_deletes_with_the_next() -> None:
+def test_a_service_prunes_by_a_record_of_its_own_and_deletes_at_once() -> None:
     async def act(store: MemoryStorage) -> None:
         await three(store)
         async with Session(store, keep=1) as session:
@@ -217,6 +217,8 @@ def test_a_service_prunes_by_a_record_of_its_own_and_deletes_with_the_next() -> 
             head = await Catalog(store).head()
             assert head is not None
             assert (head.kind, head.latest, [gone.seq for gone in head.removed]) == ("prune", 3, [1, 2])
+            # The prune record itself is the head: nothing else is left that it does not need.
+            assert await leftovers(store) == []
             assert (await session.service.prune(dry_run=False)).removed == ()
             assert await Catalog(store).head() == head, "nothing to remove needs no record"
             await session.saved(4)
