@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli.notice import notice
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
@@ -24,6 +25,7 @@ def pin(checkpoint: str, as_json: bool) -> None:
 
     async def act(catalog: Catalog) -> tuple[int, int]:
         found = await mark(catalog, which, None, SYSTEM_CLOCK)
+        await notice(catalog)
         return found.seq, found.step
 
     seq, step = reading(chosen.root, act)

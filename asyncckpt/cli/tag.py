@@ -6,6 +6,7 @@ import click
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit
+from asyncckpt.cli.notice import notice
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
@@ -31,7 +32,9 @@ def tag(checkpoint: str, name: str, delete: bool, as_json: bool) -> None:
     async def act(catalog: Catalog) -> Checkpoint | int:
         if delete:
             return await unmark(catalog, None, name)
-        return await mark(catalog, "latest" if chosen.which is None else chosen.which, name, SYSTEM_CLOCK)
+        marked = await mark(catalog, "latest" if chosen.which is None else chosen.which, name, SYSTEM_CLOCK)
+        await notice(catalog)
+        return marked
 
     try:
         found = reading(chosen.root, act)

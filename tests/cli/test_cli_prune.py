@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.cli.app import app
-from asyncckpt.errors import Fenced, SaveFailed
+from asyncckpt.errors import Fenced, SaveFailed, StorageDenied
 
 LOSSES = {1: 0.5, 2: 0.1, 3: 0.9, 4: math.nan, 5: 0.7, 6: 0.6}
 
@@ -153,6 +154,50 @@ def test_a_run_that_is_taken_over_stops_the_training(tmp_path: Path) -> None:
     assert listed(tmp_path / "run") == [2, 3]
 
 
+class Asked:
+    """Stands in for a person at a terminal: does something before the answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], answer: bool) -> None:
+        self.stdin = self
+        self._act, self._answer = act, answer
+        monkeypatch.setattr("asyncckpt.cli.prune.sys", self)
+        monkeypatch.setattr("asyncckpt.cli.prune.click.confirm", self.confirm)
+
+    def isatty(self) -> bool:
+        return True
+
+    def confirm(self, text: str, **options: object) -> bool:
+        self._act()
+        return self._answer
+
+
+def test_a_plan_that_is_declined_removes_nothing_and_is_no_damage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Asked(monkeypatch, lambda: None, answer=False)
+    assert run("prune", root, "--keep-last", 1).endswith("nothing was removed\n")
+    assert listed(root) == list(LOSSES)
+
+
+def test_a_training_that_starts_while_somebody_thinks_the_plan_over_is_not_stopped(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(root)
+    with training.ckpt:
+        Asked(monkeypatch, training.ckpt.resume, answer=True)
+        assert "taken by another process meanwhile" in run("prune", root, "--keep-last", 1, code=4)
+        training.save(7)
+    assert listed(root) == [*LOSSES, 7]
+
+
+def test_what_could_not_be_deleted_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*arguments: object) -> None:
+        raise StorageDenied("not now")
+
+    monkeypatch.setattr("asyncckpt.worker.prune.unreachable", refuse)
+    told = run("prune", root, "--keep-last", 1, "--yes")
+    assert "left to the next start: deletion of dropped checkpoints: not now" in told
+    assert listed(root) == [2, 6]
+
+
 # -- tag, pin, unpin -------------------------------------------------------------------------------------------
 
 
@@ -222,3 +267,14 @@ def test_pruning_by_the_training_itself_follows_its_policy(tmp_path: Path) -> No
         assert ckpt.prune() == planned
         assert [info.step for info in ckpt.checkpoints()] == [3]
     assert folders(tmp_path / "run") == [3]
+
+
+@pytest.mark.parametrize("arguments", [("pin",), ("tag", "paper")])
+def test_beside_a_training_a_mark_says_from_when_on_it_counts(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    command, *more = arguments
+    training = Training(tmp_path / "run")
+    with training.ckpt:
+        training.save(1)
+        told = run(command, tmp_path / "run", *more)
+        assert "a training may hold this run: it takes that into account from its next save on\n" in told
+    assert "may hold" not in run(command, tmp_path / "run", *more)
