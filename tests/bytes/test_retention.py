@@ -223,11 +223,13 @@ def test_what_is_unwanted_goes_whatever_the_rules_and_takes_no_place_unless_some
     assert kept(found)[7] == ("last 3",)
 
 
-def test_p9_the_best_is_stronger_than_a_request_and_weaker_than_a_new_training() -> None:
+def test_p9_the_best_and_what_is_damaged_are_stronger_than_a_request_and_weaker_than_a_new_training() -> None:
     live = [checkpoint(1, loss=0.1), checkpoint(2, loss=0.5), checkpoint(3, loss=0.9)]
     both = dict.fromkeys((1, 2), "asked for by me")
     assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(asked=both))) == [2]
     assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(unwanted=both))) == [1, 2]
+    assert removed(plan(None, live, newest=checkpoint(4), told=Told(damaged={1}, asked=both))) == [2]
+    assert removed(plan(None, live, newest=checkpoint(4), told=Told(damaged={1}, unwanted=both))) == [1, 2]
     # What is given up altogether takes no part in the contest either.
     assert removed(plan(None, live, monitor=LOSS, told=Told(unwanted={1: "x"}, asked={2: "y", 3: "z"}))) == [1, 3]
 

@@ -381,6 +381,18 @@ def test_p9_neither_a_request_nor_a_removal_offline_takes_the_best() -> None:
     run(act)
 
 
+def test_best_is_what_the_training_calls_so_whoever_prunes() -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, monitor=LOSS) as session:
+            for step, loss in ((1, 0.1), (2, 0.9), (3, 0.5)):
+                await session.saved(step, {"loss": loss})
+        await drop(store, {1: "x"}, Listeners(()), SYSTEM_CLOCK, monitor=("loss", "max"))
+        assert await steps(store) == [2, 3]
+        assert b'"step":3' in bytes(await store.get(names.BEST))
+
+    run(act)
+
+
 def test_what_a_training_goes_on_from_after_a_fallback_is_not_pruned() -> None:
     async def act(store: MemoryStorage) -> None:
         await three(store)
