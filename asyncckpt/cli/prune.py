@@ -111,7 +111,7 @@ def _carry_out(root: str, listing: Listing, planned: PrunePlan, judge: Monitor |
             await ask(catalog.storage, unwanted, author(), SYSTEM_CLOCK)
 
         reading(root, request)
-        return f"asked {_holder(head)} to remove {len(unwanted)} with its next save; --take-over does not wait"
+        return f"asked {_holder(head)} to remove {len(unwanted)} with its next save; if it is dead, use --take-over"
 
     async def remove(catalog: Catalog) -> PrunePlan:
         # Somebody may have thought about it for long: a training that has started since is not stopped.

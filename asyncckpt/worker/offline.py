@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Collection, Mapping
 
 from asyncckpt.catalog import Catalog
@@ -19,25 +17,11 @@ from asyncckpt.worker.ownership import Ownership
 
 
 def may_be_held(head: Record) -> bool:
-    """Whether a training may be saving into the run: its last writer has not closed it, and may be alive.
+    """Whether a training may be saving into the run: its last writer has not closed it.
 
-    Nobody can tell for another host: there is no lease.
+    Nobody can tell more: there is no lease, and a process that is not seen from here may live in another container.
     """
-    if head.kind == "close":
-        return False
-    return head.writer.host != socket.gethostname() or _is_alive(head.writer.pid)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # signal 0 would end the process there
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return head.kind != "close"
 
 
 async def ask(storage: Storage, seqs: Collection[int], who: str, clock: Clock) -> None:
