@@ -18,7 +18,7 @@ from asyncckpt.format import names
 from asyncckpt.format.manifest import Manifest, Pack
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
-from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.format.sealed import seal, sealed_digest
 from asyncckpt.format.slots import Slots
 from asyncckpt.storage.local import LocalStorage
 
@@ -47,6 +47,8 @@ async def _extend(root: Path, count: int) -> None:
     for seq in range(checkpoint.seq + 1, count + 1):
         directory = DataDirectory(seq, seq, head.inc, f"{seq:08x}")
         head = _written(root, head, _copied(root, checkpoint, manifest, packs, directory))
+    # The hint that every save leaves.
+    (root / names.LATEST).write_bytes(seal({"slot": head.slot, "seq": count, "step": count}))
 
 
 def _copied(
