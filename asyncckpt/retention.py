@@ -120,7 +120,8 @@ def plan(
     unless it is the best of all and `newest` is not as good.
     """
     told = told or Told()
-    listed = {c.seq: c for c in (*checkpoints, *([newest] if newest else ()))}
+    listed = {c.seq: c for c in sorted((*checkpoints, *([newest] if newest else ())), key=lambda c: c.seq)}
+    damaged = set(told.damaged)
     out = _out(told, listed, newest, monitor)
     reasons: defaultdict[int, list[str]] = defaultdict(list)
     for seq, reason in _spared(told, newest):
@@ -128,13 +129,13 @@ def plan(
     for seq in told.damaged:
         if seq not in told.unwanted:
             reasons[seq].append("damaged")
-    ruled = [listed[seq] for seq in sorted(listed.keys() - out.keys() - set(told.damaged))]
+    ruled = [c for seq, c in listed.items() if seq not in out and seq not in damaged]
     for seq, reason in _ruled(policy, ruled, monitor):
         reasons[seq].append(reason)
-    gone = [seq for seq in sorted(listed) if seq not in reasons]
+    gone = [seq for seq in listed if seq not in reasons]
     unkept = f"no rule keeps it: {policy}"
     removed = [Removal(seq, listed[seq].step, out.get(seq, unkept)) for seq in gone]
-    kept = [Kept(seq, listed[seq].step, tuple(reasons[seq])) for seq in sorted(listed) if seq in reasons]
+    kept = [Kept(seq, c.step, tuple(reasons[seq])) for seq, c in listed.items() if seq in reasons]
     return PrunePlan(tuple(kept), tuple(removed), _freed(listed, set(gone)))
 
 
@@ -236,12 +237,16 @@ def _freed(listed: Mapping[int, Checkpoint], gone: AbstractSet[int]) -> int:
 
 def ranking(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> list[Checkpoint]:
     """Those with the monitored metric, best first: NaN never counts, and of equals the older one is better."""
-    if monitor is None:
-        return []
-    name, mode = monitor
-    sign = 1.0 if mode == "min" else -1.0
-    measured = [c for c in checkpoints if not math.isnan(c.metrics.get(name, math.nan))]
-    return sorted(measured, key=lambda c: (sign * c.metrics[name], c.seq))
+    return [checkpoint for _, _, checkpoint in sorted(_ranked(checkpoints, monitor), key=lambda item: item[:2])]
+
+
+def _ranked(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Iterator[tuple[float, int, Checkpoint]]:
+    """Those that count, each behind what it is ranked by: less is better."""
+    if monitor is not None:
+        name, mode = monitor
+        sign = 1.0 if mode == "min" else -1.0
+        measured = (c for c in checkpoints if not math.isnan(c.metrics.get(name, math.nan)))
+        yield from ((sign * c.metrics[name], c.seq, c) for c in measured)
 
 
 def monitor_of(checkpoints: Iterable[Checkpoint]) -> Monitor | None:
@@ -254,4 +259,5 @@ def monitor_of(checkpoints: Iterable[Checkpoint]) -> Monitor | None:
 
 def best_of(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Checkpoint | None:
     """The checkpoint with the best monitored metric: NaN never wins, and a tie keeps the older one."""
-    return next(iter(ranking(checkpoints, monitor)), None)
+    found = min(_ranked(checkpoints, monitor), key=lambda item: item[:2], default=None)
+    return None if found is None else found[2]

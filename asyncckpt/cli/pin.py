@@ -21,10 +21,9 @@ def pin(checkpoint: str, as_json: bool) -> None:
     A training that is running takes that into account from its next save on.
     """
     chosen = target(checkpoint)
-    which = "latest" if chosen.which is None else chosen.which
 
     async def act(catalog: Catalog) -> tuple[int, int]:
-        found = await mark(catalog, which, None, SYSTEM_CLOCK)
+        found = await mark(catalog, chosen.chosen, None, SYSTEM_CLOCK)
         await notice(catalog)
         return found.seq, found.step
 

@@ -26,6 +26,11 @@ class Target:
     root: str
     which: Which | None
 
+    @property
+    def chosen(self) -> Which:
+        """The one that was named, or the latest."""
+        return "latest" if self.which is None else self.which
+
 
 def target(text: str) -> Target:
     """``ROOT@latest``, ``@best``, ``@1000`` (a step), ``@00000042`` (an id), ``@NAME`` (a tag), or ``ROOT`` alone.

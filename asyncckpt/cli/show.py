@@ -32,7 +32,7 @@ class Found:
     @property
     def folder(self) -> str:
         """The key under which everything of its own lies."""
-        return self.checkpoint.manifest.key.rsplit("/", 1)[0]
+        return self.checkpoint.folder
 
     @property
     def shared(self) -> int:
@@ -55,9 +55,7 @@ def show(checkpoint: str, tensors: str | None, as_json: bool) -> None:
     chosen = target(checkpoint)
 
     async def act(catalog: Catalog) -> Found:
-        return await follow(
-            catalog, "latest" if chosen.which is None else chosen.which, lambda *named: read(catalog, *named)
-        )
+        return await follow(catalog, chosen.chosen, lambda *named: read(catalog, *named))
 
     found = reading(chosen.root, act)
     listed = found.contents.tensors(tensors or "*")

@@ -32,7 +32,7 @@ def tag(checkpoint: str, name: str, delete: bool, as_json: bool) -> None:
     async def act(catalog: Catalog) -> Checkpoint | int:
         if delete:
             return await unmark(catalog, None, name)
-        marked = await mark(catalog, "latest" if chosen.which is None else chosen.which, name, SYSTEM_CLOCK)
+        marked = await mark(catalog, chosen.chosen, name, SYSTEM_CLOCK)
         await notice(catalog)
         return marked
 

@@ -16,10 +16,9 @@ from asyncckpt.marking import unmark
 def unpin(checkpoint: str, as_json: bool) -> None:
     """Unpin CHECKPOINT (the latest where only a ROOT is given); one that is not pinned stays as it is."""
     chosen = target(checkpoint)
-    which = "latest" if chosen.which is None else chosen.which
 
     async def act(catalog: Catalog) -> tuple[int, int]:
-        found = (await catalog.listing()).find(which)
+        found = (await catalog.listing()).find(chosen.chosen)
         return found.seq, await unmark(catalog, f"{found.seq:08d}", None)
 
     seq, gone = reading(chosen.root, act)

@@ -77,6 +77,11 @@ class Checkpoint:
     """The metric that decides which checkpoint is best, and "min" or "max"."""
 
     @property
+    def folder(self) -> str:
+        """The key of the folder that everything of its own lies in."""
+        return self.manifest.key.rsplit("/", 1)[0]
+
+    @property
     def size(self) -> int:
         """Bytes of state: what its packs hold for it, shared ones included."""
         return sum(pack.live for pack in self.packs)

@@ -19,7 +19,7 @@ from asyncckpt.storage.direct import address
 from asyncckpt.worker.job import Layout
 
 CHUNK = 16 << 20
-"""Bytes of the buffer: as much as a store is handed at once."""
+"""Bytes handed to a store at once: 4 to 64 MiB wrote equally fast here, and the first follows soon."""
 
 _WITHOUT_THE_LOCK = 64 << 10
 """Bytes from which a copy gives the interpreter lock away: getting it back costs more than copying fewer."""

@@ -24,7 +24,7 @@ async def show(storage: Storage, writer: Writer, monitor: Monitor | None) -> Non
 
 
 async def _show(storage: Storage, name: str, record: Record, checkpoint: Checkpoint) -> None:
-    folder = checkpoint.manifest.key.rsplit("/", 1)[0]
+    folder = checkpoint.folder
     data = seal({"slot": record.slot, "seq": checkpoint.seq, "step": checkpoint.step, "folder": folder})
     await storage.put(name, [data])
     if isinstance(storage, Linking):

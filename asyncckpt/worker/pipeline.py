@@ -16,16 +16,13 @@ from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.gathering import GatheredPack, chunks, gathered
+from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
 from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.watermark import Watermark
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
-
-CHUNK = 16 << 20
-"""Bytes handed to the store at once: 4 to 64 MiB wrote equally fast here, and the first follows soon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def needed(checkpoints: Iterable[Checkpoint]) -> tuple[frozenset[str], frozenset
     packs, folders = set(), set()
     for checkpoint in checkpoints:
         packs |= {pack.key for pack in checkpoint.packs}
-        folders.add(checkpoint.manifest.key.rsplit("/", 1)[0])
+        folders.add(checkpoint.folder)
     return frozenset(packs), frozenset(folders)
 
 
@@ -92,7 +92,7 @@ async def unreachable(storage: Storage, dropped: Iterable[Checkpoint], named: Co
     """
     keys: list[str] = []
     for checkpoint in dropped:
-        folder = checkpoint.manifest.key.rsplit("/", 1)[0]
+        folder = checkpoint.folder
         keys += [o.key async for o in storage.list(folder + "/") if o.key not in named]
         keys += [pack.key for pack in checkpoint.packs if pack.key not in named]
     return list(dict.fromkeys(_packs_first(keys)))

@@ -151,7 +151,7 @@ class Writer:
 
     def _check_packs(self, checkpoint: Checkpoint) -> None:
         """Raise unless every pack is the attempt's own or named by what is listed now: others may go any moment."""
-        own = checkpoint.manifest.key.rsplit("/", 1)[0] + "/"
+        own = checkpoint.folder + "/"
         for pack in checkpoint.packs:
             if not (pack.key.startswith(own) or pack.key in self.uses):
                 self.base = None
