@@ -165,8 +165,8 @@ class AsyncCheckpointer:
     ) -> SaveHandle | None:
         """Say that optimizer step `step` is complete; saves if that is due and returns the handle, else None.
 
-        Decides once per step number. Raises `UnsupportedState`, and with ``on_failure="raise"`` an earlier
-        save's `SaveFailed`.
+        Decides once per step number. Raises `UnsupportedState`, and with ``on_failure="raise"`` an earlier save's
+        `SaveFailed`, once what is due now is under way.
         """
         self._check_open()
         if not self._decision.at_step(step, metrics):
@@ -211,8 +211,6 @@ class AsyncCheckpointer:
         self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, replaceable: bool, on_busy: OnBusy
     ) -> SaveHandle:
         with self._saver.turn():
-            # Counted by now: at which step a rank learns of a failure is chance, and the others would count on.
-            self._check_failures()
             if step < 0:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
             self._beginning.check()
@@ -220,6 +218,8 @@ class AsyncCheckpointer:
             epoch = None if epoch is None else operator.index(epoch)
             handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
         self._decision.saved(handle, values)
+        # Not before: ranks learn of a failure at different steps, and must all the same make the same saves.
+        self._check_failures()
         return handle
 
     def before_mutation(self) -> None:
