@@ -83,7 +83,7 @@ damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 
 
 @damaged
-def test_resume_reports_a_damaged_checkpoint_and_takes_the_one_before_it(
+def test_P11_resume_reports_a_damaged_checkpoint_and_takes_the_one_before_it(
     make: Make,
     root: Path,
     recorder: Recorder,
@@ -191,7 +191,7 @@ def test_a_damaged_head_is_an_error_and_never_a_step_back(make: Make, root: Path
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["empty", "absent"])
-def test_an_empty_root_resumes_as_none(make: Make, tmp_path: Path, exists: bool) -> None:
+def test_P11_an_empty_root_resumes_as_none(make: Make, tmp_path: Path, exists: bool) -> None:
     if exists:
         (tmp_path / "run").mkdir()
     ckpt = make(tmp_path / "run", model=Toy())
