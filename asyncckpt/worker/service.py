@@ -226,7 +226,7 @@ class SaveService:
             contents,
             job.code_version,
         )
-        data = await asyncio.to_thread(manifest.encode)
+        data = await asyncio.get_running_loop().run_in_executor(self._threads, manifest.encode)
         await self.storage.put(directory.manifest, [data], length=len(data))
         return Checkpoint(
             seq=directory.seq,
