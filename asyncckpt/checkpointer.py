@@ -20,6 +20,7 @@ from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners, Resumed
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
@@ -81,6 +82,8 @@ class AsyncCheckpointer:
         overwrite: bool = False,
         close_timeout: float = 600,
     ) -> None:
+        self._process = os.getpid()
+        self._closed = False
         refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=executor)
         check_monitor(monitor)
@@ -106,9 +109,9 @@ class AsyncCheckpointer:
         decider = Decider(save or SavePolicy(), monitor, SYSTEM_CLOCK)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
-        living.replace(self._storage.url, self)
         self._exporter = exporter(metrics)
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else [])])
+        living.replace(self._storage.url, self)
         # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
         self._ranks = ranks = here.ranks(
             {
@@ -120,7 +123,8 @@ class AsyncCheckpointer:
                 "version": __version__,
             }
         )
-        self._decision = Decision(decider, monitor, ranks)
+        counts = Counts()
+        self._decision = Decision(decider, monitor, ranks, counts)
         config = ServiceConfig(keep, monitor, overwrite)
         self._pool = WorkerPool(lambda former: self._service(config, former))
         self._saver = Saver(
@@ -129,6 +133,7 @@ class AsyncCheckpointer:
             self._listeners,
             SYSTEM_CLOCK,
             ranks,
+            counts,
             # The others' shards are small, and they must not stall on what only rank 0 can decide.
             generations=generations if ranks.rank == 0 else generations + 2,
             budget=budget,
@@ -144,9 +149,7 @@ class AsyncCheckpointer:
             ranks,
             overwrite=overwrite,
         )
-        self._restorer = Restorer(self._pool, tracked.trees, ranks, self._listeners, self.before_mutation)
-        self._process = os.getpid()
-        self._closed = False
+        self._restorer = Restorer(self._pool, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
 
     def _service(
         self, config: ServiceConfig, former: SaveService | MemberService | None
@@ -210,6 +213,7 @@ class AsyncCheckpointer:
     def _save(
         self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, replaceable: bool, on_busy: OnBusy
     ) -> SaveHandle:
+        self._decision.saving(step)
         with self._saver.turn():
             if step < 0:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")

@@ -3,33 +3,37 @@
 Rank 0 chooses, and proposes one checkpoint after the other. A proposal stands once every rank has read its part,
 found every digest right and seen that it fits; only then does any rank touch its objects. What each rank says on
 its own of a run in which somebody saves meanwhile might be the latest of two different moments.
+
+Rank 0 is at work from the beginning to the end, and waits for another rank only as long as that one is at work on what
+it was asked for: so no two of them keep each other waiting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RankMissing, RestoreError
 from asyncckpt.format.record import Checkpoint, checkpoint_json, checkpoint_of
 from asyncckpt.restoring import SHARED, Loaded, check_world, own_scope
 from asyncckpt.worker.listening import Listening, wait
-from asyncckpt.worker.ranks import Ranks, at_work, tell
+from asyncckpt.worker.ranks import CALL_KEY, Ranks, at_work
 
 _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 """Why one checkpoint does not stand, while another may."""
 
 
 class Consensus:
-    """One ``resume()`` or ``restore()``: `number` counts them, equally on all ranks; `call` is what the user called.
+    """One ``resume()`` or ``restore()``: `call` is what the user called, `former` rank 0's number of the one before.
 
     `load` reads this rank's part of a checkpoint, by its scopes, and raises if it does not fit.
     """
 
-    def __init__(self, ranks: Ranks, number: int, call: str, load: Callable[[Checkpoint, list[str]], Loaded]) -> None:
+    def __init__(self, ranks: Ranks, former: int, call: str, load: Callable[[Checkpoint, list[str]], Loaded]) -> None:
         self._ranks = ranks
-        self._number = number
+        self.number = former
         self._call = call
         self._load = load
         self._proposals = 0
@@ -40,15 +44,28 @@ class Consensus:
         return self._ranks.rank == 0
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Around everything: the others see that this rank is at work, and rank 0's failure reaches them."""
+    def under_way(self, counts: Counts | None) -> Iterator[None]:
+        """Around everything: rank 0 numbers the call, and its failure reaches the others, who take over its `counts`.
+
+        Raises `RestoreError` where rank 0 is in another call.
+        """
+        if not self.is_led_here:
+            self._join(counts)
+            yield
+            return
+        self.number += 1
         with at_work(self._ranks, self._key()):
+            counted = None if counts is None else [counts.saves, counts.decisions]
+            self._ranks.tell(CALL_KEY, {"number": self.number, "call": self._call, "counts": counted})
             try:
                 yield
             except BaseException as error:
-                if self.is_led_here:
-                    tell(self._ranks, self._key("error"), _failure(error))
+                self._ranks.tell(self._key("error"), _failure(error))
                 raise
+
+    def working(self) -> AbstractContextManager[None]:
+        """Around what takes this rank long: the others see it."""
+        return at_work(self._ranks, self._key())
 
     # -- rank 0 --------------------------------------------------------------------------------------------
 
@@ -60,7 +77,7 @@ class Consensus:
         """
         check_world(checkpoint, self._ranks.world)
         proposal, self._proposals = self._proposals, self._proposals + 1
-        self._say(proposal, "choice", {"call": self._call, "checkpoint": checkpoint_json(checkpoint)})
+        self._say(proposal, "choice", {"checkpoint": checkpoint_json(checkpoint)})
         loaded, unusable = self._try(checkpoint)
         unusable = self._others(proposal) or unusable
         self._say(proposal, "verdict", {"stands": unusable is None})
@@ -70,7 +87,7 @@ class Consensus:
 
     def give_up(self) -> None:
         """There is no checkpoint to take, and that is no failure."""
-        self._say(self._proposals, "choice", {"call": self._call, "checkpoint": None})
+        self._say(self._proposals, "choice", {"checkpoint": None})
 
     def _others(self, proposal: int) -> _Unusable | None:
         """Hear how all other ranks have read; raises `RestoreError` if one failed for a reason of its own."""
@@ -82,17 +99,29 @@ class Consensus:
             if "damage" in said:
                 found = CheckpointCorruptError(f"rank {rank}: {said['damage']}", said["kind"])
             elif "gone" in said:
-                found = found or CheckpointNotFoundError(f"rank {rank}: {said['gone']}")
+                found = found or CheckpointNotFoundError(
+                    f"rank {rank}: {said['gone']}; or it does not see the same root as rank 0"
+                )
         return found
 
     # -- every other rank ----------------------------------------------------------------------------------
+
+    def _join(self, counts: Counts | None) -> None:
+        former = self.number
+        said = self._fetch(0, CALL_KEY, concerns=lambda said: bool(said["number"] > former))
+        self.number = said["number"]
+        if said["call"] != self._call:
+            error = RestoreError(f"rank 0 called {said['call']}, and rank {self._ranks.rank} {self._call}")
+            self._ranks.tell(self._key(0, "read", self._ranks.rank), _failure(error))
+            raise error
+        if counts is not None:
+            counts.follow(*said["counts"])
 
     def follow(self) -> Loaded | None:
         """Read what rank 0 proposes until a proposal stands; None if there is nothing to take."""
         proposal = 0
         while True:
             choice = self._hear(proposal, "choice")
-            self._check_call(choice["call"], proposal)
             if choice["checkpoint"] is None:
                 return None
             loaded = self._read(checkpoint_of(choice["checkpoint"]), proposal)
@@ -100,45 +129,49 @@ class Consensus:
                 return loaded
             proposal += 1
 
-    def _check_call(self, call: str, proposal: int) -> None:
-        """Refuse, for rank 0 to hear, to take part in something else than was called here."""
-        if call != self._call:
-            error = RestoreError(f"rank 0 called {call}, and rank {self._ranks.rank} {self._call}")
-            tell(self._ranks, self._key(proposal, "read", self._ranks.rank), _failure(error))
-            raise error
-
     def _read(self, checkpoint: Checkpoint, proposal: int) -> Loaded | None:
         """Read this rank's part of what rank 0 proposed, and tell how that went."""
         key = self._key(proposal, "read", self._ranks.rank)
         try:
-            loaded, unusable = self._try(checkpoint)
+            with self.working():
+                loaded, unusable = self._try(checkpoint)
         except BaseException as error:
-            tell(self._ranks, key, _failure(error))
+            self._ranks.tell(key, _failure(error))
             raise
-        tell(self._ranks, key, _complaint(unusable))
+        self._ranks.tell(key, _complaint(unusable))
         return loaded
 
-    def _hear(self, proposal: int, what: str) -> dict[str, Any]:
+    def _hear(self, *key: object) -> dict[str, Any]:
         """What rank 0 says next; raises `RestoreError` if that is that it failed."""
-        said = self._fetch(0, self._key(proposal, what), self._key("error"))
+        said = self._fetch(0, self._key(*key), self._key("error"))
         if "error" in said:
             raise RestoreError(f"rank 0 could not {self._what}: {said['error']}")
         return said
 
     # -- every rank ----------------------------------------------------------------------------------------
 
-    def settle(self, failure: BaseException | None) -> None:
-        """Tell the others how putting the state back went here, and, if it went well, hear it of all of them.
+    def settle(self, put_back: Callable[[], None], finish: Callable[[], None]) -> None:
+        """Put the state back on all ranks; once all have, `finish` it on rank 0, and only then return on any.
 
-        Raises `RestoreError` naming the rank that could not: nobody may train on beside it.
+        Raises what these raise, and on the others `RestoreError` naming the rank: nobody may train on beside it.
         """
-        if self._ranks.world > 1:
-            tell(self._ranks, self._key("settled", self._ranks.rank), _failure(failure) if failure else {})
-        if failure is None:
-            for rank in set(range(self._ranks.world)) - {self._ranks.rank}:
+        try:
+            with self.working():
+                put_back()
+        except BaseException as error:
+            if not self.is_led_here:
+                self._ranks.tell(self._key("settled", self._ranks.rank), _failure(error))
+            raise
+        if self.is_led_here:
+            for rank in range(1, self._ranks.world):
                 said = self._fetch(rank, self._key("settled", rank))
                 if "error" in said:
                     raise RestoreError(f"rank {rank} could not put its state back: {said['error']}")
+            finish()
+            self._ranks.tell(self._key("done"), {})
+        else:
+            self._ranks.tell(self._key("settled", self._ranks.rank), {})
+            self._hear("done")
 
     def _try(self, checkpoint: Checkpoint) -> tuple[Loaded | None, _Unusable | None]:
         scopes = [SHARED] if self._ranks.world == 1 else [SHARED, own_scope(self._ranks.rank)]
@@ -148,13 +181,15 @@ class Consensus:
             return None, error
 
     def _say(self, proposal: int, what: str, value: dict[str, Any]) -> None:
-        tell(self._ranks, self._key(proposal, what), value)
+        self._ranks.tell(self._key(proposal, what), value)
 
-    def _fetch(self, rank: int, *keys: str) -> dict[str, Any]:
+    def _fetch(
+        self, rank: int, *keys: str, concerns: Callable[[dict[str, Any]], bool] = lambda said: True
+    ) -> dict[str, Any]:
         hint = f": either it is gone, or it does not call {self._call} as this rank does"
         word = f"answer in {self._call}"
         try:
-            return wait(Listening(self._ranks, rank, keys, word, task=self._key(), hint=hint))
+            return wait(Listening(self._ranks, rank, keys, word, task=self._key(), hint=hint, concerns=concerns))
         except RankMissing as error:
             raise RestoreError(str(error)) from error
 
@@ -163,7 +198,7 @@ class Consensus:
         return self._call.partition("(")[0]
 
     def _key(self, *parts: object) -> str:
-        return "/".join(map(str, ("consensus", self._number, *parts)))
+        return "/".join(map(str, ("consensus", self.number, *parts)))
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from asyncckpt.distributed.agreement import Agreement
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.handle import SaveHandle
 from asyncckpt.policy import Decider
 from asyncckpt.retention import Monitor
@@ -18,11 +19,11 @@ from asyncckpt.worker.ranks import Ranks
 class Decision:
     """What is due, of one training."""
 
-    def __init__(self, decider: Decider, monitor: Monitor | None, ranks: Ranks) -> None:
+    def __init__(self, decider: Decider, monitor: Monitor | None, ranks: Ranks, counts: Counts) -> None:
         self._decider = decider
         self._monitor = monitor
         self._ranks = ranks
-        self._agreement = Agreement(ranks)
+        self._agreement = Agreement(ranks, counts)
         self._decided: int | None = None
         self._saved: int | None = None
 
@@ -46,13 +47,17 @@ class Decision:
         """The user saves `step`, whatever is due."""
         self._decided = step
 
+    def saving(self, step: int) -> None:
+        """A save of `step` begins on all ranks; on one of them it may still raise, and that one must count it too."""
+        if self._ranks.world > 1:
+            self._saved = step
+
     def saved(self, handle: SaveHandle, metrics: Mapping[str, float]) -> None:
         """A save was made, with `metrics`: what comes must be better than those."""
         self._decider.seen(metrics)
         is_skipped = handle.status == "skipped"
         if not is_skipped:
             self._decider.saved()
-        if not is_skipped or self._ranks.world > 1:  # what another rank skipped, this one does not know in time
             self._saved = handle.step
 
     def restored(self, metrics: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from asyncckpt.catalog import ATTEMPTS, Catalog, Listing, Which
 from asyncckpt.consensus import Consensus
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.events import Damaged, Listeners
 from asyncckpt.format.manifest import Contents
@@ -49,6 +50,7 @@ class Restorer:
         trees: Mapping[str, Mapping[str, Tree]],
         ranks: Ranks,
         listeners: Listeners,
+        counts: Counts,
         guard: Callable[[], None],
     ) -> None:
         self._pool: WorkerPool[Keeper] = pool
@@ -56,7 +58,8 @@ class Restorer:
         self._ranks = ranks
         self._listeners = listeners
         self._guard = guard
-        self._calls = 0
+        self._counts = counts
+        self._call = 0
 
     def resume(self, which: Which) -> Loaded | None:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
@@ -65,12 +68,13 @@ class Restorer:
         def choose(consensus: Consensus) -> Loaded | None:
             return self._sound(consensus, self._pool.run(lambda service: service.resume()), which, damaged)
 
-        def put_back(loaded: Loaded) -> None:
-            self._put_back(loaded, strict=True)
+        def go_on(loaded: Loaded) -> None:
+            # Only rank 0's does anything; last, since the next start goes on from here as well.
             seq, verified = loaded.checkpoint.seq, loaded.verified
             self._pool.run(lambda service: service.go_on(seq, damaged, named=which != "latest", verified=verified))
 
-        loaded = self._agreed(f"resume(which={which!r})", choose, put_back, strict=True)
+        self._counts.begin_anew()
+        loaded = self._agreed(f"resume(which={which!r})", choose, go_on, counts=self._counts, strict=True)
         if loaded is not None and (left := unclaimed(loaded, self._trees)):
             logger.warning(
                 "the checkpoint of step %d holds what this training was not given, and will not be in its next one: %s",
@@ -81,10 +85,11 @@ class Restorer:
 
     def restore(self, which: Which, *, strict: bool, only: Collection[str] | None, exclude: Collection[str]) -> Loaded:
         """Bring the named checkpoint back; raises as `AsyncCheckpointer.restore` does."""
+        parts = f"strict={strict}, only={None if only is None else sorted(only)}, exclude={sorted(exclude)}"
         loaded = self._agreed(
-            f"restore({which!r})",
+            f"restore({which!r}, {parts})",
             lambda consensus: self._named(consensus, which),
-            lambda loaded: self._put_back(loaded, strict=strict, only=only, exclude=exclude),
+            lambda loaded: None,
             strict=strict,
             only=only,
             exclude=exclude,
@@ -97,13 +102,14 @@ class Restorer:
         self,
         call: str,
         choose: Callable[[Consensus], Loaded | None],
-        put_back: Callable[[Loaded], None],
+        finish: Callable[[Loaded], None],
         *,
+        counts: Counts | None = None,
         strict: bool,
         only: Collection[str] | None = None,
         exclude: Collection[str] = (),
     ) -> Loaded | None:
-        """Read what rank 0 chooses, and put it back once every rank has it; returns once every rank has done so."""
+        """Read what rank 0 chooses, put it back once every rank has it, and `finish` it once every rank has done so."""
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
             loaded = self._pool.run(
@@ -112,30 +118,21 @@ class Restorer:
             fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)  # before any rank changes anything
             return loaded
 
-        self._calls += 1
-        consensus = Consensus(self._ranks, self._calls, call, load)
-        with failure_told(self._listeners), consensus.under_way():
-            loaded = choose(consensus) if consensus.is_led_here else consensus.follow()
-            if loaded is None:
-                return None
-            try:
-                put_back(loaded)
-            except BaseException as error:
-                consensus.settle(error)
-                raise
-            consensus.settle(None)
-        return loaded
+        def put_back(loaded: Loaded) -> None:
+            self._guard()
+            fitted = fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
+            apply(loaded, fitted, self._listeners)
 
-    def _put_back(
-        self,
-        loaded: Loaded,
-        *,
-        strict: bool,
-        only: Collection[str] | None = None,
-        exclude: Collection[str] = (),
-    ) -> None:
-        self._guard()
-        apply(loaded, fit(loaded, self._trees, strict=strict, only=only, exclude=exclude), self._listeners)
+        consensus = Consensus(self._ranks, self._call, call, load)
+        try:
+            with failure_told(self._listeners), consensus.under_way(counts):
+                loaded = choose(consensus) if consensus.is_led_here else consensus.follow()
+                if loaded is None:
+                    return None
+                consensus.settle(lambda: put_back(loaded), lambda: finish(loaded))
+                return loaded
+        finally:
+            self._call = consensus.number
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 

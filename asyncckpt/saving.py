@@ -18,6 +18,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 from asyncckpt.catalog import info_of
 from asyncckpt.clock import Clock
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Failed, Fallback, Listeners, Skipped, Stalled, Superseded
 from asyncckpt.handle import SaveHandle, skipped, superseded
@@ -28,7 +29,7 @@ from asyncckpt.staging.stager import Snapshot, Stager
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.pool import Service, WorkerPool
-from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
+from asyncckpt.worker.ranks import Ranks, attempt_key, save_task, trouble_key, verdict_key
 from asyncckpt.worker.service import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -81,6 +82,7 @@ class Saver(Generic[_S]):
         listeners: Listeners,
         clock: Clock,
         ranks: Ranks,
+        counts: Counts,
         *,
         generations: int,
         budget: int | None,
@@ -100,7 +102,7 @@ class Saver(Generic[_S]):
         self._lock = threading.Lock()
         self._queued: list[_HandOver] = []
         self._plan: tuple[object, Plan] | None = None
-        self._ordinal = 0
+        self._counts = counts
         self._saves = 0
         self.handles: list[SaveHandle] = []
 
@@ -120,11 +122,11 @@ class Saver(Generic[_S]):
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Around every `save`: numbers it alike on all ranks, and tells them of what is raised: they would wait."""
-        self._ordinal += 1
+        self._counts.saves += 1
         try:
             yield
         except BaseException as error:
-            self._give_up(self._ordinal, error)
+            self._give_up(self._counts.saves, error)
             raise
 
     def save(
@@ -153,7 +155,7 @@ class Saver(Generic[_S]):
                 self._hand_over(_HandOver(job, handle, snapshot), replaceable)
                 self.stager.prefault(self._arenas.spares(plan.layout.size))
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
-            self._failed(handle, self._ordinal, "stage", error)
+            self._failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
@@ -180,7 +182,7 @@ class Saver(Generic[_S]):
     ) -> SaveJob:
         return SaveJob(
             id=secrets.token_hex(16),
-            ordinal=self._ordinal,
+            ordinal=self._counts.saves,
             step=step,
             epoch=epoch,
             metrics=metrics,
@@ -207,6 +209,7 @@ class Saver(Generic[_S]):
             snapshot.stop()
             snapshot.watermark.abort(error)
             if hand.withdraw(self._pool.withdraw):
+                self._ranks.end(save_task(hand.job.ordinal))
                 snapshot.release()
             raise
 
@@ -216,12 +219,18 @@ class Saver(Generic[_S]):
         answer = functools.partial(self._answer, hand.job, hand.handle, snapshot)
         ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer)
         try:
-            hand.submit(lambda: self._pool.submit(ticket))
+            hand.submit(lambda: self._enter(ticket))
         except Exception as error:  # no thread, or closed meanwhile: this save's failure, as it is anywhere else
             self._unqueue(hand.job.id)
+            self._ranks.end(save_task(hand.job.ordinal))
             snapshot.stop()
             snapshot.release()
             self._failed(hand.handle, hand.job.ordinal, "stage", error)
+
+    def _enter(self, ticket: Ticket) -> None:
+        if self._ranks.rank == 0:  # the others wait for its verdict; it waits for them only while they write
+            self._ranks.begin(save_task(ticket.job.ordinal))
+        self._pool.submit(ticket)
 
     def _is_sampled(self, plan: Plan) -> bool:
         self._saves += 1
@@ -253,17 +262,18 @@ class Saver(Generic[_S]):
         for old in candidates:
             if old.withdraw(self._pool.withdraw):
                 self._unqueue(old.job.id)
+                self._ranks.end(save_task(old.job.ordinal))
                 try:
                     old.snapshot.cancel(step)
                 finally:  # an interrupt too: the worker will never answer for what was taken back
                     old.snapshot.release()
-                    tell(self._ranks, attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
+                    self._ranks.tell(attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
                     self._let_go(old.handle, step)
                 return True
         return False
 
     def _skip(self, handle: SaveHandle) -> None:
-        tell(self._ranks, attempt_key(self._ordinal), {"declined": {"by_step": None}})
+        self._ranks.tell(attempt_key(self._counts.saves), {"declined": {"by_step": None}})
         self._let_go(handle, None)
 
     def _let_go(self, handle: SaveHandle, by_step: int | None) -> None:
@@ -279,10 +289,10 @@ class Saver(Generic[_S]):
         """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
         said = {"error": f"{type(error).__name__}: {error}"}
         if self._ranks.rank == 0:
-            tell(self._ranks, attempt_key(ordinal), said)
-            tell(self._ranks, verdict_key(ordinal), said)
+            self._ranks.tell(attempt_key(ordinal), said)
+            self._ranks.tell(verdict_key(ordinal), said)
         else:
-            tell(self._ranks, trouble_key(ordinal, self._ranks.rank), said)
+            self._ranks.tell(trouble_key(ordinal, self._ranks.rank), said)
 
     def _one_generation(self, reason: str) -> None:
         if reason not in self._degraded:
@@ -297,6 +307,7 @@ class Saver(Generic[_S]):
         if isinstance(reply, Started):
             handle._began(reply.seq)
             return
+        self._ranks.end(save_task(job.ordinal))
         snapshot.stop()
         snapshot.release()
         if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:

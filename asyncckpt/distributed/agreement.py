@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed
 from asyncckpt.worker.listening import Listening, wait
-from asyncckpt.worker.ranks import DUE_KEY, Ranks, tell
+from asyncckpt.worker.ranks import DUE_KEY, Ranks
 
 NOTABLE = 64
 """Decisions to save that rank 0 still tells: what a rank may be behind it, in saves."""
@@ -19,9 +20,10 @@ class Agreement:
     Rank 0 tells them under one key, the newest in full and of those before it the few that were not "no".
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, counts: Counts) -> None:
         self._ranks = ranks
-        self._number = 0
+        self._counts = counts
+        self._missed: int | None = None
         self._notable: list[dict[str, Any]] = []
 
     def decide(self, step: int, own: Callable[[], bool]) -> bool:
@@ -33,7 +35,6 @@ class Agreement:
         return self._lead(step, own) if self._ranks.rank == 0 else self._follow(step)
 
     def _lead(self, step: int, own: Callable[[], bool]) -> bool:
-        self._number += 1
         try:
             due = own()
         except BaseException as error:
@@ -43,23 +44,28 @@ class Agreement:
         return due
 
     def _say(self, decision: dict[str, Any]) -> None:
-        numbered = {"number": self._number, **decision}
-        tell(self._ranks, DUE_KEY, {"newest": numbered, "notable": self._notable})
+        self._counts.decisions += 1
+        numbered = {"number": self._counts.decisions, **decision}
+        self._ranks.tell(DUE_KEY, {"newest": numbered, "notable": self._notable})
         if numbered.get("due", True):
             self._notable = [*self._notable, numbered][-NOTABLE:]
 
     def _follow(self, step: int) -> bool:
+        if self._missed not in (None, step):
+            self._counts.decisions += 1  # who gave up on a step and goes on with the next one counts that as well
+        self._missed = step
         said = wait(
             Listening(
                 self._ranks,
                 0,
                 (DUE_KEY,),
                 f"decision whether to save step {step}",
-                concerns=lambda said: bool(said["newest"]["number"] > self._number),
+                concerns=lambda said: bool(said["newest"]["number"] > self._counts.decisions),
                 hint=": either it is gone, or it does not call step() and epoch_end() as this rank does",
             )
         )
-        self._number += 1  # only now: who calls again after a deadline asks for the same decision
+        self._missed = None
+        self._counts.decisions += 1
         decision = self._find(said)
         if "error" in decision:
             raise SaveFailed(f"rank 0 could not decide whether step {step} is to be saved: {decision['error']}")
@@ -73,9 +79,10 @@ class Agreement:
     def _find(self, said: dict[str, Any]) -> dict[str, Any]:
         """The decision that this rank has come to now; those that were "no" are told as long as they are the newest."""
         told: list[dict[str, Any]] = [*said["notable"], said["newest"]]
-        if len(told) > NOTABLE and self._number < told[0]["number"]:
+        if len(told) > NOTABLE and self._counts.decisions < told[0]["number"]:
             raise SaveFailed(
                 f"rank {self._ranks.rank} is more than {NOTABLE} saves behind rank 0: what rank 0 decided is not known "
                 "any more"
             )
-        return next((decision for decision in told if decision["number"] == self._number), {"step": None, "due": False})
+        mine = (decision for decision in told if decision["number"] == self._counts.decisions)
+        return next(mine, {"step": None, "due": False})

@@ -13,8 +13,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -22,6 +21,8 @@ from typing import Any, cast
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from asyncckpt.distributed.line import ANSWER, Line
+from asyncckpt.distributed.session import Session, read
 from asyncckpt.errors import RanksDiffer
 from asyncckpt.worker import ranks
 from asyncckpt.worker.pulse import Pulse
@@ -35,12 +36,9 @@ KEPT = 10_000
 FAREWELL = 10.0
 """Seconds for which rank 0 waits for the others to leave before it does."""
 
-ANSWER = 60.0
-"""Seconds for the store to answer a request; torch's own limit is that of a collective."""
-
 _LOOK = 0.02
-_NOTHING = "?"
-"""What no key holds: everything published is a JSON object."""
+_FIRST_GREETING = 0.001
+_SLOWEST_GREETING = 0.5
 _rounds = itertools.count()
 
 
@@ -54,39 +52,76 @@ class StoreRanks:
         self._store = store
         self._arguments = dict(arguments)
         self._alike = {rank}
-        self._lock = threading.Lock()
+        self._line = Line()
+        self._session = Session(store, rank, world)  # this and what follows: on the line's thread alone
+        self._unsent: list[tuple[str, str]] = []
         self._published: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._pulse = Pulse(self._beat)
         self.begin, self.end = self._pulse.begin, self._pulse.end
-        ranks.tell(self, hello_key(rank), self._arguments)
+        self._has_left = threading.Event()
+        self._line.post(self._session.join, "that this one is there")
+        self.tell(hello_key(rank), self._arguments)
+        threading.Thread(target=self._meet, name="asyncckpt-meeting", daemon=True).start()
+
+    # -- words ---------------------------------------------------------------------------------------------
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
         """Write `key`; drops the oldest key of its kind once there are many. Raises `ConnectionError`."""
-        with _translated():
-            self._store.set(key, json.dumps(value))
-            if (old := self._note(key)) is not None:
-                self._store.delete_key(old)
+        text = json.dumps(value)
+        self._line.ask(lambda: self._write(key, text))
 
-    def _note(self, key: str) -> str | None:
-        with self._lock:
-            kind = self._published[key.partition("/")[0]]
-            kind.pop(key, None)
-            kind[key] = None
-            if len(kind) <= KEPT:
-                return None
-            oldest = next(iter(kind))
-            del kind[oldest]
-            return oldest
+    def tell(self, key: str, value: dict[str, Any]) -> None:
+        """`publish` without waiting, for what must not fail the one who says it."""
+        text = json.dumps(value)
+        self._line.post(lambda: self._write(key, text), key)
 
     def peek(self, key: str) -> dict[str, Any] | None:
-        """What `key` holds now, or None; raises `ConnectionError`.
+        """What `key` holds now, or None; raises `ConnectionError`."""
+        return self._line.ask(lambda: self._read(key))
 
-        By one request that cannot block: ``get`` waits for a key that is not there, or not any more.
-        """
-        with _translated():
-            found = self._store.compare_set(key, _NOTHING, _NOTHING).decode()
-        value: dict[str, Any] | None = None if found == _NOTHING else json.loads(found)
-        return value
+    def _write(self, key: str, text: str) -> None:
+        self._unsent.append((key, text))
+        self._flush()
+
+    def _flush(self) -> str | None:
+        """Say what could not be said before this rank knew the session's name; returns that name."""
+        name = self._session.name()
+        while name is not None and self._unsent:
+            key, text = self._unsent.pop(0)
+            self._store.set(f"{name}/{key}", text)
+            if (old := self._note(key)) is not None:
+                self._store.delete_key(f"{name}/{old}")
+        return name
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        name = self._flush()
+        return None if name is None else read(self._store, f"{name}/{key}")
+
+    def _note(self, key: str) -> str | None:
+        kind = self._published[key.partition("/")[0]]
+        kind.pop(key, None)
+        kind[key] = None
+        if len(kind) <= KEPT:
+            return None
+        oldest = next(iter(kind))
+        del kind[oldest]
+        return oldest
+
+    # -- who is there --------------------------------------------------------------------------------------
+
+    def _meet(self) -> None:
+        """Until every rank knows the session, whatever else they do or do not do."""
+        pause = _FIRST_GREETING
+        while not self._has_left.wait(pause):
+            try:
+                if self._line.ask(self._has_met):
+                    return
+            except ConnectionError:  # it may answer again; until then nobody hears anything
+                pause = _SLOWEST_GREETING
+            pause = min(1.5 * pause, _SLOWEST_GREETING)
+
+    def _has_met(self) -> bool:
+        return self._session.greet() if self.rank == 0 else self._flush() is not None
 
     def check_alike(self, rank: int) -> None:
         """Raise `RanksDiffer` if `rank` has said that it was given other arguments than this one."""
@@ -102,42 +137,45 @@ class StoreRanks:
         self._alike.add(rank)
 
     def _beat(self, count: int, tasks: Collection[str]) -> None:
-        ranks.tell(self, pulse_key(self.rank), {"beat": count, "tasks": list(tasks)})
+        self.tell(pulse_key(self.rank), {"beat": count, "tasks": list(tasks)})
 
     def part(self, timeout: float) -> None:
         """Leave: rank 0 last, since the store may live in its process and the others still listen."""
         end = time.monotonic() + min(FAREWELL, timeout)
         self._pulse.stop()
-        ranks.tell(self, left_key(self.rank), {})
-        if self.rank == 0:
-            try:
-                while staying := [rank for rank in range(1, self.world) if self.peek(left_key(rank)) is None]:
-                    if time.monotonic() > end:
-                        logger.warning("not every rank has closed its checkpointer: %s", staying)
-                        return
-                    time.sleep(_LOOK)
-                self._clear()
-            except ConnectionError as error:
-                logger.warning("the other ranks could not be seen closing their checkpointers: %s", error)
+        self.tell(left_key(self.rank), {})
+        try:
+            while staying := self._line.ask(self._staying):
+                if time.monotonic() > end:
+                    logger.warning("not every rank has closed its checkpointer: %s", staying)
+                    break
+                time.sleep(_LOOK)
+            else:
+                self._line.ask(lambda: self._clear(end))
+        except ConnectionError as error:
+            logger.warning("the other ranks could not be seen closing their checkpointers: %s", error)
+        self._has_left.set()
+        self._line.close()
 
-    def _clear(self) -> None:
-        """Nobody listens any more: what rank 0 said need not stay for as long as the store does."""
-        with _translated():
+    def _staying(self) -> list[int]:
+        """Whom this rank has to wait for: rank 0 for all others, they for its welcome if they have something to say."""
+        self._flush()
+        if self.rank != 0:
+            return [0] if self._unsent else []
+        return [rank for rank in range(1, self.world) if self._read(left_key(rank)) is None]
+
+    def _clear(self, end: float) -> None:
+        """Nobody listens to rank 0 any more: what it said need not stay for as long as the store does."""
+        if self.rank == 0:
             for key in itertools.chain.from_iterable(self._published.values()):
-                self._store.delete_key(key)
+                if time.monotonic() > end:
+                    return
+                self._store.delete_key(f"{self._session.name()}/{key}")
 
 
 def _differences(one: Mapping[str, str], other: Mapping[str, str]) -> str:
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     return "; ".join(f"{name}: {one.get(name)} and {other.get(name)}" for name in names)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch's DistError is one, and so is what its sockets raise
-        raise ConnectionError(f"the process group's key-value store does not answer ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)

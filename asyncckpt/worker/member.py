@@ -26,7 +26,7 @@ from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.listening import Listening, hear
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
-from asyncckpt.worker.ranks import Ranks, announce, at_work, attempt_key, save_task, trouble_key, verdict_key
+from asyncckpt.worker.ranks import Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.service import ServiceConfig, Ticket
 
@@ -94,13 +94,12 @@ class MemberService:
 
     async def _carry_out(self, ticket: Ticket) -> None:
         phases = Phases(self._clock)
-        with at_work(self._ranks, save_task(ticket.job.ordinal)):
-            try:
-                await self._write(ticket, phases)
-            except Exception as error:
-                await self._reject(ticket, phases.now, error)
+        try:
+            await self._take_part(ticket, phases)
+        except Exception as error:
+            self._reject(ticket, phases.now, error)
 
-    async def _write(self, ticket: Ticket, phases: Phases) -> None:
+    async def _take_part(self, ticket: Ticket, phases: Phases) -> None:
         job = ticket.job
         said = await self._hear(attempt_key(job.ordinal), job, "attempt")
         if "declined" in said:
@@ -109,18 +108,25 @@ class MemberService:
             return
         directory = self._announced(said, job)
         ticket.reply(Started(directory.seq))
-        phases.enter("write")
-        packing = Packing(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
-        written = await packing.write()
-        phases.enter("stage")
-        await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
-        phases.enter("report")
-        await write_report(job, written.contents, directory, said["writer"], self.storage)
+        # Not while it waits: rank 0 would wait for this rank, and this one for rank 0, as long as both are at work.
+        with at_work(self._ranks, save_task(job.ordinal)):
+            written = await self._write(ticket, directory, said["writer"], phases)
         phases.enter("commit")
         verdict = await self._hear(verdict_key(job.ordinal), job, "verdict")
         if verdict.get("discarded"):
             await self._discard(directory, job)
-        self._durable(ticket, verdict, written.nbytes, phases)
+        self._durable(ticket, verdict, written, phases)
+
+    async def _write(self, ticket: Ticket, directory: DataDirectory, writer: str, phases: Phases) -> int:
+        """Write this rank's shard and report it; returns its bytes."""
+        phases.enter("write")
+        packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+        written = await packing.write()
+        phases.enter("stage")
+        await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
+        phases.enter("report")
+        await write_report(ticket.job, written.contents, directory, writer, self.storage)
+        return written.nbytes
 
     async def _hear(self, key: str, job: SaveJob, word: str) -> dict[str, Any]:
         """What rank 0 says of a job; raises `RankMissing` once it gives no sign of being at work on it."""
@@ -159,10 +165,10 @@ class MemberService:
                 Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written, phases.end())
             )
 
-    async def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
+    def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()
         said = {"error": f"{type(error).__name__}: {error}"}
-        await announce(self._ranks, trouble_key(ticket.job.ordinal, self._ranks.rank), said)
+        self._ranks.tell(trouble_key(ticket.job.ordinal, self._ranks.rank), said)
         ticket.reply(Rejected(phase, error))
         self._listeners.emit(Failed(ticket.job.step, phase, error))
 

@@ -7,13 +7,9 @@ no trainer. Messages are small JSON objects.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
-
-logger = logging.getLogger("asyncckpt")
 
 DEADLINE = 600.0
 """Seconds that a rank waits for another one that gives no sign of being at work on it."""
@@ -35,6 +31,10 @@ class Ranks(Protocol):
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
         """Write `key`; of each kind of key only the newest thousands are kept. Raises `ConnectionError`."""
+        ...
+
+    def tell(self, key: str, value: dict[str, Any]) -> None:
+        """`publish` without waiting, for what must not fail the one who says it: those who wait have a deadline."""
         ...
 
     def peek(self, key: str) -> dict[str, Any] | None:
@@ -68,6 +68,9 @@ class SingleRank:
     def publish(self, key: str, value: dict[str, Any]) -> None:
         """Nobody listens."""
 
+    def tell(self, key: str, value: dict[str, Any]) -> None:
+        """Nobody listens."""
+
     def peek(self, key: str) -> dict[str, Any] | None:
         """Nobody spoke."""
         return None
@@ -95,22 +98,12 @@ def at_work(ranks: Ranks, task: str) -> Iterator[None]:
         ranks.end(task)
 
 
-def tell(ranks: Ranks, key: str, value: dict[str, Any]) -> None:
-    """Publish what must not fail the one who says it: those who wait for it in vain have a deadline."""
-    try:
-        ranks.publish(key, value)
-    except ConnectionError as error:
-        logger.error("the other ranks could not be told %s: %s", key, error)
-
-
-async def announce(ranks: Ranks, key: str, value: dict[str, Any]) -> None:
-    """`tell` for the event loop, which has more to do than to wait for a store."""
-    if ranks.world > 1:
-        await asyncio.to_thread(tell, ranks, key, value)
-
-
 DUE_KEY = "due"
 """Where rank 0 says which of the times it was asked a save was due."""
+
+
+CALL_KEY = "call"
+"""Where rank 0 says which ``resume()`` or ``restore()`` it is in."""
 
 
 def save_task(ordinal: int) -> str:

@@ -41,8 +41,9 @@ async def gather(
     found = {job.rank: own}
     listening = {rank: _listening(ranks, rank, job) for rank in range(job.world) if rank != job.rank}
     while missing := [rank for rank in listening if rank not in found]:
-        for rank in missing:
-            report = await _report_of(rank, own, directory, storage, listening[rank])
+        # Side by side: where a store takes long to answer, there may be hundreds to ask for.
+        looks = [_report_of(rank, own, directory, storage, listening[rank]) for rank in missing]
+        for rank, report in zip(missing, await asyncio.gather(*looks), strict=True):
             if report is not None:
                 _check_plan(report, own)
                 found[rank] = report

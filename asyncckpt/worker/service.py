@@ -33,7 +33,7 @@ from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
-from asyncckpt.worker.ranks import Ranks, announce, attempt_key, save_task, verdict_key
+from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer
@@ -92,7 +92,6 @@ class SaveService:
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a job; from any thread, and from then on it can be withdrawn."""
-        self._ranks.begin(save_task(ticket.job.ordinal))
         with self._guard:
             self._queue.append(ticket)
         self._loop.call_soon_threadsafe(self._arrived.set)
@@ -103,7 +102,6 @@ class SaveService:
             for ticket in self._queue:
                 if ticket.job.id == job:
                     self._queue.remove(ticket)
-                    self._ranks.end(save_task(ticket.job.ordinal))
                     return True
         return False
 
@@ -116,11 +114,8 @@ class SaveService:
                 if ticket is None:
                     self._arrived.clear()
             if ticket is not None:
-                try:
-                    async with self._actor:
-                        await self._carry_out(ticket)
-                finally:
-                    self._ranks.end(save_task(ticket.job.ordinal))
+                async with self._actor:
+                    await self._carry_out(ticket)
             elif self._closing:
                 await self._end()
                 return
@@ -271,7 +266,7 @@ class SaveService:
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
         attempt.ticket.reply(Committed(record))
-        await announce(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
+        self._ranks.tell(verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
@@ -304,7 +299,7 @@ class SaveService:
             await self._discard(garbage)
         said = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
         key = (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal)
-        await announce(self._ranks, key, said)
+        self._ranks.tell(key, said)
         self._listeners.emit(Failed(ticket.job.step, attempt.phases.now, error))
         ticket.reply(Rejected(attempt.phases.now, error))
 

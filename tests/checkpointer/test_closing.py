@@ -344,3 +344,10 @@ def test_P12_a_forked_child_can_neither_use_nor_harm_the_run(tmp_path: Path) -> 
     assert "Traceback" not in errors
     with AsyncCheckpointer(root, model=Toy()) as ckpt:
         assert steps(ckpt) == [1, 2, 3]
+
+
+def test_a_checkpointer_that_could_not_be_made_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    with AsyncCheckpointer(tmp_path, model=Toy()) as first:
+        with pytest.raises(TypeError):
+            AsyncCheckpointer(tmp_path, model=Toy(), metrics="x")
+        assert first.save(1).wait().step == 1

@@ -41,7 +41,7 @@ def _unless(error: Exception, seq: int) -> Load:
 def _pair(loads: tuple[Load, Load]) -> tuple[Consensus, Consensus]:
     store = dist.HashStore()
     ranks = [StoreRanks(store, rank, 2, 30.0, {}) for rank in (0, 1)]
-    leader, follower = (Consensus(r, 1, "restore('best')", load) for r, load in zip(ranks, loads, strict=True))
+    leader, follower = (Consensus(r, 0, "restore('best')", load) for r, load in zip(ranks, loads, strict=True))
     return leader, follower
 
 
@@ -50,11 +50,15 @@ def _run(loads: tuple[Load, Load], lead: Callable[[Consensus], Any]) -> tuple[Fu
     leader, follower = _pair(loads)
 
     def led() -> Any:
-        with leader.under_way():
+        with leader.under_way(None):
             return lead(leader)
 
+    def followed() -> Any:
+        with follower.under_way(None):
+            return follower.follow()
+
     with ThreadPoolExecutor(2) as threads:
-        return threads.submit(led), threads.submit(follower.follow)
+        return threads.submit(led), threads.submit(followed)
 
 
 @pytest.mark.parametrize("at", [0, 1])

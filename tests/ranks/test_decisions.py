@@ -18,9 +18,10 @@ from asyncckpt import SavePolicy, checkpointer
 from asyncckpt.distributed import coordinator
 from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.distributed.coordinator import StoreRanks
+from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import RankMissing, SaveFailed
 from asyncckpt.testing.ranks import run_ranks
-from asyncckpt.worker.ranks import attempt_key
+from asyncckpt.worker.ranks import attempt_key, hello_key
 from tests.ranks.looking import is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
@@ -84,7 +85,7 @@ def test_all_ranks_save_when_rank_0s_clock_says_so(tmp_path: Path) -> None:
 def _counts_store_calls(root: Path, policy: SavePolicy) -> int:
     """How often the training thread touches the store in ten steps."""
     calls: list[str] = []
-    for name in ("publish", "peek"):
+    for name in ("publish", "tell", "peek"):
         setattr(StoreRanks, name, _counted(getattr(StoreRanks, name), calls))
     training = Training()
     with training.checkpointer(root, save=policy, on_busy="wait") as ckpt:
@@ -145,8 +146,10 @@ def test_ranks_that_decide_apart_are_told_so_and_none_hangs(tmp_path: Path) -> N
 def _agreements() -> tuple[Agreement, Agreement]:
     """Of rank 0 and of rank 1, in one process."""
     store = dist.HashStore()
-    leader, follower = (Agreement(StoreRanks(store, rank, 2, 0.2, {})) for rank in (0, 1))
-    return leader, follower
+    leader, follower = (StoreRanks(store, rank, 2, 0.2, {}) for rank in (0, 1))
+    while leader.peek(hello_key(1)) is None or follower.peek(hello_key(0)) is None:
+        pass
+    return Agreement(leader, Counts()), Agreement(follower, Counts())
 
 
 def test_a_rank_that_is_far_behind_decides_as_rank_0_did() -> None:
@@ -163,9 +166,19 @@ def test_a_rank_that_is_too_far_behind_is_told_so_rather_than_a_wrong_answer() -
     leader, follower = _agreements()
     for step in range(1, 67):
         leader.decide(step, lambda: True)
+    leader._ranks.peek("anything")  # said by now
     with pytest.raises(SaveFailed, match="more than 64 saves behind"):
         follower.decide(1, _never)
     assert all(follower.decide(step, _never) for step in range(2, 67))
+
+
+def test_a_rank_that_gave_up_on_a_step_may_ask_again_or_go_on_with_the_next() -> None:
+    leader, follower = _agreements()
+    for step in (1, 1, 2):
+        with pytest.raises(RankMissing):
+            follower.decide(step, _never)
+    due = [leader.decide(step, lambda step=step: step == 4) for step in range(1, 6)]
+    assert [follower.decide(step, _never) for step in range(2, 6)] == due[1:] == [False, False, True, False]
 
 
 def _never() -> bool:

@@ -87,30 +87,68 @@ def test_a_checkpointer_that_could_not_be_made_is_not_counted(tmp_path: Path) ->
     assert run_ranks(_made_twice, 2, tmp_path) == [1, 1]
 
 
+def _met(*ranks: StoreRanks) -> None:
+    """Return once every one of them has heard rank 0, and rank 0 all others."""
+    while any(ranks[0].peek(hello_key(r.rank)) is None or r.peek(hello_key(0)) is None for r in ranks):
+        pass
+
+
 def test_what_was_said_of_other_arguments_names_them_and_where() -> None:
     store = dist.HashStore()
     leader = StoreRanks(store, 0, 3, 1.0, {"root": "/a", "save": "None"})
     leader.check_alike(2)  # it has said nothing yet
-    StoreRanks(store, 1, 3, 1.0, {"root": "/a", "save": "None"})
+    alike = StoreRanks(store, 1, 3, 1.0, {"root": "/a", "save": "None"})
     other = StoreRanks(store, 2, 3, 1.0, {"root": "/b", "save": "None"})
+    _met(leader, alike, other)
     leader.check_alike(1)
-    with pytest.raises(RanksDiffer, match=r"root: /a and /b \(on rank 0 and rank 2\)"):
-        leader.check_alike(2)
-    with pytest.raises(RanksDiffer, match=r"root: /a and /b \(on rank 0 and rank 2\)"):
-        other.check_alike(0)
+    for differing, rank in ((leader, 2), (other, 0)):
+        with pytest.raises(RanksDiffer, match=r"root: /a and /b \(on rank 0 and rank 2\)"):
+            differing.check_alike(rank)
 
 
 def test_rank_0_takes_what_it_said_with_it_once_all_have_left() -> None:
     store = dist.HashStore()
     leader, other = (StoreRanks(store, rank, 2, 1.0, {}) for rank in (0, 1))
+    _met(leader, other)
     leader.publish(attempt_key(1), {})
     other.publish(trouble_key(1, 1), {})
-    leader.part(0.0)  # the other still listens
-    assert leader.peek(attempt_key(1)) == {}
+    before = store.num_keys()
     other.part(0.0)
+    leader.part(1.0)
+    assert (
+        store.num_keys() == before - 2
+    )  # rank 0's hello and attempt; its farewell went the same way, the other's stays
+
+
+def test_rank_0_leaves_what_it_said_to_those_who_still_listen() -> None:
+    store = dist.HashStore()
+    leader, other = (StoreRanks(store, rank, 2, 1.0, {}) for rank in (0, 1))
+    _met(leader, other)
+    leader.publish(attempt_key(1), {"there": True})
     leader.part(0.0)
-    assert [leader.peek(key) for key in (attempt_key(1), hello_key(0), left_key(0))] == [None] * 3
-    assert leader.peek(left_key(1)) == {}
+    assert other.peek(attempt_key(1)) == {"there": True}
+    assert other.peek(left_key(0)) == {}
+
+
+def test_what_an_earlier_life_of_the_job_said_is_never_heard() -> None:
+    store = dist.HashStore()  # outlives its ranks, as that of torchrun does
+    first = [StoreRanks(store, rank, 2, 1.0, {"root": "/before"}) for rank in (0, 1)]
+    _met(*first)
+    first[0].publish(attempt_key(1), {"life": 1})
+    first[1].publish(left_key(1), {"life": 1})
+    other = StoreRanks(store, 1, 2, 1.0, {"root": "/now"})
+    assert other.peek(attempt_key(1)) is None
+    assert other.peek(hello_key(0)) is None
+    other.tell(trouble_key(7, 1), {"life": 2})  # before anybody can hear it
+    leader = StoreRanks(store, 0, 2, 1.0, {"root": "/now"})
+    assert leader.peek(left_key(1)) is None
+    _met(leader, other)
+    leader.check_alike(1)
+    other.check_alike(0)
+    assert leader.peek(trouble_key(7, 1)) == {"life": 2}
+    assert other.peek(attempt_key(1)) is None
+    leader.publish(attempt_key(1), {"life": 2})
+    assert other.peek(attempt_key(1)) == {"life": 2}
 
 
 def _learn_apart(root: Path) -> tuple[list[str], list[str]]:

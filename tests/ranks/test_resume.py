@@ -153,7 +153,10 @@ def _comes_alone(root: Path, who: int, call: str) -> str:
     return message
 
 
-@pytest.mark.parametrize(("call", "said"), [("resume", "resume(which='latest')"), ("restore", "restore('latest')")])
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [("resume", "resume(which='latest')"), ("restore", "restore('latest', strict=True, only=None, exclude=[])")],
+)
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_rank_that_resumes_or_restores_alone_is_told_whom_it_waited_for(
     tmp_path: Path, who: int, call: str, said: str
@@ -178,7 +181,7 @@ def test_ranks_that_call_for_different_checkpoints_are_all_told_so(tmp_path: Pat
     run_ranks(_train, 2, tmp_path, 2)
     for which, other, untouched in run_ranks(_calls_apart, 2, tmp_path):
         assert "rank 0 called resume(which=1), and rank 1 resume(which=2)" in which
-        assert "rank 0 called resume(which='latest'), and rank 1 restore('latest')" in other
+        assert "rank 0 called resume(which='latest'), and rank 1 restore('latest', strict=True" in other
         assert untouched == 0
 
 
@@ -207,6 +210,75 @@ def test_all_ranks_restore_what_rank_0_chose_or_none_changes_anything(tmp_path: 
             assert "rank-00001-of-00003.p0.safetensors" in message
         assert before == 0
         assert steps == [2, 1]
+
+
+def _restores_apart(root: Path) -> tuple[str, float]:
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    with AsyncCheckpointer(root, model=model) as checkpointer:
+        checkpointer.save(1).wait()
+        checkpointer.before_mutation()
+        with torch.no_grad():
+            model.weight.fill_(-1.0)
+        part = "model" if is_leader() else "rng"
+        return _error(lambda: checkpointer.restore(1, only=[part])), model.weight.item()
+
+
+def test_ranks_that_restore_different_parts_are_told_so_and_nothing_changes(tmp_path: Path) -> None:
+    for message, weight in run_ranks(_restores_apart, 2, tmp_path):
+        assert "only=['model'], exclude=[]), and rank 1 restore(1, strict=True, only=['rng']" in message
+        assert weight == -1.0
+
+
+def _one_calls_in_vain(root: Path, who: int) -> list[str]:
+    """One rank restores alone and gives up; after that all of them call together."""
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        deadline = checkpointer._ranks.deadline
+        if dist.get_rank() == who:
+            shorten_deadline(checkpointer, 0.3)
+            assert _error(lambda: checkpointer.restore("latest")) != "no error"
+        dist.barrier()
+        shorten_deadline(checkpointer, 2)
+        found = []
+        for _ in range(3):
+            dist.barrier()
+            found.append(_error(lambda: checkpointer.restore("latest")))
+        shorten_deadline(checkpointer, deadline)
+        state = checkpointer.resume()
+        assert state is not None
+        assert checkpointer.save(state.step + 1).wait().step == state.step + 1
+    return found
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_call_that_one_rank_made_alone_does_not_shift_those_that_all_make(tmp_path: Path, who: int) -> None:
+    run_ranks(_train, 2, tmp_path, 1)
+    for found in run_ranks(_one_calls_in_vain, 2, tmp_path, who):
+        assert found[1:] == ["no error"] * 2  # in the first, others may still hear of the call that was made alone
+
+
+def _goes_back(root: Path) -> str:
+    with AsyncCheckpointer(root, model=torch.nn.Linear(2, 2), extra={"refuses": Refuses()}) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step).wait()
+    with AsyncCheckpointer(root, model=torch.nn.Linear(2, 2), extra={"refuses": Refuses()}) as checkpointer:
+        return _error(lambda: checkpointer.resume(which=1))
+
+
+def _resumes(root: Path) -> int:
+    with AsyncCheckpointer(root, model=torch.nn.Linear(2, 2)) as checkpointer:
+        state = checkpointer.resume()
+        assert state is not None
+        return state.step
+
+
+def test_a_resume_that_failed_on_one_rank_has_not_taken_the_run_back(tmp_path: Path) -> None:
+    leader, member = run_ranks(_goes_back, 2, tmp_path)
+    assert "rank 1 could not put its state back" in leader
+    assert "it does not want to" in member
+    assert run_ranks(_resumes, 2, tmp_path) == [3, 3]
 
 
 def _slow_resume(root: Path) -> tuple[int, int]:

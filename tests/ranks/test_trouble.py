@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from asyncckpt import AsyncCheckpointer
+from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.distributed import coordinator
 from asyncckpt.errors import (
     CheckpointDirectoryExistsError,
@@ -23,6 +23,7 @@ from asyncckpt.errors import (
     UnsupportedState,
 )
 from asyncckpt.storage import from_url
+from asyncckpt.storage.base import ObjectInfo
 from asyncckpt.testing.ranks import StoreHost, run_ranks
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import listening, pulse
@@ -240,7 +241,7 @@ def _lose(ranks: Any, store: dist.Store) -> None:
             raise ConnectionError("no answer")
         publish(key, value)
 
-    ranks.peek, ranks.publish = peek, publish_attempts
+    ranks.peek, ranks.publish, ranks.tell = peek, publish_attempts, lambda key, value: None
 
 
 def test_a_commit_needs_nothing_but_the_storage_once_it_is_announced(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_commit_needs_nothing_but_the_storage_once_it_is_announced(tmp_path: P
 def _store_is_slow(root: Path) -> list[str]:
     """The key-value store does not answer this rank; what else its worker has to do goes on meanwhile."""
     training, found = Training(), []
-    requests = [("publish", "attempt/"), ("publish", "verdict/"), ("peek", "trouble/")]
+    requests = [("publish", "attempt/"), ("peek", "trouble/")]
     with training.checkpointer(root) as checkpointer:
         ranks: Any = checkpointer._ranks
         for step, (name, kind) in enumerate(requests, 1):
@@ -288,8 +289,53 @@ async def _still_there(service: object) -> str:
 
 
 def test_a_key_value_store_that_is_slow_holds_nothing_up_in_the_worker(tmp_path: Path) -> None:
-    assert run_ranks(_store_is_slow, 2, tmp_path) == [["there"] * 3, []]
-    assert steps_of(tmp_path) == [1, 2, 3]
+    assert run_ranks(_store_is_slow, 2, tmp_path) == [["there"] * 2, []]
+    assert steps_of(tmp_path) == [1, 2]
+
+
+class LosesReports(GatedStorage):
+    """What its rank reports does not get to rank 0: as where every node has a disk of its own at the same path."""
+
+    async def put(self, key: str, *arguments: Any, **options: Any) -> ObjectInfo:
+        if key.endswith(".json") and "rank-00001" in key:
+            return ObjectInfo(key, 0)
+        return await super().put(key, *arguments, **options)
+
+
+def _is_not_seen(root: Path) -> str:
+    pulse.BEAT = 0.2
+    training = Training()
+    with training.checkpointer(LosesReports(from_url(root))) as checkpointer:
+        shorten_deadline(checkpointer, 1.5)
+        return str(failure_of(checkpointer.save(1)))
+
+
+def test_two_ranks_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    for message in run_ranks(_is_not_seen, 2, tmp_path):
+        assert "no part of step 1 from rank 1 within 1.5 s" in message
+
+
+def _raises_then_epoch_ends(root: Path) -> list[int]:
+    """A step that is due raises on rank 1; the epoch ends at that very step."""
+    training = Training()
+    with training.checkpointer(root, save=SavePolicy(every_steps=2, every_epochs=1)) as checkpointer:
+        for step in range(1, 9):
+            training.step()
+            if step == 4 and not is_leader():
+                training.tally.owner = object()
+                with pytest.raises(UnsupportedState):
+                    checkpointer.step(step)
+                training.tally.owner = "again"
+            elif handle := checkpointer.step(step):
+                checkpointer.before_mutation()
+                handle.wait() if step != 4 else failure_of(handle)
+            if step % 4 == 0:
+                assert checkpointer.epoch_end(step // 4) is None, "this step has had its save"
+        return [info.step for info in checkpointer.checkpoints()]
+
+
+def test_a_step_that_raised_on_one_rank_shifts_no_later_save(tmp_path: Path) -> None:
+    assert run_ranks(_raises_then_epoch_ends, 2, tmp_path) == [[2, 6, 8]] * 2
 
 
 def _only_rank_0_saves(root: Path) -> str | None:

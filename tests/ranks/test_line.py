@@ -1,0 +1,50 @@
+"""Line: a store that falls silent is waited for so long, and no longer; what comes after it is not lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from asyncckpt.distributed import line as lines
+from asyncckpt.distributed.line import Line
+
+
+def test_requests_are_carried_out_in_their_order_on_one_thread() -> None:
+    line, seen = Line(), list[tuple[int, str]]()
+    for number in range(50):
+        line.post(lambda number=number: seen.append((number, threading.current_thread().name)), "it")
+    assert line.ask(lambda: "answer") == "answer"
+    assert seen == [(number, "asyncckpt-store") for number in range(50)]
+    line.close()
+
+
+def test_a_store_that_falls_silent_is_lost_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "ANSWER", 0.05)
+    line, answer = Line(), threading.Event()
+    with pytest.raises(ConnectionError, match=r"has not answered for 0\.05 s"):
+        line.ask(answer.wait)
+    monkeypatch.setattr(lines, "ANSWER", 1e6)
+    with pytest.raises(ConnectionError, match="has not answered for a while"):
+        line.ask(lambda: None)  # at once
+    answer.set()
+    while True:
+        try:
+            assert line.ask(lambda: "again") == "again"
+            break
+        except ConnectionError:
+            pass
+
+
+def test_what_the_store_raises_is_told_to_whoever_asked_or_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def lost() -> None:
+        raise RuntimeError("Broken pipe")
+
+    line = Line()
+    with pytest.raises(ConnectionError, match="Broken pipe"):
+        line.ask(lost)
+    with caplog.at_level(logging.ERROR):
+        line.post(lost, "verdict/7")
+        assert line.ask(lambda: 1) == 1
+    assert "the other ranks could not be told verdict/7" in caplog.text
