@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from asyncckpt.catalog import Listing
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Leftover, Listeners
-from asyncckpt.format.record import Checkpoint
+from asyncckpt.format.record import Checkpoint, Removal
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.listed import Listed
+from asyncckpt.worker.standing import Standing
 from asyncckpt.worker.wishes import Wishes, read_wishes
 from asyncckpt.worker.writer import Writer
 
@@ -20,7 +22,7 @@ from asyncckpt.worker.writer import Writer
 class Verdict:
     """What a record drops and whose marks it acknowledges, and the requests that are answered by it."""
 
-    plan: PrunePlan
+    removed: tuple[Removal, ...] = ()
     acknowledged: tuple[int, ...] = ()
     requests: tuple[str, ...] = ()
 
@@ -37,6 +39,9 @@ class Keeping:
         self._policy = policy
         self._monitor = monitor
         self._listeners = listeners
+        self._judged: Listed | None = None
+        self._standing = Standing(policy)
+        """Of what is in `_judged`."""
 
     def inherit(self, former: Keeping) -> None:
         """Go on where a service that crashed was."""
@@ -62,17 +67,23 @@ class Keeping:
             wishes = await read_wishes(self._storage, self._listeners)
         except StorageError as error:
             self._listeners.emit(Leftover("retention, since pins and tags could not be read", error))
-            return Verdict(PrunePlan((), (), 0))
-        told = self._told(wishes, unwanted=overwritten)
-        live = writer.checkpoints
-        found = plan(self._policy, live, newest=newest, monitor=self._judging(live), told=told)
-        return Verdict(found, wishes.acknowledged(live), wishes.requests)
+            return Verdict()
+        told, listed = self._told(wishes, unwanted=overwritten), writer.listed
+        monitor = self._monitor or listed.contest.monitor
+        removed = self._standing_of(listed).removed(newest, monitor, told)
+        return Verdict(removed, wishes.acknowledged(listed), wishes.requests)
 
-    async def judge_alone(self, writer: Writer, agreed: Mapping[int, str] | None = None) -> Verdict:
+    def _standing_of(self, listed: Listed) -> Standing:
+        if self._judged is not listed:  # the run was taken, maybe anew
+            self._judged, self._standing = listed, Standing(self._policy)
+            listed.follow(self._standing)
+        return self._standing
+
+    async def judge_alone(self, writer: Writer, agreed: Mapping[int, str] | None = None) -> tuple[PrunePlan, Verdict]:
         """What a record that commits nothing drops, `agreed` too; raises `StorageError` if wishes cannot be read."""
         wishes = await read_wishes(self._storage, self._listeners)
         found = self._plan(writer.listing, wishes, writer.parent, agreed or {})
-        return Verdict(found, wishes.acknowledged(writer.checkpoints), wishes.requests)
+        return found, Verdict(found.removed, wishes.acknowledged(writer.listed), wishes.requests)
 
     async def preview(self, listing: Listing, parent: int | None = None) -> PrunePlan:
         """What pruning would do now; raises `StorageError`."""
@@ -83,7 +94,8 @@ class Keeping:
         latest = next((c.seq for c in listing.candidates()), None)
         told = replace(self._told(wishes), latest=latest, parent=parent, asked={**wishes.unwanted, **agreed})
         live = listing.checkpoints
-        return plan(self._policy, live, monitor=self._judging(live), told=told)
+        # What is best is known without a monitor too, where an earlier training had one.
+        return plan(self._policy, live, monitor=self._monitor or monitor_of(live), told=told)
 
     def _told(self, wishes: Wishes, unwanted: Mapping[int, str] | None = None) -> Told:
         return Told(
@@ -93,10 +105,6 @@ class Keeping:
             asked=wishes.unwanted,
             unwanted=unwanted or {},
         )
-
-    def _judging(self, live: Collection[Checkpoint]) -> Monitor | None:
-        """What is best is known without a monitor too, where an earlier training had one."""
-        return self._monitor or monitor_of(live)
 
     async def answer(self, verdict: Verdict) -> None:
         """The record of `verdict` is durable: its requests are done with."""

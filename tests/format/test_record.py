@@ -73,6 +73,15 @@ def test_live_slots_survive_as_ranges(live: frozenset[int]) -> None:
     assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(found.ranges))
 
 
+@given(st.frozensets(st.integers(1, 60)), st.frozensets(st.integers(0, 70)), st.integers(1, 3))
+def test_slots_that_come_and_go_are_those_that_are_left(
+    slots: frozenset[int], gone: frozenset[int], above: int
+) -> None:
+    assert Slots.of(slots).without(gone) == Slots.of(slots - gone)
+    new = max(slots, default=0) + above
+    assert Slots.of(slots).followed_by(new) == Slots.of(slots | {new})
+
+
 def test_ten_thousand_live_checkpoints_stay_a_small_record() -> None:
     assert len(record(live=Slots.of(range(1, 10_001))).encode()) < 2000
 
