@@ -10,12 +10,15 @@ from asyncckpt.catalog import Listing
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format.record import Checkpoint, Removal
-from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
+from asyncckpt.retention import REPLACED, Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.listed import Listed
 from asyncckpt.worker.standing import Standing
 from asyncckpt.worker.wishes import Wishes, read_wishes
 from asyncckpt.worker.writer import Writer
+
+MOST = 256
+"""Removals that a save's record names, beside those that cannot wait: whoever looks at the run reads that record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Keeping:
                 del self.reading[seq]
 
     async def judge(self, writer: Writer, newest: Checkpoint, overwritten: Mapping[int, str]) -> Verdict:
-        """What the record of `newest` drops.
+        """What the record of `newest` drops; more than `MOST` go with the next ones.
 
         Where pins and tags cannot be read nothing goes: one of them may be what somebody needs most.
         """
@@ -71,7 +74,12 @@ class Keeping:
         told, listed = self._told(wishes, unwanted=overwritten), writer.listed
         monitor = self._monitor or listed.contest.monitor
         removed = self._standing_of(listed).removed(newest, monitor, told)
-        return Verdict(removed, wishes.acknowledged(listed), wishes.requests)
+        # A next save would not find these: its step is another, and it is no longer the first one.
+        urgent = {r.seq for r in removed if r.reason == REPLACED or r.seq in overwritten}
+        waiting = [r.seq for r in removed if r.seq not in urgent]
+        now = urgent.union(waiting[:MOST])
+        requests = wishes.requests if len(waiting) <= MOST else ()  # answered once everything is gone
+        return Verdict(tuple(r for r in removed if r.seq in now), wishes.acknowledged(listed), requests)
 
     def _standing_of(self, listed: Listed) -> Standing:
         if self._judged is not listed:  # the run was taken, maybe anew
