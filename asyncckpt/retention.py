@@ -133,19 +133,24 @@ def plan(
     for seq, reason in _ruled(policy, ruled, monitor):
         reasons[seq].append(reason)
     gone = [seq for seq in listed if seq not in reasons]
-    removed = [Removal(seq, listed[seq].step, out.get(seq, unkept(policy))) for seq in gone]
+    removed = [removal(listed[seq], out, policy) for seq in gone]
     kept = [Kept(seq, c.step, tuple(reasons[seq])) for seq, c in listed.items() if seq in reasons]
     return PrunePlan(tuple(kept), tuple(removed), _freed(listed, set(gone)))
 
 
-def unkept(policy: RetentionPolicy | None) -> str:
-    """Why something goes that no rule of `policy` keeps."""
-    return f"no rule keeps it: {policy}"
+Why: TypeAlias = tuple[str, str]
+"""What removes something, of `asyncckpt.format.record.RULES`, and the same in words."""
+
+
+def removal(gone: Checkpoint, out: Mapping[int, Why], policy: RetentionPolicy | None) -> Removal:
+    """Why `gone` goes: as it is an outcast, or no rule of `policy` keeps it."""
+    rule, reason = out.get(gone.seq, ("policy", f"no rule keeps it: {policy}"))
+    return Removal(gone.seq, gone.step, reason, rule)
 
 
 def _out(
     told: Told, listed: Mapping[int, Checkpoint], newest: Checkpoint | None, monitor: Monitor | None
-) -> dict[int, str]:
+) -> dict[int, Why]:
     sound = [c for c in listed.values() if c.seq not in told.damaged]
     replaced = [c for c in sound if newest and c.seq != newest.seq and c.step == newest.step]
     best = best_of((c for c in sound if c.seq not in told.unwanted), monitor)
@@ -158,15 +163,18 @@ def outcast(
     best: Checkpoint | None,
     newest: Checkpoint | None,
     monitor: Monitor | None,
-) -> dict[int, str]:
+) -> dict[int, Why]:
     """What is to go whatever the rules say, and why.
 
     `replaced` are the sound ones of the step of `newest`, and `best` is the best of the sound ones not unwanted.
     """
-    out = {**told.asked, **dict.fromkeys((c.seq for c in replaced), REPLACED)}
-    if best is not None and not (out.get(best.seq) == REPLACED and newest and _as_good(newest, best, monitor)):
-        out.pop(best.seq, None)
-    return {**out, **told.unwanted}
+    out = {seq: ("asked", reason) for seq, reason in told.asked.items()}
+    out |= dict.fromkeys((c.seq for c in replaced), ("replaced", REPLACED))
+    if best is not None:
+        why, _ = out.get(best.seq, ("", ""))
+        if not (why == "replaced" and newest is not None and _as_good(newest, best, monitor)):
+            out.pop(best.seq, None)
+    return out | {seq: ("overwritten", reason) for seq, reason in told.unwanted.items()}
 
 
 Reason: TypeAlias = tuple[int, str]

@@ -10,7 +10,7 @@ from asyncckpt.catalog import Listing
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format.record import Checkpoint, Removal
-from asyncckpt.retention import REPLACED, Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
+from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.listed import Listed
 from asyncckpt.worker.standing import Standing
@@ -75,7 +75,7 @@ class Keeping:
         monitor = self._monitor or listed.contest.monitor
         removed = self._standing_of(listed).removed(newest, monitor, told)
         # A next save would not find these: its step is another, and it is no longer the first one.
-        urgent = {r.seq for r in removed if r.reason == REPLACED or r.seq in overwritten}
+        urgent = {r.seq for r in removed if r.rule in ("replaced", "overwritten")}
         waiting = [r.seq for r in removed if r.seq not in urgent]
         now = urgent.union(waiting[:MOST])
         requests = wishes.requests if len(waiting) <= MOST else ()  # answered once everything is gone

@@ -292,7 +292,7 @@ class SaveService:
 
     def _tell(self, verdict: Verdict) -> None:
         for removal in verdict.removed:
-            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason))
+            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason, removal.rule))
         for feature, reason in self.storage.fallbacks.items():
             if feature not in self._told:
                 self._told.add(feature)

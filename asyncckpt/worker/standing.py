@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from asyncckpt.format.record import Checkpoint, Removal
-from asyncckpt.retention import Monitor, RetentionPolicy, Told, outcast, unkept
+from asyncckpt.retention import Monitor, RetentionPolicy, Told, outcast, removal
 from asyncckpt.worker.order import Groups, Ranking
 from asyncckpt.worker.selection import Selection
 
@@ -55,8 +55,7 @@ class Standing:
         unkept_ones = self._unkept(out)
         spared = {newest.seq, *told.reading, *(self._damaged - told.unwanted.keys())}
         gone = sorted(seq for seq in unkept_ones if seq not in spared and seq not in told.marks)
-        why = unkept(self._policy)
-        return tuple(Removal(seq, self._listed[seq].step, out.get(seq, why)) for seq in gone)
+        return tuple(removal(self._listed[seq], out, self._policy) for seq in gone)
 
     def _unkept(self, out: Collection[int]) -> set[int]:
         """What no rule keeps where `out` count in none."""

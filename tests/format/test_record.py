@@ -42,7 +42,7 @@ def record(**changes: object) -> Record:
         "latest_inc": 7,
         "next_seq": 43,
         "checkpoint": CHECKPOINT,
-        "removed": (Removal(40, 960, "no rule keeps it: last 4"),),
+        "removed": (Removal(40, 960, "no rule keeps it: last 4", "policy"),),
     }
     return Record(**{**fields, **changes})
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.format.record import Record, Removal
+from asyncckpt.format.record import RULES, Record, Removal
 from asyncckpt.format.slots import Slots
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
@@ -109,6 +109,6 @@ def test_what_a_new_training_overwrites_goes_at_once_however_much_it_is(monkeypa
 
 def test_a_record_that_names_as_many_removals_as_one_may_is_still_small() -> None:
     reason = f"no rule keeps it: {RetentionPolicy(**{rule.name: 10_000 for rule in fields(RetentionPolicy)})}"
-    removed = tuple(Removal(10_000_000 + n, 100_000_000 + n, reason) for n in range(keeping.MOST))
+    removed = tuple(Removal(10_000_000 + n, 100_000_000 + n, reason, max(RULES, key=len)) for n in range(keeping.MOST))
     record = Record("prune", 1, 1, me(), None, Slots(), None, 1, 1, removed=removed)
     assert len(record.encode()) < 65_536
