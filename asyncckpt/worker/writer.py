@@ -165,19 +165,19 @@ class Writer:
             self.head,
             kind=kind,
             slot=self.head.slot + 1,
-            previous=(self.head.slot, sealed_digest(self.head.encode())),
+            previous=(self.head.slot, self.head.digest),
             next_seq=self.next_seq,
             **{**blank, **changes},
         )
 
     async def _advance(self, record: Record) -> None:
         try:
-            await commit(self.catalog, record)
+            digest = await commit(self.catalog, record)
         except Fenced as error:
             if error.adopted:
                 self.head = record
             raise
-        self.head = record
+        self.head = replace(record, digest=digest)
 
 
 async def open_run(
@@ -220,8 +220,8 @@ async def _try_open(
     if on is not None and (head is None or head.digest != on.digest):
         raise RunContended(f"{catalog.storage.url} was taken by another process meanwhile; nothing was done")
     record = _open_record(head, max(present, default=0) + 1, me)
-    key = names.record_key(record.slot)
-    if not await create(catalog.storage, key, record.encode()):
+    data = record.encode()
+    if not await create(catalog.storage, names.record_key(record.slot), data):
         return None
     # The slot may have been a hole that retention left: then it proves nothing. Only standing above every
     # other record does, and only a look after the own create can tell.
@@ -230,7 +230,7 @@ async def _try_open(
     return Writer(
         catalog=catalog,
         run=run,
-        head=record,
+        head=replace(record, digest=sealed_digest(data)),
         listed=Listed(listing.records),
         lost=dict(listing.lost),
         opened=record.slot,
