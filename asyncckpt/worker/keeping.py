@@ -43,7 +43,7 @@ class Keeping:
         self._monitor = monitor
         self._listeners = listeners
         self._judged: Listed | None = None
-        self._standing = Standing(policy)
+        self._standing = Standing(policy, monitor)
         """Of what is in `_judged`."""
 
     def inherit(self, former: Keeping) -> None:
@@ -73,7 +73,7 @@ class Keeping:
             return Verdict()
         told, listed = self._told(wishes, unwanted=overwritten), writer.listed
         monitor = self._monitor or listed.contest.monitor
-        removed = self._standing_of(listed).removed(newest, monitor, told)
+        removed = self._standing_of(listed, monitor).removed(newest, monitor, told)
         # A next save would not find these: its step is another, and it is no longer the first one.
         urgent = {r.seq for r in removed if r.rule in ("replaced", "overwritten")}
         waiting = [r.seq for r in removed if r.seq not in urgent]
@@ -81,9 +81,9 @@ class Keeping:
         requests = wishes.requests if len(waiting) <= MOST else ()  # answered once everything is gone
         return Verdict(tuple(r for r in removed if r.seq in now), wishes.acknowledged(listed), requests)
 
-    def _standing_of(self, listed: Listed) -> Standing:
+    def _standing_of(self, listed: Listed, monitor: Monitor | None) -> Standing:
         if self._judged is not listed:  # the run was taken, maybe anew
-            self._judged, self._standing = listed, Standing(self._policy)
+            self._judged, self._standing = listed, Standing(self._policy, monitor)
             listed.follow(self._standing)
         return self._standing
 

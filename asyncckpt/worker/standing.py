@@ -17,11 +17,11 @@ from asyncckpt.worker.selection import Selection
 class Standing:
     """The checkpoints that it was told of, and how each stands under `policy`."""
 
-    def __init__(self, policy: RetentionPolicy | None) -> None:
+    def __init__(self, policy: RetentionPolicy | None, monitor: Monitor | None) -> None:
         self._policy = policy
         self._listed: dict[int, Checkpoint] = {}
         self._damaged: frozenset[int] = frozenset()
-        self._start_over(None)
+        self._start_over(monitor)
 
     def add(self, checkpoint: Checkpoint) -> None:
         """`checkpoint` is listed from now on."""

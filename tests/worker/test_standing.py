@@ -111,7 +111,7 @@ rounds = st.builds(
 def test_it_removes_what_the_plan_removes_whatever_happened_before(
     policy: RetentionPolicy | None, before: list[Checkpoint], history: list[Round]
 ) -> None:
-    standing = Standing(policy)
+    standing = Standing(policy, None)
     listed = [replace(c, seq=seq) for seq, c in enumerate(before, 1)]
     for checkpoint in listed:
         standing.add(checkpoint)
