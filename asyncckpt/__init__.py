@@ -9,7 +9,8 @@ one *incarnation*. A *save handle* is the future of one save.
 
 To read the source, in the order of one save: ``checkpointer`` (what the loop calls), ``saving``,
 ``state.capture``, ``staging.layout``, ``staging.stager``, ``worker.service``, ``worker.pipeline``,
-``storage.local``, ``worker.commit``. Then one restore: ``resuming``, ``restoring``, ``reading``, ``state.apply``.
+``storage.local``, ``worker.commit``. Then one restore: ``restorer``, ``consensus``, ``restoring``, ``reading``,
+``state.apply``.
 
 Names are imported when they are first used: ``import asyncckpt`` alone loads neither torch nor a thread.
 """

@@ -13,28 +13,27 @@ from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from asyncckpt import living
+from asyncckpt import __version__, living
 from asyncckpt.arguments import check_choices, check_keep, check_monitor, refuse_later
 from asyncckpt.beginning import Beginning
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
-from asyncckpt.distributed.coordinator import ranks_of, refuse_late_group
+from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners, Resumed
-from asyncckpt.format.record import Checkpoint
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
 from asyncckpt.metrics import MetricsConfig, exporter
-from asyncckpt.policy import SavePolicy
-from asyncckpt.restoring import Loaded, apply, check_world, failure_told, fit, read, read_named
-from asyncckpt.resuming import Resumption
+from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.restorer import Restorer
+from asyncckpt.restoring import Loaded
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.tracked import fingerprint, saved_here, track
+from asyncckpt.tracked import fingerprint, saved_here, shared_names, track
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pool import WorkerPool
 from asyncckpt.worker.service import SaveService, ServiceConfig
@@ -93,7 +92,7 @@ class AsyncCheckpointer:
         self._on_failure = on_failure
         self._monitor = monitor
         self._close_timeout = close_timeout
-        self._ranks = ranks = ranks_of(self._storage.url)
+        here = place()
         parts = {
             "model": model,
             "optimizer": optimizer,
@@ -102,17 +101,30 @@ class AsyncCheckpointer:
             "dataloader": dataloader,
             "extra": extra,
         }
-        self._tracked = track(parts, ranks)
-        self._decision = Decision(save or SavePolicy(), monitor, SYSTEM_CLOCK, ranks)
+        self._tracked = tracked = track(parts, here)
+        plan = fingerprint(tracked)
+        decider = Decider(save or SavePolicy(), monitor, SYSTEM_CLOCK)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         living.replace(self._storage.url, self)
         self._exporter = exporter(metrics)
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else [])])
+        # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
+        self._ranks = ranks = here.ranks(
+            {
+                "root": self._storage.url,
+                "save": repr(save),
+                "monitor": repr(monitor),
+                "on_failure": on_failure,
+                "objects that all ranks share": ", ".join(shared_names(tracked)),
+                "version": __version__,
+            }
+        )
+        self._decision = Decision(decider, monitor, ranks)
         config = ServiceConfig(keep, monitor, overwrite)
         self._pool = WorkerPool(lambda former: self._service(config, former))
         self._saver = Saver(
-            Capture(saved_here(self._tracked, ranks), self._tracked.lazy),
+            Capture(saved_here(tracked, here), tracked.lazy),
             self._pool,
             self._listeners,
             SYSTEM_CLOCK,
@@ -121,7 +133,7 @@ class AsyncCheckpointer:
             generations=generations if ranks.rank == 0 else generations + 2,
             budget=budget,
             verify=verify,
-            fingerprint=fingerprint(self._tracked),
+            fingerprint=plan,
         )
         if self._exporter is not None:
             self._exporter.watch(self._saver.levels)
@@ -132,9 +144,9 @@ class AsyncCheckpointer:
             ranks,
             overwrite=overwrite,
         )
+        self._restorer = Restorer(self._pool, tracked.trees, ranks, self._listeners, self.before_mutation)
         self._process = os.getpid()
         self._closed = False
-        self._resumes = 0
 
     def _service(
         self, config: ServiceConfig, former: SaveService | MemberService | None
@@ -153,11 +165,12 @@ class AsyncCheckpointer:
     ) -> SaveHandle | None:
         """Say that optimizer step `step` is complete; saves if that is due and returns the handle, else None.
 
-        Decides once per step number. Raises `UnsupportedState`, and with ``on_failure="raise"`` an earlier
-        save's `SaveFailed`.
+        Decides once per step number. Raises `UnsupportedState`, and with ``on_failure="raise"`` an earlier save's
+        `SaveFailed`, once what is due now is under way.
         """
-        self._check_usable()
+        self._check_open()
         if not self._decision.at_step(step, metrics):
+            self._check_failures()
             self._beginning.prepare()
             return None
         return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
@@ -169,9 +182,10 @@ class AsyncCheckpointer:
 
         `step` defaults to the last one given to `step`. If that step was saved already, that save counts.
         """
-        self._check_usable()
+        self._check_open()
         at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
+            self._check_failures()
             return None
         return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
@@ -188,7 +202,7 @@ class AsyncCheckpointer:
         Raises `UnsupportedState` for what cannot be held, and `CheckpointDirectoryExistsError` for a first save
         over an earlier training. Everything else is on the handle.
         """
-        self._check_usable()
+        self._check_open()
         self._decision.by_hand(step)
         check_choices(on_busy=on_busy or "wait")
         return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
@@ -204,6 +218,8 @@ class AsyncCheckpointer:
             epoch = None if epoch is None else operator.index(epoch)
             handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
         self._decision.saved(handle, values)
+        # Not before: ranks learn of a failure at different steps, and must all the same make the same saves.
+        self._check_failures()
         return handle
 
     def before_mutation(self) -> None:
@@ -225,32 +241,12 @@ class AsyncCheckpointer:
             raise NotImplementedError("allow_partial= has no effect in this version: it writes no partial checkpoints")
         self._saver.stager.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
-        self._resumes += 1
-
-        def read_part(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
-            loaded = self._pool.run(lambda service: read(service.catalog, checkpoint, scopes))
-            fit(loaded, self._tracked.trees, strict=True)  # before any rank changes anything
-            return loaded
-
-        resumption = Resumption(self._ranks, self._resumes, self._listeners, read_part)
-        with failure_told(self._listeners):
-            if self._ranks.rank == 0:
-                loaded = resumption.lead_safely(lambda: self._pool.run(lambda service: service.resume()), which)
-            else:
-                loaded = resumption.follow()
-            if loaded is None:
-                self._beginning.resumed()
-                return None
-            try:
-                state = self._apply(loaded, strict=True)
-                seq, named, verified = loaded.checkpoint.seq, which != "latest", loaded.verified
-                self._pool.run(lambda service: service.go_on(seq, resumption.damaged, named=named, verified=verified))
-            except BaseException as error:
-                resumption.settle(error)
-                raise
-            resumption.settle(None)
+        loaded = self._restorer.resume(which)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
-        self._listeners.emit(Resumed(state.step, seq, state.timestamp))
+        if loaded is None:
+            return None
+        state = self._restored(loaded)
+        self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
         self._beginning.prepare()
         return state
 
@@ -264,35 +260,14 @@ class AsyncCheckpointer:
     ) -> TrainingState:
         """Restore a named checkpoint in place, without taking the run; `only` and `exclude` name parts ("model").
 
-        Raises `CheckpointNotFoundError`, `CheckpointCorruptError` or `IncompatibleState`; then nothing was changed,
-        unless an object refused its part.
+        With several ranks all have to call it, as with `resume`: they get the same one. Raises
+        `CheckpointNotFoundError`, `CheckpointCorruptError` or `IncompatibleState`; then nothing was changed, unless an
+        object refused its part. Where another rank failed, it is `RestoreError` that says so.
         """
         self._check_open()
-        scopes, world = list(self._tracked.trees), self._ranks.world
-        with failure_told(self._listeners):
-            loaded, _ = self._pool.run(
-                lambda service: read_named(
-                    service.catalog,
-                    which,
-                    scopes,
-                    only=only,
-                    exclude=exclude,
-                    check=lambda checkpoint: check_world(checkpoint, world),
-                    hold=service.hold,
-                )
-            )
-            return self._apply(loaded, strict=strict, only=only, exclude=exclude)
+        return self._restored(self._restorer.restore(which, strict=strict, only=only, exclude=exclude))
 
-    def _apply(
-        self,
-        loaded: Loaded,
-        *,
-        strict: bool,
-        only: Collection[str] | None = None,
-        exclude: Collection[str] = (),
-    ) -> TrainingState:
-        self.before_mutation()
-        apply(loaded, fit(loaded, self._tracked.trees, strict=strict, only=only, exclude=exclude), self._listeners)
+    def _restored(self, loaded: Loaded) -> TrainingState:
         self._decision.restored(loaded.checkpoint.metrics)
         return training_state(info_of(loaded.checkpoint), loaded.state)
 
@@ -395,8 +370,7 @@ class AsyncCheckpointer:
             raise CheckpointerClosed(f"the checkpointer of {self._storage.url} is closed")
         self._check_process()
 
-    def _check_usable(self) -> None:
-        self._check_open()
+    def _check_failures(self) -> None:
         if self._on_failure == "raise":
             self._raise_untold()
 

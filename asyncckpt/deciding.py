@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from asyncckpt.clock import Clock
 from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.handle import SaveHandle
-from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.policy import Decider
 from asyncckpt.retention import Monitor
 from asyncckpt.worker.ranks import Ranks
 
@@ -19,8 +18,8 @@ from asyncckpt.worker.ranks import Ranks
 class Decision:
     """What is due, of one training."""
 
-    def __init__(self, policy: SavePolicy, monitor: Monitor | None, clock: Clock, ranks: Ranks) -> None:
-        self._decider = Decider(policy, monitor, clock)
+    def __init__(self, decider: Decider, monitor: Monitor | None, ranks: Ranks) -> None:
+        self._decider = decider
         self._monitor = monitor
         self._ranks = ranks
         self._agreement = Agreement(ranks)

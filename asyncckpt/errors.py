@@ -140,6 +140,10 @@ class RunRefused(RunError):
     """The store cannot give the guarantee that the run was created with, or holds something else."""
 
 
+class RanksDiffer(RunError):
+    """The ranks of one training were given different arguments; the message names them."""
+
+
 class WorkerCrashed(AsyncCkptError):
     """The background worker ended unexpectedly; a new one takes the next job."""
 

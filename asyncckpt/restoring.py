@@ -7,8 +7,8 @@ leaves nothing half restored. Objects are put back in the order they were given,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -107,28 +107,27 @@ async def read_named(
     scopes: Collection[str] | None = None,
     *,
     only: Collection[str] | None = None,
-    exclude: Collection[str] = (),
-    check: Callable[[Checkpoint], None] = lambda checkpoint: None,
-    hold: Callable[[int], AbstractContextManager[None]] = lambda seq: nullcontext(),
     device: str | torch.device = "cpu",
 ) -> tuple[Loaded, CheckpointInfo]:
     """Read the checkpoint that `which` names now; "latest" and "best" follow a writer that overtakes the reader.
 
-    `check` may refuse a checkpoint before it is read, `hold` keeps this process's own retention away from one by
-    its sequence number. Raises as `read` does.
+    Raises as `read` does.
     """
     for _ in range(ATTEMPTS):
         checkpoint, info = await catalog.named(which)
-        check(checkpoint)
         try:
-            with hold(checkpoint.seq):
-                return await read(catalog, checkpoint, scopes, only=only, exclude=exclude, device=device), info
+            return await read(catalog, checkpoint, scopes, only=only, device=device), info
         except CheckpointNotFoundError:
             if which not in ("latest", "best"):
                 raise
-    raise CheckpointNotFoundError(
-        f"{catalog.storage.url}: retention removed the {which} checkpoint {ATTEMPTS} times while it was read: "
-        "keep more of them, or read while nothing is saved"
+    raise overtaken(which)
+
+
+def overtaken(which: Which) -> CheckpointNotFoundError:
+    """The error of a reader that retention always overtook."""
+    return CheckpointNotFoundError(
+        f"retention removed the {which} checkpoint {ATTEMPTS} times while it was read: keep more of them, or read "
+        "while nothing is saved"
     )
 
 
@@ -215,6 +214,27 @@ def _check_parts(parts: Collection[str], trees: Mapping[str, Mapping[str, Tree]]
     for part in parts:
         if not any(below(name, [part]) or around(name, [part]) for name in names):
             raise IncompatibleState(f"there is no part {part!r}: the parts are {', '.join(map('.'.join, names))}")
+
+
+def unclaimed(loaded: Loaded, trees: Mapping[str, Mapping[str, Tree]]) -> list[str]:
+    """The parts of a loaded state that no component of `trees` takes, by name."""
+    found: list[str] = []
+    for scope, state in loaded.scopes.items():
+        claimed = [plain(component.path) for component in components(trees.get(scope, {}))]
+        found += [".".join(path) for path in _parts_of(state, claimed)]
+    return found
+
+
+def _parts_of(state: Any, claimed: Collection[Path], path: Path = ()) -> Iterator[Path]:
+    """The topmost parts of `state` that are not in `claimed`."""
+    if path in claimed:
+        return
+    if any(name[: len(path)] == path for name in claimed):
+        items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+        for name, item in items:
+            yield from _parts_of(item, claimed, (*path, str(name)))
+    elif path:
+        yield path
 
 
 def _asked(component: Component, only: Collection[str] | None, exclude: Collection[str]) -> bool:

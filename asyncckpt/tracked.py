@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from asyncckpt.distributed.coordinator import Place
 from asyncckpt.errors import UnsupportedState
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import Path
@@ -17,7 +18,6 @@ from asyncckpt.staging.guards import Guarded, is_guarded_average
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.rng import capture_rng, restore_rng
 from asyncckpt.state.stateful import State, component, forward_mutated, unwrap
-from asyncckpt.worker.ranks import Ranks
 
 logger = logging.getLogger("asyncckpt")
 
@@ -37,7 +37,7 @@ class Tracked:
     lazy: Callable[[], frozenset[int]]
 
 
-def track(parts: Mapping[str, object], ranks: Ranks) -> Tracked:
+def track(parts: Mapping[str, object], here: Place) -> Tracked:
     """Name and check what the user gave (None is left out); random state is always there and comes last.
 
     Raises `TypeError` for what has no ``state_dict``, and `UnsupportedState` for sharded parameters.
@@ -46,23 +46,28 @@ def track(parts: Mapping[str, object], ranks: Ranks) -> Tracked:
     for name, target in given.items():
         _refuse_sharded(name, target)
     given[RNG] = _Rng()
-    shared = {n: t for n, t in given.items() if ranks.world == 1 or n in _REPLICATED}
+    shared = {n: t for n, t in given.items() if here.world == 1 or n in _REPLICATED}
     own = {n: t for n, t in given.items() if n not in shared}
     trees: dict[str, Mapping[str, Tree]] = {SHARED: _tree(shared, ())}
     if own:
-        scope = own_scope(ranks.rank)
+        scope = own_scope(here.rank)
         trees[scope] = _tree(own, (scope,))
     return Tracked(trees, lambda: frozenset(map(id, _lazy(given))))
 
 
+def shared_names(tracked: Tracked) -> list[str]:
+    """The names of what all ranks share, which they must have been given alike."""
+    return [".".join(component.path) for component in components(tracked.trees[SHARED])]
+
+
 def fingerprint(tracked: Tracked) -> str:
-    """A digest of the names of what all ranks share, which they must have been given alike."""
-    return digest("\n".join(".".join(c.path) for c in components(tracked.trees[SHARED])).encode())
+    """A digest of `shared_names`."""
+    return digest("\n".join(shared_names(tracked)).encode())
 
 
-def saved_here(tracked: Tracked, ranks: Ranks) -> Mapping[str, Mapping[str, Tree]]:
+def saved_here(tracked: Tracked, here: Place) -> Mapping[str, Mapping[str, Tree]]:
     """The trees this rank writes: what all share is rank 0's to write."""
-    return {scope: tree for scope, tree in tracked.trees.items() if ranks.rank == 0 or scope != SHARED}
+    return {scope: tree for scope, tree in tracked.trees.items() if here.rank == 0 or scope != SHARED}
 
 
 def _tree(given: Mapping[str, object], prefix: Path) -> Mapping[str, Tree]:

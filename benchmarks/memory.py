@@ -16,7 +16,7 @@ from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
 from benchmarks.saves import Save
 from benchmarks.subjects import Optimized, parameters, size_of
-from benchmarks.systems import OWN, make
+from benchmarks.systems import OWN, loaded, make
 from benchmarks.turns import Sample, Turn, take
 
 BARS = (
@@ -73,6 +73,7 @@ def _rows(name: str, found: list[Sample]) -> list[Row]:
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn."""
     subject = Optimized(parameters(20, 25_000 if turn.quick else 500_000))
+    loaded(turn.system)  # a library's code is no part of what a save holds
     with _Sampled() as sampled:
         for _ in range(STEPS):
             subject.step()

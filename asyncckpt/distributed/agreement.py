@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from asyncckpt.errors import RankMissing, SaveFailed
-from asyncckpt.worker.ranks import Ranks, due_key, tell
+from asyncckpt.errors import SaveFailed
+from asyncckpt.worker.listening import Listening, wait
+from asyncckpt.worker.ranks import DUE_KEY, Ranks, tell
+
+NOTABLE = 64
+"""Decisions to save that rank 0 still tells: what a rank may be behind it, in saves."""
 
 
 class Agreement:
-    """Decisions, numbered in the order of the calls: a step number may come again after a ``resume``."""
+    """Decisions, numbered in the order of the calls: a step number may come again after a ``resume``.
+
+    Rank 0 tells them under one key, the newest in full and of those before it the few that were not "no".
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._number = 0
+        self._notable: list[dict[str, Any]] = []
 
     def decide(self, step: int, own: Callable[[], bool]) -> bool:
         """Rank 0's ``own()`` decision, on all ranks; `step` is what it is about.
@@ -28,22 +37,45 @@ class Agreement:
         try:
             due = own()
         except BaseException as error:
-            tell(self._ranks, due_key(self._number), {"error": f"{type(error).__name__}: {error}"})
+            self._say({"step": step, "error": f"{type(error).__name__}: {error}"})
             raise
-        tell(self._ranks, due_key(self._number), {"due": due, "step": step})
+        self._say({"step": step, "due": due})
         return due
 
+    def _say(self, decision: dict[str, Any]) -> None:
+        numbered = {"number": self._number, **decision}
+        tell(self._ranks, DUE_KEY, {"newest": numbered, "notable": self._notable})
+        if numbered.get("due", True):
+            self._notable = [*self._notable, numbered][-NOTABLE:]
+
     def _follow(self, step: int) -> bool:
-        try:
-            said = self._ranks.fetch_any((due_key(self._number + 1),), self._ranks.deadline)
-            self._number += 1  # only now: who calls again after a deadline asks for the same decision
-        except (TimeoutError, ConnectionError) as error:
-            raise RankMissing(f"rank 0 did not say whether step {step} is to be saved: {error}", [0]) from error
-        if "error" in said:
-            raise SaveFailed(f"rank 0 could not decide whether step {step} is to be saved: {said['error']}")
-        if said["step"] != step:
+        said = wait(
+            Listening(
+                self._ranks,
+                0,
+                (DUE_KEY,),
+                f"decision whether to save step {step}",
+                concerns=lambda said: bool(said["newest"]["number"] > self._number),
+                hint=": either it is gone, or it does not call step() and epoch_end() as this rank does",
+            )
+        )
+        self._number += 1  # only now: who calls again after a deadline asks for the same decision
+        decision = self._find(said)
+        if "error" in decision:
+            raise SaveFailed(f"rank 0 could not decide whether step {step} is to be saved: {decision['error']}")
+        if decision["step"] not in (step, None):
             raise SaveFailed(
-                f"rank {self._ranks.rank} is at step {step} and rank 0 at step {said['step']}: call step() and "
+                f"rank {self._ranks.rank} is at step {step} and rank 0 at step {decision['step']}: call step() and "
                 "epoch_end() on every rank, for the same steps in the same order"
             )
-        return bool(said["due"])
+        return bool(decision["due"])
+
+    def _find(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The decision that this rank has come to now; those that were "no" are told as long as they are the newest."""
+        told: list[dict[str, Any]] = [*said["notable"], said["newest"]]
+        if len(told) > NOTABLE and self._number < told[0]["number"]:
+            raise SaveFailed(
+                f"rank {self._ranks.rank} is more than {NOTABLE} saves behind rank 0: what rank 0 decided is not known "
+                "any more"
+            )
+        return next((decision for decision in told if decision["number"] == self._number), {"step": None, "due": False})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, TypeAlias
 
 from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
@@ -93,6 +94,8 @@ class Contents:
     tensors: Mapping[Path, TensorEntry]
     aliases: Mapping[Path, Alias]
     values: Mapping[str, Json] = field(default_factory=dict)
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
+    """What `encode_tensors` made of `tensors`, where somebody had the time for it already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +204,8 @@ def _count(shape: tuple[int, ...]) -> int:
 # -- JSON --------------------------------------------------------------------------------------------------
 
 
-def contents_json(contents: Contents) -> dict[str, Json]:
-    """`contents` as JSON fields, paths as arrays in sorted order."""
+def contents_json(contents: Contents) -> dict[str, Json | bytes]:
+    """`contents` as JSON fields for `seal`, paths as arrays in sorted order."""
     return {
         "packs": [
             {
@@ -215,29 +218,33 @@ def contents_json(contents: Contents) -> dict[str, Json]:
             }
             for p in contents.packs
         ],
-        "tensors": [_entry_json(path, contents.tensors[path]) for path in sorted(contents.tensors)],
+        "tensors": contents.encoded or encode_tensors(contents.tensors),
         "aliases": [_alias_json(path, contents.aliases[path]) for path in sorted(contents.aliases)],
         "values": dict(contents.values),
     }
 
 
-def _entry_json(path: Path, entry: TensorEntry) -> Json:
-    fields: dict[str, Json] = {
-        "path": list(path),
-        "dtype": entry.dtype,
-        "shape": list(entry.shape),
-        "boxes": [
-            {
-                "offset": list(box.offset),
-                "shape": list(box.shape),
-                "extents": [[e.pack, e.offset, e.length, e.digest] for e in box.extents],
-            }
-            for box in entry.boxes
-        ],
-    }
-    if entry.stride is not None:
-        fields["stride"] = list(entry.stride)
-    return fields
+def encode_tensors(tensors: Mapping[Path, TensorEntry]) -> bytes:
+    """The canonical JSON of `tensors`, written out field by field.
+
+    By way of dicts and lists 20,000 of them take 0.2 s instead of 0.07: what is made for each wakes the collector.
+    """
+    return f"[{','.join([_entry_text(path, tensors[path]) for path in sorted(tensors)])}]".encode("ascii")
+
+
+def _entry_text(path: Path, entry: TensorEntry) -> str:
+    boxes, names, shape = ",".join(map(_box_text, entry.boxes)), ",".join(map(_quoted, path)), _array(entry.shape)
+    stride = "" if entry.stride is None else f',"stride":{_array(entry.stride)}'
+    return f'{{"boxes":[{boxes}],"dtype":{_quoted(entry.dtype)},"path":[{names}],"shape":{shape}{stride}}}'
+
+
+def _box_text(box: Box) -> str:
+    extents = ",".join([f"[{e.pack},{e.offset},{e.length},{_quoted(e.digest)}]" for e in box.extents])
+    return f'{{"extents":[{extents}],"offset":{_array(box.offset)},"shape":{_array(box.shape)}}}'
+
+
+def _array(numbers: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def _alias_json(path: Path, alias: Alias) -> Json:
@@ -252,7 +259,7 @@ def _alias_json(path: Path, alias: Alias) -> Json:
 
 
 def contents_of(fields: Mapping[str, Any]) -> Contents:
-    """The inverse of `contents_json`; raises KeyError, TypeError or ValueError on anything else."""
+    """The inverse of `contents_json`, sealed and parsed; raises KeyError, TypeError or ValueError on anything else."""
     packs = tuple(_pack(p) for p in fields["packs"])
     tensors = {_texts(t["path"]): _entry(t) for t in fields["tensors"]}
     aliases = {_texts(a["path"]): _alias(a) for a in fields["aliases"]}

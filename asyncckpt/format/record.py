@@ -137,7 +137,7 @@ class Record:
             "acknowledged": list(self.acknowledged),
         }
         if self.checkpoint is not None:
-            fields |= _checkpoint_json(self.checkpoint)
+            fields |= checkpoint_json(self.checkpoint)
         return seal(fields)
 
 
@@ -154,7 +154,8 @@ def _writer_json(writer: WriterId) -> Json:
     return {"nonce": writer.nonce, "host": writer.host, "pid": writer.pid, "started": writer.started}
 
 
-def _checkpoint_json(c: Checkpoint) -> dict[str, Json]:
+def checkpoint_json(c: Checkpoint) -> dict[str, Json]:
+    """A checkpoint as JSON, as records hold it."""
     return {
         "seq": c.seq,
         "step": c.step,
@@ -189,14 +190,15 @@ def _record(fields: dict[str, Any], digest: str) -> Record:
         next_seq=int(fields["next_seq"]),
         latest_slot=fields.get("latest_slot"),  # the first records had neither, and acknowledged nothing
         best_slot=fields.get("best_slot"),
-        checkpoint=_checkpoint(fields) if kind == "checkpoint" else None,
+        checkpoint=checkpoint_of(fields) if kind == "checkpoint" else None,
         removed=tuple(Removal(r["seq"], r["step"], r["reason"], r.get("rule", "")) for r in fields["removed"]),
         acknowledged=tuple(map(int, fields.get("acknowledged", ()))),
         digest=digest,
     )
 
 
-def _checkpoint(fields: dict[str, Any]) -> Checkpoint:
+def checkpoint_of(fields: Mapping[str, Any]) -> Checkpoint:
+    """The inverse of `checkpoint_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
     manifest, monitor = fields["manifest"], fields["monitor"]
     return Checkpoint(
         seq=int(fields["seq"]),

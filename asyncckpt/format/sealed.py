@@ -25,9 +25,14 @@ def canonical(value: Json) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def seal(fields: Mapping[str, Json]) -> bytes:
-    """Encode `fields` (which must not hold ``digest``) with the digest of the encoding at the end."""
-    body = canonical({**fields, "format": FORMAT})
+def seal(fields: Mapping[str, Json | bytes]) -> bytes:
+    """Encode `fields` (which must not hold ``digest``) with the digest of the encoding at the end.
+
+    Bytes stand for what they are the canonical encoding of.
+    """
+    whole: dict[str, Json | bytes] = {**fields, "format": FORMAT}
+    encoded = ((key, value if isinstance(value, bytes) else canonical(value)) for key, value in sorted(whole.items()))
+    body = b"{%s}" % b",".join(b"%s:%s" % (canonical(key), value) for key, value in encoded)
     return b'%s,"digest":"%s"}' % (body[:-1], digest(body).encode("ascii"))
 
 

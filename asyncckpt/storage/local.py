@@ -136,8 +136,7 @@ class LocalStorage:
         writer = Writer(self._files, draft.descriptor, self._fallbacks)
         await self._threads.call(draft.target, writer.begin, length)
         async for part in parts:
-            for group in groups([part]):
-                await self._threads.call(draft.target, writer.write, group)
+            await self._threads.call(draft.target, writer.write, [memoryview(part)])
         check_length(draft.target, writer.length, length)
         await self._threads.call(draft.target, writer.finish)
         return writer.length

@@ -23,10 +23,10 @@ from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping
+from asyncckpt.worker.listening import Listening, hear
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
-from asyncckpt.worker.pulse import hear
-from asyncckpt.worker.ranks import Ranks, attempt_key, tell, trouble_key, verdict_key
+from asyncckpt.worker.ranks import Ranks, announce, at_work, attempt_key, save_task, trouble_key, verdict_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.service import ServiceConfig, Ticket
 
@@ -93,29 +93,41 @@ class MemberService:
         await self.storage.aclose()
 
     async def _carry_out(self, ticket: Ticket) -> None:
-        job, phases = ticket.job, Phases(self._clock)
-        try:
-            said = await hear(self._ranks, attempt_key(job.ordinal), job.ordinal, self._threads)
-            if "declined" in said:
-                ticket.watermark.leave()
-                ticket.reply(Declined(said["declined"]["by_step"]))
-                return
-            directory = self._announced(said, job)
-            ticket.reply(Started(directory.seq))
-            phases.enter("write")
-            packing = Packing(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
-            written = await packing.write()
-            phases.enter("stage")
-            await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
-            phases.enter("report")
-            await write_report(job, written.contents, directory, said["writer"], self.storage)
-            phases.enter("commit")
-            verdict = await hear(self._ranks, verdict_key(job.ordinal), job.ordinal, self._threads)
-            if verdict.get("discarded"):
-                await self._discard(directory, job)
-            self._durable(ticket, verdict, written.nbytes, phases)
-        except Exception as error:
-            self._reject(ticket, phases.now, error)
+        phases = Phases(self._clock)
+        with at_work(self._ranks, save_task(ticket.job.ordinal)):
+            try:
+                await self._write(ticket, phases)
+            except Exception as error:
+                await self._reject(ticket, phases.now, error)
+
+    async def _write(self, ticket: Ticket, phases: Phases) -> None:
+        job = ticket.job
+        said = await self._hear(attempt_key(job.ordinal), job, "attempt")
+        if "declined" in said:
+            ticket.watermark.leave()
+            ticket.reply(Declined(said["declined"]["by_step"]))
+            return
+        directory = self._announced(said, job)
+        ticket.reply(Started(directory.seq))
+        phases.enter("write")
+        packing = Packing(job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+        written = await packing.write()
+        phases.enter("stage")
+        await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
+        phases.enter("report")
+        await write_report(job, written.contents, directory, said["writer"], self.storage)
+        phases.enter("commit")
+        verdict = await self._hear(verdict_key(job.ordinal), job, "verdict")
+        if verdict.get("discarded"):
+            await self._discard(directory, job)
+        self._durable(ticket, verdict, written.nbytes, phases)
+
+    async def _hear(self, key: str, job: SaveJob, word: str) -> dict[str, Any]:
+        """What rank 0 says of a job; raises `RankMissing` once it gives no sign of being at work on it."""
+        hint = ": either it is gone, or it does not call step() and save() as this rank does"
+        word = f"{word} at step {job.step}"
+        task = save_task(job.ordinal)
+        return await hear(Listening(self._ranks, 0, (key,), word, task=task, hint=hint), self._threads)
 
     def _announced(self, said: dict[str, Any], job: SaveJob) -> DataDirectory:
         """The folder of the attempt; raises `SaveFailed` if there is none, or if it is one at another save."""
@@ -147,10 +159,10 @@ class MemberService:
                 Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written, phases.end())
             )
 
-    def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
+    async def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()
         said = {"error": f"{type(error).__name__}: {error}"}
-        tell(self._ranks, trouble_key(ticket.job.ordinal, self._ranks.rank), said)
+        await announce(self._ranks, trouble_key(ticket.job.ordinal, self._ranks.rank), said)
         ticket.reply(Rejected(phase, error))
         self._listeners.emit(Failed(ticket.job.step, phase, error))
 

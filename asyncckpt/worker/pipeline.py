@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import EXTENT, Box, Contents, Extent, Pack, Path, TensorEntry
+from asyncckpt.format.manifest import EXTENT, Box, Contents, Extent, Pack, Path, TensorEntry, encode_tensors
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
 from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.watermark import Watermark
+
+MOST = 8 * CHUNK
+"""Bytes handed to the storage at a time, at most: a save that is given up writes so much longer."""
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -82,25 +85,41 @@ class Packing:
     # -- everything, straight from the arena -----------------------------------------------------------------
 
     async def _write_whole(self, digested: asyncio.Future[_Digested], base: Base | None) -> Written:
-        await _all([asyncio.ensure_future(self._put(n, pack)) for n, pack in enumerate(self.job.layout.packs)])
-        found = await digested
+        # While the disk writes what was digested, since the manifest must wait for both.
+        described = asyncio.ensure_future(self._described(digested, base))
+        puts = [asyncio.ensure_future(self._put(n, pack)) for n, pack in enumerate(self.job.layout.packs)]
+        await _all([*puts, described])
+        found, (encoded, turnover) = await digested, await described
         packs = [
             self._pack(number, pack.length, pack.header, header)
             for number, (pack, header) in enumerate(zip(self.job.layout.packs, found.headers, strict=True))
         ]
-        turnover = None if base is None else (await self._in_thread(choose, found.tensors, base)).turnover
-        return Written(self._contents(packs, found.tensors), sum(pack.length for pack in packs), turnover)
+        contents = replace(self._contents(packs, found.tensors), encoded=encoded)
+        return Written(contents, sum(pack.length for pack in packs), turnover)
+
+    async def _described(self, digested: asyncio.Future[_Digested], base: Base | None) -> tuple[bytes, float | None]:
+        """What the manifest will say of the tensors, and how much of them changed."""
+        tensors = (await asyncio.shield(digested)).tensors
+        encoded = await self._in_thread(encode_tensors, tensors)
+        return encoded, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
 
     async def _put(self, number: int, pack: PlannedPack) -> None:
         await self.storage.put(self._key(number), self._chunks(pack), length=pack.length)
 
     async def _chunks(self, pack: PlannedPack) -> AsyncIterator[memoryview]:
-        end = pack.start + pack.length
-        for start in range(pack.start, end, CHUNK):
-            stop = min(start + CHUNK, end)
-            if self.watermark.reached < stop:
-                await self._in_thread(self.watermark.wait, stop)
+        """The pack's bytes as the watermark reaches them: all that is there at once, up to `MOST`.
+
+        Between two of them three threads take turns, and each may wait for one that holds the interpreter: with small
+        chunks that took longer than the writes.
+        """
+        start, end = pack.start, pack.start + pack.length
+        while start < end:
+            if self.watermark.reached < min(start + CHUNK, end):
+                await self._in_thread(self.watermark.wait, min(start + CHUNK, end))
+            there = min(self.watermark.reached, end, start + MOST)
+            stop = there if there == end else start + (there - start) // CHUNK * CHUNK
             yield self.view[start:stop]
+            start = stop
 
     def _digest(self) -> _Digested:
         """Digests of every header and every extent, in file order behind the watermark."""
@@ -155,11 +174,11 @@ class _Digested:
     headers: tuple[str, ...]
 
 
-async def _all(puts: Sequence[asyncio.Future[None]]) -> None:
+async def _all(tasks: Sequence[asyncio.Future[Any]]) -> None:
     try:
-        await asyncio.gather(*puts)
+        await asyncio.gather(*tasks)
     except BaseException:
-        for put in puts:
-            put.cancel()
-        await asyncio.gather(*puts, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         raise

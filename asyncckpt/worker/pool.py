@@ -51,6 +51,7 @@ class _Worker(Generic[_S]):
         self.is_over = False
         self._is_leaving = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
         self._make = make
         self._ended = ended
         self._ready = threading.Event()
@@ -103,10 +104,13 @@ class _Worker(Generic[_S]):
                     self._is_leaving = True  # the runner turns the loop a few times more, to cancel what is there
         except BaseException as crash:  # the thread's entry: whatever ends it must reach the handles
             error = crash
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.exception()  # seen: what ended a task below it ended the loop, and asyncio would complain
         self._ready.set()
         self._ended(self, error)
 
     async def _serve(self) -> None:
+        self._task = asyncio.current_task()
         self.service = self._make()
         self._loop = asyncio.get_running_loop()
         self._ready.set()

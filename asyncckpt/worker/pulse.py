@@ -1,57 +1,57 @@
-"""Pulse: how a rank that waits for rank 0 tells a long save from a process that is no more.
+"""Pulse: how a rank that waits for another one tells long work from a process that is no more.
 
-While rank 0 has a save in hand, it says so again and again. A rank waits for as long as that goes on, however
-many hours a slow store takes, and gives up when it stops.
+While a rank is at work on something that others wait for, it says so again and again. They wait for as long as that
+goes on, however many hours a slow store takes, and give up when it stops.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
-from typing import Any
+import threading
+from collections.abc import Callable, Collection
 
-from asyncckpt.errors import RankMissing
-from asyncckpt.worker.ranks import Ranks, pulse_key, tell
-
-_BEATS = 4
-"""So many in one deadline, so that one that is late is no death."""
-_FIRST_LOOK = 0.005
-_SLOWEST_LOOK = 0.25
+BEAT = 10.0
+"""Seconds between two signs. Many fit into a deadline: one that is late, the interpreter being held, is no death."""
 
 
-async def beat(ranks: Ranks, in_hand: Callable[[], Iterable[int]]) -> None:
-    """Rank 0: for ever say which saves are `in_hand`, by number. Ends at once where nobody listens."""
-    if ranks.world == 1:
-        return
-    for count in itertools.count():
-        await asyncio.sleep(ranks.deadline / _BEATS)
-        for ordinal in in_hand():
-            tell(ranks, pulse_key(ordinal), {"beat": count})
+class Pulse:
+    """Calls ``beat(count, tasks)`` again and again, on a thread of its own, while there are tasks."""
 
+    def __init__(self, beat: Callable[[int, Collection[str]], None]) -> None:
+        self._beat = beat
+        self._changed = threading.Condition()
+        self._tasks: set[str] = set()
+        self._is_started = False
+        self._is_stopped = False
 
-async def hear(ranks: Ranks, key: str, ordinal: int, threads: Executor) -> dict[str, Any]:
-    """Every other rank: what rank 0 says of save number `ordinal` under `key`.
+    def begin(self, task: str) -> None:
+        """Beat for `task` from now on."""
+        with self._changed:
+            self._tasks.add(task)
+            if not self._is_started and not self._is_stopped:
+                with contextlib.suppress(RuntimeError):  # no thread to be had: then others wait a deadline, not longer
+                    threading.Thread(target=self._run, name="asyncckpt-pulse", daemon=True).start()
+                    self._is_started = True
+            self._changed.notify_all()
 
-    Raises `RankMissing` once rank 0 has not had that save in hand for a whole deadline, or cannot be heard at all.
-    """
-    try:
-        return await _listen(ranks, key, ordinal, threads)
-    except ConnectionError as error:
-        raise RankMissing(f"rank 0 cannot be heard any more: {error}", [0]) from error
+    def end(self, task: str) -> None:
+        """Beat for `task` no more."""
+        with self._changed:
+            self._tasks.discard(task)
 
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
 
-async def _listen(ranks: Ranks, key: str, ordinal: int, threads: Executor) -> dict[str, Any]:
-    loop = asyncio.get_running_loop()
-    deadline, pause = loop.time() + ranks.deadline, _FIRST_LOOK
-    sign: dict[str, Any] | None = None
-    while (said := await loop.run_in_executor(threads, ranks.peek, key)) is None:
-        if loop.time() > deadline:
-            former, sign = sign, await loop.run_in_executor(threads, ranks.peek, pulse_key(ordinal))
-            if sign == former:
-                raise RankMissing(f"rank 0 said nothing about {key} and gave no sign in {ranks.deadline:g} s", [0])
-            deadline = loop.time() + ranks.deadline
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _SLOWEST_LOOK)
-    return said
+    def _run(self) -> None:
+        for count in itertools.count():
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_stopped, BEAT)  # work that is done sooner needs no sign
+                self._changed.wait_for(lambda: self._is_stopped or self._tasks)
+                if self._is_stopped:
+                    return
+                tasks = sorted(self._tasks)
+            self._beat(count, tasks)

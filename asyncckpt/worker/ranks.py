@@ -7,13 +7,16 @@ no trainer. Messages are small JSON objects.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 logger = logging.getLogger("asyncckpt")
 
 DEADLINE = 600.0
-"""Seconds that rank 0 waits for the others' reports, and the others for a sign of rank 0."""
+"""Seconds that a rank waits for another one that gives no sign of being at work on it."""
 
 
 class Ranks(Protocol):
@@ -27,22 +30,27 @@ class Ranks(Protocol):
 
     @property
     def deadline(self) -> float:
-        """Seconds to wait for another rank's part of a save."""
+        """Seconds to wait for another rank that gives no sign of being at work."""
         ...
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
-        """Write `key`; of each kind of key only the newest few hundred are kept. Raises `ConnectionError`."""
-        ...
-
-    def fetch_any(self, keys: tuple[str, ...], timeout: float) -> dict[str, Any]:
-        """Block until one of `keys` is written and return it.
-
-        Raises `TimeoutError` after `timeout` seconds, and `ConnectionError` if the store is gone.
-        """
+        """Write `key`; of each kind of key only the newest thousands are kept. Raises `ConnectionError`."""
         ...
 
     def peek(self, key: str) -> dict[str, Any] | None:
         """What `key` holds now, or None; raises `ConnectionError`."""
+        ...
+
+    def check_alike(self, rank: int) -> None:
+        """Raise `RanksDiffer` if `rank` is known to have been given other arguments; raises `ConnectionError`."""
+        ...
+
+    def begin(self, task: str) -> None:
+        """Say from now on, again and again, that this rank is at work on `task`."""
+        ...
+
+    def end(self, task: str) -> None:
+        """This rank is no more at work on `task`."""
         ...
 
     def part(self, timeout: float) -> None:
@@ -60,16 +68,31 @@ class SingleRank:
     def publish(self, key: str, value: dict[str, Any]) -> None:
         """Nobody listens."""
 
-    def fetch_any(self, keys: tuple[str, ...], timeout: float) -> dict[str, Any]:
-        """Nobody speaks."""
-        raise TimeoutError(f"no other rank could have written {keys}")
-
     def peek(self, key: str) -> dict[str, Any] | None:
         """Nobody spoke."""
         return None
 
+    def check_alike(self, rank: int) -> None:
+        """Nobody differs."""
+
+    def begin(self, task: str) -> None:
+        """Nobody waits."""
+
+    def end(self, task: str) -> None:
+        """Nobody waits."""
+
     def part(self, timeout: float) -> None:
         """Nobody stays."""
+
+
+@contextmanager
+def at_work(ranks: Ranks, task: str) -> Iterator[None]:
+    """Within it, other ranks see that this one is at work on `task`."""
+    ranks.begin(task)
+    try:
+        yield
+    finally:
+        ranks.end(task)
 
 
 def tell(ranks: Ranks, key: str, value: dict[str, Any]) -> None:
@@ -80,19 +103,24 @@ def tell(ranks: Ranks, key: str, value: dict[str, Any]) -> None:
         logger.error("the other ranks could not be told %s: %s", key, error)
 
 
-def due_key(number: int) -> str:
-    """Where rank 0 says whether a save is due, the `number`-th time it is asked."""
-    return f"due/{number}"
+async def announce(ranks: Ranks, key: str, value: dict[str, Any]) -> None:
+    """`tell` for the event loop, which has more to do than to wait for a store."""
+    if ranks.world > 1:
+        await asyncio.to_thread(tell, ranks, key, value)
+
+
+DUE_KEY = "due"
+"""Where rank 0 says which of the times it was asked a save was due."""
+
+
+def save_task(ordinal: int) -> str:
+    """The task of save number `ordinal`."""
+    return f"save/{ordinal}"
 
 
 def attempt_key(ordinal: int) -> str:
     """Where rank 0 announces the attempt at save number `ordinal`, or why there is none."""
     return f"attempt/{ordinal}"
-
-
-def pulse_key(ordinal: int) -> str:
-    """Where rank 0 shows that it still has save number `ordinal` in hand."""
-    return f"pulse/{ordinal}"
 
 
 def verdict_key(ordinal: int) -> str:
@@ -105,6 +133,16 @@ def trouble_key(ordinal: int, rank: int) -> str:
     return f"trouble/{ordinal}/{rank}"
 
 
+def hello_key(rank: int) -> str:
+    """Where a rank says what its checkpointer was made with."""
+    return f"hello/{rank}"
+
+
+def pulse_key(rank: int) -> str:
+    """Where a rank says, again and again, what it is at work on."""
+    return f"pulse/{rank}"
+
+
 def left_key(rank: int) -> str:
-    """Where a rank says that it listens no more."""
+    """Where a rank says that it listens and speaks no more."""
     return f"left/{rank}"

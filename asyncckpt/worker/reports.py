@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 from asyncckpt.errors import ObjectNotFound, RankMissing, SaveFailed
@@ -13,10 +12,10 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.report import Report
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import SaveJob
-from asyncckpt.worker.ranks import Ranks, left_key, trouble_key
+from asyncckpt.worker.listening import Listening
+from asyncckpt.worker.ranks import Ranks, save_task, trouble_key
 
 _FIRST_LOOK = 0.01
-_SLOWEST_LOOK = 0.5
 
 
 async def write_report(
@@ -33,41 +32,49 @@ async def gather(
 ) -> Contents:
     """The whole checkpoint's contents, once exactly `world` ranks have reported on this attempt.
 
-    Raises `RankMissing` naming those that did not before the deadline, or that have left, and `SaveFailed` as soon as
-    one says that it failed, or was given other objects to save than this one.
+    Raises `RankMissing` naming the first that did not before the deadline, or that has left, and `SaveFailed` as soon
+    as one says that it failed, or was given other objects to save than this one.
     """
     if job.world == 1:
         return contents
     own = await write_report(job, contents, directory, writer, storage)
     found = {job.rank: own}
-    gone: set[int] = set()
-    deadline = asyncio.get_running_loop().time() + ranks.deadline
-    pause = _FIRST_LOOK
-    while missing := [rank for rank in range(job.world) if rank not in found]:
+    listening = {rank: _listening(ranks, rank, job) for rank in range(job.world) if rank != job.rank}
+    while missing := [rank for rank in listening if rank not in found]:
         for rank in missing:
-            report = await _look(rank, own, directory, storage)
+            report = await _report_of(rank, own, directory, storage, listening[rank])
             if report is not None:
                 _check_plan(report, own)
                 found[rank] = report
-            elif trouble := _trouble(ranks, job.ordinal, rank):
-                raise SaveFailed(f"rank {rank} could not write its shard: {trouble['error']}")
-            elif rank in gone:
-                raise RankMissing(
-                    f"rank {rank} has closed its checkpointer without its part of step {job.step}", [rank]
-                )
-            elif _has_left(ranks, rank):
-                gone.add(rank)  # its report may have come since it was looked for
         if len(found) < job.world:
-            if asyncio.get_running_loop().time() > deadline:
-                names = ", ".join(map(str, missing))
-                raise RankMissing(
-                    f"no report from rank {names} within {ranks.deadline:g} s: either it is gone, or it does not "
-                    "call step() and save() as rank 0 does",
-                    missing,
-                )
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _SLOWEST_LOOK)
+            await asyncio.sleep(max(_FIRST_LOOK, *(listening[rank].pause for rank in missing)))
     return merge(found[rank].contents for rank in range(job.world))
+
+
+def _listening(ranks: Ranks, rank: int, job: SaveJob) -> Listening:
+    hint = ": either it is gone, or it does not call step() and save() as rank 0 does"
+    trouble = (trouble_key(job.ordinal, rank),)
+    return Listening(ranks, rank, trouble, f"part of step {job.step}", task=save_task(job.ordinal), hint=hint)
+
+
+async def _report_of(
+    rank: int, own: Report, directory: DataDirectory, storage: Storage, listening: Listening
+) -> Report | None:
+    """Its report, or None if it may still come: looked for after the signs, since it may have been its last."""
+    try:
+        outcome: dict[str, Any] | Exception | None = await asyncio.to_thread(listening.look)
+    except (ConnectionError, RankMissing) as error:
+        # Reports travel through the storage, so that a commit needs nothing but it.
+        outcome = error
+    if (report := await _look(rank, own, directory, storage)) is not None:
+        return report
+    if isinstance(outcome, RankMissing):
+        raise outcome
+    if isinstance(outcome, dict):
+        raise SaveFailed(f"rank {rank} could not write its shard: {outcome['error']}")
+    if isinstance(outcome, ConnectionError) and listening.is_overdue:
+        raise listening.missing()
+    return None
 
 
 def _check_plan(report: Report, own: Report) -> None:
@@ -76,19 +83,6 @@ def _check_plan(report: Report, own: Report) -> None:
             f"rank {report.rank} shares other objects than rank {own.rank}: give AsyncCheckpointer the same model, "
             "optimizer, scheduler and scaler on every rank, under the same names"
         )
-
-
-def _trouble(ranks: Ranks, ordinal: int, rank: int) -> dict[str, Any] | None:
-    # Reports travel through the storage, so that a commit needs nothing but it.
-    with contextlib.suppress(ConnectionError):
-        return ranks.peek(trouble_key(ordinal, rank))
-    return None
-
-
-def _has_left(ranks: Ranks, rank: int) -> bool:
-    with contextlib.suppress(ConnectionError):
-        return ranks.peek(left_key(rank)) is not None
-    return False
 
 
 async def _look(rank: int, own: Report, directory: DataDirectory, storage: Storage) -> Report | None:

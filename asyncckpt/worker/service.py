@@ -33,8 +33,7 @@ from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
-from asyncckpt.worker.pulse import beat
-from asyncckpt.worker.ranks import Ranks, attempt_key, tell, verdict_key
+from asyncckpt.worker.ranks import Ranks, announce, attempt_key, save_task, verdict_key
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer
@@ -78,7 +77,6 @@ class SaveService:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="asyncckpt-worker")
         self._queue: deque[Ticket] = deque()
-        self._current: Ticket | None = None
         self._guard = threading.Lock()
         self._arrived = asyncio.Event()
         self._actor = asyncio.Lock()
@@ -94,6 +92,7 @@ class SaveService:
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a job; from any thread, and from then on it can be withdrawn."""
+        self._ranks.begin(save_task(ticket.job.ordinal))
         with self._guard:
             self._queue.append(ticket)
         self._loop.call_soon_threadsafe(self._arrived.set)
@@ -104,28 +103,27 @@ class SaveService:
             for ticket in self._queue:
                 if ticket.job.id == job:
                     self._queue.remove(ticket)
+                    self._ranks.end(save_task(ticket.job.ordinal))
                     return True
         return False
 
     async def run(self) -> None:
         """Carry out jobs until `finish`, then leave the run in order."""
-        self._beating = asyncio.create_task(beat(self._ranks, self._in_hand))
         while True:
             await self._arrived.wait()
             with self._guard:
-                ticket = self._current = self._queue.popleft() if self._queue else None
+                ticket = self._queue.popleft() if self._queue else None
                 if ticket is None:
                     self._arrived.clear()
             if ticket is not None:
-                async with self._actor:
-                    await self._carry_out(ticket)
+                try:
+                    async with self._actor:
+                        await self._carry_out(ticket)
+                finally:
+                    self._ranks.end(save_task(ticket.job.ordinal))
             elif self._closing:
                 await self._end()
                 return
-
-    def _in_hand(self) -> list[int]:
-        with self._guard:
-            return [ticket.job.ordinal for ticket in (self._current, *self._queue) if ticket is not None]
 
     def finish(self) -> None:
         """Take no more jobs, and end once the queue is empty; on the loop."""
@@ -198,7 +196,7 @@ class SaveService:
         attempt = _Attempt(ticket, Phases(self._clock))
         try:
             writer = await self.ownership.take()
-            directory = attempt.begin(writer, self._ranks)
+            directory = await attempt.begin(writer, self._ranks)
             packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
             written = await packing.write(writer.base)
             attempt.phases.enter("stage")
@@ -213,7 +211,7 @@ class SaveService:
         except Exception as error:
             await self._reject(attempt, error)
             return
-        self._answer(attempt, record, written.nbytes)
+        await self._answer(attempt, record, written.nbytes)
         await self._follow_up(writer, verdict)
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
@@ -228,7 +226,7 @@ class SaveService:
             contents,
             job.code_version,
         )
-        data = await asyncio.to_thread(manifest.encode)
+        data = await asyncio.get_running_loop().run_in_executor(self._threads, manifest.encode)
         await self.storage.put(directory.manifest, [data], length=len(data))
         return Checkpoint(
             seq=directory.seq,
@@ -254,7 +252,7 @@ class SaveService:
                 raise
         return verdict, writer.head
 
-    def _answer(self, attempt: _Attempt, record: Record, written: int) -> None:
+    async def _answer(self, attempt: _Attempt, record: Record, written: int) -> None:
         job, checkpoint = attempt.ticket.job, record.checkpoint
         if checkpoint is None:
             return
@@ -273,7 +271,7 @@ class SaveService:
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
         attempt.ticket.reply(Committed(record))
-        tell(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
+        await announce(self._ranks, verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
@@ -305,7 +303,8 @@ class SaveService:
         if garbage is not None:
             await self._discard(garbage)
         said = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
-        tell(self._ranks, (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal), said)
+        key = (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal)
+        await announce(self._ranks, key, said)
         self._listeners.emit(Failed(ticket.job.step, attempt.phases.now, error))
         ticket.reply(Rejected(attempt.phases.now, error))
 
@@ -332,20 +331,19 @@ class _Attempt:
         """Whether a record may name the attempt all the same; a fenced writer deletes nothing anyhow."""
         return isinstance(error, Fenced) or (self.recording and isinstance(error, OutcomeUnknown))
 
-    def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
+    async def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
         """Number the attempt and tell everyone where it goes."""
         job = self.ticket.job
         self.directory = directory = writer.attempt(job.step)
-        ranks.publish(
-            attempt_key(job.ordinal),
-            {
-                "writer": writer.nonce,
-                "seq": directory.seq,
-                "inc": directory.inc,
-                "nonce": directory.nonce,
-                "step": job.step,
-            },
-        )
+        said = {
+            "writer": writer.nonce,
+            "seq": directory.seq,
+            "inc": directory.inc,
+            "nonce": directory.nonce,
+            "step": job.step,
+        }
+        if ranks.world > 1:
+            await asyncio.to_thread(ranks.publish, attempt_key(job.ordinal), said)
         self.announced = True
         self.phases.enter("write")
         self.ticket.reply(Started(directory.seq))

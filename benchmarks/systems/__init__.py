@@ -82,9 +82,14 @@ def is_installed(name: str) -> bool:
     return name not in _PACKAGES or find_spec(_PACKAGES[name]) is not None
 
 
+def loaded(name: str) -> type:
+    """The class of system `name`, its library imported."""
+    module, of = _CLASSES[name].split(":")
+    return cast(type, getattr(importlib.import_module(f"benchmarks.systems.{module}"), of))
+
+
 def make(name: str, subject: Subject, root: Path, *, keep_all: bool = False) -> System:
     """System `name` for `subject`, below `root`; with `keep_all` it deletes nothing by itself."""
-    module, of = _CLASSES[name].split(":")
-    made = getattr(importlib.import_module(f"benchmarks.systems.{module}"), of)(subject, root, keep_all)
+    made = loaded(name)(subject, root, keep_all)
     subject.before_update(made.before_update)
     return cast(System, made)

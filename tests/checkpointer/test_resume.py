@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
@@ -82,7 +83,7 @@ damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 
 
 @damaged
-def test_resume_reports_a_damaged_checkpoint_and_takes_the_one_before_it(
+def test_P11_resume_reports_a_damaged_checkpoint_and_takes_the_one_before_it(
     make: Make,
     root: Path,
     recorder: Recorder,
@@ -190,7 +191,7 @@ def test_a_damaged_head_is_an_error_and_never_a_step_back(make: Make, root: Path
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["empty", "absent"])
-def test_an_empty_root_resumes_as_none(make: Make, tmp_path: Path, exists: bool) -> None:
+def test_P11_an_empty_root_resumes_as_none(make: Make, tmp_path: Path, exists: bool) -> None:
     if exists:
         (tmp_path / "run").mkdir()
     ckpt = make(tmp_path / "run", model=Toy())
@@ -384,3 +385,20 @@ def test_retention_spares_what_this_process_is_reading(make: Make, store: GatedS
     assert toy.value == 1
     ckpt.save(5).wait()
     assert steps(ckpt) == [5]
+
+
+def test_a_part_that_nobody_takes_any_more_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, extra = torch.nn.Linear(2, 2), {"average": torch.nn.Linear(2, 2), "seen": torch.nn.Linear(1, 1)}
+    optimizer = torch.optim.SGD(first.parameters(), lr=0.1)
+    with AsyncCheckpointer(tmp_path, model=[first, torch.nn.Linear(1, 1)], optimizer=optimizer, extra=extra) as before:
+        before.save(1).wait()
+    with AsyncCheckpointer(tmp_path, model=[first], extra={"seen": extra["seen"]}) as now:
+        assert now.restore("latest").step == 1  # a part of it is all that a restore may want
+        assert "was not given" not in caplog.text
+        assert now.resume() is not None
+    assert "was not given, and will not be in its next one: model.1, optimizer, extra.average\n" in caplog.text
+
+
+def test_nothing_is_said_where_everything_is_taken(make: Make, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert make(root, model=Toy()).resume() is not None
+    assert "was not given" not in caplog.text

@@ -7,9 +7,21 @@ from dataclasses import replace
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
-from asyncckpt.format.manifest import Alias, Box, Contents, Extent, Manifest, Pack, TensorEntry, decode, merge
+from asyncckpt.format.manifest import (
+    Alias,
+    Box,
+    Contents,
+    Extent,
+    Manifest,
+    Pack,
+    TensorEntry,
+    decode,
+    encode_tensors,
+    merge,
+)
 from asyncckpt.format.report import Report
 from asyncckpt.format.report import decode as decode_report
+from asyncckpt.format.sealed import seal, unseal
 
 PACK = Pack("data/d/p0", 4096 + 24, 4096, "c" * 32)
 WEIGHT = TensorEntry("float32", (2, 3), (Box((0, 0), (2, 3), (Extent(0, 4096, 24, "d" * 32),)),), (1, 2))
@@ -23,6 +35,16 @@ MANIFEST = Manifest("run", 42, 1000, 3, "5f2c9a01", 1, CONTENTS, "12345678")
 
 def test_a_manifest_comes_back() -> None:
     assert decode(MANIFEST.encode(), "it") == MANIFEST
+
+
+def test_what_is_written_out_field_by_field_is_canonical() -> None:
+    hard = TensorEntry(
+        'a"\\\u2028\u00e9', (), (Box((), (), (Extent(0, 1, 2, "d"), Extent(3, 4, 5, "e"))), Box((7,), (8,), ()))
+    )
+    tensors = {("z", 'q"\n\u65e5'): hard, **CONTENTS.tensors}
+    encoded = replace(MANIFEST, contents=replace(CONTENTS, tensors=tensors)).encode()
+    assert seal(unseal(encoded, "it")) == encoded
+    assert b'"tensors":' + encode_tensors(tensors) + b"," in encoded
 
 
 def test_a_report_comes_back_and_says_which_attempt_it_belongs_to() -> None:

@@ -18,26 +18,50 @@ import torch
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
 from asyncckpt.events import Durable, Event
+from asyncckpt.retention import Monitor
 from asyncckpt.state.stateful import State
+
+MONITOR: Monitor = ("score", "min")
+KEEP = RetentionPolicy(last=3, best=2, every_steps=40)
+
+
+def score(step: int) -> float:
+    """A metric without a trend."""
+    return step * 7919 % 1009
 
 
 class Counter:
-    """A state with one tensor whose every element is the step, so that a torn snapshot would show."""
+    """A state in which every element tells the step, so that a torn snapshot or a wrong share would show.
+
+    One tensor changes at every step, one at every fourth, one never: most saves share two of them.
+    """
 
     def __init__(self) -> None:
         self.step = 0
         self.values = torch.zeros(300_000, dtype=torch.int64)
+        self.slow = torch.zeros(100_000, dtype=torch.int64)
+        self.frozen = torch.arange(100_000)
 
     def advance(self) -> None:
         self.step += 1
         self.values.fill_(self.step)
+        self.slow.fill_(self.step // 4)
 
     def state_dict(self) -> State:
-        return {"step": self.step, "values": self.values}
+        return {"step": self.step, "values": self.values, "slow": self.slow, "frozen": self.frozen}
 
     def load_state_dict(self, state: State) -> None:
         self.step = state["step"]
-        self.values.copy_(state["values"])
+        for name in ("values", "slow", "frozen"):
+            getattr(self, name).copy_(state[name])
+
+    def is_whole(self) -> bool:
+        """Whether every element is of this step."""
+        return bool(
+            (self.values == self.step).all()
+            and (self.slow == self.step // 4).all()
+            and torch.equal(self.frozen, torch.arange(100_000))
+        )
 
 
 class Telling:
@@ -55,13 +79,13 @@ def train(root: Path, pipe: int, steps: int | None = None) -> None:
     """Resume, then save at every step, as fast as it goes."""
     counter = Counter()
     checkpointer = AsyncCheckpointer(
-        root, extra={"counter": counter}, keep=RetentionPolicy(last=3), listeners=[Telling(pipe)]
+        root, extra={"counter": counter}, keep=KEEP, monitor=MONITOR, listeners=[Telling(pipe)]
     )
     checkpointer.resume()
     end = None if steps is None else counter.step + steps
     while end is None or counter.step < end:
         counter.advance()
-        checkpointer.save(counter.step)
+        checkpointer.save(counter.step, metrics={"score": score(counter.step)})
     checkpointer.close()
 
 

@@ -13,7 +13,7 @@ from asyncckpt.saving import OnBusy
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker import pulse
+from asyncckpt.worker import listening
 from tests.ranks.looking import failure_of, is_leader, steps_of
 from tests.ranks.training import Training
 
@@ -35,7 +35,7 @@ class Recorder:
 def _saves_every_step(root: Path, on_busy: OnBusy) -> tuple[list[str], list[tuple[str, int]]]:
     """Rank 0's first pack is held for the whole training; what became of every save, and the events told."""
     if not is_leader():
-        pulse._FIRST_LOOK = 0.2  # more saves than generations come before this rank learns what became of them
+        listening._FIRST_LOOK = 0.2  # more saves than generations come before this rank learns what became of them
     training, storage, recorder = Training(), GatedStorage(from_url(root)), Recorder()
     gate = storage.hold("put", "*/rank-00000-of-*")
     options = {"save": SavePolicy(every_steps=1), "on_busy": on_busy, "listeners": [recorder]}

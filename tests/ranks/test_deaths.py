@@ -14,6 +14,7 @@ from asyncckpt.errors import RankMissing
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import StoreHost, run_ranks
 from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker import pulse
 from tests.ranks.looking import failure_of, shorten_deadline, steps_of, unlisted
 from tests.ranks.training import Training
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.ranks
 
 def _one_dies(root: Path, victim: int, at: str) -> tuple[list[int], list[int], str]:
     """One durable save, then one in which `victim` is killed at its put of `at`; what the others know then."""
-    coordinator.FAREWELL = 0.5
+    coordinator.FAREWELL, pulse.BEAT = 0.5, 0.3
     training, storage = Training(), GatedStorage(from_url(root))
     checkpointer = training.checkpointer(storage)
     training.step()
@@ -37,10 +38,10 @@ def _one_dies(root: Path, victim: int, at: str) -> tuple[list[int], list[int], s
         os.kill(os.getpid(), signal.SIGKILL)
     gate.open()
     error = failure_of(handle)
-    assert isinstance(error.__cause__, RankMissing)
+    missing = error.__cause__.ranks if isinstance(error.__cause__, RankMissing) else ()
     listed = [info.step for info in checkpointer.checkpoints()]
     checkpointer.close()
-    return list(error.__cause__.ranks), listed, str(error)
+    return list(missing), listed, str(error)
 
 
 def _resume(root: Path) -> tuple[int, int]:
@@ -59,7 +60,8 @@ def test_a_rank_killed_before_its_report_is_named_and_leaves_nothing(tmp_path: P
         _one_dies, 3, tmp_path, 2, "*/rank-00002-of-00003.json", killed=[2]
     )
     assert missing == [2]
-    assert "no report from rank 2 within 2 s" in message
+    assert "no part of step 2 from rank 2 within 2 s" in message
+    assert "rank 0: RankMissing: no part of step 2 from rank 2" in other[2]
     assert other[1] == listed == steps_of(tmp_path) == [1]
     assert unlisted(tmp_path) == []
     assert run_ranks(_resume, 3, tmp_path) == [(1, 1)] * 3

@@ -16,10 +16,11 @@ from torch.distributed import distributed_c10d
 
 from asyncckpt import SavePolicy, checkpointer
 from asyncckpt.distributed import coordinator
+from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.distributed.coordinator import StoreRanks
 from asyncckpt.errors import RankMissing, SaveFailed
 from asyncckpt.testing.ranks import run_ranks
-from asyncckpt.worker.ranks import due_key
+from asyncckpt.worker.ranks import attempt_key
 from tests.ranks.looking import is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
@@ -83,10 +84,11 @@ def test_all_ranks_save_when_rank_0s_clock_says_so(tmp_path: Path) -> None:
 def _counts_store_calls(root: Path, policy: SavePolicy) -> int:
     """How often the training thread touches the store in ten steps."""
     calls: list[str] = []
-    for name in ("publish", "peek", "fetch_any"):
+    for name in ("publish", "peek"):
         setattr(StoreRanks, name, _counted(getattr(StoreRanks, name), calls))
     training = Training()
     with training.checkpointer(root, save=policy, on_busy="wait") as ckpt:
+        calls.clear()  # to say hello costs one
         for step in range(1, 11):
             training.step()
             ckpt.step(step)
@@ -110,21 +112,17 @@ def test_a_policy_of_steps_alone_costs_no_message(tmp_path: Path) -> None:
 
 
 def _disagree(root: Path) -> list[str]:
-    coordinator.KEPT = 8
     training, told = Training(), []
     options = {"save": SavePolicy(on_best=True), "monitor": ("score", "min")}
     with training.checkpointer(root, **options) as ckpt:
-        for step in range(1, 31):
-            ckpt.step(step)
-            dist.barrier()
-        kept = [number for number in range(1, 31) if ckpt._ranks.peek(due_key(number))]
-        dist.barrier()  # rank 0 must not drop more of them while this rank still looks
+        ckpt.step(1)
         told += _raised(lambda: ckpt.step(31 if is_leader() else 32))
+        dist.barrier()  # what rank 0 decides next it must not be ahead with
         told += _raised(lambda: ckpt.step(33, metrics={"score": "high"}))
         if not is_leader():
             shorten_deadline(ckpt, 0.5)
             told += _raised(lambda: ckpt.step(34))
-    return [*told, str(kept)]
+    return told
 
 
 def _raised(call: Callable[[], object]) -> list[str]:
@@ -136,12 +134,50 @@ def _raised(call: Callable[[], object]) -> list[str]:
 
 
 def test_ranks_that_decide_apart_are_told_so_and_none_hangs(tmp_path: Path) -> None:
-    leader, (apart, failed, silent, _) = run_ranks(_disagree, 2, tmp_path)
+    leader, (apart, failed, silent) = run_ranks(_disagree, 2, tmp_path)
     assert "rank 1 is at step 32 and rank 0 at step 31" in apart
     assert leader[0] in failed
     assert failed.startswith("SaveFailed: rank 0 could not decide whether step 33 is to be saved: TypeError: metric")
-    assert silent.startswith("RankMissing: rank 0 did not say whether step 34 is to be saved")
-    assert leader[-1] == str(list(range(23, 31)))
+    assert "decision whether to save step 34" in silent
+    assert silent.startswith("RankMissing: ")
+
+
+def _agreements() -> tuple[Agreement, Agreement]:
+    """Of rank 0 and of rank 1, in one process."""
+    store = dist.HashStore()
+    leader, follower = (Agreement(StoreRanks(store, rank, 2, 0.2, {})) for rank in (0, 1))
+    return leader, follower
+
+
+def test_a_rank_that_is_far_behind_decides_as_rank_0_did() -> None:
+    leader, follower = _agreements()
+    due = [step % 50 == 0 for step in range(1, 3001)]
+    for step, is_due in enumerate(due, 1):
+        assert leader.decide(step, lambda is_due=is_due: is_due) == is_due
+    assert [follower.decide(step, _never) for step in range(1, 3001)] == due
+    with pytest.raises(RankMissing, match=r"no decision whether to save step 3001 from rank 0 within 0\.2 s"):
+        follower.decide(3001, _never)
+
+
+def test_a_rank_that_is_too_far_behind_is_told_so_rather_than_a_wrong_answer() -> None:
+    leader, follower = _agreements()
+    for step in range(1, 67):
+        leader.decide(step, lambda: True)
+    with pytest.raises(SaveFailed, match="more than 64 saves behind"):
+        follower.decide(1, _never)
+    assert all(follower.decide(step, _never) for step in range(2, 67))
+
+
+def _never() -> bool:
+    raise AssertionError("only rank 0 decides")
+
+
+def test_of_each_kind_of_key_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "KEPT", 8)
+    ranks = StoreRanks(dist.HashStore(), 0, 2, 1.0, {})
+    for number in range(30):
+        ranks.publish(attempt_key(number), {"number": number})
+    assert [number for number in range(30) if ranks.peek(attempt_key(number))] == list(range(22, 30))
 
 
 COLLECTIVES = (

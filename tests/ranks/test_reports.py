@@ -14,7 +14,7 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.report import Report
 from asyncckpt.storage.memory import MemoryStorage
 from asyncckpt.worker.job import Layout, SaveJob
-from asyncckpt.worker.ranks import SingleRank, trouble_key
+from asyncckpt.worker.ranks import SingleRank, left_key, trouble_key
 from asyncckpt.worker.reports import gather
 
 WRITER = "f" * 32
@@ -66,7 +66,7 @@ def test_the_contents_of_all_ranks_are_merged() -> None:
     ids=lambda change: next(iter(change)),
 )
 def test_a_report_of_another_attempt_counts_as_none(other: dict[str, Any]) -> None:
-    with pytest.raises(RankMissing, match=r"no report from rank 1 within 0\.1 s") as caught:
+    with pytest.raises(RankMissing, match=r"no part of step 100 from rank 1 within 0\.1 s") as caught:
         _gather(MemoryStorage(), TwoRanks(), replace(_report(1), **other).encode())
     assert caught.value.ranks == (1,)
 
@@ -103,3 +103,36 @@ def test_a_rank_that_shares_other_objects_fails_the_save_and_is_named() -> None:
 def test_two_ranks_with_the_same_name_fail_the_save() -> None:
     with pytest.raises(ValueError, match="two ranks hold state"):
         _gather(MemoryStorage(), TwoRanks(), replace(_report(1), contents=_contents(0)).encode())
+
+
+def test_a_store_that_is_gone_ends_the_wait_for_a_report_only_at_the_deadline() -> None:
+    ranks = TwoRanks()
+
+    def peek(key: str) -> None:
+        raise ConnectionError("refused")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "peek", peek)
+        patch.setattr(ranks, "check_alike", peek)
+        assert len(_gather(MemoryStorage(), ranks, _report(1).encode()).packs) == 2
+        with pytest.raises(RankMissing, match=r"no part of step 100 from rank 1 within 0\.1 s"):
+            _gather(MemoryStorage(), ranks, None)
+
+
+class LeavesAfterItsReport(TwoRanks):
+    """Rank 1 has reported by the time it is seen to have left."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        super().__init__()
+        self.storage = storage
+
+    def peek(self, key: str) -> dict[str, Any] | None:
+        if key != left_key(1):
+            return None
+        asyncio.run(self.storage.put(ATTEMPT.report(1, 2), [_report(1).encode()]))
+        return {}
+
+
+def test_a_report_that_came_just_before_its_rank_left_counts() -> None:
+    storage = MemoryStorage()
+    assert len(_gather(storage, LeavesAfterItsReport(storage), None).packs) == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ from asyncckpt.events import Damaged, Event
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker import pulse
+from asyncckpt.worker.ranks import pulse_key
 from tests.ranks.looking import is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
@@ -140,21 +144,99 @@ def test_a_rank_that_cannot_read_fails_the_resume_of_all_and_the_next_one_works(
     assert other == (f"RestoreError: rank 0 could not resume: {leader[0]}", 1)
 
 
-def _comes_alone(root: Path, who: int) -> str:
+def _comes_alone(root: Path, who: int, call: str) -> str:
     training = Training()
     with training.checkpointer(root) as checkpointer:
         shorten_deadline(checkpointer, 1)
-        message = _error(checkpointer.resume) if dist.get_rank() == who else ""
+        message = _error(getattr(checkpointer, call)) if dist.get_rank() == who else ""
         dist.barrier()
     return message
 
 
+@pytest.mark.parametrize(("call", "said"), [("resume", "resume(which='latest')"), ("restore", "restore('latest')")])
 @pytest.mark.parametrize("who", [0, 1])
-def test_a_rank_that_resumes_alone_is_told_whom_it_waited_for(tmp_path: Path, who: int) -> None:
+def test_a_rank_that_resumes_or_restores_alone_is_told_whom_it_waited_for(
+    tmp_path: Path, who: int, call: str, said: str
+) -> None:
     run_ranks(_train, 2, tmp_path, 1)
-    assert (
-        f"RestoreError: rank {1 - who} was not heard during resume()" in run_ranks(_comes_alone, 2, tmp_path, who)[who]
-    )
+    message = run_ranks(_comes_alone, 2, tmp_path, who, call)[who]
+    assert f"RestoreError: no answer in {said} from rank {1 - who} within 1 s" in message
+    assert "does not call" in message
+
+
+def _calls_apart(root: Path) -> tuple[str, str, int]:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        which = _error(lambda: checkpointer.resume(which=1 if is_leader() else 2))
+        other = _error(checkpointer.resume if is_leader() else lambda: checkpointer.restore("latest"))
+        untouched = training.loader.taken
+        assert checkpointer.resume() is not None
+    return which, other, untouched
+
+
+def test_ranks_that_call_for_different_checkpoints_are_all_told_so(tmp_path: Path) -> None:
+    run_ranks(_train, 2, tmp_path, 2)
+    for which, other, untouched in run_ranks(_calls_apart, 2, tmp_path):
+        assert "rank 0 called resume(which=1), and rank 1 resume(which=2)" in which
+        assert "rank 0 called resume(which='latest'), and rank 1 restore('latest')" in other
+        assert untouched == 0
+
+
+def _restores(root: Path) -> tuple[list[str], int, list[int]]:
+    training = Training()
+    with training.checkpointer(root) as checkpointer:
+        if not is_leader():
+            checkpointer._pool.run(_blinded)
+        messages = [_error(lambda which=which: checkpointer.restore(which)) for which in ("latest", 3)]
+        before = training.loader.taken
+        steps = [checkpointer.restore(which).step for which in (2, "00000001")]
+    return messages, before, steps
+
+
+async def _blinded(service: Any) -> None:
+    """This rank's own view of the run: it may be of another moment than rank 0's."""
+    service.catalog.named = None
+
+
+def test_all_ranks_restore_what_rank_0_chose_or_none_changes_anything(tmp_path: Path) -> None:
+    run_ranks(_train, 3, tmp_path, 3)
+    _damage(tmp_path, 3, rank=1)
+    for rank, (messages, before, steps) in enumerate(run_ranks(_restores, 3, tmp_path)):
+        for message in messages:
+            assert message.startswith("CheckpointCorruptError" if rank == 0 else "RestoreError: rank 0 could not")
+            assert "rank-00001-of-00003.p0.safetensors" in message
+        assert before == 0
+        assert steps == [2, 1]
+
+
+def _slow_resume(root: Path) -> tuple[int, int]:
+    """Rank 0's store takes three times as long as the deadline to read from: the other rank sees it at work."""
+    pulse.BEAT = 0.3
+    training, storage = Training(), GatedStorage(from_url(root))
+    with training.checkpointer(storage) as checkpointer:
+        shorten_deadline(checkpointer, 1.5)
+        gate = storage.hold("get", "*/rank-00000-of-*.safetensors")
+        if is_leader():
+            watch = threading.Thread(target=_open_after_beats, args=(checkpointer._ranks, gate, 15))
+            watch.start()
+        else:
+            gate.open()
+        state = checkpointer.resume()
+        assert state is not None
+    return state.step, training.loader.taken
+
+
+def _open_after_beats(ranks: Any, gate: Any, count: int) -> None:
+    seen = -1
+    while seen < count - 1:
+        said = ranks.peek(pulse_key(0))
+        seen = said["beat"] if said else seen
+    gate.open()
+
+
+def test_a_resume_that_takes_longer_than_the_deadline_is_no_death(tmp_path: Path) -> None:
+    run_ranks(_train, 2, tmp_path, 1)
+    assert run_ranks(_slow_resume, 2, tmp_path) == [(1, 1)] * 2
 
 
 def _other_world(root: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mmap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as File
@@ -20,10 +21,10 @@ from asyncckpt.format.names import DataDirectory, record_key
 from asyncckpt.format.record import PackUse, Record
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker import gathering, increment
+from asyncckpt.worker import gathering, increment, pipeline
 from asyncckpt.worker.gathering import gathered
 from asyncckpt.worker.increment import Base, choose, join
-from asyncckpt.worker.job import SaveJob
+from asyncckpt.worker.job import Layout, PlannedPack, SaveJob
 from asyncckpt.worker.pipeline import Packing, Written
 from asyncckpt.worker.watermark import Watermark
 from tests.worker.drive import Session, Tensors, checked, image, keys, run
@@ -143,6 +144,28 @@ def test_what_is_expected_to_change_is_written_behind_the_watermark(base: Base |
             return await writing
 
     assert asyncio.run(act()).nbytes == len(arena)
+
+
+def test_the_storage_is_handed_all_that_is_staged_up_to_a_limit() -> None:
+    limit, chunk = pipeline.MOST, pipeline.CHUNK
+    size = limit + 3 * chunk + 5
+    layout = Layout((PlannedPack(0, 0, size),), {}, {}, size, size)
+    watermark, view = Watermark(), memoryview(mmap.mmap(-1, size))
+
+    async def act() -> list[int]:
+        with ThreadPoolExecutor(1) as threads:
+            job = SaveJob("job", 1, 1, None, {}, 0, "arena", layout)
+            packing = Packing(job, view, watermark, MemoryStorage(), DataDirectory(1, 1, 1, "0" * 8), threads)
+            sizes = []
+            stages = [2 * chunk, chunk + 1, size]
+            watermark.advance(chunk + 7)
+            async for part in packing._chunks(layout.packs[0]):
+                sizes.append(len(part))
+                if stages:
+                    watermark.advance(sum(sizes) + stages.pop(0))
+            return sizes
+
+    assert asyncio.run(act()) == [chunk, 2 * chunk, chunk, limit - chunk + 5]
 
 
 def test_a_state_that_freezes_after_all_is_shared_from_the_second_save_on() -> None:

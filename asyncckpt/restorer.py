@@ -1,0 +1,196 @@
+"""Restorer: brings a training's objects back to a checkpoint, on all its ranks or on none.
+
+A resume has taken the run before anything is chosen, and goes back past what is damaged. A restore only reads, and
+follows a writer that overtakes it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol
+
+from asyncckpt.catalog import ATTEMPTS, Catalog, Listing, Which
+from asyncckpt.consensus import Consensus
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.events import Damaged, Listeners
+from asyncckpt.format.manifest import Contents
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.restoring import Loaded, apply, failure_told, fit, overtaken, read, unclaimed
+from asyncckpt.state.capture import Tree
+from asyncckpt.worker.pool import Service, WorkerPool
+from asyncckpt.worker.ranks import Ranks
+
+logger = logging.getLogger("asyncckpt")
+
+
+class Keeper(Service, Protocol):
+    """What a restore asks of the background service."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    def hold(self, seq: int) -> AbstractContextManager[None]: ...
+
+    async def resume(self) -> Listing: ...
+
+    async def go_on(
+        self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None
+    ) -> None: ...
+
+
+class Restorer:
+    """Restores into `trees`, by scope; `guard` is called before live objects are changed."""
+
+    def __init__(
+        self,
+        pool: WorkerPool[Any],
+        trees: Mapping[str, Mapping[str, Tree]],
+        ranks: Ranks,
+        listeners: Listeners,
+        guard: Callable[[], None],
+    ) -> None:
+        self._pool: WorkerPool[Keeper] = pool
+        self._trees = trees
+        self._ranks = ranks
+        self._listeners = listeners
+        self._guard = guard
+        self._calls = 0
+
+    def resume(self, which: Which) -> Loaded | None:
+        """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
+        damaged: list[int] = []
+
+        def choose(consensus: Consensus) -> Loaded | None:
+            return self._sound(consensus, self._pool.run(lambda service: service.resume()), which, damaged)
+
+        def put_back(loaded: Loaded) -> None:
+            self._put_back(loaded, strict=True)
+            seq, verified = loaded.checkpoint.seq, loaded.verified
+            self._pool.run(lambda service: service.go_on(seq, damaged, named=which != "latest", verified=verified))
+
+        loaded = self._agreed(f"resume(which={which!r})", choose, put_back, strict=True)
+        if loaded is not None and (left := unclaimed(loaded, self._trees)):
+            logger.warning(
+                "the checkpoint of step %d holds what this training was not given, and will not be in its next one: %s",
+                loaded.checkpoint.step,
+                ", ".join(left),
+            )
+        return loaded
+
+    def restore(self, which: Which, *, strict: bool, only: Collection[str] | None, exclude: Collection[str]) -> Loaded:
+        """Bring the named checkpoint back; raises as `AsyncCheckpointer.restore` does."""
+        loaded = self._agreed(
+            f"restore({which!r})",
+            lambda consensus: self._named(consensus, which),
+            lambda loaded: self._put_back(loaded, strict=strict, only=only, exclude=exclude),
+            strict=strict,
+            only=only,
+            exclude=exclude,
+        )
+        if loaded is None:  # rank 0 proposes until one stands, or raises
+            raise CheckpointNotFoundError(f"no checkpoint {which!r}: rank 0 found none")
+        return loaded
+
+    def _agreed(
+        self,
+        call: str,
+        choose: Callable[[Consensus], Loaded | None],
+        put_back: Callable[[Loaded], None],
+        *,
+        strict: bool,
+        only: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> Loaded | None:
+        """Read what rank 0 chooses, and put it back once every rank has it; returns once every rank has done so."""
+
+        def load(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
+            loaded = self._pool.run(
+                lambda service: read(service.catalog, checkpoint, scopes, only=only, exclude=exclude)
+            )
+            fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)  # before any rank changes anything
+            return loaded
+
+        self._calls += 1
+        consensus = Consensus(self._ranks, self._calls, call, load)
+        with failure_told(self._listeners), consensus.under_way():
+            loaded = choose(consensus) if consensus.is_led_here else consensus.follow()
+            if loaded is None:
+                return None
+            try:
+                put_back(loaded)
+            except BaseException as error:
+                consensus.settle(error)
+                raise
+            consensus.settle(None)
+        return loaded
+
+    def _put_back(
+        self,
+        loaded: Loaded,
+        *,
+        strict: bool,
+        only: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> None:
+        self._guard()
+        apply(loaded, fit(loaded, self._trees, strict=strict, only=only, exclude=exclude), self._listeners)
+
+    # -- what rank 0 chooses -------------------------------------------------------------------------------
+
+    def _sound(self, consensus: Consensus, listing: Listing, which: Which, damaged: list[int]) -> Loaded | None:
+        """Propose until a checkpoint stands; None on an empty run. What did not stand is in `damaged`.
+
+        Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are.
+        """
+        for lost in listing.lost.values():
+            self._report(None, None, lost, "record")
+        for checkpoint in listing.candidates() if which == "latest" else [listing.find(which)]:
+            try:
+                return consensus.propose(checkpoint)
+            except CheckpointCorruptError as error:
+                self._report(checkpoint.step, checkpoint.seq, error, error.kind)
+                damaged.append(checkpoint.seq)
+                if which != "latest":
+                    raise
+        if listing.records or listing.lost:
+            raise CheckpointCorruptError(
+                f"all {len(listing.records) + len(listing.lost)} checkpoints of this run are damaged (see the log): "
+                "nothing was restored; repair one from a copy, or start over in another root"
+            )
+        consensus.give_up()
+        return None
+
+    def _report(self, step: int | None, seq: int | None, error: CheckpointCorruptError, kind: str) -> None:
+        logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)
+        self._listeners.emit(Damaged(step, seq, str(error), kind))
+
+    def _named(self, consensus: Consensus, which: Which) -> Loaded:
+        """Propose what `which` names, again and again where retention of another process takes it away meanwhile."""
+        for _ in range(ATTEMPTS):
+            with self._held(which) as checkpoint:
+                try:
+                    return consensus.propose(checkpoint)
+                except CheckpointNotFoundError:
+                    if which not in ("latest", "best"):
+                        raise
+        raise overtaken(which)
+
+    @contextmanager
+    def _held(self, which: Which) -> Iterator[Checkpoint]:
+        """The checkpoint that `which` names now; retention of this process leaves it until every rank has read it."""
+        held = ExitStack()
+
+        async def find(service: Keeper) -> Checkpoint:
+            checkpoint, _ = await service.catalog.named(which)
+            held.enter_context(service.hold(checkpoint.seq))
+            return checkpoint
+
+        async def let_go(service: Keeper) -> None:
+            held.close()
+
+        try:
+            yield self._pool.run(find)
+        finally:
+            self._pool.run(let_go)

@@ -1,0 +1,103 @@
+"""Consensus, in one process: what one rank finds makes the others take another checkpoint, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from asyncckpt.consensus import Consensus
+from asyncckpt.distributed.coordinator import StoreRanks
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RestoreError
+from asyncckpt.format.manifest import Contents
+from asyncckpt.format.record import Checkpoint, ObjectRef
+from asyncckpt.restoring import Loaded
+
+Load = Callable[[Checkpoint, list[str]], Loaded]
+
+
+def _checkpoint(seq: int) -> Checkpoint:
+    return Checkpoint(seq, seq * 10, None, 2, None, 0, {}, ObjectRef("data/x/manifest.json", 1, "0" * 32), ())
+
+
+def _loaded(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
+    return Loaded(checkpoint, {scope: {} for scope in scopes}, 0, 0.0, Contents((), {}, {}, {}))
+
+
+def _unless(error: Exception, seq: int) -> Load:
+    """Reads every checkpoint but one."""
+
+    def load(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
+        if checkpoint.seq == seq:
+            raise error
+        return _loaded(checkpoint, scopes)
+
+    return load
+
+
+def _pair(loads: tuple[Load, Load]) -> tuple[Consensus, Consensus]:
+    store = dist.HashStore()
+    ranks = [StoreRanks(store, rank, 2, 30.0, {}) for rank in (0, 1)]
+    leader, follower = (Consensus(r, 1, "restore('best')", load) for r, load in zip(ranks, loads, strict=True))
+    return leader, follower
+
+
+def _run(loads: tuple[Load, Load], lead: Callable[[Consensus], Any]) -> tuple[Future[Any], Future[Any]]:
+    """How `lead` on rank 0, and following on rank 1, ended."""
+    leader, follower = _pair(loads)
+
+    def led() -> Any:
+        with leader.under_way():
+            return lead(leader)
+
+    with ThreadPoolExecutor(2) as threads:
+        return threads.submit(led), threads.submit(follower.follow)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    "error", [CheckpointNotFoundError("it is gone"), CheckpointCorruptError("it is damaged", "missing")]
+)
+def test_what_one_rank_cannot_use_no_rank_takes(at: int, error: Exception) -> None:
+    loads: list[Load] = [_loaded, _loaded]
+    loads[at] = _unless(error, 3)
+
+    def lead(consensus: Consensus) -> Loaded:
+        with pytest.raises(type(error), match=str(error)) as caught:
+            consensus.propose(_checkpoint(3))
+        assert getattr(caught.value, "kind", "missing") == "missing"
+        return consensus.propose(_checkpoint(2))
+
+    leader, follower = _run((loads[0], loads[1]), lead)
+    assert leader.result().checkpoint.seq == follower.result().checkpoint.seq == 2
+    assert list(leader.result().scopes) == ["state", "rank-0"]
+    assert list(follower.result().scopes) == ["state", "rank-1"]
+
+
+def test_none_is_none_for_all() -> None:
+    leader, follower = _run((_loaded, _loaded), lambda consensus: consensus.give_up())
+    assert leader.result() is None
+    assert follower.result() is None
+
+
+def test_rank_0s_failure_reaches_the_others_before_it_has_proposed_anything() -> None:
+    def lead(consensus: Consensus) -> None:
+        raise KeyError("latest")
+
+    leader, follower = _run((_loaded, _loaded), lead)
+    assert isinstance(leader.exception(), KeyError)
+    with pytest.raises(RestoreError, match="rank 0 could not restore: KeyError: 'latest'"):
+        follower.result()
+
+
+def test_a_failure_of_another_kind_is_told_to_all() -> None:
+    leader, follower = _run(
+        (_loaded, _unless(OSError("no route"), 3)), lambda consensus: consensus.propose(_checkpoint(3))
+    )
+    with pytest.raises(RestoreError, match="rank 1 could not restore: OSError: no route"):
+        leader.result()
+    with pytest.raises(OSError, match="no route"):
+        follower.result()
