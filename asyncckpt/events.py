@@ -91,11 +91,14 @@ class Superseded(Event):
 
 @dataclass(frozen=True, slots=True)
 class Pruned(Event):
-    """Retention dropped a checkpoint from the catalog, for `reason`."""
+    """Retention dropped a checkpoint from the catalog, for `reason`; `rule` is one of ``policy`` (no rule keeps it),
+    ``replaced`` (by a later save of its step), ``asked`` (by somebody) and ``overwritten`` (by a new training).
+    """
 
     step: int
     seq: int
     reason: str
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)

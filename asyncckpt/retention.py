@@ -133,25 +133,48 @@ def plan(
     for seq, reason in _ruled(policy, ruled, monitor):
         reasons[seq].append(reason)
     gone = [seq for seq in listed if seq not in reasons]
-    unkept = f"no rule keeps it: {policy}"
-    removed = [Removal(seq, listed[seq].step, out.get(seq, unkept)) for seq in gone]
+    removed = [removal(listed[seq], out, policy) for seq in gone]
     kept = [Kept(seq, c.step, tuple(reasons[seq])) for seq, c in listed.items() if seq in reasons]
     return PrunePlan(tuple(kept), tuple(removed), _freed(listed, set(gone)))
 
 
+Why: TypeAlias = tuple[str, str]
+"""What removes something, of `asyncckpt.format.record.RULES`, and the same in words."""
+
+
+def removal(gone: Checkpoint, out: Mapping[int, Why], policy: RetentionPolicy | None) -> Removal:
+    """Why `gone` goes: as it is an outcast, or no rule of `policy` keeps it."""
+    rule, reason = out.get(gone.seq, ("policy", f"no rule keeps it: {policy}"))
+    return Removal(gone.seq, gone.step, reason, rule)
+
+
 def _out(
     told: Told, listed: Mapping[int, Checkpoint], newest: Checkpoint | None, monitor: Monitor | None
-) -> dict[int, str]:
-    """What is to go whatever the rules say, and why."""
+) -> dict[int, Why]:
     sound = [c for c in listed.values() if c.seq not in told.damaged]
-    replaced = {c.seq for c in sound if newest and c.seq != newest.seq and c.step == newest.step}
+    replaced = [c for c in sound if newest and c.seq != newest.seq and c.step == newest.step]
     best = best_of((c for c in sound if c.seq not in told.unwanted), monitor)
-    if best is not None and newest is not None and best.seq in replaced and _as_good(newest, best, monitor):
-        best = None
-    out = {**told.asked, **dict.fromkeys(replaced, REPLACED)}
+    return outcast(told, replaced, best, newest, monitor)
+
+
+def outcast(
+    told: Told,
+    replaced: Iterable[Checkpoint],
+    best: Checkpoint | None,
+    newest: Checkpoint | None,
+    monitor: Monitor | None,
+) -> dict[int, Why]:
+    """What is to go whatever the rules say, and why.
+
+    `replaced` are the sound ones of the step of `newest`, and `best` is the best of the sound ones not unwanted.
+    """
+    out = {seq: ("asked", reason) for seq, reason in told.asked.items()}
+    out |= dict.fromkeys((c.seq for c in replaced), ("replaced", REPLACED))
     if best is not None:
-        out.pop(best.seq, None)
-    return {**out, **told.unwanted}
+        why, _ = out.get(best.seq, ("", ""))
+        if not (why == "replaced" and newest is not None and _as_good(newest, best, monitor)):
+            out.pop(best.seq, None)
+    return out | {seq: ("overwritten", reason) for seq, reason in told.unwanted.items()}
 
 
 Reason: TypeAlias = tuple[int, str]
@@ -213,13 +236,15 @@ _BUCKETS: Mapping[str, str] = {
 _END_OF_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
-def _bucketed(sound: Sequence[Checkpoint], name: str, number: int) -> Iterator[Reason]:
-    def bucket(checkpoint: Checkpoint) -> str:
-        # A clock that has gone mad must not fail the save.
-        moment = min(max(0, checkpoint.created // 1_000_000), _END_OF_TIME)
-        return datetime.fromtimestamp(moment, UTC).strftime(_BUCKETS[name])
+def bucket(checkpoint: Checkpoint, rule: str) -> str:
+    """The hour (day, ...) in which `checkpoint` was saved."""
+    # A clock that has gone mad must not fail the save.
+    moment = min(max(0, checkpoint.created // 1_000_000), _END_OF_TIME)
+    return datetime.fromtimestamp(moment, UTC).strftime(_BUCKETS[rule])
 
-    found = _newest_of_each(sound, bucket)
+
+def _bucketed(sound: Sequence[Checkpoint], name: str, number: int) -> Iterator[Reason]:
+    found = _newest_of_each(sound, lambda checkpoint: bucket(checkpoint, name))
     # By time, not by sequence: a clock that was set back must not push a recent hour out.
     for when, checkpoint in sorted(found.items(), key=lambda item: (item[1].created, item[1].seq))[-number:]:
         yield checkpoint.seq, f"{rule_text(name, number)}, {when}"
@@ -237,16 +262,28 @@ def _freed(listed: Mapping[int, Checkpoint], gone: AbstractSet[int]) -> int:
 
 def ranking(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> list[Checkpoint]:
     """Those with the monitored metric, best first: NaN never counts, and of equals the older one is better."""
-    return [checkpoint for _, _, checkpoint in sorted(_ranked(checkpoints, monitor), key=lambda item: item[:2])]
+    return [checkpoint for _, checkpoint in sorted(_ranked(checkpoints, monitor), key=_by_rank)]
 
 
-def _ranked(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Iterator[tuple[float, int, Checkpoint]]:
-    """Those that count, each behind what it is ranked by: less is better."""
-    if monitor is not None:
-        name, mode = monitor
-        sign = 1.0 if mode == "min" else -1.0
-        measured = (c for c in checkpoints if not math.isnan(c.metrics.get(name, math.nan)))
-        yield from ((sign * c.metrics[name], c.seq, c) for c in measured)
+Rank: TypeAlias = tuple[float, int]
+"""What is less is better."""
+
+
+def rank(checkpoint: Checkpoint, monitor: Monitor | None) -> Rank | None:
+    """Where `checkpoint` stands in the ranking, or None if it does not count."""
+    value = math.nan if monitor is None else checkpoint.metrics.get(monitor[0], math.nan)
+    if monitor is None or math.isnan(value):
+        return None
+    return (value if monitor[1] == "min" else -value), checkpoint.seq
+
+
+def _ranked(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Iterator[tuple[Rank, Checkpoint]]:
+    """Those that count."""
+    return ((found, c) for c in checkpoints if (found := rank(c, monitor)) is not None)
+
+
+def _by_rank(item: tuple[Rank, Checkpoint]) -> Rank:
+    return item[0]
 
 
 def monitor_of(checkpoints: Iterable[Checkpoint]) -> Monitor | None:
@@ -259,5 +296,5 @@ def monitor_of(checkpoints: Iterable[Checkpoint]) -> Monitor | None:
 
 def best_of(checkpoints: Iterable[Checkpoint], monitor: Monitor | None) -> Checkpoint | None:
     """The checkpoint with the best monitored metric: NaN never wins, and a tie keeps the older one."""
-    found = min(_ranked(checkpoints, monitor), key=lambda item: item[:2], default=None)
-    return None if found is None else found[2]
+    found = min(_ranked(checkpoints, monitor), key=_by_rank, default=None)
+    return None if found is None else found[1]

@@ -48,6 +48,10 @@ class PackUse:
     live: int
 
 
+RULES = ("policy", "replaced", "asked", "overwritten")
+"""What drops checkpoints: no rule of the policy keeps it, a later save of its step, a request, a new training."""
+
+
 @dataclass(frozen=True, slots=True)
 class Removal:
     """A checkpoint that a record dropped from the catalog, and the retention reason."""
@@ -55,6 +59,9 @@ class Removal:
     seq: int
     step: int
     reason: str
+    """In words."""
+    rule: str = ""
+    """One of `RULES`; the first records do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,7 @@ class Record:
             "next_seq": self.next_seq,
             "latest_slot": self.latest_slot,
             "best_slot": self.best_slot,
-            "removed": [{"seq": r.seq, "step": r.step, "reason": r.reason} for r in self.removed],
+            "removed": [{"seq": r.seq, "step": r.step, "reason": r.reason, "rule": r.rule} for r in self.removed],
             "acknowledged": list(self.acknowledged),
         }
         if self.checkpoint is not None:
@@ -184,7 +191,7 @@ def _record(fields: dict[str, Any], digest: str) -> Record:
         latest_slot=fields.get("latest_slot"),  # the first records had neither, and acknowledged nothing
         best_slot=fields.get("best_slot"),
         checkpoint=checkpoint_of(fields) if kind == "checkpoint" else None,
-        removed=tuple(Removal(r["seq"], r["step"], r["reason"]) for r in fields["removed"]),
+        removed=tuple(Removal(r["seq"], r["step"], r["reason"], r.get("rule", "")) for r in fields["removed"]),
         acknowledged=tuple(map(int, fields.get("acknowledged", ()))),
         digest=digest,
     )

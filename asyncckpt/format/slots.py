@@ -24,6 +24,23 @@ class Slots(Collection[int]):
                 found.append((slot, slot))
         return cls(tuple(found))
 
+    def followed_by(self, slot: int) -> Slots:
+        """The same and `slot`, which is above all of them."""
+        *before, last = self.ranges or ((slot, slot),)
+        if last[1] < slot - 1:
+            return Slots((*self.ranges, (slot, slot)))
+        return Slots((*before, (last[0], slot)))
+
+    def without(self, slots: Iterable[int]) -> Slots:
+        """The same but for `slots`."""
+        ranges = list(self.ranges)
+        for slot in slots:
+            at = bisect_right(ranges, slot, key=_first) - 1
+            if at >= 0 and slot <= ranges[at][1]:
+                first, last = ranges[at]
+                ranges[at : at + 1] = [part for part in ((first, slot - 1), (slot + 1, last)) if part[0] <= part[1]]
+        return Slots(tuple(ranges))
+
     def __contains__(self, slot: object) -> bool:
         if not isinstance(slot, int):
             return False

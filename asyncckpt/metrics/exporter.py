@@ -118,7 +118,7 @@ class Exporter:
         self._metrics.saves["superseded"].inc()
 
     def _pruned(self, event: Pruned) -> None:
-        self._metrics.pruned.inc()
+        self._metrics.pruned[event.rule].inc()
 
     def _retained(self, event: Retained) -> None:
         self._metrics.checkpoints.set(event.checkpoints)

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
+from asyncckpt.format.record import RULES
+
 STALL = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Milliseconds: what the training thread is held."""
 STAGE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -178,7 +180,12 @@ class Instruments:
     def _store(self, made: _Workshop) -> None:
         self.checkpoints = made.gauge("asyncckpt_retained_checkpoints", "Checkpoints in the catalog (rank 0).")
         self.retained = made.gauge("asyncckpt_retained_bytes", "Bytes in packs of the catalog, each once (rank 0).")
-        self.pruned = made.counter("asyncckpt_pruned_total", "Checkpoints dropped by retention.")
+        self.pruned = made.counters(
+            "asyncckpt_pruned_total",
+            "Checkpoints dropped from the catalog, by what dropped them.",
+            "rule",
+            *RULES,
+        )
         self.errors = made.counters(
             "asyncckpt_storage_errors_total",
             "Saves, restores and cleaning that failed since the store did, by reason.",

@@ -58,9 +58,9 @@ class Files:
 
         That spares a look at each: there may be ten thousand, and who asks what came last has seen them.
         """
-        with os.scandir(path) as names:
-            late = (name for name in names if name.name >= after or after.startswith(name.name))
-            return [entry for name in late if (entry := _entry(name)) is not None]
+        above = frozenset(after[:end] for end in range(len(after)))  # folders that what comes after may lie in
+        late = [name for name in os.listdir(path) if name >= after or name in above]
+        return [entry for name in late if (entry := _entry(path, name)) is not None]
 
     def look(self, path: str) -> os.stat_result:
         return os.lstat(path)
@@ -193,12 +193,12 @@ class Files:
         os.rmdir(path)
 
 
-def _entry(name: os.DirEntry[str]) -> Entry | None:
+def _entry(path: str, name: str) -> Entry | None:
     try:
-        status = name.stat(follow_symlinks=False)
+        status = os.lstat(os.path.join(path, name))
     except FileNotFoundError:  # removed since the folder was read
         return None
-    return Entry(name.name, _kind(status.st_mode), status.st_size)
+    return Entry(name, _kind(status.st_mode), status.st_size)
 
 
 def _kind(mode: int) -> Kind:

@@ -43,7 +43,7 @@ class NameTests(StoreTest):
             for prefix in ["", "a", "a/", "a/b", "a/b.", "a/c", "a/c/", "a/c/d", "b/a", "c", "a/b/", "x/y/"]:
                 wanted = sorted(name for name in names if name.startswith(prefix))
                 assert await keys(store, prefix) == wanted
-                for after in ["", "0", "a/b", "a/b.c", "a/bb", "a/c", "b", "zz"]:
+                for after in ["", "0", "a.b", "a/b", "a/b.c", "a/bb", "a/c", "b", "zz"]:
                     assert await keys(store, prefix, after) == [name for name in wanted if name > after]
 
         self.run(act)

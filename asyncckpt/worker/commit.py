@@ -17,6 +17,7 @@ from asyncckpt.errors import (
 )
 from asyncckpt.format import names
 from asyncckpt.format.record import Record
+from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.storage.base import Storage
 
 ATTEMPTS = 8
@@ -53,18 +54,19 @@ async def _holds(storage: Storage, key: str, data: bytes) -> bool | None:
         return None
 
 
-async def commit(catalog: Catalog, record: Record) -> None:
-    """Make `record` the head; returns once that is durable and no newer incarnation stands above it.
+async def commit(catalog: Catalog, record: Record) -> str:
+    """Make `record` the head; returns its digest once that is durable and no newer incarnation stands above it.
 
     Raises `Fenced` if the run was taken: then the save is durable only if the new owner's head lists it, which
     the exception's ``adopted`` says. Never tries the next slot: that would take the run back. Raises
     `OutcomeUnknown` if the record may stand, and if who stands in its way cannot be told: then the run has to be
     opened anew. After any other error the record does not stand.
     """
-    stands = await create(catalog.storage, names.record_key(record.slot), record.encode())
+    data = record.encode()
+    stands = await create(catalog.storage, names.record_key(record.slot), data)
     try:
         if stands and not await catalog.slots(above=record.slot):
-            return
+            return sealed_digest(data)
         head = await catalog.head()
     except AsyncCkptError as failure:
         if not stands:

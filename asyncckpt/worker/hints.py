@@ -9,18 +9,16 @@ from __future__ import annotations
 from asyncckpt.format import names
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.format.sealed import seal
-from asyncckpt.retention import Monitor, best_of
 from asyncckpt.storage.base import Linking, Storage
 from asyncckpt.worker.writer import Writer
 
 
-async def show(storage: Storage, writer: Writer, monitor: Monitor | None) -> None:
+async def show(storage: Storage, writer: Writer) -> None:
     """Point the hints at the newest and the best checkpoint of `writer`'s head."""
-    listed = {r.checkpoint.seq: r for r in writer.live.values() if r.checkpoint is not None}
-    best = best_of(writer.checkpoints, monitor)
+    best = writer.listed.contest.best()
     for name, checkpoint in ((names.LATEST, writer.head.checkpoint), (names.BEST, best)):
-        if checkpoint is not None and checkpoint.seq in listed:
-            await _show(storage, name, listed[checkpoint.seq], checkpoint)
+        if checkpoint is not None and checkpoint.seq in writer.listed:
+            await _show(storage, name, writer.listed.record(checkpoint.seq), checkpoint)
 
 
 async def _show(storage: Storage, name: str, record: Record, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.events import Listeners
 from asyncckpt.format.marks import drop_key, encode
 from asyncckpt.format.record import Record
-from asyncckpt.retention import Monitor, PrunePlan, monitor_of
+from asyncckpt.retention import Monitor, PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.keeping import Keeping
@@ -50,14 +50,14 @@ async def drop(
     keeping = Keeping(storage, None, monitor, listeners)
     writer = await ownership.take()
     try:
-        verdict = await keeping.judge_alone(writer, unwanted)
-        if verdict.plan.removed:
+        planned, verdict = await keeping.judge_alone(writer, unwanted)
+        if verdict.removed:
             with ownership.recording(writer):
-                await writer.drop(verdict.plan.removed, verdict.acknowledged)
+                await writer.drop(verdict.removed, verdict.acknowledged)
             await ownership.pruner.committed(writer, writer.dropped, writer.stale)
             await keeping.answer(verdict)
             await ownership.sweep_planned()
-            await show(storage, writer, monitor_of(writer.checkpoints))
+            await show(storage, writer)
     finally:
         await ownership.leave()
-    return verdict.plan
+    return planned

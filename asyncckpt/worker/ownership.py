@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import takewhile
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
 from asyncckpt.events import Leftover, Listeners, Swept
-from asyncckpt.format.record import Record
+from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.worker.prune import Pruner
 from asyncckpt.worker.sweep import carry_out, plan_sweep
 from asyncckpt.worker.writer import Writer, new_writer_id, open_run
@@ -64,7 +65,7 @@ class Ownership:
         checkpoints of an earlier training that nobody resumed: also where a resume had begun, and failed.
         """
         writer = await self._open()
-        self.check_resumed(writer.listing)
+        self.check_resumed(writer.listed)
         return writer
 
     async def _open(self) -> Writer:
@@ -116,19 +117,21 @@ class Ownership:
             self._former, self.writer = writer.head, None
             raise
 
-    def check_resumed(self, listing: Listing) -> None:
+    def check_resumed(self, listed: Iterable[Checkpoint]) -> None:
         """Raise `CheckpointDirectoryExistsError` as `take` would, before it disturbs whoever holds the run."""
-        others = [c for c in listing.checkpoints if self._former is None or c.seq < self._first_seq]
-        if others and not (self.resumed or self._overwrite):
+        if not (self.resumed or self._overwrite) and (others := self._earlier(listed)):
             raise exists(self._catalog.storage.url, len(others))
 
     def overwritten(self, writer: Writer) -> dict[int, str]:
         """With ``overwrite=True``, the sequence numbers of what the first save replaces, and why."""
         if not self._overwrite or self.resumed:
             return {}
-        # Not the writer's own first one: a writer that took the run anew would drop what this training saved.
-        old = [c.seq for c in writer.checkpoints if c.seq < self._first_seq]
-        return dict.fromkeys(old, "overwritten by a new training")
+        return dict.fromkeys((c.seq for c in self._earlier(writer.listed)), "overwritten by a new training")
+
+    def _earlier(self, listed: Iterable[Checkpoint]) -> list[Checkpoint]:
+        """What this process did not save, of `listed` by rising sequence number."""
+        # Not what the writer did not: one that took the run anew would drop what this training saved.
+        return list(takewhile(lambda c: self._former is None or c.seq < self._first_seq, listed))
 
     async def sweep_planned(self) -> None:
         """Wait until the sweep knows what it removes: whatever is begun later cannot look left over to it."""
@@ -149,7 +152,8 @@ class Ownership:
         await self.idle()
 
     async def _close(self, writer: Writer) -> None:
-        stale = {writer.head.slot} - writer.live.keys()
+        head = writer.head
+        stale = [] if head.slot in head.live else [head.slot]
         await writer.close()
         await self.pruner.committed(writer, (), stale)
         await self.pruner.committed(writer, (), ())

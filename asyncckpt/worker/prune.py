@@ -37,7 +37,10 @@ class Pruner:
         self._dropped, self._slots = list(dropped), list(slots)
         if due or due_slots:
             # As of this commit: a pack that `dropped` ones share has their turn, and so has what later commits drop.
-            named = frozenset(writer.uses).union(pack.key for checkpoint in dropped for pack in checkpoint.packs)
+            # Asked of what is due alone, which is all that is deleted: nobody shares a pack that its own checkpoint
+            # does not name.
+            later = _packs(dropped)
+            named = frozenset(key for key in _packs(due) if key in later or key in writer.listed.uses)
             self._running = asyncio.create_task(self._delete(writer, due, named, due_slots))
 
     async def finished(self) -> None:
@@ -52,14 +55,19 @@ class Pruner:
         storage, began = writer.catalog.storage, time.monotonic()
         try:
             keys = [key for key in await unreachable(storage, dropped, named) if not _may_be_needed(key, writer)]
-            stale = [names.record_key(s) for s in slots if s not in writer.live]
+            stale = [names.record_key(s) for s in slots if s not in writer.head.live]
             await storage.delete([*keys, *stale])
         except StorageError as error:
             self._listeners.emit(Leftover("deletion of dropped checkpoints", error))
             return
-        packs = {pack.key: pack.length for checkpoint in dropped for pack in checkpoint.packs}
+        packs = _packs(dropped)
         size = sum(packs.get(key, 0) for key in keys)
         self._listeners.emit(Deleted(len(keys) + len(stale), size, time.monotonic() - began))
+
+
+def _packs(checkpoints: Iterable[Checkpoint]) -> dict[str, int]:
+    """The packs that `checkpoints` name, and their lengths."""
+    return {pack.key: pack.length for checkpoint in checkpoints for pack in checkpoint.packs}
 
 
 def _may_be_needed(key: str, writer: Writer) -> bool:

@@ -166,19 +166,19 @@ class SaveService:
         async with self._actor:
             if self.ownership.writer is None:  # taking a run stops whoever holds it: not for nothing
                 listing = await self.catalog.listing()
-                self.ownership.check_resumed(listing)
+                self.ownership.check_resumed(listing.checkpoints)
                 if not (planned := await self._preview(listing)).removed:
                     return planned
             writer = await self.ownership.take()
-            verdict = await self.keeping.judge_alone(writer)
-            if verdict.plan.removed:
+            planned, verdict = await self.keeping.judge_alone(writer)
+            if verdict.removed:
                 with self.ownership.recording(writer):
-                    await writer.drop(verdict.plan.removed, verdict.acknowledged)
+                    await writer.drop(verdict.removed, verdict.acknowledged)
                 await self._follow_up(writer, verdict)
                 # At once: who prunes wants the room. A reader that is cut off looks again, as after any removal.
                 await self.ownership.pruner.committed(writer, (), ())
                 await self.ownership.pruner.finished()
-            return verdict.plan
+            return planned
 
     async def _preview(self, listing: Listing) -> PrunePlan:
         writer = self.ownership.writer
@@ -241,7 +241,7 @@ class SaveService:
         verdict = await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
         try:
             with self.ownership.recording(writer):
-                await writer.commit(checkpoint, verdict.plan.removed, verdict.acknowledged)
+                await writer.commit(checkpoint, verdict.removed, verdict.acknowledged)
         except Fenced as error:
             if not error.adopted:
                 raise
@@ -278,14 +278,14 @@ class SaveService:
         await self.ownership.sweep_planned()
         await self.keeping.answer(verdict)
         try:
-            await show(self.storage, writer, self._config.monitor)
+            await show(self.storage, writer)
         except (AsyncCkptError, OSError) as error:
             self._listeners.emit(Leftover("the hints latest and best", error))
         await self.ownership.pruner.committed(writer, writer.dropped, writer.stale)
 
     def _tell(self, verdict: Verdict) -> None:
-        for removal in verdict.plan.removed:
-            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason))
+        for removal in verdict.removed:
+            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason, removal.rule))
         for feature, reason in self.storage.fallbacks.items():
             if feature not in self._told:
                 self._told.add(feature)
@@ -346,8 +346,7 @@ class _Attempt:
 
 
 def _retained(writer: Writer) -> Retained:
-    packs = {pack.key: pack.length for checkpoint in writer.checkpoints for pack in checkpoint.packs}
-    return Retained(len(writer.live), sum(packs.values()))
+    return Retained(len(writer.listed), writer.listed.uses.nbytes)
 
 
 def _next_base(base: Base | None, contents: Contents, turnover: float | None) -> Base:

@@ -5,14 +5,13 @@ Pins and tags say what must stay, requests what may go. Whoever made one sees in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from asyncckpt.errors import AsyncCkptError, ObjectNotFound
 from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format import marks
 from asyncckpt.format.marks import Mark
-from asyncckpt.format.record import Checkpoint
 from asyncckpt.storage.base import Storage
 
 
@@ -29,9 +28,9 @@ class Wishes:
         """The marks, as retention tells them."""
         return {seq: [str(mark) for mark in found] for seq, found in self.marks.items()}
 
-    def acknowledged(self, live: Iterable[Checkpoint]) -> tuple[int, ...]:
+    def acknowledged(self, listed: Container[int]) -> tuple[int, ...]:
         """The sequence numbers of the listed checkpoints whose marks were seen."""
-        return tuple(sorted(c.seq for c in live if c.seq in self.marks))
+        return tuple(sorted(seq for seq in self.marks if seq in listed))
 
     @property
     def unwanted(self) -> dict[int, str]:

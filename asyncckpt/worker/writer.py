@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,10 +23,10 @@ from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
 from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.format.slots import Slots
-from asyncckpt.retention import best_of, monitor_of
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
 from asyncckpt.worker.increment import Base
+from asyncckpt.worker.listed import Listed
 
 OPEN_ATTEMPTS = 10
 """How often an open that was overtaken by another one tries again before it gives up."""
@@ -40,13 +39,14 @@ def new_writer_id(clock: Clock) -> WriterId:
 
 @dataclass(slots=True)
 class Writer:
-    """A run, held. `live` maps slots to the records of the checkpoints listed now."""
+    """A run, held."""
 
     catalog: Catalog
     run: RunFile
     head: Record
     """Own newest record."""
-    live: dict[int, Record]
+    listed: Listed
+    """What the own head lists."""
     lost: Mapping[int, CheckpointCorruptError]
     """Live slots whose record is damaged: kept live, counted in no rule."""
     opened: int
@@ -64,8 +64,6 @@ class Writer:
     """Slots whose records the newest record made useless."""
     base: Base | None = None
     """What the next save may share. A writer that opened anew has none until it has read or written something."""
-    uses: Counter[str] = field(default_factory=Counter)
-    """How many listed checkpoints name each pack."""
 
     @property
     def inc(self) -> int:
@@ -80,13 +78,12 @@ class Writer:
     @property
     def listing(self) -> Listing:
         """What the own head lists, without pins and tags."""
-        records = tuple(self.live[slot] for slot in sorted(self.live))
-        return Listing(self.head, records, self.lost, judge=self.catalog.monitor)
+        return Listing(self.head, self.listed.records, self.lost, judge=self.catalog.monitor)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """The listed checkpoints by rising sequence number."""
-        return self.listing.checkpoints
+        return list(self.listed)
 
     def attempt(self, step: int) -> DataDirectory:
         """A new sequence number and a folder that no other attempt will ever use."""
@@ -99,67 +96,62 @@ class Writer:
     ) -> Record:
         """Commit `checkpoint`, dropping `removed` in the same record; see `asyncckpt.worker.commit.commit`."""
         self._check_packs(checkpoint)
-        slot = self.head.slot + 1
-        kept = self._without(removed)
+        slot, gone = self.head.slot + 1, self._present(removed)
+        best = self.listed.contest.best(without=gone, added=checkpoint)
         record = self._next(
             "checkpoint",
-            live=Slots.of((*kept, *self.lost, slot)),
+            live=self.head.live.without(gone.values()).followed_by(slot),
             latest=checkpoint.seq,
             latest_inc=self.inc,
             latest_slot=slot,
-            best_slot=_best_slot(kept, (slot, checkpoint)),
+            best_slot=slot if best is checkpoint else self._slot(best),
             checkpoint=checkpoint,
             removed=tuple(removed),
             acknowledged=tuple(acknowledged),
         )
-        await self._list(record, {**kept, slot: record})
+        await self._list(record, gone)
         self.parent = checkpoint.seq
         return self.head
 
     async def drop(self, removed: Collection[Removal], acknowledged: Collection[int] = ()) -> None:
         """Drop listed checkpoints by a record of its own; never the latest."""
-        kept = self._without(removed)
+        gone = self._present(removed)
         record = self._next(
             "prune",
-            live=Slots.of((*kept, *self.lost)),
-            best_slot=_best_slot(kept),
+            live=self.head.live.without(gone.values()),
+            best_slot=self._slot(self.listed.contest.best(without=gone)),
             removed=tuple(removed),
             acknowledged=tuple(acknowledged),
         )
-        await self._list(record, kept)
+        await self._list(record, gone)
 
-    def _without(self, removed: Iterable[Removal]) -> dict[int, Record]:
-        gone = {removal.seq for removal in removed}
-        return {s: r for s, r in self.live.items() if r.checkpoint is None or r.checkpoint.seq not in gone}
+    def _present(self, removed: Iterable[Removal]) -> dict[int, int]:
+        """Of what is to go, what is listed: sequence numbers and slots."""
+        return {r.seq: self.listed.record(r.seq).slot for r in removed if r.seq in self.listed}
 
-    async def _list(self, record: Record, live: dict[int, Record]) -> None:
-        """Make `record` the head, with which `live` is what is listed."""
-        former = self.head.slot
+    def _slot(self, checkpoint: Checkpoint | None) -> int | None:
+        return None if checkpoint is None else self.listed.record(checkpoint.seq).slot
+
+    async def _list(self, record: Record, gone: Mapping[int, int]) -> None:
+        """Make `record` the head, which lists `gone` no longer (sequence numbers and slots)."""
+        former = self.head
         await self._advance(record)
-        lost = [s for s in self.live if s not in live]
-        self.dropped = [c for s in lost if (c := self.live[s].checkpoint) is not None]
-        self.stale = lost + ([former] if former not in self.live else [])
-        self.live = live
-        self._count_uses(record.checkpoint)
-
-    def _count_uses(self, added: Checkpoint | None) -> None:
-        self.uses.update(pack.key for pack in (added.packs if added else ()))
-        for key in (pack.key for dropped in self.dropped for pack in dropped.packs):
-            self.uses[key] -= 1
-            if not self.uses[key]:
-                del self.uses[key]
+        self.dropped = [self.listed.remove(seq) for seq in gone]
+        self.stale = [*gone.values(), *([former.slot] if former.slot not in former.live else ())]
+        if record.checkpoint is not None:
+            self.listed.add(record, record.checkpoint)
 
     def _check_packs(self, checkpoint: Checkpoint) -> None:
         """Raise unless every pack is the attempt's own or named by what is listed now: others may go any moment."""
         own = checkpoint.folder + "/"
         for pack in checkpoint.packs:
-            if not (pack.key.startswith(own) or pack.key in self.uses):
+            if not (pack.key.startswith(own) or pack.key in self.listed.uses):
                 self.base = None
                 raise SaveFailed(f"the base of step {checkpoint.step} is gone: no listed checkpoint names {pack.key}")
 
     async def roll_back(self, seq: int) -> None:
         """Make an older listed checkpoint the latest, so that a crash before the next save remembers it."""
-        slot = next((s for s, r in self.live.items() if r.checkpoint and r.checkpoint.seq == seq), None)
+        slot = self.listed.record(seq).slot if seq in self.listed else None
         await self._advance(self._next("rollback", latest=seq, latest_inc=self.inc, latest_slot=slot))
         self.parent = seq
 
@@ -173,27 +165,19 @@ class Writer:
             self.head,
             kind=kind,
             slot=self.head.slot + 1,
-            previous=(self.head.slot, sealed_digest(self.head.encode())),
+            previous=(self.head.slot, self.head.digest),
             next_seq=self.next_seq,
             **{**blank, **changes},
         )
 
     async def _advance(self, record: Record) -> None:
         try:
-            await commit(self.catalog, record)
+            digest = await commit(self.catalog, record)
         except Fenced as error:
             if error.adopted:
                 self.head = record
             raise
-        self.head = record
-
-
-def _best_slot(listed: Mapping[int, Record], *added: tuple[int, Checkpoint]) -> int | None:
-    """The slot of what readers call the best."""
-    slots = {c.seq: (slot, c) for slot, c in [*((s, r.checkpoint) for s, r in listed.items()), *added] if c}
-    checkpoints = [checkpoint for _, checkpoint in slots.values()]
-    best = best_of(checkpoints, monitor_of(checkpoints))
-    return None if best is None else slots[best.seq][0]
+        self.head = replace(record, digest=digest)
 
 
 async def open_run(
@@ -236,8 +220,8 @@ async def _try_open(
     if on is not None and (head is None or head.digest != on.digest):
         raise RunContended(f"{catalog.storage.url} was taken by another process meanwhile; nothing was done")
     record = _open_record(head, max(present, default=0) + 1, me)
-    key = names.record_key(record.slot)
-    if not await create(catalog.storage, key, record.encode()):
+    data = record.encode()
+    if not await create(catalog.storage, names.record_key(record.slot), data):
         return None
     # The slot may have been a hole that retention left: then it proves nothing. Only standing above every
     # other record does, and only a look after the own create can tell.
@@ -246,15 +230,14 @@ async def _try_open(
     return Writer(
         catalog=catalog,
         run=run,
-        head=record,
-        live={r.slot: r for r in listing.records},
+        head=replace(record, digest=sealed_digest(data)),
+        listed=Listed(listing.records),
         lost=dict(listing.lost),
         opened=record.slot,
         before=tuple(present),
         parent=record.latest,
         next_seq=record.next_seq,
         first_seq=record.next_seq,
-        uses=Counter(pack.key for r in listing.records if r.checkpoint for pack in r.checkpoint.packs),
     )
 
 

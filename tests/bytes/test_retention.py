@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse
+from asyncckpt.format.record import RULES, Checkpoint, ObjectRef, PackUse, Removal
 from asyncckpt.retention import REPLACED, Monitor, PrunePlan, RetentionPolicy, Told, best_of, plan, ranking
 
 LOSS: Monitor = ("loss", "min")
@@ -53,10 +53,10 @@ def test_no_policy_and_one_without_a_rule_keep_everything() -> None:
 
 def test_the_last_n_stay_counting_the_one_just_saved() -> None:
     found = plan(RetentionPolicy(last=2), map(checkpoint, [1, 2, 3]), newest=checkpoint(4))
-    assert [(r.seq, r.step, r.reason) for r in found.removed] == [
-        (1, 10, "no rule keeps it: last 2"),
-        (2, 20, "no rule keeps it: last 2"),
-    ]
+    assert found.removed == (
+        Removal(1, 10, "no rule keeps it: last 2", "policy"),
+        Removal(2, 20, "no rule keeps it: last 2", "policy"),
+    )
     assert kept(found) == {3: ("last 2",), 4: ("just saved", "last 2")}
 
 
@@ -175,7 +175,7 @@ def test_hours_in_which_nothing_was_saved_count_for_nothing() -> None:
 
 def test_a_later_save_of_a_step_replaces_the_earlier_under_every_policy() -> None:
     found = plan(None, [checkpoint(1, step=5), checkpoint(2, step=6)], newest=checkpoint(3, step=5))
-    assert [(r.seq, r.reason) for r in found.removed] == [(1, REPLACED)]
+    assert [(r.seq, r.reason, r.rule) for r in found.removed] == [(1, REPLACED, "replaced")]
 
 
 def test_a_replaced_one_does_not_take_a_place_among_the_last() -> None:
@@ -219,14 +219,17 @@ def test_what_is_unwanted_goes_whatever_the_rules_and_takes_no_place_unless_some
     unwanted = dict.fromkeys((1, 2, 3, 4, 5, 9), "asked for by me")
     told = Told(reading={2}, damaged={3, 6}, marks={4: ["pinned"]}, unwanted=unwanted)
     found = plan(RetentionPolicy(last=3), map(checkpoint, range(1, 9)), newest=checkpoint(9), told=told)
-    assert [(r.seq, r.reason) for r in found.removed] == [(seq, "asked for by me") for seq in (1, 3, 5)]
+    assert [(r.seq, r.reason, r.rule) for r in found.removed] == [
+        (seq, "asked for by me", "overwritten") for seq in (1, 3, 5)
+    ]
     assert kept(found)[7] == ("last 3",)
 
 
 def test_p9_the_best_and_what_is_damaged_are_stronger_than_a_request_and_weaker_than_a_new_training() -> None:
     live = [checkpoint(1, loss=0.1), checkpoint(2, loss=0.5), checkpoint(3, loss=0.9)]
     both = dict.fromkeys((1, 2), "asked for by me")
-    assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(asked=both))) == [2]
+    (asked,) = plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(asked=both)).removed
+    assert asked == Removal(2, 20, "asked for by me", "asked")
     assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(unwanted=both))) == [1, 2]
     assert removed(plan(None, live, newest=checkpoint(4), told=Told(damaged={1}, asked=both))) == [2]
     assert removed(plan(None, live, newest=checkpoint(4), told=Told(damaged={1}, unwanted=both))) == [1, 2]
@@ -335,7 +338,7 @@ def test_every_checkpoint_is_either_kept_with_a_reason_or_removed_with_one(
     planned = plan(policy, live, newest=newest, monitor=LOSS, told=told)
     assert sorted([*kept(planned), *removed(planned)]) == [c.seq for c in found]
     assert all(entry.reasons for entry in planned.kept)
-    assert all(removal.reason for removal in planned.removed)
+    assert all(removal.reason and removal.rule in RULES for removal in planned.removed)
     safe = {newest.seq, *told.reading, *told.damaged, *told.marks}
     assert not safe & set(removed(planned))
     best = best_of([c for c in found if c.seq not in told.damaged], LOSS)

@@ -47,7 +47,7 @@ def test_a_scrape_tells_what_happened_to_saves(store: GatedStorage) -> None:
     assert value(found, "asyncckpt_bytes_total", direction="written") == sum(event.written for event in durable) > 0
     assert value(found, "asyncckpt_bytes_total", direction="staged") >= 3 * info.size
     assert value(found, "asyncckpt_bytes_total", direction="read") > 0
-    assert value(found, "asyncckpt_pruned_total") == 1
+    assert value(found, "asyncckpt_pruned_total", rule="policy") == 1
     assert value(found, "asyncckpt_requested_step") == 4
     assert value(found, "asyncckpt_retained_checkpoints") == 2
     assert value(found, "asyncckpt_retained_bytes") == recorder.of(Retained)[-1].bytes > 0
@@ -68,7 +68,7 @@ def test_names_say_their_unit_and_labels_are_few() -> None:
         found = scrape(ckpt.metrics_port)
     names = {name for name, _ in found}
     assert all(name.startswith("asyncckpt_") for name in names)
-    known = {"outcome", "phase", "where", "le", "direction", "state", "reason", "version", "torch", "python"}
+    known = {"outcome", "phase", "where", "le", "direction", "state", "reason", "rule", "version", "torch", "python"}
     assert {label for _, labels in found for label, _ in labels} <= known
     assert not [name for name in names if re.search(r"_(ms|millis|mb|minutes)(_|$)", name)]
 

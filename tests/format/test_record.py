@@ -42,7 +42,7 @@ def record(**changes: object) -> Record:
         "latest_inc": 7,
         "next_seq": 43,
         "checkpoint": CHECKPOINT,
-        "removed": (Removal(40, 960, "no rule keeps it: last 4"),),
+        "removed": (Removal(40, 960, "no rule keeps it: last 4", "policy"),),
     }
     return Record(**{**fields, **changes})
 
@@ -71,6 +71,15 @@ def test_live_slots_survive_as_ranges(live: frozenset[int]) -> None:
     assert {slot for slot in range(-1, 302) if slot in found} == live
     assert "3" not in found
     assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(found.ranges))
+
+
+@given(st.frozensets(st.integers(1, 60)), st.frozensets(st.integers(0, 70)), st.integers(1, 3))
+def test_slots_that_come_and_go_are_those_that_are_left(
+    slots: frozenset[int], gone: frozenset[int], above: int
+) -> None:
+    assert Slots.of(slots).without(gone) == Slots.of(slots - gone)
+    new = max(slots, default=0) + above
+    assert Slots.of(slots).followed_by(new) == Slots.of(slots | {new})
 
 
 def test_ten_thousand_live_checkpoints_stay_a_small_record() -> None:

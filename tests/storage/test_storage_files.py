@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +80,14 @@ def test_scanning_tells_kinds_and_follows_nothing(root: str) -> None:
 
 
 def test_what_vanishes_during_the_scan_is_left_out(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.scandir
+    real = os.listdir
 
-    @contextmanager
-    def vanishing(path: str) -> Iterator[list[os.DirEntry[str]]]:
-        with real(path) as names:
-            entries = list(names)
+    def vanishing(path: str) -> list[str]:
+        names = real(path)
         os.unlink(root + "taken")
-        yield entries
+        return names
 
-    monkeypatch.setattr(os, "scandir", vanishing)
+    monkeypatch.setattr(os, "listdir", vanishing)
     assert {entry.name for entry in Files().scan(root)} == {"source", "link"}
 
 

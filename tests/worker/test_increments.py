@@ -309,6 +309,28 @@ def test_a_shared_pack_outlives_the_checkpoint_it_was_written_for() -> None:
     run(act)
 
 
+def test_a_pack_goes_one_commit_after_the_last_checkpoint_that_shares_it_was_dropped() -> None:
+    """Not with the checkpoint it was written for: whoever reads the head before may be reading one that shares it."""
+
+    def tensors(step: int) -> Tensors:
+        return few(1)(step) if step < 3 else few(*range(10))(step)
+
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, keep=1, tensors=tensors) as session:
+            first = packs_of(await session.saved(1))
+            shared = {pack.key for pack in packs_of(await session.saved(2))} & {pack.key for pack in first}
+            assert shared
+            third = await session.saved(3)
+            await session.tidied()
+            assert not shared & {pack.key for pack in packs_of(third)}
+            assert shared <= {*await keys(store, "data/")}, "checkpoint 2 was listed a moment ago"
+            await session.saved(4)
+            await session.tidied()
+            assert not shared & {*await keys(store, "data/")}
+
+    run(act)
+
+
 @given(
     saves=st.lists(
         st.tuples(st.sets(st.integers(0, 9)), st.sampled_from(["", "", "", "resume", "start"])), max_size=12

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.format.record import RULES, Record, Removal
+from asyncckpt.format.slots import Slots
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
-from tests.worker.drive import Session, checked, leftovers, run, steps
+from asyncckpt.worker import keeping
+from asyncckpt.worker.offline import ask
+from tests.worker.drive import Session, checked, keys, leftovers, me, run, steps
 
 LOSS: Monitor = ("val_loss", "min")
 POLICY = RetentionPolicy(last=5, best=3, every_epochs=10)
@@ -45,3 +51,64 @@ def test_p9_a_last_save_by_hand_without_metrics_does_not_cost_the_best_checkpoin
         assert listing.find(3).seq == 4, "a step still names the newest of it"
 
     run(act)
+
+
+# -- many at once ----------------------------------------------------------------------------------------------
+
+
+async def many(store: MemoryStorage) -> None:
+    """A finished run with the steps 1 to 9."""
+    async with Session(store) as session:
+        for step in range(1, 10):
+            await session.saved(step)
+
+
+def test_where_many_are_to_go_a_record_names_some_of_them_and_the_next_ones_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await many(store)
+        async with Session(store, keep=1) as session:
+            await session.resume()
+            gone = [[r.seq for r in (await session.saved(step)).removed] for step in (9, 10, 11, 12)]
+            assert gone == [[1, 2, 3, 9], [4, 5, 6], [7, 8, 10], [11, 12]], "what is replaced does not wait"
+        assert await steps(store) == [12]
+        assert await leftovers(store) == []
+
+    monkeypatch.setattr(keeping, "MOST", 3)
+    run(act)
+
+
+def test_a_request_for_many_stays_until_all_of_them_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await many(store)
+        await ask(store, range(1, 6), "me", SYSTEM_CLOCK)
+        async with Session(store) as session:
+            await session.resume()
+            await session.saved(10)
+            await session.tidied()
+            assert (len(await keys(store, "user/")), await steps(store)) == (1, [4, 5, 6, 7, 8, 9, 10])
+            await session.saved(11)
+            await session.tidied()
+            assert (await keys(store, "user/"), await steps(store)) == ([], [6, 7, 8, 9, 10, 11])
+
+    monkeypatch.setattr(keeping, "MOST", 3)
+    run(act)
+
+
+def test_what_a_new_training_overwrites_goes_at_once_however_much_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await many(store)
+        async with Session(store, resumed=False, overwrite=True) as session:
+            await session.saved(1)
+            assert await steps(store) == [1]
+
+    monkeypatch.setattr(keeping, "MOST", 3)
+    run(act)
+
+
+def test_a_record_that_names_as_many_removals_as_one_may_is_still_small() -> None:
+    reason = f"no rule keeps it: {RetentionPolicy(**{rule.name: 10_000 for rule in fields(RetentionPolicy)})}"
+    removed = tuple(Removal(10_000_000 + n, 100_000_000 + n, reason, max(RULES, key=len)) for n in range(keeping.MOST))
+    record = Record("prune", 1, 1, me(), None, Slots(), None, 1, 1, removed=removed)
+    assert len(record.encode()) < 65_536

@@ -98,10 +98,10 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     ),
     "dropped data goes before the record": (
         service,
-        "await writer.commit(checkpoint, verdict.plan.removed, verdict.acknowledged)",
+        "await writer.commit(checkpoint, verdict.removed, verdict.acknowledged)",
         "await self.ownership.pruner._delete("
-        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in verdict.plan.removed}], (), ())"
-        " or await writer.commit(checkpoint, verdict.plan.removed)",
+        "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in verdict.removed}], (), ())"
+        " or await writer.commit(checkpoint, verdict.removed)",
         zombie,
     ),
     "an attempt that may be recorded is discarded": (
