@@ -53,4 +53,6 @@ def configured(metrics: int | MetricsConfig | None) -> MetricsConfig | None:
     """The configuration that ``metrics=`` asks for. None asks for none, unless the environment names a port."""
     if metrics is None:
         return MetricsConfig() if os.environ.get(PORT, "").strip() else None
+    if not isinstance(metrics, int | MetricsConfig):
+        raise TypeError(f"metrics={metrics!r}: give a port (0 for any free one) or a MetricsConfig")
     return MetricsConfig(port=metrics) if isinstance(metrics, int) else metrics

@@ -348,6 +348,6 @@ def test_P12_a_forked_child_can_neither_use_nor_harm_the_run(tmp_path: Path) -> 
 
 def test_a_checkpointer_that_could_not_be_made_leaves_the_one_that_is_there(tmp_path: Path) -> None:
     with AsyncCheckpointer(tmp_path, model=Toy()) as first:
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="metrics='x': give a port"):
             AsyncCheckpointer(tmp_path, model=Toy(), metrics="x")
         assert first.save(1).wait().step == 1
