@@ -115,7 +115,7 @@ class Saver(Generic[_S]):
             self.stager.start()  # ahead of the faults: starting a thread waits for those that are under way
         plan = self._planned(self._capture.read())
         with contextlib.suppress(SaveFailed):  # a budget that is too small is the save's to tell
-            self.stager.prefault(self._arenas.spares(plan.layout.size))
+            self.stager.prepare(plan, self._arenas.spares(plan.layout.size))
 
     # -- the call ------------------------------------------------------------------------------------------
 

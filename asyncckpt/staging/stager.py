@@ -286,6 +286,12 @@ class Stager:
             if snapshot.verifying and os.getpid() == self._process:
                 snapshot.guard()
 
+    def prepare(self, plan: Plan, arenas: Sequence[Arena]) -> None:
+        """Have everything that the first `begin` of `plan` in each of these new `arenas` needs."""
+        for arena in arenas:
+            self._schedule(plan, arena)
+        self.prefault(arenas)
+
     def prefault(self, arenas: Sequence[Arena]) -> None:
         """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up."""
         if arenas:

@@ -266,7 +266,8 @@ class SaveService:
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
         attempt.ticket.reply(Committed(record))
-        self._ranks.tell(verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
+        if self._ranks.world > 1:
+            self._ranks.tell(verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
