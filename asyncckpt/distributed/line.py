@@ -29,6 +29,7 @@ class Line:
         self._unanswered: Future[Any] | None = None
         self._lock = threading.Lock()
         self._is_started = False
+        self._is_closed = False
 
     def ask(self, request: Callable[[], _T]) -> _T:
         """What `request` returns; raises `ConnectionError` if it does, or if there is no answer in time."""
@@ -47,17 +48,22 @@ class Line:
         self._post(request).add_done_callback(lambda done: _log(done, what))
 
     def close(self) -> None:
-        """Carry out what was asked for, and end."""
-        self._requests.put(None)
+        """Carry out what was asked for, and end; who asks after that is told at once."""
+        with self._lock:
+            self._is_closed = True
+            self._requests.put(None)
 
     def _post(self, request: Callable[[], _T]) -> Future[_T]:
         future: Future[_T] = Future()
         with self._lock:
+            if self._is_closed:
+                future.set_exception(ConnectionError("this rank has left"))
+                return future
             if not self._is_started:
                 # Not of an executor: the interpreter would wait at exit for a store that never answers.
                 threading.Thread(target=self._carry, name="asyncckpt-store", daemon=True).start()
                 self._is_started = True
-        self._requests.put((request, future))
+            self._requests.put((request, future))
         return future
 
     def _carry(self) -> None:

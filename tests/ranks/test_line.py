@@ -18,6 +18,8 @@ def test_requests_are_carried_out_in_their_order_on_one_thread() -> None:
     assert line.ask(lambda: "answer") == "answer"
     assert seen == [(number, "asyncckpt-store") for number in range(50)]
     line.close()
+    with pytest.raises(ConnectionError, match="has left"):
+        line.ask(lambda: "too late")
 
 
 def test_a_store_that_falls_silent_is_lost_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +37,7 @@ def test_a_store_that_falls_silent_is_lost_until_it_answers(monkeypatch: pytest.
             break
         except ConnectionError:
             pass
+    line.close()
 
 
 def test_what_the_store_raises_is_told_to_whoever_asked_or_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -48,3 +51,4 @@ def test_what_the_store_raises_is_told_to_whoever_asked_or_logged(caplog: pytest
         line.post(lost, "verdict/7")
         assert line.ask(lambda: 1) == 1
     assert "the other ranks could not be told verdict/7" in caplog.text
+    line.close()
