@@ -8,7 +8,6 @@ are a view into its span: nothing is copied between the store and whoever asked.
 from __future__ import annotations
 
 import asyncio
-import mmap
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from asyncckpt.format.manifest import EXTENT, Contents, Extent, Pack, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.format.shard import ALIGNMENT, decode_header
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.room import room
 
 CONCURRENT_SPANS = 4
 """Requests in flight: on the disks measured four saturate it, and each holds at most one span of memory."""
@@ -144,7 +144,7 @@ def check_digest(found: str, what: str, path: Path, extent: Extent) -> None:
 def _aligned(span: Span) -> memoryview:
     # The file offset is kept modulo the page size, so that tensors aligned in the pack are so in memory.
     shift = span.start % ALIGNMENT
-    return memoryview(mmap.mmap(-1, shift + span.length))[shift:]
+    return memoryview(room(shift + span.length))[shift:]
 
 
 def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview]:

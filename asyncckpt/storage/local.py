@@ -26,6 +26,7 @@ from asyncckpt.storage.ladder import Ladder
 from asyncckpt.storage.publish import Draft, Replacing, temporary
 from asyncckpt.storage.reading import Kept, Source, length_of
 from asyncckpt.storage.reasons import UNCERTAIN, UNSUPPORTED, named, translate, translated
+from asyncckpt.storage.room import room
 from asyncckpt.storage.spans import check_length, span
 from asyncckpt.storage.stream import stream
 from asyncckpt.storage.threads import Threads
@@ -310,7 +311,7 @@ class LocalStorage:
 
 def _room(count: int) -> bytearray | mmap.mmap:
     # A big bytearray is filled with zeros under the interpreter lock; mapped memory comes without that.
-    return bytearray(count) if count <= _SMALL else mmap.mmap(-1, count)
+    return bytearray(count) if count <= _SMALL else room(count)
 
 
 def _unknown(error: OSError, path: str) -> OutcomeUnknown:
