@@ -8,8 +8,8 @@ are a view into its span: nothing is copied between the store and whoever asked.
 from __future__ import annotations
 
 import asyncio
-import mmap
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from asyncckpt.catalog import Catalog
@@ -19,6 +19,7 @@ from asyncckpt.format.manifest import EXTENT, Contents, Extent, Pack, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.format.shard import ALIGNMENT, decode_header
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.room import room
 
 CONCURRENT_SPANS = 4
 """Requests in flight: on the disks measured four saturate it, and each holds at most one span of memory."""
@@ -116,21 +117,34 @@ async def fetch(
 async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
     buffer = _aligned(span)
     what = f"{storage.url}/{span.pack.key}"
-    try:
+    with readable(what):
         await storage.get(span.pack.key, start=span.start, length=span.length, into=buffer)
+    return await asyncio.to_thread(_checked, span, buffer, what)
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Around requests for the pack at `what`: a failure is damage, unless it is one of the moment."""
+    try:
+        yield
     except ObjectNotFound as error:
         raise CheckpointCorruptError(f"{what} is missing", "missing") from error
     except TransientError:
         raise
     except StorageError as error:
         raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
-    return await asyncio.to_thread(_checked, span, buffer, what)
+
+
+def check_digest(found: str, what: str, path: Path, extent: Extent) -> None:
+    """Raise `CheckpointCorruptError` unless `found` is the digest that the tensor at `path` has in `extent`."""
+    if found != extent.digest:
+        raise CheckpointCorruptError(f"{what}: {'.'.join(path)} does not match its digest at byte {extent.offset}")
 
 
 def _aligned(span: Span) -> memoryview:
     # The file offset is kept modulo the page size, so that tensors aligned in the pack are so in memory.
     shift = span.start % ALIGNMENT
-    return memoryview(mmap.mmap(-1, shift + span.length))[shift:]
+    return memoryview(room(shift + span.length))[shift:]
 
 
 def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview]:
@@ -138,10 +152,7 @@ def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview
     for piece in span.pieces:
         at = piece.extent.offset - span.start
         end = at + piece.extent.length
-        if digest(buffer[at:end]) != piece.extent.digest:
-            raise CheckpointCorruptError(
-                f"{what}: {'.'.join(piece.path)} does not match its digest at byte {piece.extent.offset}"
-            )
+        check_digest(digest(buffer[at:end]), what, piece.path, piece.extent)
         found[piece.path] = (found.get(piece.path, (at, at))[0], end)
     return {path: buffer[at:end] for path, (at, end) in found.items()}
 
@@ -165,12 +176,8 @@ async def _verify_pack(storage: Storage, pack: Pack) -> None:
     if found is None or found.length != pack.length:
         state = "is missing" if found is None else f"has {found.length} bytes instead of {pack.length}"
         raise CheckpointCorruptError(f"{what} {state}", "missing" if found is None else "content")
-    try:
+    with readable(what):
         header = await storage.get(pack.key, length=pack.header)
-    except TransientError:
-        raise
-    except StorageError as error:
-        raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
     if digest(header) != pack.digest:
         raise CheckpointCorruptError(f"{what}: its header does not match its digest")
     decode_header(header, pack.length, what)

@@ -18,7 +18,7 @@ from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.events import Damaged, Listeners
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.restoring import Loaded, apply, failure_told, fit, overtaken, read, unclaimed
+from asyncckpt.restoring import Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
 from asyncckpt.state.capture import Tree
 from asyncckpt.worker.pool import Service, WorkerPool
 from asyncckpt.worker.ranks import Ranks
@@ -112,8 +112,9 @@ class Restorer:
         """Read what rank 0 chooses, put it back once every rank has it, and `finish` it once every rank has done so."""
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
+            live = live_tensors(self._trees)
             loaded = self._pool.run(
-                lambda service: read(service.catalog, checkpoint, scopes, only=only, exclude=exclude)
+                lambda service: read(service.catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
             )
             fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)  # before any rank changes anything
             return loaded

@@ -1,11 +1,13 @@
 """Restoring: choosing a checkpoint, reading it whole, and only then touching live objects.
 
-Every byte is fetched and its digest checked before the first parameter changes, so that a damaged checkpoint
-leaves nothing half restored. Objects are put back in the order they were given, random state last.
+Every byte is read and its digest checked before the first parameter changes, so that a damaged checkpoint leaves
+nothing half restored; what then goes straight into live memory is read once more (``placing``). Objects are put back
+in the order they were given, random state last.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, Restored, RestoreFailed
-from asyncckpt.format.manifest import Contents, Manifest, Path
+from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.placing import Place, Places
 from asyncckpt.reading import fetch
 from asyncckpt.state.apply import (
     Missing,
@@ -32,7 +36,9 @@ from asyncckpt.state.apply import (
     without_missing,
 )
 from asyncckpt.state.capture import Tree, components
+from asyncckpt.state.landing import fitting, memory_of
 from asyncckpt.state.stateful import Component
+from asyncckpt.storage.base import Opening, Storage
 
 SHARED = "state"
 """The scope of what is the same on every rank; with one rank, of everything."""
@@ -53,6 +59,8 @@ class Loaded:
     seconds: float
     verified: Contents
     """What was read and matched its digests, and so may be shared by the next save."""
+    places: Places | None = None
+    """The live tensors in `scopes`, which `apply` has yet to fill."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -71,34 +79,37 @@ async def read(
     only: Collection[str] | None = None,
     exclude: Collection[str] = (),
     device: str | torch.device = "cpu",
+    live: Mapping[Path, Tensor] | None = None,
 ) -> Loaded:
     """Read a checkpoint (its `scopes`, all of them where None) onto `device` and check every digest.
 
+    What fits one of the `live` tensors is only checked: that tensor itself is in the state, for `apply` to fill.
     Raises `CheckpointCorruptError` if anything is wrong, and `CheckpointNotFoundError` if retention removed it
     meanwhile, which is not damage.
     """
     began = time.monotonic()
     try:
-        manifest = await catalog.manifest(checkpoint)
-        contents = manifest.contents
-        found = await _fetched(catalog, manifest, scopes, only, exclude)
-        sound = {path: entry for path, entry in contents.tensors.items() if path in found or not entry.nbytes}
-        verified = replace(contents, tensors=sound, aliases={}, values={})
-        tensors = tensors_of(contents, found, device)
+        contents = (await catalog.manifest(checkpoint)).contents
+        paths = _paths(contents, scopes, only, exclude)
+        places, landed = await _landed(catalog.storage, contents, fitting(contents, paths, live or {}))
+        found = await fetch(catalog.storage, contents, paths - landed.keys())
+        tensors = tensors_of(contents, found, device) | landed
     except CheckpointCorruptError:
         if not await catalog.is_listed(checkpoint):
             raise CheckpointNotFoundError(
                 f"the checkpoint of step {checkpoint.step} was removed by retention while it was read"
             ) from None
         raise
-    values = manifest.contents.values
+    sound = {path: entry for path, entry in contents.tensors.items() if path in tensors}
+    verified = replace(contents, tensors=sound, aliases={}, values={})
+    values = contents.values
     states = {
         scope: without_missing(state_of(values[scope], tensors))
         for scope in values
         if scopes is None or scope in scopes
     }
     size = sum(tensor.nbytes for tensor in tensors.values())
-    return Loaded(checkpoint, states, size, time.monotonic() - began, verified)
+    return Loaded(checkpoint, states, size, time.monotonic() - began, verified, places)
 
 
 async def read_named(
@@ -131,21 +142,43 @@ def overtaken(which: Which) -> CheckpointNotFoundError:
     )
 
 
-async def _fetched(
-    catalog: Catalog,
-    manifest: Manifest,
+def _paths(
+    contents: Contents,
     scopes: Collection[str] | None,
     only: Collection[str] | None,
     exclude: Collection[str],
-) -> dict[Path, memoryview]:
-    contents = manifest.contents
+) -> set[Path]:
+    """The stored tensors to read."""
     paths = wanted(contents, only, exclude)
     if scopes is not None:
         foreign = {scope for scope in contents.values if scope != SHARED and scope not in scopes}
         named = {path for path in paths if path[0] not in foreign}
         # What all ranks share may lie in the bytes of a tensor that is rank 0's own.
         paths = named | {alias.of for path, alias in contents.aliases.items() if path[0] not in foreign} & paths
-    return await fetch(catalog.storage, contents, paths)
+    return paths
+
+
+async def _landed(
+    storage: Storage, contents: Contents, fit: Mapping[Path, Tensor]
+) -> tuple[Places | None, dict[Path, Tensor]]:
+    """Check what is stored of the live tensors that `fit`; those to be filled from it are returned."""
+    if not fit or not isinstance(storage, Opening):  # another store would fetch everything twice
+        return None, {}
+    into = {
+        path: Place(memory_of(tensor), contents.tensors[path].boxes[0].extents, tensor) for path, tensor in fit.items()
+    }
+    places = Places(storage, storage.url, contents.packs, into)
+    await asyncio.to_thread(places.check)
+    return places, {path: fit[path] for path in places.paths}
+
+
+def live_tensors(trees: Mapping[str, Mapping[str, Tree]]) -> dict[Path, Tensor]:
+    """The live tensors of `trees`, by their paths in a checkpoint, that it may be read straight into."""
+    found: dict[Path, Tensor] = {}
+    for tree in trees.values():
+        for component in components(tree):
+            found |= component.landing()
+    return found
 
 
 @contextmanager
@@ -201,9 +234,18 @@ def fit(
 
 
 def apply(loaded: Loaded, fitted: Fitted, listeners: Listeners) -> None:
-    """Put a loaded state back into the components it fits; raises `IncompatibleState` where one refuses its part."""
+    """Put a loaded state back into the components it fits.
+
+    Raises `IncompatibleState` where one refuses its part, and `CheckpointCorruptError` for what went bad since it was
+    checked; what comes before is changed then.
+    """
     for component, part, whole in fitted:
+        # Not before its turn: what another's load_state_dict finds here is what it found without this.
+        if loaded.places is not None:
+            loaded.places.fill(component.path)
         component.load(part, strict=whole)
+    if loaded.places is not None:
+        loaded.places.close()
     checkpoint = loaded.checkpoint
     listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, loaded.seconds))
 

@@ -9,6 +9,11 @@ from __future__ import annotations
 import xxhash
 
 
+def digesting() -> xxhash.xxh3_128:
+    """The same digest of what comes piece by piece: `update` it, then ask for the `hexdigest`."""
+    return xxhash.xxh3_128()
+
+
 def digest(data: bytes | bytearray | memoryview) -> str:
     """The xxh3-128 of `data`: 32 lower-case hexadecimal digits. Releases the GIL on large inputs."""
     return xxhash.xxh3_128_hexdigest(data)

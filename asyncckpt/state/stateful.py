@@ -19,6 +19,7 @@ from torch.optim.optimizer import Optimizer
 from asyncckpt.errors import IncompatibleState
 from asyncckpt.format.manifest import Path
 from asyncckpt.format.sealed import Json
+from asyncckpt.state.landing import landing, only_copies
 from asyncckpt.state.values import TensorSink, encode
 
 State: TypeAlias = dict[str, Any]
@@ -62,6 +63,10 @@ class Component(Protocol):
 
     def state(self) -> State:
         """The live state as the component itself gives it, with the names used in checkpoints."""
+        ...
+
+    def landing(self) -> Mapping[Path, Tensor]:
+        """Live tensors, by their paths in a checkpoint, that `load` would only copy into; it may be given them."""
         ...
 
     def check(self, state: State, *, strict: bool) -> None:
@@ -128,6 +133,10 @@ class StatefulComponent:
         state: State = self.target.state_dict()
         return state
 
+    def landing(self) -> Mapping[Path, Tensor]:
+        """None: what the object does with what it is given is its own affair."""
+        return {}
+
     def check(self, state: State, *, strict: bool) -> None:
         """Only the object itself can tell."""
 
@@ -174,6 +183,13 @@ class ModuleComponent(StatefulComponent):
     def state(self) -> State:
         """What the module says its state is, names cleaned."""
         return _cleaned(self.target.state_dict())
+
+    def landing(self) -> Mapping[Path, Tensor]:
+        """Big parameters and buffers; none where hooks or code of its own have a say."""
+        if not (_is_plain_module(self.target) and only_copies(self.target)):
+            return {}
+        live = self.target.state_dict(keep_vars=True)
+        return {(*self.path, clean(name)): tensor for name, tensor in landing(live).items()}
 
     def check(self, state: State, *, strict: bool) -> None:
         """Names, and shapes of what is in both."""

@@ -156,6 +156,28 @@ class Storage(Protocol):
         ...
 
 
+class Opened(Protocol):
+    """One object, readable until it is closed, also when it is deleted meanwhile; methods block, in any thread."""
+
+    def fill(self, into: memoryview, start: int) -> None:
+        """Read what begins at `start` into all of `into`; past the end is a `StorageError` and never a short read."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Opening(Protocol):
+    """A store whose objects can be kept open, and that gives again at once what was just read (local disks).
+
+    It blocks, unlike all else here: whoever reads piece by piece wants each piece in the thread that works on it.
+    """
+
+    def open(self, key: str) -> Opened:
+        """Open an object. Raises `ObjectNotFound`, or another `StorageError`."""
+        ...
+
+
 @runtime_checkable
 class Linking(Protocol):
     """A store that can also show a key under a second, human-friendly name (local disks: a relative symlink).

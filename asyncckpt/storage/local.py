@@ -24,8 +24,9 @@ from asyncckpt.storage.files import Files
 from asyncckpt.storage.folders import Folders
 from asyncckpt.storage.ladder import Ladder
 from asyncckpt.storage.publish import Draft, Replacing, temporary
-from asyncckpt.storage.reading import Source, length_of
-from asyncckpt.storage.reasons import UNCERTAIN, UNSUPPORTED, named, translate
+from asyncckpt.storage.reading import Kept, Source, length_of
+from asyncckpt.storage.reasons import UNCERTAIN, UNSUPPORTED, named, translate, translated
+from asyncckpt.storage.room import room
 from asyncckpt.storage.spans import check_length, span
 from asyncckpt.storage.stream import stream
 from asyncckpt.storage.threads import Threads
@@ -36,7 +37,7 @@ _NO_SYMLINKS = UNSUPPORTED | {errno.EPERM}
 
 
 class LocalStorage:
-    """A `Storage` in a folder of a local disk, which the first put makes; also `Linking`.
+    """A `Storage` in a folder of a local disk, which the first put makes; also `Opening` and `Linking`.
 
     May be used from several event loops at once, and by several instances and processes on one root.
     Network file systems are right only if the conformance suite passes from two hosts at once.
@@ -250,6 +251,17 @@ class LocalStorage:
             if outcome is not None:
                 raise outcome
 
+    def open(self, key: str) -> Kept:
+        """Open an object, see `Opening.open`; the page cache gives again what was read from it."""
+        source = Source(self._files, self._folders, self._folders.path(check_key(key)))
+        try:
+            with translated(source.path):
+                source.open()
+        except BaseException:
+            source.close()
+            raise
+        return Kept(source)
+
     async def head(self, key: str) -> ObjectInfo | None:
         """The object's length, or None if there is none; a link or folder is none."""
         path = self._folders.path(check_key(key))
@@ -299,7 +311,7 @@ class LocalStorage:
 
 def _room(count: int) -> bytearray | mmap.mmap:
     # A big bytearray is filled with zeros under the interpreter lock; mapped memory comes without that.
-    return bytearray(count) if count <= _SMALL else mmap.mmap(-1, count)
+    return bytearray(count) if count <= _SMALL else room(count)
 
 
 def _unknown(error: OSError, path: str) -> OutcomeUnknown:

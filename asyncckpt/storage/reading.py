@@ -8,6 +8,7 @@ import stat
 from asyncckpt.errors import ObjectNotFound, StorageError
 from asyncckpt.storage.files import Files
 from asyncckpt.storage.folders import Folders
+from asyncckpt.storage.reasons import translated
 
 
 class Source:
@@ -52,6 +53,21 @@ class Source:
 
     def _not_found(self) -> ObjectNotFound:
         return ObjectNotFound(errno.ENOENT, f"{self.path}: there is no such object")
+
+
+class Kept:
+    """The `Opened` object of an open `Source`."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def fill(self, into: memoryview, start: int) -> None:
+        with translated(self._source.path):
+            self._source.fill(into, start)
+
+    def close(self) -> None:
+        with translated(self._source.path):
+            self._source.close()
 
 
 def length_of(files: Files, folders: Folders, path: str) -> int | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageError, TransientError
 
@@ -38,6 +40,17 @@ def translate(error: OSError, path: str) -> StorageError:
     if number == errno.EEXIST:
         return ObjectExists(number, f"{path}: there is an object of that name")
     return StorageError(number, f"{path}: {error.strerror or error}")
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Around calls about `path`: their OSError is raised translated."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise translate(error, path) from error
 
 
 def named(error: OSError) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
-from asyncckpt.errors import StorageError
-from asyncckpt.storage.reasons import translate
+from asyncckpt.storage.reasons import translated
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -32,12 +31,8 @@ class Threads:
 
     async def settled(self, path: str, work: Awaitable[_T]) -> _T:
         """Wait until `work` is over, also through a cancellation, and translate its OSError."""
-        try:
+        with translated(path):
             return await _settled(work)
-        except StorageError:
-            raise
-        except OSError as error:
-            raise translate(error, path) from error
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.pool.shutdown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 
 import pytest
 
@@ -88,6 +89,23 @@ def test_memory_is_aligned_as_the_file_is() -> None:
             assert not view.readonly
 
     asyncio.run(act())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_what_was_read_is_not_shared_with_a_forked_process() -> None:
+    data, contents = packed({"a": 10})
+
+    async def act() -> memoryview:
+        return (await fetch(await stored(data), contents))["a",]
+
+    found = asyncio.run(act())
+    child = os.fork()
+    if not child:
+        found[:] = bytes(10)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bytes(found) == data[-10:]
 
 
 def test_progress_adds_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
         assert bytes(await store.get("a", length=7)) == b"0123456"
 
     use(LocalStorage(tmp_path, files=Shrinking()), act)
+
+
+@pytest.mark.parametrize("name", ["open", "status"])
+def test_a_failing_open_leaves_nothing_open(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(StorageDenied, match="permission denied; give this user access"):
+        LocalStorage(tmp_path, files=FailingFiles(name, errno.EACCES)).open("a")
+    assert len(os.listdir("/dev/fd")) == before

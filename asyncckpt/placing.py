@@ -1,0 +1,153 @@
+"""Placing: bytes read straight into live memory, which must not change before all of a checkpoint is known to be right.
+
+So they are read twice: first through a small room, for nothing but their digests; then, out of the page cache, into
+their places. Touching fresh memory for the first time costs several times as much as reading cached bytes again into
+memory that is there already. Their digests are checked the second time too, while a piece is in the processor's cache:
+no measurable time, and a damage that comes between the two readings does not go unnoticed.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from asyncckpt.errors import CheckpointCorruptError, TransientError
+from asyncckpt.format.digest import digesting
+from asyncckpt.format.manifest import Extent, Pack, Path
+from asyncckpt.reading import check_digest, readable
+from asyncckpt.storage.base import Opened, Opening
+
+_CHUNK = 1 << 20
+"""Bytes of one read: few enough to be in the processor's cache when they are digested."""
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""More than there are cores made cold reads slower; four saturate the disks measured."""
+
+_PACKS = 64
+"""Most packs that are kept open: increments may lie in hundreds, and a process has perhaps a thousand descriptors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of one tensor belong, and the extents that hold them in order."""
+
+    memory: memoryview
+    extents: tuple[Extent, ...]
+    owner: object
+    """Keeps the memory alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One extent, and its part of the place of the tensor at `path`."""
+
+    path: Path
+    extent: Extent
+    memory: memoryview
+
+
+class Places:
+    """Reads tensors of one checkpoint, which lies in `packs`, into `places`: all that do not need too many packs."""
+
+    def __init__(self, storage: Opening, url: str, packs: Sequence[Pack], places: Mapping[Path, Place]) -> None:
+        self._storage = storage
+        self._url = url
+        self._packs = packs
+        self._opened: dict[int, Opened] = {}
+        # Also when nobody comes to `close` it: a checkpoint that another rank found damaged is only dropped.
+        self._let_go = weakref.finalize(self, _close, self._opened)
+        self._numbers: set[int] = set()
+        self._places = {path: place for path, place in places.items() if self._admits(place)}
+
+    @property
+    def paths(self) -> set[Path]:
+        """The tensors that are."""
+        return set(self._places)
+
+    def check(self) -> None:
+        """Read everything for the first time; nothing is changed. Its packs stay open until `close`.
+
+        Raises as `asyncckpt.reading.fetch` does.
+        """
+        for number in self._numbers:
+            with readable(self._what(number)):
+                # Kept open, so that a deletion cannot come between the two readings.
+                self._opened[number] = self._storage.open(self._packs[number].key)
+        rooms: SimpleQueue[memoryview] = SimpleQueue()
+        for _ in range(_THREADS):
+            rooms.put(memoryview(bytearray(_CHUNK)))
+
+        def check(piece: _Piece) -> None:
+            room = rooms.get()
+            try:
+                self._read(piece, lambda at, size: room[:size])
+            finally:
+                rooms.put(room)
+
+        _each(check, self._pieces(()))
+
+    def fill(self, part: Path) -> None:
+        """Read what belongs to `part` of the state into its places.
+
+        Raises `CheckpointCorruptError` for what is wrong only now: then the part is changed, but not wholly.
+        """
+        try:
+            _each(lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), self._pieces(part))
+        except (CheckpointCorruptError, TransientError) as error:
+            kind = error.kind if isinstance(error, CheckpointCorruptError) else "unreadable"
+            raise CheckpointCorruptError(
+                f"{error}; it was sound when it was checked, and now {'.'.join(part)} and what comes before it are "
+                "changed, but not wholly: restore again, from this or another checkpoint, before training on",
+                kind,
+            ) from error
+
+    def close(self) -> None:
+        """Let the packs go; again does nothing."""
+        self._let_go()
+
+    def _admits(self, place: Place) -> bool:
+        numbers = self._numbers | {extent.pack for extent in place.extents}
+        if len(numbers) > _PACKS:
+            return False
+        self._numbers = numbers
+        return True
+
+    def _pieces(self, part: Path) -> Iterator[_Piece]:
+        for path, place in self._places.items():
+            if path[: len(part)] == part:
+                at = 0
+                for extent in place.extents:
+                    yield _Piece(path, extent, place.memory[at : at + extent.length])
+                    at += extent.length
+
+    def _read(self, piece: _Piece, room: Callable[[int, int], memoryview]) -> None:
+        """Read one extent into what `room` gives for each offset and size, and check its digest."""
+        extent, found = piece.extent, digesting()
+        what = self._what(extent.pack)
+        with readable(what):
+            for at in range(0, extent.length, _CHUNK):
+                into = room(at, min(_CHUNK, extent.length - at))
+                self._opened[extent.pack].fill(into, extent.offset + at)
+                found.update(into)
+        check_digest(found.hexdigest(), what, piece.path, extent)
+
+    def _what(self, number: int) -> str:
+        return f"{self._url}/{self._packs[number].key}"
+
+
+def _close(opened: Mapping[int, Opened]) -> None:
+    for each in opened.values():
+        each.close()
+
+
+def _each(act: Callable[[_Piece], None], pieces: Iterable[_Piece]) -> None:
+    """`act` on each in several threads; they have ended when this returns or raises."""
+    todo = list(pieces)
+    if todo:
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncckpt-place") as pool:
+            for _ in pool.map(act, todo):
+                pass
