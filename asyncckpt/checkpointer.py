@@ -266,7 +266,8 @@ class AsyncCheckpointer:
 
         With several ranks all have to call it, as with `resume`: they get the same one. Raises
         `CheckpointNotFoundError`, `CheckpointCorruptError` or `IncompatibleState`; then nothing was changed, unless an
-        object refused its part, or its file was damaged since it was checked (the error says so). Where another rank failed, it is `RestoreError` that says so.
+        object refused its part, or its file was damaged since it was checked (the error says so). Where another rank
+        failed, it is `RestoreError` that says so.
         """
         self._check_open()
         return self._restored(self._restorer.restore(which, strict=strict, only=only, exclude=exclude))
