@@ -11,27 +11,28 @@ it was asked for: so no two of them keep each other waiting.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeAlias
+from contextlib import contextmanager
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RankMissing, RestoreError
 from asyncckpt.format.record import Checkpoint, checkpoint_json, checkpoint_of
-from asyncckpt.restoring import SHARED, Loaded, check_world, own_scope
-from asyncckpt.worker.listening import Listening, wait
+from asyncckpt.restoring import SHARED, check_world, own_scope
+from asyncckpt.worker.listening import Listening, anything, wait
 from asyncckpt.worker.ranks import CALL_KEY, Ranks, at_work
 
+_T = TypeVar("_T")
 _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 """Why one checkpoint does not stand, while another may."""
 
 
-class Consensus:
+class Consensus(Generic[_T]):
     """One ``resume()`` or ``restore()``: `call` is what the user called, `former` rank 0's number of the one before.
 
     `load` reads this rank's part of a checkpoint, by its scopes, and raises if it does not fit.
     """
 
-    def __init__(self, ranks: Ranks, former: int, call: str, load: Callable[[Checkpoint, list[str]], Loaded]) -> None:
+    def __init__(self, ranks: Ranks, former: int, call: str, load: Callable[[Checkpoint, list[str]], _T]) -> None:
         self._ranks = ranks
         self.number = former
         self._call = call
@@ -63,13 +64,9 @@ class Consensus:
                 self._ranks.tell(self._key("error"), _failure(error))
                 raise
 
-    def working(self) -> AbstractContextManager[None]:
-        """Around what takes this rank long: the others see it."""
-        return at_work(self._ranks, self._key())
-
     # -- rank 0 --------------------------------------------------------------------------------------------
 
-    def propose(self, checkpoint: Checkpoint) -> Loaded:
+    def propose(self, checkpoint: Checkpoint) -> _T:
         """Read a checkpoint on all ranks; once this returns, every rank will put its part back.
 
         Raises `CheckpointCorruptError` or `CheckpointNotFoundError` if any rank found it so: then another may be
@@ -117,7 +114,7 @@ class Consensus:
         if counts is not None:
             counts.follow(*said["counts"])
 
-    def follow(self) -> Loaded | None:
+    def follow(self) -> _T | None:
         """Read what rank 0 proposes until a proposal stands; None if there is nothing to take."""
         proposal = 0
         while True:
@@ -129,11 +126,11 @@ class Consensus:
                 return loaded
             proposal += 1
 
-    def _read(self, checkpoint: Checkpoint, proposal: int) -> Loaded | None:
+    def _read(self, checkpoint: Checkpoint, proposal: int) -> _T | None:
         """Read this rank's part of what rank 0 proposed, and tell how that went."""
         key = self._key(proposal, "read", self._ranks.rank)
         try:
-            with self.working():
+            with at_work(self._ranks, self._key()):
                 loaded, unusable = self._try(checkpoint)
         except BaseException as error:
             self._ranks.tell(key, _failure(error))
@@ -155,25 +152,29 @@ class Consensus:
 
         Raises what these raise, and on the others `RestoreError` naming the rank: nobody may train on beside it.
         """
+        if not self.is_led_here:
+            self._settle_here(put_back)
+            self._hear("done")
+            return
+        put_back()
+        for rank in range(1, self._ranks.world):
+            said = self._fetch(rank, self._key("settled", rank))
+            if "error" in said:
+                raise RestoreError(f"rank {rank} could not put its state back: {said['error']}")
+        finish()
+        self._ranks.tell(self._key("done"), {})
+
+    def _settle_here(self, put_back: Callable[[], None]) -> None:
+        key = self._key("settled", self._ranks.rank)
         try:
-            with self.working():
+            with at_work(self._ranks, self._key()):
                 put_back()
         except BaseException as error:
-            if not self.is_led_here:
-                self._ranks.tell(self._key("settled", self._ranks.rank), _failure(error))
+            self._ranks.tell(key, _failure(error))
             raise
-        if self.is_led_here:
-            for rank in range(1, self._ranks.world):
-                said = self._fetch(rank, self._key("settled", rank))
-                if "error" in said:
-                    raise RestoreError(f"rank {rank} could not put its state back: {said['error']}")
-            finish()
-            self._ranks.tell(self._key("done"), {})
-        else:
-            self._ranks.tell(self._key("settled", self._ranks.rank), {})
-            self._hear("done")
+        self._ranks.tell(key, {})
 
-    def _try(self, checkpoint: Checkpoint) -> tuple[Loaded | None, _Unusable | None]:
+    def _try(self, checkpoint: Checkpoint) -> tuple[_T | None, _Unusable | None]:
         scopes = [SHARED] if self._ranks.world == 1 else [SHARED, own_scope(self._ranks.rank)]
         try:
             return self._load(checkpoint, scopes), None
@@ -183,9 +184,7 @@ class Consensus:
     def _say(self, proposal: int, what: str, value: dict[str, Any]) -> None:
         self._ranks.tell(self._key(proposal, what), value)
 
-    def _fetch(
-        self, rank: int, *keys: str, concerns: Callable[[dict[str, Any]], bool] = lambda said: True
-    ) -> dict[str, Any]:
+    def _fetch(self, rank: int, *keys: str, concerns: Callable[[dict[str, Any]], bool] = anything) -> dict[str, Any]:
         hint = f": either it is gone, or it does not call {self._call} as this rank does"
         word = f"answer in {self._call}"
         try:

@@ -18,7 +18,7 @@ from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.events import Damaged, Listeners
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.restoring import Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
+from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
 from asyncckpt.state.capture import Tree
 from asyncckpt.worker.pool import Service, WorkerPool
 from asyncckpt.worker.ranks import Ranks
@@ -65,7 +65,7 @@ class Restorer:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
         damaged: list[int] = []
 
-        def choose(consensus: Consensus) -> Loaded | None:
+        def choose(consensus: Consensus[Fitted]) -> Fitted | None:
             return self._sound(consensus, self._pool.run(lambda service: service.resume()), which, damaged)
 
         def go_on(loaded: Loaded) -> None:
@@ -101,7 +101,7 @@ class Restorer:
     def _agreed(
         self,
         call: str,
-        choose: Callable[[Consensus], Loaded | None],
+        choose: Callable[[Consensus[Fitted]], Fitted | None],
         finish: Callable[[Loaded], None],
         *,
         counts: Counts | None = None,
@@ -111,33 +111,32 @@ class Restorer:
     ) -> Loaded | None:
         """Read what rank 0 chooses, put it back once every rank has it, and `finish` it once every rank has done so."""
 
-        def load(checkpoint: Checkpoint, scopes: list[str]) -> Loaded:
+        def load(checkpoint: Checkpoint, scopes: list[str]) -> Fitted:
             live = live_tensors(self._trees)
             loaded = self._pool.run(
                 lambda service: read(service.catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
             )
-            fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)  # before any rank changes anything
-            return loaded
+            # Before any rank changes anything.
+            return fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
 
-        def put_back(loaded: Loaded) -> None:
+        def put_back(fitted: Fitted) -> None:
             self._guard()
-            fitted = fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
-            apply(loaded, fitted, self._listeners)
+            apply(fitted, self._listeners)
 
         consensus = Consensus(self._ranks, self._call, call, load)
         try:
             with failure_told(self._listeners), consensus.under_way(counts):
-                loaded = choose(consensus) if consensus.is_led_here else consensus.follow()
-                if loaded is None:
+                fitted = choose(consensus) if consensus.is_led_here else consensus.follow()
+                if fitted is None:
                     return None
-                consensus.settle(lambda: put_back(loaded), lambda: finish(loaded))
-                return loaded
+                consensus.settle(lambda: put_back(fitted), lambda: finish(fitted.loaded))
+                return fitted.loaded
         finally:
             self._call = consensus.number
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 
-    def _sound(self, consensus: Consensus, listing: Listing, which: Which, damaged: list[int]) -> Loaded | None:
+    def _sound(self, consensus: Consensus[Fitted], listing: Listing, which: Which, damaged: list[int]) -> Fitted | None:
         """Propose until a checkpoint stands; None on an empty run. What did not stand is in `damaged`.
 
         Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are.
@@ -164,7 +163,7 @@ class Restorer:
         logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)
         self._listeners.emit(Damaged(step, seq, str(error), kind))
 
-    def _named(self, consensus: Consensus, which: Which) -> Loaded:
+    def _named(self, consensus: Consensus[Fitted], which: Which) -> Fitted:
         """Propose what `which` names, again and again where retention of another process takes it away meanwhile."""
         for _ in range(ATTEMPTS):
             with self._held(which) as checkpoint:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -200,8 +200,13 @@ def check_world(checkpoint: Checkpoint, world: int) -> None:
         )
 
 
-Fitted: TypeAlias = list[tuple[Component, Any, bool]]
-"""Components, the parts of a loaded state that fit them, and whether each has to be whole."""
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A loaded state that is known to fit, as far as that can be known."""
+
+    loaded: Loaded
+    parts: list[tuple[Component, Any, bool]]
+    """Components, their parts of the state, and whether each has to be whole."""
 
 
 def fit(
@@ -230,16 +235,17 @@ def fit(
             raise IncompatibleState(f"the checkpoint of step {loaded.checkpoint.step} holds nothing named {name!r}")
     for component, part, whole in found:
         component.check(part, strict=whole)
-    return found
+    return Fitted(loaded, found)
 
 
-def apply(loaded: Loaded, fitted: Fitted, listeners: Listeners) -> None:
+def apply(fitted: Fitted, listeners: Listeners) -> None:
     """Put a loaded state back into the components it fits.
 
     Raises `IncompatibleState` where one refuses its part, and `CheckpointCorruptError` for what went bad since it was
     checked; what comes before is changed then.
     """
-    for component, part, whole in fitted:
+    loaded = fitted.loaded
+    for component, part, whole in fitted.parts:
         # Not before its turn: what another's load_state_dict finds here is what it found without this.
         if loaded.places is not None:
             loaded.places.fill(component.path)

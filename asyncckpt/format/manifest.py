@@ -94,8 +94,6 @@ class Contents:
     tensors: Mapping[Path, TensorEntry]
     aliases: Mapping[Path, Alias]
     values: Mapping[str, Json] = field(default_factory=dict)
-    encoded: bytes | None = field(default=None, compare=False, repr=False)
-    """What `encode_tensors` made of `tensors`, where somebody had the time for it already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +216,22 @@ def contents_json(contents: Contents) -> dict[str, Json | bytes]:
             }
             for p in contents.packs
         ],
-        "tensors": contents.encoded or encode_tensors(contents.tensors),
+        "tensors": _encoded(contents.tensors),
         "aliases": [_alias_json(path, contents.aliases[path]) for path in sorted(contents.aliases)],
         "values": dict(contents.values),
     }
+
+
+class EncodedTensors(dict[Path, TensorEntry]):
+    """Tensors with their `encoding`, made when there was time for it; not changed any more."""
+
+    def __init__(self, tensors: Mapping[Path, TensorEntry]) -> None:
+        super().__init__(tensors)
+        self.encoding = encode_tensors(tensors)
+
+
+def _encoded(tensors: Mapping[Path, TensorEntry]) -> bytes:
+    return tensors.encoding if isinstance(tensors, EncodedTensors) else encode_tensors(tensors)
 
 
 def encode_tensors(tensors: Mapping[Path, TensorEntry]) -> bytes:

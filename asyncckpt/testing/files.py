@@ -21,6 +21,23 @@ def _refuse(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
+class Counting(Files):
+    """Knows how many files are open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = 0
+
+    def open(self, path: str) -> int:
+        descriptor = super().open(path)
+        self.opened += 1
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        self.opened -= 1
+
+
 class WithoutDirect(Files):
     """Refuses O_DIRECT when it is turned on."""
 

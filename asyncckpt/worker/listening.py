@@ -24,7 +24,8 @@ _SIGNS_AFTER = 0.05
 """Seconds of waiting after which it is worth asking whether the other rank is there at all."""
 
 
-def _anything(said: dict[str, Any]) -> bool:
+def anything(said: dict[str, Any]) -> bool:
+    """Whatever is said concerns a wait."""
     return True
 
 
@@ -43,7 +44,7 @@ class Listening:
         *,
         task: str | None = None,
         hint: str = "",
-        concerns: Callable[[dict[str, Any]], bool] = _anything,
+        concerns: Callable[[dict[str, Any]], bool] = anything,
     ) -> None:
         self._ranks = ranks
         self._rank = rank

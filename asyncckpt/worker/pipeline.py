@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import EXTENT, Box, Contents, Extent, Pack, Path, TensorEntry, encode_tensors
+from asyncckpt.format.manifest import EXTENT, Box, Contents, EncodedTensors, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
@@ -89,19 +89,19 @@ class Packing:
         described = asyncio.ensure_future(self._described(digested, base))
         puts = [asyncio.ensure_future(self._put(n, pack)) for n, pack in enumerate(self.job.layout.packs)]
         await _all([*puts, described])
-        found, (encoded, turnover) = await digested, await described
+        found, (tensors, turnover) = await digested, await described
         packs = [
             self._pack(number, pack.length, pack.header, header)
             for number, (pack, header) in enumerate(zip(self.job.layout.packs, found.headers, strict=True))
         ]
-        contents = replace(self._contents(packs, found.tensors), encoded=encoded)
-        return Written(contents, sum(pack.length for pack in packs), turnover)
+        return Written(self._contents(packs, tensors), sum(pack.length for pack in packs), turnover)
 
-    async def _described(self, digested: asyncio.Future[_Digested], base: Base | None) -> tuple[bytes, float | None]:
-        """What the manifest will say of the tensors, and how much of them changed."""
-        tensors = (await asyncio.shield(digested)).tensors
-        encoded = await self._in_thread(encode_tensors, tensors)
-        return encoded, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
+    async def _described(
+        self, digested: asyncio.Future[_Digested], base: Base | None
+    ) -> tuple[EncodedTensors, float | None]:
+        """The tensors as the manifest will have them, and how much of them changed."""
+        tensors = await self._in_thread(EncodedTensors, (await asyncio.shield(digested)).tensors)
+        return tensors, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
 
     async def _put(self, number: int, pack: PlannedPack) -> None:
         await self.storage.put(self._key(number), self._chunks(pack), length=pack.length)

@@ -16,28 +16,11 @@ from asyncckpt.format.manifest import Extent, Pack
 from asyncckpt.placing import Place, Places
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.files import Files
-from asyncckpt.testing.files import FailingFiles
+from asyncckpt.testing.files import Counting, FailingFiles
 
 MIB = 1 << 20
 SIZES = {"m.one": (5 * MIB + 3, 7), "m.two": (2 * MIB,), "n.three": (100, 3 * MIB)}
 """Bytes in each pack that a tensor lies in; every second byte of a pack belongs to nobody."""
-
-
-class Counting(Files):
-    """Knows how many files are open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened = 0
-
-    def open(self, path: str) -> int:
-        descriptor = super().open(path)
-        self.opened += 1
-        return descriptor
-
-    def close(self, descriptor: int) -> None:
-        super().close(descriptor)
-        self.opened -= 1
 
 
 class Stored:

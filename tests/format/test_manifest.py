@@ -11,6 +11,7 @@ from asyncckpt.format.manifest import (
     Alias,
     Box,
     Contents,
+    EncodedTensors,
     Extent,
     Manifest,
     Pack,
@@ -45,6 +46,7 @@ def test_what_is_written_out_field_by_field_is_canonical() -> None:
     encoded = replace(MANIFEST, contents=replace(CONTENTS, tensors=tensors)).encode()
     assert seal(unseal(encoded, "it")) == encoded
     assert b'"tensors":' + encode_tensors(tensors) + b"," in encoded
+    assert replace(MANIFEST, contents=replace(CONTENTS, tensors=EncodedTensors(tensors))).encode() == encoded
 
 
 def test_a_report_comes_back_and_says_which_attempt_it_belongs_to() -> None:

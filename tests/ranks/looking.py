@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
 
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.catalog import Catalog, Listing
-from asyncckpt.errors import SaveError
+from asyncckpt.errors import AsyncCkptError, SaveError
 from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 
@@ -56,6 +57,15 @@ def failure_of(handle: SaveHandle | None) -> SaveError:
     except SaveError as error:
         return error
     raise AssertionError(f"the save of step {handle.step} became {info}")
+
+
+def error_of(call: Callable[[], object]) -> str:
+    """What a call raises, by kind and in words."""
+    try:
+        call()
+    except AsyncCkptError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
 
 
 def shorten_deadline(checkpointer: AsyncCheckpointer, seconds: float) -> None:

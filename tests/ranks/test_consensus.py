@@ -38,14 +38,14 @@ def _unless(error: Exception, seq: int) -> Load:
     return load
 
 
-def _pair(loads: tuple[Load, Load]) -> tuple[Consensus, Consensus]:
+def _pair(loads: tuple[Load, Load]) -> tuple[Consensus[Loaded], Consensus[Loaded]]:
     store = dist.HashStore()
     ranks = [StoreRanks(store, rank, 2, 30.0, {}) for rank in (0, 1)]
     leader, follower = (Consensus(r, 0, "restore('best')", load) for r, load in zip(ranks, loads, strict=True))
     return leader, follower
 
 
-def _run(loads: tuple[Load, Load], lead: Callable[[Consensus], Any]) -> tuple[Future[Any], Future[Any]]:
+def _run(loads: tuple[Load, Load], lead: Callable[[Consensus[Loaded]], Any]) -> tuple[Future[Any], Future[Any]]:
     """How `lead` on rank 0, and following on rank 1, ended."""
     leader, follower = _pair(loads)
 
@@ -69,7 +69,7 @@ def test_what_one_rank_cannot_use_no_rank_takes(at: int, error: Exception) -> No
     loads: list[Load] = [_loaded, _loaded]
     loads[at] = _unless(error, 3)
 
-    def lead(consensus: Consensus) -> Loaded:
+    def lead(consensus: Consensus[Loaded]) -> Loaded:
         with pytest.raises(type(error), match=str(error)) as caught:
             consensus.propose(_checkpoint(3))
         assert getattr(caught.value, "kind", "missing") == "missing"
@@ -81,6 +81,32 @@ def test_what_one_rank_cannot_use_no_rank_takes(at: int, error: Exception) -> No
     assert list(follower.result().scopes) == ["state", "rank-1"]
 
 
+def test_rank_0_is_at_work_until_the_last_one_has_settled() -> None:
+    seen: list[set[str]] = []
+
+    def lead(consensus: Consensus[Loaded]) -> None:
+        consensus.propose(_checkpoint(3))
+        ranks: Any = consensus._ranks
+        consensus.settle(lambda: None, lambda: seen.append(set(ranks._pulse._tasks)))
+
+    leader, follower = _pair((_loaded, _loaded))
+    with ThreadPoolExecutor(2) as threads:
+        led = threads.submit(_under_way, leader, lead)
+        followed = threads.submit(_under_way, follower, _follow_and_settle)
+    assert (led.result(), followed.result()) == (None, None)
+    assert seen == [{"consensus/1"}]
+
+
+def _under_way(consensus: Consensus[Loaded], act: Callable[[Consensus[Loaded]], None]) -> None:
+    with consensus.under_way(None):
+        act(consensus)
+
+
+def _follow_and_settle(consensus: Consensus[Loaded]) -> None:
+    consensus.follow()
+    consensus.settle(lambda: None, lambda: None)
+
+
 def test_none_is_none_for_all() -> None:
     leader, follower = _run((_loaded, _loaded), lambda consensus: consensus.give_up())
     assert leader.result() is None
@@ -88,7 +114,7 @@ def test_none_is_none_for_all() -> None:
 
 
 def test_rank_0s_failure_reaches_the_others_before_it_has_proposed_anything() -> None:
-    def lead(consensus: Consensus) -> None:
+    def lead(consensus: Consensus[Loaded]) -> None:
         raise KeyError("latest")
 
     leader, follower = _run((_loaded, _loaded), lead)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,15 @@ import torch.distributed as dist
 
 from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.distributed.coordinator import StoreRanks
-from asyncckpt.errors import AsyncCkptError, RanksDiffer, TransientError
+from asyncckpt.errors import RanksDiffer, TransientError
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker.ranks import attempt_key, hello_key, left_key, trouble_key, verdict_key
-from tests.ranks.looking import is_leader, steps_of
+from tests.ranks.looking import error_of, is_leader, steps_of
 from tests.ranks.training import Training
 
 pytestmark = pytest.mark.ranks
-
-
-def _error(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except AsyncCkptError as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
 
 
 def _differ(root: Path, ours: dict[str, Any], theirs: dict[str, Any], call: str) -> str:
@@ -35,9 +26,9 @@ def _differ(root: Path, ours: dict[str, Any], theirs: dict[str, Any], call: str)
     options = ours if is_leader() else theirs
     training = Training()
     checkpointer = training.checkpointer(root / options.pop("at", "run"), **options)
-    message = _error(lambda: _call(checkpointer, call))
+    message = error_of(lambda: _call(checkpointer, call))
     dist.barrier()
-    _error(checkpointer.close)
+    error_of(checkpointer.close)
     return message
 
 
@@ -162,7 +153,7 @@ def _learn_apart(root: Path) -> tuple[list[str], list[str]]:
             checkpointer._ranks.peek = lambda key: None if key == verdict_key(1) else peek(key)
         for step in range(1, 7):
             training.step()
-            told.append(_error(lambda step=step: checkpointer.step(step)))
+            told.append(error_of(lambda step=step: checkpointer.step(step)))
             if step == 3:
                 checkpointer._ranks.peek = peek
             checkpointer.before_mutation()

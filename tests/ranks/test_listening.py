@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch.distributed as dist
 
 from asyncckpt.distributed.coordinator import StoreRanks
 from asyncckpt.errors import RankMissing
-from asyncckpt.worker import listening
+from asyncckpt.worker import listening, pulse
 from asyncckpt.worker.listening import Listening, wait
+from asyncckpt.worker.pulse import Pulse
 from asyncckpt.worker.ranks import SingleRank, at_work, left_key, pulse_key
 
 
@@ -91,14 +93,24 @@ def test_the_pause_between_two_looks_grows_with_the_wait_and_ends_at_a_quarter_o
 
 
 def test_what_a_rank_is_at_work_on_is_said_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    from asyncckpt.worker import pulse
+    monkeypatch.setattr(pulse, "BEAT", 0.001)
+    beats = SimpleQueue[tuple[int, list[str]]]()
+    heart = Pulse(lambda count, tasks: beats.put((count, list(tasks))))
+    heart.begin("one")
+    heart.begin("two")
+    early = [beats.get(timeout=60) for _ in range(5)]
+    assert [count for count, _ in early] == list(range(5))
+    assert early[-1][1] == ["one", "two"]
+    heart.end("one")
+    heart.end("two")
+    heart.begin("three")
+    assert any(beats.get(timeout=60)[1] == ["three"] for _ in range(100_000))
+    heart.stop()
 
+
+def test_others_hear_what_a_rank_is_at_work_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "BEAT", 0.001)
     ranks = StoreRanks(dist.HashStore(), 0, 2, 1.0, {})
-    with at_work(ranks, "one"), at_work(ranks, "two"):
-        while (said := ranks.peek(pulse_key(0))) is None or said["tasks"] != ["one", "two"] or said["beat"] < 3:
-            pass
-    with at_work(ranks, "three"):
-        while (said := ranks.peek(pulse_key(0))) is None or said["tasks"] != ["three"]:
-            pass
-    ranks.part(0)
+    with at_work(ranks, "this"):
+        said = wait(Listening(ranks, 0, (pulse_key(0),), "pulse"))
+    assert said["tasks"] == ["this"]

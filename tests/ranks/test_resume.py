@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch.distributed as dist
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.errors import (
-    AsyncCkptError,
     CheckpointDirectoryExistsError,
     IncompatibleState,
     RestoreError,
@@ -28,7 +26,7 @@ from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import pulse
 from asyncckpt.worker.ranks import pulse_key
-from tests.ranks.looking import is_leader, shorten_deadline, steps_of
+from tests.ranks.looking import error_of, is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
 pytestmark = pytest.mark.ranks
@@ -41,14 +39,6 @@ def _train(root: Path, steps: int) -> None:
         for step in range(1, steps + 1):
             training.step()
             checkpointer.step(step)
-
-
-def _error(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except AsyncCkptError as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
 
 
 class Damages:
@@ -73,7 +63,7 @@ def _damage(root: Path, step: int, rank: int, kind: str = "content") -> None:
 def _fall_back(root: Path) -> tuple[str, int, tuple[int, int], list[tuple[int | None, str]]]:
     damages, training = Damages(), Training()
     with training.checkpointer(root, listeners=[damages]) as checkpointer:
-        named = _error(lambda: checkpointer.resume(which=3))
+        named = error_of(lambda: checkpointer.resume(which=3))
         untouched = training.loader.taken
         state = checkpointer.resume()
         assert state is not None
@@ -99,7 +89,7 @@ def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(tmp_path: Path
 def _resume(root: Path) -> str:
     training = Training()
     with training.checkpointer(root) as checkpointer:
-        return _error(checkpointer.resume)
+        return error_of(checkpointer.resume)
 
 
 def test_all_damaged_is_said_on_every_rank(tmp_path: Path) -> None:
@@ -129,7 +119,7 @@ def _one_cannot_read(root: Path) -> tuple[str, int]:
     with training.checkpointer(storage) as checkpointer:
         if dist.get_rank() == 1:
             storage.fail("get", "*.safetensors", lambda: TransientError("no route to the store"))
-        message = _error(checkpointer.resume)
+        message = error_of(checkpointer.resume)
         storage.heal()
         state = checkpointer.resume()
         assert state is not None
@@ -148,7 +138,7 @@ def _comes_alone(root: Path, who: int, call: str) -> str:
     training = Training()
     with training.checkpointer(root) as checkpointer:
         shorten_deadline(checkpointer, 1)
-        message = _error(getattr(checkpointer, call)) if dist.get_rank() == who else ""
+        message = error_of(getattr(checkpointer, call)) if dist.get_rank() == who else ""
         dist.barrier()
     return message
 
@@ -170,8 +160,8 @@ def test_a_rank_that_resumes_or_restores_alone_is_told_whom_it_waited_for(
 def _calls_apart(root: Path) -> tuple[str, str, int]:
     training = Training()
     with training.checkpointer(root) as checkpointer:
-        which = _error(lambda: checkpointer.resume(which=1 if is_leader() else 2))
-        other = _error(checkpointer.resume if is_leader() else lambda: checkpointer.restore("latest"))
+        which = error_of(lambda: checkpointer.resume(which=1 if is_leader() else 2))
+        other = error_of(checkpointer.resume if is_leader() else lambda: checkpointer.restore("latest"))
         untouched = training.loader.taken
         assert checkpointer.resume() is not None
     return which, other, untouched
@@ -190,7 +180,7 @@ def _restores(root: Path) -> tuple[list[str], int, list[int]]:
     with training.checkpointer(root) as checkpointer:
         if not is_leader():
             checkpointer._pool.run(_blinded)
-        messages = [_error(lambda which=which: checkpointer.restore(which)) for which in ("latest", 3)]
+        messages = [error_of(lambda which=which: checkpointer.restore(which)) for which in ("latest", 3)]
         before = training.loader.taken
         steps = [checkpointer.restore(which).step for which in (2, "00000001")]
     return messages, before, steps
@@ -222,7 +212,7 @@ def _restores_apart(root: Path) -> tuple[str, float]:
         with torch.no_grad():
             model.weight.fill_(-1.0)
         part = "model" if is_leader() else "rng"
-        return _error(lambda: checkpointer.restore(1, only=[part])), model.weight.item()
+        return error_of(lambda: checkpointer.restore(1, only=[part])), model.weight.item()
 
 
 def test_ranks_that_restore_different_parts_are_told_so_and_nothing_changes(tmp_path: Path) -> None:
@@ -238,13 +228,13 @@ def _one_calls_in_vain(root: Path, who: int) -> list[str]:
         deadline = checkpointer._ranks.deadline
         if dist.get_rank() == who:
             shorten_deadline(checkpointer, 0.3)
-            assert _error(lambda: checkpointer.restore("latest")) != "no error"
+            assert error_of(lambda: checkpointer.restore("latest")) != "no error"
         dist.barrier()
         shorten_deadline(checkpointer, 2)
         found = []
         for _ in range(3):
             dist.barrier()
-            found.append(_error(lambda: checkpointer.restore("latest")))
+            found.append(error_of(lambda: checkpointer.restore("latest")))
         shorten_deadline(checkpointer, deadline)
         state = checkpointer.resume()
         assert state is not None
@@ -264,7 +254,7 @@ def _goes_back(root: Path) -> str:
         for step in (1, 2, 3):
             checkpointer.save(step).wait()
     with AsyncCheckpointer(root, model=torch.nn.Linear(2, 2), extra={"refuses": Refuses()}) as checkpointer:
-        return _error(lambda: checkpointer.resume(which=1))
+        return error_of(lambda: checkpointer.resume(which=1))
 
 
 def _resumes(root: Path) -> int:
@@ -314,7 +304,7 @@ def test_a_resume_that_takes_longer_than_the_deadline_is_no_death(tmp_path: Path
 def _other_world(root: Path) -> list[str]:
     training = Training()
     with training.checkpointer(root) as checkpointer:
-        return [_error(checkpointer.resume), _error(lambda: checkpointer.restore("latest"))]
+        return [error_of(checkpointer.resume), error_of(lambda: checkpointer.restore("latest"))]
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 3), (2, 1), (1, 2)])

@@ -17,7 +17,7 @@ from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import CheckpointCorruptError, IncompatibleState
 from asyncckpt.events import Restored
 from asyncckpt.storage import LocalStorage, MemoryStorage
-from asyncckpt.storage.files import Files
+from asyncckpt.testing.files import Counting
 from tests.golden.make import Box
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -28,22 +28,12 @@ WIDE = 600
 SQUARE = 4 * WIDE * WIDE
 
 
-class Reads(Files):
-    """Adds up the bytes that are read, and counts the files that are open."""
+class Reads(Counting):
+    """Adds up the bytes that are read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
-        self.opened = 0
-
-    def open(self, path: str) -> int:
-        descriptor = super().open(path)
-        self.opened += 1
-        return descriptor
-
-    def close(self, descriptor: int) -> None:
-        super().close(descriptor)
-        self.opened -= 1
 
     def read(self, descriptor: int, into: memoryview, offset: int) -> int:
         got = super().read(descriptor, into, offset)
