@@ -21,6 +21,7 @@ from asyncckpt.restoring import SHARED, check_world, own_scope
 from asyncckpt.worker.listening import Listening, anything, wait
 from asyncckpt.worker.ranks import CALL_KEY, Ranks, at_work
 
+_CONSENSUS = "consensus"
 _T = TypeVar("_T")
 _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 """Why one checkpoint does not stand, while another may."""
@@ -38,6 +39,7 @@ class Consensus(Generic[_T]):
         self._call = call
         self._load = load
         self._proposals = 0
+        self._given_up = ""
 
     @property
     def is_led_here(self) -> bool:
@@ -61,7 +63,8 @@ class Consensus(Generic[_T]):
             try:
                 yield
             except BaseException as error:
-                self._ranks.tell(self._key("error"), _failure(error))
+                absent = isinstance(error.__cause__, RankMissing)
+                self._ranks.tell(_error_key(self.number), {**_failure(error), "absent": absent})
                 raise
 
     # -- rank 0 --------------------------------------------------------------------------------------------
@@ -104,8 +107,7 @@ class Consensus(Generic[_T]):
     # -- every other rank ----------------------------------------------------------------------------------
 
     def _join(self, counts: Counts | None) -> None:
-        former = self.number
-        said = self._fetch(0, CALL_KEY, concerns=lambda said: bool(said["number"] > former))
+        said = self._fetch(0, CALL_KEY, concerns=self._may_be_ours)
         self.number = said["number"]
         if said["call"] != self._call:
             error = RestoreError(f"rank 0 called {said['call']}, and rank {self._ranks.rank} {self._call}")
@@ -113,6 +115,16 @@ class Consensus(Generic[_T]):
             raise error
         if counts is not None:
             counts.follow(*said["counts"])
+
+    def _may_be_ours(self, said: dict[str, Any]) -> bool:
+        """Whether rank 0 made this call after the one before, and did not give it up because a rank was absent.
+
+        Taking part in such a one would fail, and keep this rank from rank 0's next call, which would fail in turn.
+        """
+        number: int = said["number"]
+        if number > self.number and (ended := self._ranks.peek(_error_key(number))) and ended["absent"]:
+            self.number, self._given_up = number, f"; rank 0 gave up its call number {number}: {ended['error']}"
+        return number > self.number
 
     def follow(self) -> _T | None:
         """Read what rank 0 proposes until a proposal stands; None if there is nothing to take."""
@@ -140,7 +152,7 @@ class Consensus(Generic[_T]):
 
     def _hear(self, *key: object) -> dict[str, Any]:
         """What rank 0 says next; raises `RestoreError` if that is that it failed."""
-        said = self._fetch(0, self._key(*key), self._key("error"))
+        said = self._fetch(0, self._key(*key), _error_key(self.number))
         if "error" in said:
             raise RestoreError(f"rank 0 could not {self._what}: {said['error']}")
         return said
@@ -190,14 +202,19 @@ class Consensus(Generic[_T]):
         try:
             return wait(Listening(self._ranks, rank, keys, word, task=self._key(), hint=hint, concerns=concerns))
         except RankMissing as error:
-            raise RestoreError(str(error)) from error
+            raise RestoreError(f"{error}{self._given_up}") from error
 
     @property
     def _what(self) -> str:
         return self._call.partition("(")[0]
 
     def _key(self, *parts: object) -> str:
-        return "/".join(map(str, ("consensus", self.number, *parts)))
+        return "/".join(map(str, (_CONSENSUS, self.number, *parts)))
+
+
+def _error_key(number: int) -> str:
+    """Where rank 0 says how its call failed."""
+    return f"{_CONSENSUS}/{number}/error"
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, Re
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.restoring import Loaded
+from asyncckpt.worker.ranks import CALL_KEY
 
 Load = Callable[[Checkpoint, list[str]], Loaded]
 
@@ -107,6 +109,11 @@ def _follow_and_settle(consensus: Consensus[Loaded]) -> None:
     consensus.settle(lambda: None, lambda: None)
 
 
+def _lead_and_settle(consensus: Consensus[Loaded]) -> None:
+    consensus.propose(_checkpoint(3))
+    consensus.settle(lambda: None, lambda: None)
+
+
 def test_none_is_none_for_all() -> None:
     leader, follower = _run((_loaded, _loaded), lambda consensus: consensus.give_up())
     assert leader.result() is None
@@ -131,3 +138,40 @@ def test_a_failure_of_another_kind_is_told_to_all() -> None:
         leader.result()
     with pytest.raises(OSError, match="no route"):
         follower.result()
+
+
+def test_a_call_that_rank_0_gave_up_for_a_ranks_absence_does_not_hold_that_rank_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = dist.HashStore()
+    first, late = (StoreRanks(store, rank, 2, wait, {}) for rank, wait in ((0, 0.1), (1, 30.0)))
+    with pytest.raises(RestoreError, match="no answer in restore"):
+        _under_way(Consensus(first, 0, "restore('best')", _loaded), lambda alone: alone.propose(_checkpoint(3)))
+
+    looked = threading.Event()
+    peek = late.peek
+
+    def seen(key: str) -> dict[str, Any] | None:
+        said = peek(key)
+        if key == CALL_KEY and late_call.number == 1:  # what rank 0 gave up is behind it
+            looked.set()
+        return said
+
+    monkeypatch.setattr(late, "peek", seen)
+    monkeypatch.setattr(first, "deadline", 30.0)
+    late_call = Consensus(late, 0, "restore('best')", _loaded)
+    with ThreadPoolExecutor(1) as threads:
+        followed = threads.submit(_under_way, late_call, _follow_and_settle)
+        while not looked.wait(0.01):
+            assert not followed.done(), followed.result()
+        _under_way(Consensus(first, 1, "restore('best')", _loaded), _lead_and_settle)
+        followed.result()
+
+
+def test_a_rank_that_comes_after_rank_0_gave_up_is_told_why() -> None:
+    store = dist.HashStore()
+    first, late = (StoreRanks(store, rank, 2, 0.1, {}) for rank in (0, 1))
+    with pytest.raises(RestoreError):
+        _under_way(Consensus(first, 0, "restore('best')", _loaded), lambda alone: alone.propose(_checkpoint(3)))
+    with pytest.raises(RestoreError, match=r"no answer .* rank 0 gave up its call number 1: .* from rank 1 within"):
+        _under_way(Consensus(late, 0, "restore('best')", _loaded), _follow_and_settle)
