@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -71,14 +72,6 @@ def test_P3_an_arena_is_whole_pages_and_aligned_to_them(size: int) -> None:
     assert arena.view[-1] == 7
 
 
-@pytest.fixture(params=["in one call", "page by page"])
-def populating(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to fault memory in."""
-    if request.param == "page by page":
-        monkeypatch.setattr(arenas, "_populate", lambda address, length: False)
-    return str(request.param)
-
-
 def resident() -> int:
     """Bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -86,16 +79,19 @@ def resident() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("memfd", [True, False])
-def test_P3_prefault_makes_every_page_resident(populating: str, memfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_P3_prefault_makes_every_page_resident(memfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not memfd:
         monkeypatch.delattr(os, "memfd_create")
     arena = Arena(80 << 20)
     before = resident()
     arena.prefault()
     assert resident() - before > 75 << 20
+    faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    arena.tensor.fill_(1)
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - faults < 100, "readable, but not writable yet"
 
 
-def test_P3_prefault_leaves_bytes_alone_since_a_save_may_write_them_at_the_same_time(populating: str) -> None:
+def test_P3_prefault_leaves_bytes_alone_since_a_save_may_write_them_at_the_same_time() -> None:
     arena = Arena(4 * PAGE)
     arena.tensor.fill_(3)
     written = arena.tensor._version
