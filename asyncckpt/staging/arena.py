@@ -35,7 +35,7 @@ class Arena:
         self.tensor = torch.frombuffer(self.view, dtype=torch.uint8)
 
     def prefault(self) -> None:
-        """Make every page resident and writable, without the GIL.
+        """Make every page resident and writable, in a thread of its own, without the GIL.
 
         Bytes stay as they are: the arena may be in use by the time a background thread comes to it. Pages are read
         one by one, which takes the lock of this mapping only. MADV_POPULATE_WRITE is a third faster where memory is
@@ -114,7 +114,7 @@ class ArenaPool:
         with self._changed:
             self._leased.pop(arena.id, None)
             if not self._closed:
-                self._free.append(arena)
+                self._free.insert(0, arena)  # leased next: it is resident for certain
             self._changed.notify_all()
 
     def memory(self) -> Memory:

@@ -11,9 +11,11 @@ import functools
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,6 +30,9 @@ from asyncckpt.staging.layout import Plan, Region, handed_out
 from asyncckpt.worker.watermark import Watermark
 
 logger = logging.getLogger("asyncckpt")
+
+NICE = 10
+"""By how much faulting memory in gives way to training: at the same priority it took the first save 2-4 ms of CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,9 @@ class Schedule:
 
 
 def _prefault(arenas: Sequence[Arena]) -> None:
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        with suppress(OSError):
+            os.nice(NICE)
     for arena in arenas:
         arena.prefault()
 

@@ -22,6 +22,7 @@ from asyncckpt.events import Fallback, Staged
 from asyncckpt.saving import Saver
 from asyncckpt.staging import arena as arenas
 from asyncckpt.staging.arena import PAGE, Arena, ArenaPool
+from asyncckpt.staging.stager import NICE
 from asyncckpt.storage import MemoryStorage
 
 from ..checkpointer.trainings import Recorder
@@ -161,6 +162,35 @@ def test_P3_arenas_are_made_and_faulted_in_before_the_first_save(monkeypatch: py
         checkpointer.save(2).wait()
         checkpointer.save(3).wait()
     assert set(leases.ids) <= set(faulted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_P3_faulting_memory_in_gives_way_to_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, faulted = [], threading.Event()
+
+    def watched(arena: Arena) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        faulted.set()
+
+    monkeypatch.setattr(Arena, "prefault", watched)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with AsyncCheckpointer(MemoryStorage("nice"), model=Net(), save=SavePolicy(every_steps=9)) as checkpointer:
+        checkpointer.step(1)
+        assert faulted.wait(60)
+    assert found[0] == min(before + NICE, 19)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_P3_the_arena_that_was_just_released_is_leased_next(leases: Leases) -> None:
+    """The other may not be resident yet."""
+    model = Net()
+    with AsyncCheckpointer(MemoryStorage("next"), model=model, save=SavePolicy(every_steps=9)) as checkpointer:
+        checkpointer.step(1)
+        for step in (2, 3, 4):
+            checkpointer.save(step).wait()
+            checkpointer.wait()
+    assert len(leases.ids) == 3
+    assert len(set(leases.ids)) == 1
 
 
 def test_P3_an_arena_grows_with_the_state_and_the_small_ones_are_let_go(leases: Leases) -> None:
