@@ -153,7 +153,7 @@ class Saver(Generic[_S]):
                     self._arenas.release(arena)
                     raise
                 self._hand_over(_HandOver(job, handle, snapshot), replaceable)
-                self.stager.prefault(self._arenas.spares(plan.layout.size))
+                self.stager.prefault.start(self._arenas.spares(plan.layout.size))
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it

@@ -7,15 +7,12 @@ it. Whatever goes wrong in the copy opens the latch and fails the one snapshot: 
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,12 +24,10 @@ from asyncckpt.staging.arena import Arena
 from asyncckpt.staging.device import GROUP, copy_group, destination, origin, same_bits
 from asyncckpt.staging.guards import unwatch, watch
 from asyncckpt.staging.layout import Plan, Region, handed_out
+from asyncckpt.staging.prefault import Prefault
 from asyncckpt.worker.watermark import Watermark
 
 logger = logging.getLogger("asyncckpt")
-
-NICE = 10
-"""By how much faulting memory in gives way to training: at the same priority it took the first save 2-4 ms of CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +89,6 @@ class Schedule:
             tuple(destination(self.arena.tensor, r.offset, r.source.tensor) for r in regions),
             tuple(origin(r.source.tensor) for r in regions),
         )
-
-
-def _prefault(arenas: Sequence[Arena]) -> None:
-    if sys.platform == "linux":  # elsewhere it would be the whole process
-        with suppress(OSError):
-            os.nice(NICE)
-    for arena in arenas:
-        arena.prefault()
 
 
 def _parts(region: Region) -> list[Region]:
@@ -250,6 +237,7 @@ class Stager:
         self._pending: list[Snapshot] = []
         self._lock = threading.Lock()
         self._schedules: dict[str, Schedule] = {}
+        self.prefault = Prefault()
         self._process = os.getpid()
         watch(self)
 
@@ -298,16 +286,7 @@ class Stager:
         """Have everything that the first `begin` of `plan` in each of these new `arenas` needs."""
         for arena in arenas:
             self._schedule(plan, arena)
-        self.prefault(arenas)
-
-    def prefault(self, arenas: Sequence[Arena]) -> None:
-        """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up."""
-        if arenas:
-            fault = functools.partial(_prefault, arenas)
-            try:
-                threading.Thread(target=fault, name="asyncckpt-prefault", daemon=True).start()
-            except RuntimeError as error:  # no thread to be had: the copies fault them in, slower
-                logger.warning("staging memory is not faulted in ahead of its use: %s", error)
+        self.prefault.start(arenas)
 
     def guard(self) -> None:
         """Return once no LAZY tensor is being copied; costs nothing when none is."""
@@ -325,7 +304,8 @@ class Stager:
             self._listeners.emit(Stalled(pending[-1].step, time.monotonic() - began, "guard"))
 
     def close(self) -> None:
-        """Finish what is queued, then end the thread."""
+        """Finish what is queued, then end the threads."""
+        self.prefault.close()
         self.guard()
         unwatch(self)
         if self._thread is not None:

@@ -22,7 +22,7 @@ from asyncckpt.events import Fallback, Staged
 from asyncckpt.saving import Saver
 from asyncckpt.staging import arena as arenas
 from asyncckpt.staging.arena import PAGE, Arena, ArenaPool
-from asyncckpt.staging.stager import NICE
+from asyncckpt.staging.prefault import NICE
 from asyncckpt.storage import MemoryStorage
 
 from ..checkpointer.trainings import Recorder
@@ -85,7 +85,7 @@ def test_P3_prefault_makes_every_page_resident(memfd: bool, monkeypatch: pytest.
         monkeypatch.delattr(os, "memfd_create")
     arena = Arena(80 << 20)
     before = resident()
-    arena.prefault()
+    arena.prefault(threading.Event())
     assert resident() - before > 75 << 20
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     arena.tensor.fill_(1)
@@ -96,7 +96,7 @@ def test_P3_prefault_leaves_bytes_alone_since_a_save_may_write_them_at_the_same_
     arena = Arena(4 * PAGE)
     arena.tensor.fill_(3)
     written = arena.tensor._version
-    arena.prefault()
+    arena.prefault(threading.Event())
     assert arena.tensor._version == written, "a byte that is read and written back may overwrite a newer one"
     assert arena.tensor.eq(3).all()
 
@@ -147,8 +147,8 @@ def test_P3_arenas_are_made_and_faulted_in_before_the_first_save(monkeypatch: py
     faulted, both = [], threading.Event()
     prefault = Arena.prefault
 
-    def watched(arena: Arena) -> None:
-        prefault(arena)
+    def watched(arena: Arena, stop: threading.Event) -> None:
+        prefault(arena, stop)
         faulted.append(arena.id)
         if len(faulted) == 2:
             both.set()
@@ -168,7 +168,7 @@ def test_P3_arenas_are_made_and_faulted_in_before_the_first_save(monkeypatch: py
 def test_P3_faulting_memory_in_gives_way_to_training(monkeypatch: pytest.MonkeyPatch) -> None:
     found, faulted = [], threading.Event()
 
-    def watched(arena: Arena) -> None:
+    def watched(arena: Arena, stop: threading.Event) -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         faulted.set()
 
@@ -179,6 +179,47 @@ def test_P3_faulting_memory_in_gives_way_to_training(monkeypatch: pytest.MonkeyP
         assert faulted.wait(60)
     assert found[0] == min(before + NICE, 19)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_P3_closing_ends_the_faulting(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    def until_stopped(arena: Arena, stop: threading.Event) -> None:
+        begun.set()
+        if stop.wait(60):
+            stopped.set()
+
+    monkeypatch.setattr(Arena, "prefault", until_stopped)
+    with AsyncCheckpointer(MemoryStorage("stop"), model=Net(), save=SavePolicy(every_steps=9)) as checkpointer:
+        checkpointer.step(1)
+        assert begun.wait(60)
+    assert stopped.is_set()
+    assert not any(thread.name == "asyncckpt-prefault" for thread in threading.enumerate())
+
+
+def test_P3_a_stopped_faulting_touches_nothing_more() -> None:
+    arena, stop = Arena(40 << 20), threading.Event()
+    stop.set()
+    before = resident()
+    arena.prefault(stop)
+    assert resident() - before < 1 << 20
+
+
+@pytest.mark.parametrize("end", ["", "del checkpointer"])
+def test_P3_a_process_that_ends_while_memory_is_faulted_in_ends_well(end: str) -> None:
+    script = """
+import torch
+from torch import nn
+from asyncckpt import AsyncCheckpointer, SavePolicy
+from asyncckpt.storage import MemoryStorage
+
+model = nn.ParameterList([torch.zeros(200_000_000)])  # some 0.7 s of it
+checkpointer = AsyncCheckpointer(MemoryStorage("ends"), model=model, save=SavePolicy(every_steps=9))
+checkpointer.step(1)
+"""
+    command = [sys.executable, "-c", script + end]
+    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_P3_the_arena_that_was_just_released_is_leased_next(leases: Leases) -> None:
