@@ -2,7 +2,8 @@
 
 The loop saves as soon as the save before is durable. ``extra`` is the wall time of each save beyond what the steps
 made meanwhile take without saving: stall and slow-down together. ``durable`` is from the call to the last fsync,
-beside a training that goes on. Steps without saving are timed right before and after.
+beside a training that goes on. Steps without saving are timed before the system is there and after it was closed:
+what it does in the background while it is there would make them slower, and saving look cheaper.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ PLAIN = 5
 """Steps without saving, before and after the saves."""
 
 SETTLED = 3
-"""Steps in a row that take about as long as the fastest, before anything is measured."""
+"""Steps in a row that take about as long as they should, before anything is measured."""
 
 MOST_SETTLING = 40
+
+STEADY = 1.1
+"""As long as without the system: what it prepares once is over by then."""
 
 SAVES = 4
 """In a row."""
@@ -77,14 +81,16 @@ def measure(turn: Turn) -> list[Sample]:
             }
             for _ in range(1 if turn.quick else 3)
         ]
+    if not turn.quick:
+        _settle(training)
+    before = _plain(training)
     system = make(turn.system, training, turn.folder / "saves")
     for step in range(1, 4):
         training.step()
         system.after_step(step)
-    if not turn.quick:
-        _settle(training)
     samples = _warmed_up(training, system)
-    before = _plain(training)
+    if not turn.quick:
+        _settle(training, STEADY * statistics.median(before))
     began, steps, saves = time.perf_counter(), 0, list[Sample]()
     save = Save(system, 100)
     while len(saves) < SAVES:
@@ -95,8 +101,8 @@ def measure(turn: Turn) -> list[Sample]:
             if len(saves) < SAVES:
                 save = Save(system, 100 + steps)
     wall = time.perf_counter() - began
-    plain = statistics.mean([*before, *_plain(training)])
     system.close()
+    plain = statistics.mean([*before, *_plain(training)])
     return [*samples, *saves, {"extra": (wall - steps * plain) / SAVES, "plain": plain}]
 
 
@@ -111,10 +117,13 @@ def _warmed_up(training: Training, system: System) -> list[Sample]:
     return samples[:1]
 
 
-def _settle(training: Training) -> None:
-    """Steps until their time is steady: the first ones of a process touch memory that the host has to find first."""
+def _settle(training: Training, enough: float = 0.0) -> None:
+    """Steps until some in a row take at most `enough` seconds, or 1.15 times the fastest where none are given.
+
+    The first ones of a process touch memory that the host has to find first.
+    """
     seconds = [_step(training) for _ in range(SETTLED)]
-    while max(seconds[-SETTLED:]) > 1.15 * min(seconds) and len(seconds) < MOST_SETTLING:
+    while max(seconds[-SETTLED:]) > (enough or 1.15 * min(seconds)) and len(seconds) < MOST_SETTLING:
         seconds.append(_step(training))
 
 
