@@ -21,7 +21,6 @@ from asyncckpt.restoring import SHARED, check_world, own_scope
 from asyncckpt.worker.listening import Listening, anything, wait
 from asyncckpt.worker.ranks import CALL_KEY, Ranks, at_work
 
-_CONSENSUS = "consensus"
 _T = TypeVar("_T")
 _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 """Why one checkpoint does not stand, while another may."""
@@ -40,6 +39,7 @@ class Consensus(Generic[_T]):
         self._load = load
         self._proposals = 0
         self._given_up = ""
+        """For messages: the call of rank 0 that was passed over while this rank waits for another."""
 
     @property
     def is_led_here(self) -> bool:
@@ -64,7 +64,7 @@ class Consensus(Generic[_T]):
                 yield
             except BaseException as error:
                 absent = isinstance(error.__cause__, RankMissing)
-                self._ranks.tell(_error_key(self.number), {**_failure(error), "absent": absent})
+                self._ranks.tell(self._key("error"), {**_failure(error), "absent": absent})
                 raise
 
     # -- rank 0 --------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Consensus(Generic[_T]):
 
     def _join(self, counts: Counts | None) -> None:
         said = self._fetch(0, CALL_KEY, concerns=self._may_be_ours)
-        self.number = said["number"]
+        self.number, self._given_up = said["number"], ""
         if said["call"] != self._call:
             error = RestoreError(f"rank 0 called {said['call']}, and rank {self._ranks.rank} {self._call}")
             self._ranks.tell(self._key(0, "read", self._ranks.rank), _failure(error))
@@ -122,7 +122,7 @@ class Consensus(Generic[_T]):
         Taking part in such a one would fail, and keep this rank from rank 0's next call, which would fail in turn.
         """
         number: int = said["number"]
-        if number > self.number and (ended := self._ranks.peek(_error_key(number))) and ended["absent"]:
+        if number > self.number and (ended := self._ranks.peek(_key(number, "error"))) and ended["absent"]:
             self.number, self._given_up = number, f"; rank 0 gave up its call number {number}: {ended['error']}"
         return number > self.number
 
@@ -152,7 +152,7 @@ class Consensus(Generic[_T]):
 
     def _hear(self, *key: object) -> dict[str, Any]:
         """What rank 0 says next; raises `RestoreError` if that is that it failed."""
-        said = self._fetch(0, self._key(*key), _error_key(self.number))
+        said = self._fetch(0, self._key(*key), self._key("error"))
         if "error" in said:
             raise RestoreError(f"rank 0 could not {self._what}: {said['error']}")
         return said
@@ -209,12 +209,12 @@ class Consensus(Generic[_T]):
         return self._call.partition("(")[0]
 
     def _key(self, *parts: object) -> str:
-        return "/".join(map(str, (_CONSENSUS, self.number, *parts)))
+        return _key(self.number, *parts)
 
 
-def _error_key(number: int) -> str:
-    """Where rank 0 says how its call failed."""
-    return f"{_CONSENSUS}/{number}/error"
+def _key(number: int, *parts: object) -> str:
+    """Where something is said in rank 0's call of this number."""
+    return "/".join(map(str, ("consensus", number, *parts)))
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

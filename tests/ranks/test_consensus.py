@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -140,38 +139,49 @@ def test_a_failure_of_another_kind_is_told_to_all() -> None:
         follower.result()
 
 
-def test_a_call_that_rank_0_gave_up_for_a_ranks_absence_does_not_hold_that_rank_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def _given_up_once() -> tuple[StoreRanks, StoreRanks]:
+    """Rank 0, which gave up its first call because rank 1 did not come, and rank 1."""
     store = dist.HashStore()
     first, late = (StoreRanks(store, rank, 2, wait, {}) for rank, wait in ((0, 0.1), (1, 30.0)))
     with pytest.raises(RestoreError, match="no answer in restore"):
         _under_way(Consensus(first, 0, "restore('best')", _loaded), lambda alone: alone.propose(_checkpoint(3)))
+    first.peek(CALL_KEY)  # a rank's requests are carried out one after the other: by now it has said that it failed
+    return first, late
 
-    looked = threading.Event()
-    peek = late.peek
 
-    def seen(key: str) -> dict[str, Any] | None:
-        said = peek(key)
-        if key == CALL_KEY and late_call.number == 1:  # what rank 0 gave up is behind it
-            looked.set()
-        return said
+def _wait_until_passed_over(call: Consensus[Loaded], followed: Future[None]) -> None:
+    while call.number < 1:
+        assert not followed.done(), followed.result()
 
-    monkeypatch.setattr(late, "peek", seen)
+
+def test_a_call_that_rank_0_gave_up_for_a_ranks_absence_does_not_hold_that_rank_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, late = _given_up_once()
     monkeypatch.setattr(first, "deadline", 30.0)
-    late_call = Consensus(late, 0, "restore('best')", _loaded)
+    call = Consensus(late, 0, "restore('best')", _loaded)
     with ThreadPoolExecutor(1) as threads:
-        followed = threads.submit(_under_way, late_call, _follow_and_settle)
-        while not looked.wait(0.01):
-            assert not followed.done(), followed.result()
+        followed = threads.submit(_under_way, call, _follow_and_settle)
+        _wait_until_passed_over(call, followed)
         _under_way(Consensus(first, 1, "restore('best')", _loaded), _lead_and_settle)
         followed.result()
 
 
-def test_a_rank_that_comes_after_rank_0_gave_up_is_told_why() -> None:
-    store = dist.HashStore()
-    first, late = (StoreRanks(store, rank, 2, 0.1, {}) for rank in (0, 1))
-    with pytest.raises(RestoreError):
-        _under_way(Consensus(first, 0, "restore('best')", _loaded), lambda alone: alone.propose(_checkpoint(3)))
+def test_a_call_that_was_passed_over_is_no_reason_for_what_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, late = _given_up_once()
+    call = Consensus(late, 0, "restore('best')", _loaded)
+    with ThreadPoolExecutor(1) as threads:
+        followed = threads.submit(_under_way, call, _follow_and_settle)
+        _wait_until_passed_over(call, followed)
+        monkeypatch.setattr(late, "deadline", 0.1)
+        first.tell(CALL_KEY, {"number": 2, "call": "restore('best')", "counts": None})  # and nothing more
+        with pytest.raises(RestoreError, match="no answer in restore") as caught:
+            followed.result()
+    assert "gave up" not in str(caught.value)
+
+
+def test_a_rank_that_comes_after_rank_0_gave_up_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, late = _given_up_once()
+    monkeypatch.setattr(late, "deadline", 0.1)
     with pytest.raises(RestoreError, match=r"no answer .* rank 0 gave up its call number 1: .* from rank 1 within"):
         _under_way(Consensus(late, 0, "restore('best')", _loaded), _follow_and_settle)

@@ -25,7 +25,7 @@ from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import pulse
-from asyncckpt.worker.ranks import pulse_key
+from asyncckpt.worker.ranks import CALL_KEY, pulse_key
 from tests.ranks.looking import error_of, is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
@@ -230,6 +230,7 @@ def _one_calls_in_vain(root: Path, who: int) -> list[str]:
             shorten_deadline(checkpointer, 0.3)
             assert error_of(lambda: checkpointer.restore("latest")) != "no error"
             shorten_deadline(checkpointer, deadline)
+            checkpointer._ranks.peek(CALL_KEY)  # once this is answered, it has said that it failed
         found = []
         for _ in range(3):
             dist.barrier()
