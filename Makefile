@@ -1,6 +1,6 @@
 # make demo   set up, then show the whole thing on a real training run (under two minutes after set-up)
 # make test   set up, then every check and every test; this is what CI runs
-# make check  linter, types on three platforms, import contracts
+# make check  linter, types on three platforms, import contracts, C++ format
 # make bench  every benchmark, beside those peers that are installed (benchmarks/peers.txt)
 
 PYTHON ?= python3
@@ -31,6 +31,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy --platform darwin
 	$(BIN)/mypy --platform win32
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror asyncckpt/testing/simacc/csrc/*.h asyncckpt/testing/simacc/csrc/*.cpp
 
 bench: $(VENV)/.ready
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks $$name || exit 1; done
