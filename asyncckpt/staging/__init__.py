@@ -1,8 +1,11 @@
 """Staging: from live tensors to an arena, so that training may go on and change them.
 
-``arena``   pre-faulted, page-aligned, reused host memory within a budget
-``plan``    which bytes go where: the image of the packs, computed before anything is copied
-``stager``  the copies: EAGER ones in the call, LAZY ones in a thread of their own
-``guards``  what keeps LAZY tensors unchanged until they are copied
-``device``  how tensors of a device reach the host
+``layout``      which bytes go where: the image of the packs, computed before anything is copied
+``arena``       page-aligned, reused host memory within a budget; ``prefault`` and ``pinning`` make it ready
+``device``      copies in groups that hold no interpreter lock
+``streams``     one side stream for each accelerator device, and how it is ordered with training
+``pieces``      regions cut and put together into copies; ``lane`` those of one device, ``schedule`` all of one plan
+``snapshot``    one state on its way; ``filling`` how far it has come, ``comparison`` whether it was torn
+``stager``      the threads that copy and wait (``tasks``)
+``guards``      what keeps LAZY tensors unchanged until they are copied
 """

@@ -17,11 +17,20 @@ from contextlib import suppress
 
 import torch
 
+if sys.platform == "linux":
+    import fcntl
+
+from asyncckpt import allowance
+from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed
 from asyncckpt.levels import Memory
+from asyncckpt.staging.pinning import pin
+from asyncckpt.worker.descriptors import MEMORY, Descriptor
 
 PAGE = 4096
 _STRIDE = 16 << 20
+SHARE = 0.9
+"""Of the memory that is left: the rest is for what a training allocates meanwhile."""
 _numbers = itertools.count(1)
 
 
@@ -31,8 +40,25 @@ class Arena:
     def __init__(self, capacity: int) -> None:
         self.id = f"arena-{next(_numbers)}"
         self.capacity = -(-max(capacity, 1) // PAGE) * PAGE
-        self.view = memoryview(_map(self.capacity))
+        self.descriptor, memory = _map(self.capacity)
+        """Of the memfd, for another process to map; None where there is none."""
+        self.view = memoryview(memory)
         self.tensor = torch.frombuffer(self.view, dtype=torch.uint8)
+        self._pinned: dict[str, bool] = {}
+        self._pinning = threading.Lock()
+        self.unpinned = ""
+        """Why it could not be page-locked."""
+
+    def pin(self, kind: str) -> bool:
+        """Page-lock it for devices of `kind`, once, for as long as it lives; whether that could be done."""
+        with self._pinning:
+            if kind not in self._pinned:
+                try:
+                    pin(kind, self.tensor, self)
+                    self._pinned[kind] = True
+                except RuntimeError as error:
+                    self._pinned[kind], self.unpinned = False, str(error)
+            return self._pinned[kind]
 
     def prefault(self, stop: threading.Event) -> None:
         """Make every page resident and writable, without the GIL, until `stop` is set.
@@ -47,45 +73,55 @@ class Arena:
             self.tensor[start : start + _STRIDE : PAGE].max()
 
 
-def _map(size: int) -> mmap.mmap:
+def _map(size: int) -> tuple[Descriptor | None, mmap.mmap]:
     if sys.platform == "linux" and hasattr(os, "memfd_create"):
-        fd = os.memfd_create("asyncckpt-arena", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, size)
-            memory = mmap.mmap(fd, size)
-        finally:
-            os.close(fd)
+        memfd = Descriptor(os.memfd_create(MEMORY, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        os.ftruncate(memfd.fileno(), size)
+        # Another process that has it mapped can rely on it: a page that is gone would end it with SIGBUS.
+        fcntl.fcntl(memfd.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        memory = mmap.mmap(memfd.fileno(), size)
         # A forked data loader must not keep gigabytes of snapshot mapped.
         memory.madvise(mmap.MADV_DONTFORK)
-        return memory
-    return mmap.mmap(-1, size)
+        return memfd, memory
+    return None, mmap.mmap(-1, size)
 
 
 class ArenaPool:
-    """The generations of one checkpointer: at most `generations` arenas, together within `budget` bytes."""
+    """The generations of one checkpointer: at most `generations` arenas, together within `budget` bytes.
+
+    Without a budget it is most of what the limits of this process leave when the first arena is asked for.
+    """
 
     def __init__(self, generations: int, budget: int | None, degraded: Callable[[str], None]) -> None:
         self._generations = generations
         self._budget = budget
+        self._allowed: Allowance | None = None
         self._degraded = degraded
         self._changed = threading.Condition()
         self._capacity = 0
         self._free: list[Arena] = []
         self._leased: dict[str, Arena] = {}
+        self._lost: list[Arena] = []
         self._closed = False
 
     def generations(self, size: int) -> int:
         """How many arenas of `size` bytes the budget holds; raises `SaveFailed` if that is none."""
-        if self._budget is None:
+        if self._budget is None and self._allowed is None:
+            self._allowed = allowance.memory()
+        if self._budget is not None:
+            most, room = self._budget, f"budget={self._budget:,}"
+            way_out = f"the budget is {self._budget:,}: raise budget= to at least {size:,}"
+        elif self._allowed is not None:
+            most = int(self._allowed.free * SHARE)
+            room = f"{SHARE:.0%} of the {self._allowed.free:,} that {self._allowed.limit} leaves"
+            way_out = f"{self._allowed.limit} leaves {self._allowed.free:,}: raise its limit by {size - most:,}"
+        else:
             return self._generations
-        fit = min(self._generations, self._budget // size)
+        fit = min(self._generations, most // size)
         if fit < 1:
-            raise SaveFailed(
-                f"a snapshot needs {size:,} bytes of staging memory, the budget is {self._budget:,}: "
-                f"raise budget= to at least {size:,}, or save less"
-            )
+            raise SaveFailed(f"a snapshot needs {size:,} bytes of staging memory, {way_out}, or save less")
         if fit < self._generations:
-            self._degraded(f"{self._generations} generations of {size:,} bytes exceed budget={self._budget:,}")
+            self._degraded(f"{self._generations} generations of {size:,} bytes do not fit in {room}")
         return fit
 
     def lease(self, size: int, *, wait: bool = False) -> Arena | None:
@@ -117,6 +153,13 @@ class ArenaPool:
             self._leased.pop(arena.id, None)
             if not self._closed:
                 self._free.insert(0, arena)  # leased next: it is resident for certain
+            self._changed.notify_all()
+
+    def quarantine(self, arena: Arena) -> None:
+        """Nobody shall have the arena again: a device may write to it still, so that it stays mapped."""
+        with self._changed:
+            self._leased.pop(arena.id, None)
+            self._lost.append(arena)
             self._changed.notify_all()
 
     def memory(self) -> Memory:

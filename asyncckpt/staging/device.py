@@ -1,8 +1,7 @@
-"""Device: how the bytes of a tensor reach an arena.
+"""Device: how the bytes of a tensor reach an arena, in groups of copies that hold no GIL.
 
-Tensors in host memory are copied in groups that hold no GIL (`copy_group`), LAZY ones in a thread of their own.
-Every other device is copied by a blocking copy inside the save call, which is correct on all of them and slow:
-copies on a side stream are what the next version brings, behind this seam.
+LAZY tensors in host memory are copied by a thread of their own, those on a device with streams on its side stream
+(`asyncckpt.staging.lane`). On every other device (mps) a copy blocks, so that it is made inside the save call.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from asyncckpt.staging.streams import has_streams
 from asyncckpt.state.dtypes import as_bytes_view_dtype
 
 GROUP = 32 << 20
@@ -19,8 +19,8 @@ GROUP = 32 << 20
 
 
 def can_be_lazy(tensor: Tensor) -> bool:
-    """Whether copies of this tensor may run beside training: only host memory needs no stream for that."""
-    return tensor.device.type == "cpu"
+    """Whether copies of this tensor may run beside training."""
+    return tensor.device.type == "cpu" or has_streams(tensor.device.type)
 
 
 def destination(arena: Tensor, offset: int, source: Tensor) -> Tensor:
@@ -47,15 +47,17 @@ def comparable_dtype(source: Tensor) -> torch.dtype:
     return as_bytes_view_dtype(source.dtype)
 
 
-def copy_group(destinations: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def copy_group(destinations: Sequence[Tensor], sources: Sequence[Tensor], *, non_blocking: bool = False) -> None:
     """Copy each source to its destination in one call, which releases the GIL for all of them.
+
+    With `non_blocking` copies to page-locked memory are enqueued on the current stream of the source's device.
 
     One call per tensor costs 1 to 3 s instead of 0.15 for 20,000 tensors beside a busy Python thread.
     """
     if not sources:
         return
     with torch.no_grad():
-        torch._foreach_copy_(list(destinations), list(sources))
+        torch._foreach_copy_(list(destinations), list(sources), non_blocking)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

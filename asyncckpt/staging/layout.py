@@ -17,6 +17,7 @@ from asyncckpt.errors import UnsupportedState
 from asyncckpt.format.manifest import Alias, Path
 from asyncckpt.format.shard import ALIGNMENT, MAX_HEADER, PackedTensor, encode_header, pack_names
 from asyncckpt.staging.device import can_be_lazy
+from asyncckpt.staging.streams import has_streams
 from asyncckpt.state.capture import Source
 from asyncckpt.state.dtypes import Stored, logical_name, stored
 from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor
@@ -51,6 +52,9 @@ class Plan:
     """In file order."""
     headers: tuple[tuple[int, bytes], ...]
     """Where each pack starts in the arena, and its first bytes."""
+
+    devices: frozenset[str]
+    """The kinds of devices that tensors are copied from on side streams."""
 
 
 def build(sources: Sequence[Source]) -> Plan:
@@ -214,7 +218,7 @@ def _alias(extent: _Extent, of: Path, low: int) -> Alias:
 def _place(sources: list[Source], aliases: Mapping[Path, Alias]) -> Plan:
     forms = {s.path: stored(s.tensor.dtype, s.tensor.shape) for s in sources}
     # Wide elements first: without fillers, that is what aligns every tensor.
-    ordered = sorted(sources, key=lambda s: (-forms[s.path].itemsize, s.path))
+    ordered = sorted(sources, key=lambda s: (-forms[s.path].itemsize, *_together(s), s.path))
     names = pack_names([s.path for s in ordered])
     packs: list[PlannedPack] = []
     tensors: dict[Path, PlannedTensor] = {}
@@ -233,7 +237,14 @@ def _place(sources: list[Source], aliases: Mapping[Path, Alias]) -> Plan:
         headers.append((start, header))
         start += -(-offset // ALIGNMENT) * ALIGNMENT
     layout = Layout(tuple(packs), tensors, aliases, start, sum(tensor.nbytes for tensor in tensors.values()))
-    return Plan(layout, tuple(regions), tuple(headers))
+    kinds = {source.tensor.device.type for source in sources}
+    return Plan(layout, tuple(regions), tuple(headers), frozenset(filter(has_streams, kinds)))
+
+
+def _together(source: Source) -> tuple[str, bool]:
+    """Apart from the others lies what is copied apart from them: gathered on its device, it is one copy then."""
+    device = source.tensor.device
+    return (str(device), source.lazy) if has_streams(device.type) else ("", False)
 
 
 def _split(ordered: list[Source], names: Mapping[Path, str]) -> Iterable[list[Source]]:

@@ -1,4 +1,4 @@
-"""Prefault: arenas faulted in ahead of their use, in threads that give way to training."""
+"""Prefault: arenas faulted in and page-locked ahead of their use, in threads that give way to training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from asyncckpt.staging.arena import Arena
@@ -18,18 +18,24 @@ NICE = 10
 
 
 class Prefault:
-    """What is being faulted in for one checkpointer."""
+    """What is being faulted in for one checkpointer; `pin` page-locks an arena for a kind of device."""
 
-    def __init__(self) -> None:
+    def __init__(self, pin: Callable[[Arena, str], None]) -> None:
+        self._pin = pin
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def start(self, arenas: Sequence[Arena]) -> None:
-        """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up."""
+    def start(self, arenas: Sequence[Arena], kinds: Collection[str]) -> None:
+        """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up.
+
+        They are page-locked for devices of all `kinds`.
+        """
         if not arenas:
             return
         # No daemon: at the interpreter's end that would be stopped within torch's C++, which ends the process.
-        thread = threading.Thread(target=self._run, args=(tuple(arenas),), name="asyncckpt-prefault", daemon=False)
+        thread = threading.Thread(
+            target=self._run, args=(tuple(arenas), tuple(kinds)), name="asyncckpt-prefault", daemon=False
+        )
         try:
             thread.start()
         except RuntimeError as error:  # no thread to be had: the copies fault them in, slower
@@ -43,9 +49,12 @@ class Prefault:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, arenas: Sequence[Arena]) -> None:
+    def _run(self, arenas: Sequence[Arena], kinds: Sequence[str]) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process
             with suppress(OSError):
                 os.nice(NICE)
         for arena in arenas:
             arena.prefault(self._stop)
+            for kind in kinds:
+                if not self._stop.is_set():
+                    self._pin(arena, kind)

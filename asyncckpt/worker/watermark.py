@@ -7,12 +7,17 @@ and was not torn) or `abort`. A commit waits for the seal.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from asyncckpt.errors import SaveError
 
 
 class Abandoned(SaveError):
     """The reader gave up before the snapshot was complete."""
+
+
+def _nobody() -> None:
+    """Nobody follows."""
 
 
 class Watermark:
@@ -23,23 +28,41 @@ class Watermark:
         self._reached = 0
         self._sealed = False
         self._error: BaseException | None = None
+        self._follow: Callable[[], None] = _nobody
 
     @property
     def reached(self) -> int:
         """Bytes filled by now."""
-        return self._reached
+        with self._changed:  # who is told so has seen what the thread has seen that filled them
+            return self._reached
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the snapshot may be committed."""
+        return self._sealed
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the snapshot will never be complete, or None."""
+        return self._error
+
+    def follow(self, told: Callable[[], None]) -> None:
+        """Call `told` after each change from now on, in the thread that makes it; it must not wait for anything."""
+        self._follow = told
 
     def advance(self, upto: int) -> None:
         """The first `upto` bytes are filled."""
         with self._changed:
             self._reached = max(self._reached, upto)
             self._changed.notify_all()
+        self._follow()
 
     def seal(self) -> None:
         """The snapshot is complete and consistent: it may be committed."""
         with self._changed:
             self._sealed = True
             self._changed.notify_all()
+        self._follow()
 
     def abort(self, error: BaseException) -> None:
         """The snapshot will never be complete; everyone who waits gets `error`. The first call counts."""
@@ -47,6 +70,7 @@ class Watermark:
             if not self._sealed and self._error is None:
                 self._error = error
             self._changed.notify_all()
+        self._follow()
 
     def leave(self) -> None:
         """The reader needs no more: threads that wait for it are released with `Abandoned`."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asyncckpt.staging import stager
+from asyncckpt.staging import schedule
 
 from .held import Gate
 
@@ -13,6 +13,6 @@ from .held import Gate
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """The copier does not copy before the gate is opened."""
     held = Gate()
-    monkeypatch.setattr(stager, "copy_group", held)
+    monkeypatch.setattr(schedule, "copy_group", held)
     yield held
     held.open()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.staging import stager
+from asyncckpt.staging import schedule
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
 
@@ -27,16 +27,16 @@ class Gate:
 
     def __init__(self) -> None:
         self.groups = 0
-        self._copy = stager.copy_group
+        self._copy = schedule.copy_group
         self._opened = threading.Event()
         self._entered = threading.Event()
 
-    def __call__(self, destinations: Any, sources: Any) -> None:
+    def __call__(self, destinations: Any, sources: Any, *, non_blocking: bool = False) -> None:
         if threading.current_thread().name == COPIER and sources:
             self.groups += 1
             self._entered.set()
             assert self._opened.wait(PATIENCE)
-        self._copy(destinations, sources)
+        self._copy(destinations, sources, non_blocking=non_blocking)
 
     def wait_entered(self) -> None:
         """Return once the copier is about to copy."""

@@ -20,7 +20,7 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Event, Staged, Stalled
-from asyncckpt.staging import stager
+from asyncckpt.staging import pieces, schedule
 from asyncckpt.storage import MemoryStorage
 from tests.golden.make import Box
 
@@ -230,9 +230,9 @@ def test_P2_a_step_that_waited_is_told_and_one_that_did_not_is_not() -> None:
 
 
 def test_P2_a_large_tensor_is_copied_in_pieces_that_are_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stager, "GROUP", 64)
+    monkeypatch.setattr(pieces, "GROUP", 64)
     gate = Gate()
-    monkeypatch.setattr(stager, "copy_group", gate)
+    monkeypatch.setattr(schedule, "copy_group", gate)
     gate.open()
     model = nn.ParameterDict(
         {
@@ -258,14 +258,14 @@ def test_P2_a_large_tensor_is_copied_in_pieces_that_are_whole_again(monkeypatch:
 
 
 def test_P2_a_copy_that_fails_fails_its_save_alone_and_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    copies, faults = stager.copy_group, iter([True])
+    copies, faults = schedule.copy_group, iter([True])
 
     def fail_once(destinations: Any, sources: Any) -> None:
         if threading.current_thread().name == "asyncckpt-copy" and next(faults, False):
             raise RuntimeError("no such page")
         copies(destinations, sources)
 
-    monkeypatch.setattr(stager, "copy_group", fail_once)
+    monkeypatch.setattr(schedule, "copy_group", fail_once)
     model, store = Net(), MemoryStorage("store")
     optimizer = torch.optim.SGD(model.parameters())
     with AsyncCheckpointer(store, model=model, optimizer=optimizer, generations=1) as checkpointer:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, guarded
 from asyncckpt.errors import IncompatibleState, SaveFailed, TornSnapshot, UnsupportedState
-from asyncckpt.staging import guards, stager
+from asyncckpt.staging import guards, schedule
 from tests.training.runs import Net, Training, differences
 from tests.training.test_resume_exact import of
 
@@ -26,7 +26,7 @@ class Held:
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.threads: set[str] = set()
-        self._copy = stager.copy_group
+        self._copy = schedule.copy_group
 
     def __call__(self, destinations: list[Tensor], sources: list[Tensor]) -> None:
         if threading.current_thread().name == "asyncckpt-copy":
@@ -38,7 +38,7 @@ class Held:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     gate = Held()
-    monkeypatch.setattr(stager, "copy_group", gate)
+    monkeypatch.setattr(schedule, "copy_group", gate)
     yield gate
     gate.gate.set()
 

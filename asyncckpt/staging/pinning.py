@@ -1,0 +1,68 @@
+"""Pinning: host memory that a device can copy to while the host goes on. Registered once for the life of an arena.
+
+The memory is the arena's own (a memfd that another process can map), registered with the device's driver. torch has
+no call for that: CUDA and ROCm have one in their runtime, others can be added by `add_registrar`. Memory that cannot
+be registered is copied to by blocking copies on the staging thread, and the checkpointer says so.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """How one kind of device page-locks memory: by address and length in bytes, and by address again to let it go.
+
+    Both raise `RuntimeError` with the driver's reason where it refuses.
+    """
+
+    register: Callable[[int, int], None]
+    unregister: Callable[[int], None]
+
+
+_PORTABLE = 1
+"""cudaHostRegisterPortable: page-locked for every device of the process, not the current one alone."""
+
+
+def _cuda_register(address: int, nbytes: int) -> None:
+    # The current device belongs to the thread, and a thread without one would make a context on device 0.
+    with torch.cuda.device(torch.cuda.current_device()):
+        _check(torch.cuda.cudart().cudaHostRegister(address, nbytes, _PORTABLE))
+
+
+def _cuda_unregister(address: int) -> None:
+    _check(torch.cuda.cudart().cudaHostUnregister(address))
+
+
+def _check(code: Any) -> None:
+    if int(code) != 0:
+        raise RuntimeError(f"cudaHostRegister: error {int(code)}, {torch.cuda.cudart().cudaGetErrorString(code)}")
+
+
+_registrars = {"cuda": Registrar(_cuda_register, _cuda_unregister)}
+
+
+def add_registrar(kind: str, registrar: Registrar) -> None:
+    """Have memory for devices of `kind` (``"npu"``) registered by `registrar`."""
+    _registrars[kind] = registrar
+
+
+def pin(kind: str, memory: Tensor, owner: object) -> None:
+    """Page-lock `memory` for devices of `kind` until `owner` is collected, which must be before the memory is unmapped.
+
+    Raises `RuntimeError` where it cannot be done, with the reason.
+    """
+    registrar = _registrars.get(kind)
+    if registrar is None:
+        raise RuntimeError(f"torch has no way to register memory with {kind} devices; see asyncckpt.staging.pinning")
+    address = memory.data_ptr()
+    registrar.register(address, memory.nbytes)
+    # Not at exit: the driver takes its registrations down with the process, and copies may still be under way.
+    weakref.finalize(owner, registrar.unregister, address).atexit = False

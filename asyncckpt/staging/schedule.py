@@ -1,0 +1,92 @@
+"""Schedule: the copies of one plan into one arena; built once and used for every save until the plan changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asyncckpt.format.manifest import Path
+from asyncckpt.staging.arena import Arena
+from asyncckpt.staging.device import copy_group, destination, origin, same_bits
+from asyncckpt.staging.lane import Lane
+from asyncckpt.staging.layout import Plan, Region, handed_out
+from asyncckpt.staging.pieces import groups, parts
+from asyncckpt.staging.streams import has_streams, stream_device
+
+
+@dataclass(frozen=True, slots=True)
+class HostGroup:
+    """Copies made in one call, of bytes from `start` of the arena on."""
+
+    start: int
+    paths: tuple[Path, ...]
+    destinations: tuple[Tensor, ...]
+    sources: tuple[Tensor, ...]
+
+    def copy(self) -> None:
+        copy_group(self.destinations, self.sources)
+
+    def changed(self) -> list[Path]:
+        """The tensors whose live bytes are not the copied ones."""
+        pairs = zip(self.paths, self.destinations, self.sources, strict=True)
+        return [path for path, copied, live in pairs if not same_bits(copied, live)]
+
+
+class Schedule:
+    """On the thread that trains; only `lazy` is the staging thread's to call first."""
+
+    def __init__(self, plan: Plan, arena: Arena) -> None:
+        self.plan = plan
+        self.arena = arena
+        for start, header in plan.headers:
+            arena.view[start : start + len(header)] = header
+        here: list[Region] = []
+        there: defaultdict[torch.device, list[Region]] = defaultdict(list)
+        for region in plan.regions:
+            if region.nbytes:
+                device = region.source.tensor.device
+                (there[device] if has_streams(device.type) else here).append(region)
+        self.lanes = [self._lane(device, regions) for device, regions in there.items()]
+        self._eager = self._group([r for r in here if not r.lazy and not r.source.volatile])
+        self._volatile = [r for r in here if r.source.volatile]
+        self._runs = groups(part for region in here if region.lazy for part in parts(region))
+        self._lazy: list[HostGroup] | None = None
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the copies begin that are not made when the save call returns."""
+        return [*(run[0].offset for run in self._runs), *(start for lane in self.lanes for start in lane.starts)]
+
+    def copy_eager(self, tensors: Mapping[Path, Tensor]) -> None:
+        """Copy what is EAGER in host memory, and what was handed out for this save."""
+        if self._eager is not None:
+            self._eager.copy()
+        pairs = [(r.offset, handed_out(r, tensors)) for r in self._volatile]
+        copy_group(
+            [destination(self.arena.tensor, offset, tensor) for offset, tensor in pairs],
+            [origin(tensor) for _, tensor in pairs],
+        )
+
+    def lazy(self) -> list[HostGroup]:
+        """LAZY copies of host memory in file order; built off the training thread."""
+        if self._lazy is None:
+            self._lazy = [group for run in self._runs if (group := self._group(run)) is not None]
+        return self._lazy
+
+    def _lane(self, device: torch.device, regions: list[Region]) -> Lane:
+        eager, lazy = [r for r in regions if not r.lazy], [r for r in regions if r.lazy]
+        return Lane(stream_device(device), self.arena.tensor, eager, lazy)
+
+    def _group(self, regions: list[Region]) -> HostGroup | None:
+        if not regions:
+            return None
+        return HostGroup(
+            regions[0].offset,
+            tuple(r.path for r in regions),
+            tuple(destination(self.arena.tensor, r.offset, r.source.tensor) for r in regions),
+            tuple(origin(r.source.tensor) for r in regions),
+        )

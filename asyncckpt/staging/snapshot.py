@@ -1,0 +1,274 @@
+"""Snapshot: the state at one step, on its way into an arena.
+
+Its life: captured (EAGER bytes are safe) -> enqueued (LAZY bytes of host memory are copied, those of devices on their
+way) -> copied -> sealed (it may be committed) or aborted. Whatever goes wrong in a copy fails this one snapshot and
+opens every latch: training never hangs on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from asyncckpt.errors import SaveSuperseded, TornSnapshot
+from asyncckpt.format.manifest import Path
+from asyncckpt.staging.arena import Arena
+from asyncckpt.staging.comparison import Comparison
+from asyncckpt.staging.filling import Filling
+from asyncckpt.staging.lane import Lane, Marked
+from asyncckpt.staging.schedule import Schedule
+from asyncckpt.staging.streams import is_capturing
+from asyncckpt.worker.watermark import Watermark
+
+logger = logging.getLogger("asyncckpt")
+
+Later = Callable[[Callable[[], None]], None]
+"""Have the waiting thread call something, after what it was given before."""
+
+
+class Lender(Protocol):
+    """Whom an arena goes back to."""
+
+    def release(self, arena: Arena) -> None: ...
+
+    def quarantine(self, arena: Arena) -> None:
+        """Like `release`, but a device may write to it still: nobody shall have it again."""
+        ...
+
+
+class Snapshot:
+    """Made on the thread that trains, between two steps."""
+
+    def __init__(self, step: int, schedule: Schedule, lender: Lender, later: Later, *, verify: bool) -> None:
+        self.step = step
+        self.arena = schedule.arena
+        self.watermark = Watermark()
+        self.started = time.monotonic()
+        self.enqueued = threading.Event()
+        self.copied = threading.Event()
+        self._schedule = schedule
+        self._verify = verify
+        self._checking = threading.Lock()
+        self._judging = False
+        self._cancelled = False
+        self._taken = False
+        self._lender = lender
+        self._later = later
+        self._holders = 2
+        self._is_lost = False
+        self._releasing = threading.Lock()
+        self._fences: list[torch.Event] = []
+        self._marks: list[Marked] = []
+        self._ends: list[tuple[Lane, torch.Event]] = []
+
+    # -- on the thread that trains ---------------------------------------------------------------------------
+
+    def capture(self, tensors: Mapping[Path, Tensor]) -> None:
+        """Copy what is EAGER, or have the device do that before anything else; `tensors` are this save's alone."""
+        self._schedule.copy_eager(tensors)
+        try:
+            for lane in self._schedule.lanes:
+                fence = lane.capture(tensors)
+                self._fences.append(fence)
+                if lane.in_order:
+                    self._marks += lane.send_in_order(fence, tensors, pinned=self._is_pinned(lane))
+        except BaseException:
+            self._drain()  # the arena goes back to whoever lent it
+            raise
+        # Not before: the worker believes the watermark.
+        self._filling = Filling(self._schedule.starts, self._schedule.plan.layout.size, self.watermark)
+
+    def guard(self) -> None:
+        """Return once the LAZY bytes may be changed: they are copied, or the current streams wait until they are.
+
+        Where this save is one to verify, they are compared with the copies first.
+        """
+        self.enqueued.wait()
+        if self._verify:
+            with self._checking:
+                if self._verify:
+                    self._compare()
+        if self._ends and not self.settled:
+            self._hold()
+
+    def _hold(self) -> None:
+        if is_capturing():  # a graph cannot wait for what is outside of it
+            self.copied.wait()
+            return
+        for lane, end in self._ends:  # every time: a wait on one stream does not hold another
+            lane.device.hold(end)
+
+    def _compare(self) -> None:
+        torn: list[Path] = []
+        comparisons: list[Comparison] = []
+        try:
+            if not self._cancelled:
+                torn = [path for group in self._schedule.lazy() for path in group.changed()]
+                comparisons = [Comparison(lane, pinned=self._is_pinned(lane)) for lane in self._schedule.lanes]
+            if comparisons:
+                self._ends = [(lane, c.end) for lane, c in zip(self._schedule.lanes, comparisons, strict=True)]
+                self._judging = True
+                self._later(functools.partial(self._judge_later, torn, comparisons))
+            else:
+                self._judge(torn)
+        except Exception as error:  # no memory to compare in: this save's failure, and no reason to stop training
+            self.watermark.abort(error)
+        finally:
+            # Only now: until here a step of another thread has to wait, or it would change what is compared.
+            self._verify = False
+
+    # -- on the staging thread -------------------------------------------------------------------------------
+
+    def take(self) -> bool:
+        """Whether this is the first call: a snapshot is copied once, however often it is queued."""
+        taken, self._taken = self._taken, True
+        return not taken
+
+    def copy(self, staged: Callable[[], None]) -> None:
+        """Copy the LAZY bytes of host memory and enqueue those of devices; calls `staged` once all are in the arena."""
+        is_whole = False
+        try:
+            is_whole = self._send() and self._copy_host()
+        except Exception as error:  # whatever it is belongs on this save's handle, and must not stop training
+            self.watermark.abort(error)
+        finally:
+            self._mark_ends()
+            then = staged if is_whole else None
+            if self._ends:
+                self._later(functools.partial(self._arrive, then))
+            else:
+                self._end(then)
+            self.enqueued.set()  # last: a guard may have something to add for the thread that waits
+
+    def _mark_ends(self) -> None:
+        try:
+            self._ends = [(lane, lane.device.mark_side()) for lane in self._schedule.lanes]
+        except Exception as error:
+            self.watermark.abort(error)
+            self._drain()
+
+    def _send(self) -> bool:
+        for lane, fence in zip(self._schedule.lanes, self._fences, strict=True):
+            for mark in lane.send(fence, pinned=self._is_pinned(lane)):
+                self._marks.append(mark)
+                if self._cancelled:
+                    return False
+        return True
+
+    def _copy_host(self) -> bool:
+        for group in self._schedule.lazy():
+            if self._cancelled:
+                return False
+            group.copy()
+            self._filling.finish(group.start)
+        return True
+
+    def _is_pinned(self, lane: Lane) -> bool:
+        return self.arena.pin(lane.device.device.type)
+
+    # -- on the waiting thread -------------------------------------------------------------------------------
+
+    def _arrive(self, staged: Callable[[], None] | None) -> None:
+        """Wait for the copies of devices, in file order, so that the writer follows."""
+        try:
+            for start, event in sorted(self._marks, key=lambda mark: mark[0]):
+                event.synchronize()
+                if not self._cancelled:
+                    self._filling.finish(start)
+            for _, end in self._ends:
+                end.synchronize()
+        except Exception as error:  # of the device: it belongs on this save's handle too
+            staged = None
+            self.watermark.abort(error)
+            self._drain()
+        self._end(staged)
+
+    def _drain(self) -> None:
+        """Return once no device writes to the arena any more, or have nobody use it again."""
+        try:
+            for lane in self._schedule.lanes:
+                lane.device.drain()
+        except Exception as error:
+            self._is_lost = True
+            logger.error("a device did not finish its copies (%s): the memory they go to is used no more", error)
+
+    def _judge_later(self, torn: list[Path], comparisons: list[Comparison]) -> None:
+        try:
+            self._judge([*torn, *(path for comparison in comparisons for path in comparison.changed())])
+        except Exception as error:
+            self.watermark.abort(error)
+        finally:
+            self._judging = False
+
+    # -- on any of them --------------------------------------------------------------------------------------
+
+    def _end(self, staged: Callable[[], None] | None) -> None:
+        """All copies are over; `staged` is to be told where they are in the arena."""
+        if staged is not None and not self._verify and not self._judging:
+            self.watermark.seal()
+        self.release()  # first: who waits for the copy may let the last share go, and lease the arena at once
+        self.copied.set()
+        if staged is not None:
+            staged()
+
+    def _judge(self, torn: list[Path]) -> None:
+        if self._cancelled:
+            return
+        if not torn:
+            self.watermark.seal()
+            return
+        names = sorted({".".join(path) for path in torn})
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        self.watermark.abort(
+            TornSnapshot(
+                f"the snapshot of step {self.step} is torn: {shown} changed while being copied. Call "
+                "before_mutation() before changing saved tensors outside of a registered optimizer",
+                names,
+            )
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state in it."""
+        return self._schedule.plan.layout.bytes
+
+    @property
+    def devices(self) -> set[str]:
+        """The kinds of devices that it is copied from on side streams."""
+        return {lane.device.device.type for lane in self._schedule.lanes}
+
+    @property
+    def verifying(self) -> bool:
+        """Whether the copied bytes are still to be compared with the live ones."""
+        return self._verify
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left that `guard` would wait for."""
+        # Not is_set(), which takes no lock: whoever is told so has seen what the thread has that waited for the device.
+        return self.copied.wait(0) and not self._verify and not self._judging
+
+    def stop(self) -> None:
+        """Copy no more than is under way: the worker is done with this snapshot."""
+        self._cancelled = True
+
+    def cancel(self, by_step: int) -> None:
+        """Nobody will read this snapshot. Returns once its arena is not written any more."""
+        self.stop()
+        self.watermark.abort(SaveSuperseded(f"step {self.step} was replaced by step {by_step}"))
+        self.copied.wait()
+
+    def release(self) -> None:
+        """One of the two that hold the arena (staging, worker) is done with it; the second call frees it."""
+        with self._releasing:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            (self._lender.quarantine if self._is_lost else self._lender.release)(self.arena)

@@ -1,0 +1,163 @@
+"""What lies in the arena is read when it is there, and overwritten when nobody reads it any more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from asyncckpt import AsyncCheckpointer, SaveHandle
+from asyncckpt.events import Event, Fallback
+from asyncckpt.staging import pinning
+from asyncckpt.storage import MemoryStorage
+from asyncckpt.testing import simacc
+
+from .trainings import Training, differing, side
+
+
+class Declaring(MemoryStorage):
+    """Declares to the race detector every byte of an arena that is written."""
+
+    declared = 0
+
+    async def put(self, key: str, parts: Any, **options: Any) -> Any:
+        return await super().put(key, self._declared(parts), **options)
+
+    async def _declared(self, parts: Any) -> AsyncIterator[Any]:
+        if hasattr(parts, "__aiter__"):
+            async for part in parts:
+                yield self._read(part)
+        else:
+            for part in parts:
+                yield self._read(part)
+
+    def _read(self, part: Any) -> Any:
+        view = memoryview(part)
+        if view and not view.readonly:
+            simacc.host_access(torch.frombuffer(view, dtype=torch.uint8))
+            Declaring.declared += len(view)
+        return part
+
+
+@pytest.mark.parametrize("busy", ["coalesce", "wait", "skip"])
+def test_T5_T6_the_writer_reads_what_has_arrived_and_nothing_overwrites_it_before(busy: Any) -> None:
+    training = Training()
+    training.store = Declaring("declaring")
+    before = Declaring.declared
+    with training.checkpointer(verify="off", on_busy=busy) as checkpointer:
+        handles, wanted = [], {}
+        for step in range(1, 9):
+            wanted[step] = training.state()
+            handles.append(checkpointer.save(step, on_busy=busy))
+            training.step()
+        checkpointer.wait()
+        done = [handle.step for handle in handles if handle.status == "durable"]
+        assert done
+        for step in done:
+            assert differing(training.saved(step), wanted[step]) == []
+    assert Declaring.declared - before > 10_000
+
+
+class Told:
+    """A listener that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def on_event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def fallbacks(self) -> list[str]:
+        return [event.feature for event in self.events if isinstance(event, Fallback)]
+
+
+@pytest.mark.parametrize("pageable_async", [False, True])
+def test_T15_memory_that_cannot_be_page_locked_is_copied_to_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, pageable_async: bool
+) -> None:
+    monkeypatch.delitem(pinning._registrars, "sim")
+    simacc.configure(pageable_async=pageable_async)
+    told, training = Told(), Training()
+    with training.checkpointer(verify="always", listeners=[told]) as checkpointer:
+        for step in (1, 2, 3):
+            wanted = training.state()
+            handle = checkpointer.save(step)
+            training.step()
+            handle.wait()
+            assert differing(training.saved(), wanted) == []
+    assert told.fallbacks() == ["pinned memory"]
+    assert simacc.stats().get("d2h_pinned", 0) == 0
+
+
+def test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_nothing() -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+    with training.checkpointer(verify="off") as checkpointer:
+        for step in range(1, 5):
+            checkpointer.save(step).wait()
+            training.step()
+        checkpointer.wait()
+        torch.accelerator.synchronize()
+        before = simacc.stats()
+        with simacc.hold(side()):
+            handle = checkpointer.save(5)
+            called = simacc.stats()
+            training.forward_backward()
+            training.optimizer.step()
+            stepped = simacc.stats()
+        handle.wait()
+        after = simacc.stats()
+    for name in ("pinned_allocs", "host_registers"):
+        assert after.get(name, 0) == before.get(name, 0)
+    assert called["host_syncs"] == before["host_syncs"]
+    assert stepped["d2h_pinned"] > before["d2h_pinned"]
+    assert after["live_bytes"] <= before["live_bytes"] + _gradients(training)
+
+
+def _gradients(training: Training) -> int:
+    """Device memory that the step in between may have taken: gradients in blocks of 512 bytes."""
+    return sum(-(-p.nbytes // 512) * 512 for p in training.model.parameters())
+
+
+def test_T11_a_hundred_saves_use_one_side_stream() -> None:
+    training = Training(torch.optim.SGD)
+    with training.checkpointer(verify="off") as checkpointer:
+        checkpointer.save(1).wait()
+        stream = side()
+        for step in range(2, 101):
+            checkpointer.save(step).wait()
+        assert side() is stream
+    newest = torch.Stream(device=training.device)
+    assert newest.stream_id <= stream.stream_id + 8  # streams are numbered as they are made
+
+
+def test_T11_a_model_on_two_devices_saved_from_a_thread_whose_device_is_another() -> None:
+    first, second = Training(device=torch.device("sim", 0)), Training(device=torch.device("sim", 1))
+    parts = {"model": {"a": first.model, "b": second.model}, "optimizer": [first.optimizer, second.optimizer]}
+    store = first.store = second.store = MemoryStorage("two")
+    with AsyncCheckpointer(store, **parts, verify="always") as checkpointer:
+        for step in (1, 2, 3):
+            wanted = [first.state(), second.state()]
+
+            handle = _in_a_thread(checkpointer, step)
+            first.step()
+            second.step()
+            handle.wait()
+            found = first.saved()
+            for name, training_state in zip("ab", wanted, strict=True):
+                kept = {k: t for k, t in training_state.items() if k.startswith(".model.")}
+                here = {k: found[k.replace(".model.", f".model.{name}.")] for k in kept}
+                assert differing(here, kept) == []
+
+
+def _in_a_thread(checkpointer: AsyncCheckpointer, step: int) -> SaveHandle:
+    """Save from a thread whose current device is the second."""
+
+    def save() -> SaveHandle:
+        torch.accelerator.set_device_index(1)
+        return checkpointer.save(step)
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(save).result()

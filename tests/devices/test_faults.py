@@ -1,0 +1,141 @@
+"""What goes wrong on a device fails one save and nothing else; a graph that is being captured is left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from asyncckpt import SaveHandle
+from asyncckpt.errors import SaveFailed, TornSnapshot, UnsupportedState
+from asyncckpt.testing import simacc
+from asyncckpt.testing.slow import PATIENCE
+
+from .trainings import Training, differing, side
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_T9_a_copy_that_fails_fails_its_save_alone(after: int) -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+    with training.checkpointer(verify="off", generations=1) as checkpointer:
+        checkpointer.save(1).wait()
+        simacc.configure(fail_copy_after=after)
+        failed = 0
+        for step in range(2, 7):
+            wanted = training.state() if failed else None
+            handle = checkpointer.save(step)
+            training.step()
+            if not failed and (reason := reason_of(handle)):
+                failed += 1
+                assert "inject" in reason
+            elif wanted is not None:
+                handle.wait()
+                assert differing(training.saved(), wanted) == []
+        assert failed == 1
+        assert checkpointer.save(9).wait().step == 9
+
+
+def reason_of(handle: SaveHandle) -> str:
+    """Why the save failed, or nothing."""
+    try:
+        handle.wait()
+    except SaveFailed as error:
+        return str(error)
+    return ""
+
+
+def test_T9_closing_waits_for_copies_under_way() -> None:
+    training = Training()
+    checkpointer = training.checkpointer(verify="off")
+    checkpointer.save(1).wait()
+    wanted = training.state()
+    gate = simacc.hold(side())
+    checkpointer.save(2)
+    threading.Timer(0.05, gate).start()
+    checkpointer.close()
+    assert differing(training.saved(), wanted) == []
+
+
+def test_T9_the_interpreter_may_end_with_copies_under_way() -> None:
+    program = """
+import torch
+from asyncckpt.testing import simacc
+from asyncckpt.staging import pinning
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.storage import MemoryStorage
+pinning.add_registrar("sim", pinning.Registrar(simacc.host_register, simacc.host_unregister))
+simacc.configure(d2h_bw=50e6)
+model = torch.nn.Linear(512, 512).to("sim")
+optimizer = torch.optim.SGD(model.parameters())
+checkpointer = AsyncCheckpointer(MemoryStorage("end"), model=model, optimizer=optimizer, verify="off")
+checkpointer.save(1)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_save_is_refused_while_a_graph_is_captured_and_works_after_it() -> None:
+    training = Training()
+    with training.checkpointer(verify="off") as checkpointer:
+        checkpointer.save(1).wait()
+        with simacc.configured(capturing=True), pytest.raises(UnsupportedState, match="graph is being captured"):
+            checkpointer.save(2)
+        assert checkpointer.save(3).wait().step == 3
+
+
+def test_a_save_that_is_still_copied_when_a_capture_begins_fails_alone() -> None:
+    """In the strictest mode of capture no thread may wait for anything."""
+    training = Training()
+    with training.checkpointer(verify="off") as checkpointer:
+        checkpointer.save(1).wait()
+        gate = simacc.hold(side())
+        handle = checkpointer.save(2)
+        snapshot = checkpointer._saver.stager._pending[-1]
+        snapshot.enqueued.wait()
+        threading.Timer(0.05, gate).start()
+        with simacc.configured(capturing=True):
+            checkpointer.before_mutation()  # returns: the host has waited, the graph does not
+            assert snapshot.copied.is_set()
+        assert "capturing" in reason_of(handle)
+        torch.accelerator.synchronize()
+        for step in (3, 4, 5):
+            assert checkpointer.save(step).wait().step == step
+
+
+# -- torn snapshots ------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_torn_on_the_device_is_found_and_named() -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+    with training.checkpointer(verify="always") as checkpointer:
+        for step, name in enumerate(["first.weight", "last.bias"], start=1):
+            handle = checkpointer.save(step)
+            checkpointer._saver.stager._pending[-1].copied.wait()
+            training.model.get_parameter(name).data.add_(1)
+            training.step()
+            with pytest.raises(SaveFailed):
+                handle.wait()
+            torn = handle.error
+            assert isinstance(torn, TornSnapshot)
+            assert torn.paths == (f"model.{name}",)
+        assert checkpointer.save(5).wait().step == 5
+    simacc.races()  # that one is what was looked for
+
+
+def test_a_comparison_does_not_hold_the_host() -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+    with training.checkpointer(verify="always") as checkpointer:
+        checkpointer.save(1).wait()
+        wanted = training.state()
+        with simacc.hold(side()):
+            handle = checkpointer.save(2)
+            training.forward_backward()
+            training.optimizer.step()
+            assert not handle.done()
+        handle.wait()
+    assert differing(training.saved(), wanted) == []
