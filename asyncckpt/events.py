@@ -176,6 +176,17 @@ class Fallback(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Shortage(Event):
+    """Before the first save: it will need more of a `resource` (memory, memlock, disk, store) than there is.
+
+    `sentence` says what, and what to do about it.
+    """
+
+    resource: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leftover(Event):
     """A hint, a deletion or a sweep failed after the commit: harmless, left to the next start."""
 

@@ -28,6 +28,7 @@ from asyncckpt.events import (
     RestoreFailed,
     Resumed,
     Retained,
+    Shortage,
     Skipped,
     Staged,
     Stalled,
@@ -147,6 +148,9 @@ class Exporter:
     def _fallback(self, event: Fallback) -> None:
         self._metrics.fallbacks[event.feature].set(1)
 
+    def _shortage(self, event: Shortage) -> None:
+        self._metrics.shortages[event.resource].set(1)
+
     def _leftover(self, event: Leftover) -> None:
         self._metrics.leftovers.inc()
         self._count(event.error)
@@ -186,6 +190,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Resumed: Exporter._resumed,
     Damaged: Exporter._damaged,
     Fallback: Exporter._fallback,
+    Shortage: Exporter._shortage,
     Leftover: Exporter._leftover,
 }
 

@@ -196,6 +196,12 @@ class Instruments:
             "asyncckpt_leftovers_total", "Hints and cleaning that failed after a commit: harmless, done later."
         )
         self.fallbacks = made.gauges("asyncckpt_fallback", "1 for what runs slower or weaker.", "feature")
+        self.shortages = made.gauges(
+            "asyncckpt_shortage",
+            "1 for what the first save was about to need and was not there.",
+            "resource",
+            *("memory", "memlock", "disk", "store"),
+        )
 
     def _restores(self, made: _Workshop) -> None:
         self.restores = made.counters(

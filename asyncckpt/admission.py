@@ -1,0 +1,81 @@
+"""Admission: whether what a training's saves will need is there, asked once before the first of them.
+
+Each answer is a sentence that a person can act on, in an event and in the log. No save is refused here: what is short
+now may be there by then, and what is not fails the save with its own reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from asyncckpt import allowance
+from asyncckpt.errors import AsyncCkptError
+from asyncckpt.events import Listeners, Shortage
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.local import LocalStorage
+
+logger = logging.getLogger("asyncckpt")
+
+
+class Admission:
+    """Asks on behalf of one checkpointer."""
+
+    def __init__(self, storage: Storage, listeners: Listeners) -> None:
+        self._storage = storage
+        self._listeners = listeners
+
+    def check(self, size: int, arenas: int, kinds: Collection[str]) -> None:
+        """For snapshots of `size` bytes, in so many `arenas`, of tensors on devices of these `kinds`."""
+        for shortage in (*_of_memory(size), *_of_locks(size * arenas, kinds), *_of_disk(size, self._storage)):
+            self._tell(shortage)
+
+    def unreachable(self, error: AsyncCkptError) -> None:
+        """The store did not answer when it was asked what it holds."""
+        self._tell(
+            Shortage("store", f"{self._storage.url} cannot be read ({error}): saves will fail until that is mended")
+        )
+
+    def _tell(self, shortage: Shortage) -> None:
+        logger.warning("%s", shortage.sentence)
+        self._listeners.emit(shortage)
+
+
+def _of_memory(size: int) -> Iterator[Shortage]:
+    allowed = allowance.memory()
+    if allowed is not None and size > allowed.free:
+        yield Shortage(
+            "memory",
+            f"a snapshot takes {size:,} bytes of host memory, and {allowed.limit} has {allowed.free:,} left: raise its "
+            f"limit by {size - allowed.free:,}, or save less",
+        )
+
+
+def _of_locks(size: int, kinds: Collection[str]) -> Iterator[Shortage]:
+    limit = allowance.lockable()
+    if kinds and limit is not None and size > limit:
+        yield Shortage(
+            "memlock",
+            f"{size:,} bytes of staging memory are to be page-locked for {', '.join(sorted(kinds))}, and "
+            f"RLIMIT_MEMLOCK is {limit:,}: some drivers refuse more, and copies are slow then; ulimit -l unlimited "
+            "(docker run --ulimit memlock=-1) lifts it",
+        )
+
+
+def _of_disk(size: int, storage: Storage) -> Iterator[Shortage]:
+    if not isinstance(storage, LocalStorage):
+        return
+    folder = next(folder for folder in [Path(storage.url), *Path(storage.url).parents] if folder.exists())
+    with suppress(OSError):  # the save itself will meet it
+        if not os.access(folder, os.W_OK):
+            yield Shortage("disk", f"{folder} may not be written by this user: change its mode, or take another root")
+        elif (free := shutil.disk_usage(folder).free) < size:
+            yield Shortage(
+                "disk",
+                f"a checkpoint takes up to {size:,} bytes, and the disk of {folder} has {free:,} free: make room for "
+                f"{size - free:,}, or take another root",
+            )

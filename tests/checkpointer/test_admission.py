@@ -1,0 +1,212 @@
+"""What the first save will need and is not there is said before it, in a sentence; and where the limits are read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from asyncckpt import admission, allowance
+from asyncckpt.admission import Admission
+from asyncckpt.allowance import Allowance
+from asyncckpt.errors import SaveFailed, StorageDenied
+from asyncckpt.events import Fallback, Listeners, Shortage
+from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.testing.slow import GatedStorage
+
+from .conftest import Make
+from .trainings import Recorder, Training
+
+
+def told(recorder: Recorder) -> dict[str, str]:
+    return {event.resource: event.sentence for event in recorder.of(Shortage)}
+
+
+def prepared(make: Make, root: Any, **options: Any) -> None:
+    """A training makes one step, after which its first save is prepared."""
+    training = Training()
+    checkpointer = make(root, model=training.model, optimizer=training.optimizer, **options)
+    training.step()
+    checkpointer.step(1)
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has enough of everything."""
+    monkeypatch.setattr(allowance, "memory", lambda: Allowance(1 << 40, "the machine"))
+    monkeypatch.setattr(allowance, "lockable", lambda: None)
+
+
+# -- what is asked -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("roomy")
+def test_where_there_is_enough_nothing_is_said(make: Make, recorder: Recorder, tmp_path: Path) -> None:
+    prepared(make, tmp_path / "run")
+    assert told(recorder) == {}
+
+
+def test_too_little_memory_is_said_with_its_limit_and_fails_the_save(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcomes: Callable[[str], float]
+) -> None:
+    monkeypatch.setattr(allowance, "memory", lambda: Allowance(100, "the cgroup /job"))
+    training = Training()
+    checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
+    training.step()
+    checkpointer.step(1)
+    size = checkpointer._saver._plan[1].layout.size
+    sentence = (
+        f"a snapshot takes {size:,} bytes of host memory, and the cgroup /job has 100 left: raise its limit by "
+        f"{size - 100:,}, or save less"
+    )
+    assert told(recorder) == {"memory": sentence}
+    handle = checkpointer.save(2)
+    training.step()  # training goes on
+    with pytest.raises(SaveFailed, match=r"needs .* bytes of staging memory, the cgroup /job leaves 100"):
+        handle.wait()
+    assert told(recorder) == {"memory": sentence}  # once, not at every save
+    assert outcomes("failed") == 1
+
+
+@pytest.mark.usefixtures("roomy")
+def test_too_little_lockable_memory_is_said_where_a_device_wants_it_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    asked = Admission(MemoryStorage("store"), Listeners([recorder]))
+    monkeypatch.setattr(allowance, "lockable", lambda: 1999)
+    asked.check(1000, 2, ())
+    assert told(recorder) == {}  # nothing is to be locked
+    asked.check(1000, 2, {"cuda"})
+    assert told(recorder)["memlock"].startswith(
+        "2,000 bytes of staging memory are to be page-locked for cuda, and RLIMIT_MEMLOCK is 1,999: "
+    )
+    assert "ulimit -l" in told(recorder)["memlock"]
+    monkeypatch.setattr(allowance, "lockable", lambda: 2000)
+    asked.check(1000, 2, {"cuda"})
+    assert len(recorder.of(Shortage)) == 1
+
+
+@pytest.mark.usefixtures("roomy")
+def test_too_little_room_on_the_disk_is_said_with_what_is_missing(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(admission.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    prepared(make, tmp_path / "not" / "yet" / "there")
+    assert set(told(recorder)) == {"disk"}
+    assert f"the disk of {tmp_path} has 100 free: make room for " in told(recorder)["disk"]
+
+
+@pytest.mark.usefixtures("roomy")
+def test_a_folder_that_may_not_be_written_is_said(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = os.access  # root, as which tests may run, may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+    Admission(LocalStorage(tmp_path / "run"), Listeners([recorder])).check(1, 1, ())
+    assert f"{tmp_path} may not be written by this user" in told(recorder)["disk"]
+
+
+@pytest.mark.usefixtures("roomy")
+def test_a_store_that_cannot_be_read_is_said_and_the_save_fails_with_its_reason(
+    make: Make, store: GatedStorage, recorder: Recorder
+) -> None:
+    store.fail("list", "*", lambda: StorageDenied("no key for this bucket"))
+    training = Training()
+    checkpointer = make(model=training.model, optimizer=training.optimizer)
+    training.step()
+    handle = checkpointer.save(1)
+    training.step()
+    with contextlib.suppress(SaveFailed):
+        handle.wait()
+    assert "no key for this bucket" in told(recorder)["store"]
+    assert "saves will fail until that is mended" in told(recorder)["store"]
+
+
+@pytest.mark.usefixtures("roomy")
+def test_a_shortage_is_a_metric(make: Make, monkeypatch: pytest.MonkeyPatch, registry: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(admission.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    prepared(make, tmp_path / "run")
+    said = {name: registry.get_sample_value("asyncckpt_shortage", {"resource": name}) for name in ("disk", "memory")}
+    assert said == {"disk": 1, "memory": 0}
+
+
+# -- where the limits are read -----------------------------------------------------------------------------
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"proc/meminfo": "MemTotal: 16000 kB\nMemAvailable: 8000 kB\n", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def v2(folder: str, limit: str, used: int, cache: int) -> dict[str, str]:
+    at = f"sys/fs/cgroup/{folder}".rstrip("/")
+    return {
+        f"{at}/memory.max": f"{limit}\n",
+        f"{at}/memory.current": f"{used}\n",
+        f"{at}/memory.stat": f"anon {used - cache}\ninactive_file {cache}\n",
+    }
+
+
+def test_without_a_cgroup_it_is_what_the_machine_has(tmp_path: Path) -> None:
+    assert allowance.memory(machine(tmp_path, {})) == Allowance(8000 * 1024, "the machine")
+
+
+def test_the_narrowest_of_the_cgroups_above_a_process_counts(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/batch/job/step\n",
+        **v2("batch/job/step", "max", 50, 10),
+        **v2("batch/job", "1000", 900, 300),
+        **v2("batch", "5000", 1000, 0),
+    }
+    assert allowance.memory(machine(tmp_path, files)) == Allowance(400, "the cgroup /batch/job")
+
+
+def test_in_a_container_the_mount_is_the_cgroup_itself(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/docker/4f0c\n", **v2("", "2000", 500, 0)}
+    assert allowance.memory(machine(tmp_path, files)) == Allowance(1500, "the cgroup /")
+
+
+def test_a_cgroup_of_version_1_is_read_and_its_number_for_no_limit_understood(tmp_path: Path) -> None:
+    at = "sys/fs/cgroup/memory/job"
+    files = {
+        "proc/self/cgroup": "9:cpu,cpuacct:/job\n4:memory:/job\n",
+        f"{at}/memory.limit_in_bytes": "3000\n",
+        f"{at}/memory.usage_in_bytes": "1000\n",
+        f"{at}/memory.stat": "cache 70\ntotal_inactive_file 20\n",
+    }
+    assert allowance.memory(machine(tmp_path, files)) == Allowance(2020, "the cgroup /job")
+    (tmp_path / at / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert allowance.memory(tmp_path) == Allowance(8000 * 1024, "the machine")
+
+
+def test_a_cgroup_that_is_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/job\n", **v2("job", "1000", 1200, 0)}
+    assert allowance.memory(machine(tmp_path, files)) == Allowance(0, "the cgroup /job")
+
+
+def test_a_system_that_does_not_say_sets_no_limit(tmp_path: Path) -> None:
+    assert allowance.memory(tmp_path) is None
+
+
+def test_memory_for_one_generation_only_is_said(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    training = Training()
+    options = {"model": training.model, "optimizer": training.optimizer}
+    training.step()
+    roomy = make(tmp_path / "roomy", **options)
+    roomy.step(1)
+    size = roomy._saver._plan[1].layout.size
+    monkeypatch.setattr(allowance, "memory", lambda: Allowance(2 * size, "the cgroup /job"))
+    tight = make(tmp_path / "tight", **options)
+    tight.save(2)
+    training.step()
+    tight.wait()
+    assert [event.feature for event in recorder.of(Fallback)] == ["generations"]
