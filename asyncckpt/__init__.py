@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from asyncckpt.staging.guards import guarded
     from asyncckpt.state.stateful import Stateful
     from asyncckpt.state.training_state import TrainingState
+    from asyncckpt.worker.settings import ProcessConfig
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "CheckpointInfo": "catalog",
     "Loaded": "loading",
     "MetricsConfig": "metrics",
+    "ProcessConfig": "worker.settings",
     "PrunePlan": "retention",
     "RetentionPolicy": "retention",
     "SaveHandle": "handle",
@@ -54,6 +56,7 @@ __all__ = [
     "CheckpointInfo",
     "Loaded",
     "MetricsConfig",
+    "ProcessConfig",
     "PrunePlan",
     "RetentionPolicy",
     "SaveHandle",

@@ -8,7 +8,7 @@ _CHOICES = {
     "on_busy": ("coalesce", "wait", "skip"),
     "on_failure": ("warn", "raise"),
     "verify": ("sample", "always", "off"),
-    "executor": ("auto", "thread"),
+    "executor": ("auto", "thread", "process"),
 }
 
 

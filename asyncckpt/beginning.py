@@ -10,29 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Generic, TypeVar
 
+from asyncckpt.admission import Admission
 from asyncckpt.catalog import Listing
 from asyncckpt.distributed.coordinator import refuse_late_group
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.saving import Saver
 from asyncckpt.worker.ownership import exists
-from asyncckpt.worker.pool import Service
 from asyncckpt.worker.ranks import Ranks
 
-_S = TypeVar("_S", bound=Service)
 
-
-class Beginning(Generic[_S]):
+class Beginning:
     """The beginning of one training at `url`; with `overwrite`, in place of an earlier one."""
 
     def __init__(
-        self, url: str, listing: Callable[[], Future[Listing]], saver: Saver[_S], ranks: Ranks, *, overwrite: bool
+        self,
+        url: str,
+        listing: Callable[[], Future[Listing]],
+        saver: Saver,
+        ranks: Ranks,
+        admission: Admission,
+        *,
+        overwrite: bool,
     ) -> None:
         self._url = url
         self._listing = listing
         self._saver = saver
         self._ranks = ranks
+        self._admission = admission
         self._is_begun = overwrite or ranks.rank != 0
         self._is_prepared = False
         self._look: Future[Listing] | None = None
@@ -61,7 +66,8 @@ class Beginning(Generic[_S]):
         look, self._look = self._look or self._listing(), None
         try:
             held = len(look.result().checkpoints)
-        except AsyncCkptError:
+        except AsyncCkptError as error:
+            self._admission.unreachable(error)
             return  # the save itself will meet it, and say so on its handle
         if held:
             raise exists(self._url, held)

@@ -5,6 +5,7 @@ Constructing it, restoring and listing only read. ``resume()`` or the first save
 
 from __future__ import annotations
 
+import functools
 import logging
 import operator
 import os
@@ -13,7 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from asyncckpt import __version__, living
+from asyncckpt import __version__, executing, living
+from asyncckpt.admission import Admission
 from asyncckpt.arguments import check_choices, check_keep, check_monitor, refuse_later
 from asyncckpt.beginning import Beginning
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
@@ -23,6 +25,7 @@ from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners, Resumed
+from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
@@ -34,10 +37,13 @@ from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.tracked import fingerprint, saved_here, shared_names, track
+from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
+from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.executor import ThreadExecutor
 from asyncckpt.worker.member import MemberService
-from asyncckpt.worker.pool import WorkerPool
+from asyncckpt.worker.past import Past
 from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.settings import ProcessConfig
 
 logger = logging.getLogger("asyncckpt")
 
@@ -51,7 +57,8 @@ class AsyncCheckpointer:
 
     Behaviour: `on_busy` (what a periodic save does when both generations are in use), `on_failure`, `verify`,
     `overwrite`, `listeners`, `metrics` (a port, or a `MetricsConfig`). Performance: `budget` (bytes of staging
-    memory), `generations`, `executor`. `close_timeout` is in seconds.
+    memory), `generations`. `executor` says where saves are written: in a ``"process"`` that survives this one (or a
+    `ProcessConfig`), in a ``"thread"``, or in a process where that is worth it. `close_timeout` is in seconds.
     """
 
     def __init__(
@@ -71,7 +78,7 @@ class AsyncCheckpointer:
         on_failure: Literal["warn", "raise"] = "warn",
         budget: int | None = None,
         generations: int = 2,
-        executor: Literal["auto", "thread", "process"] = "auto",
+        executor: Wanted = "auto",
         metrics: int | MetricsConfig | None = None,
         listeners: Iterable[Listener] = (),
         storage_options: Mapping[str, Any] | None = None,
@@ -85,7 +92,9 @@ class AsyncCheckpointer:
         self._process = os.getpid()
         self._closed = False
         refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
-        check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=executor)
+        check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
+        if not isinstance(executor, ProcessConfig):
+            check_choices(executor=executor)
         check_monitor(monitor)
         check_keep(keep, monitor)
         if generations < 1:
@@ -123,17 +132,29 @@ class AsyncCheckpointer:
                 "version": __version__,
             }
         )
-        counts = Counts()
+        counts, admission = Counts(), Admission(self._storage, self._listeners)
         self._decision = Decision(decider, monitor, ranks, counts)
-        config = ServiceConfig(keep, monitor, overwrite)
-        self._pool = WorkerPool(lambda former: self._service(config, former))
+        timeout = (executor if isinstance(executor, ProcessConfig) else ProcessConfig()).adopt_timeout
+        adopt = functools.partial(drained, self._storage.url, timeout, self._listeners)
+        config = ServiceConfig(keep, monitor, overwrite, adopt)
+        self._executor = executing.executor(
+            executor,
+            roughly(parts),
+            ranks.world,
+            self._storage,
+            config,
+            self._listeners,
+            SYSTEM_CLOCK,
+            lambda past: ThreadExecutor(functools.partial(self._service, config, past)),
+        )
         self._saver = Saver(
             Capture(saved_here(tracked, here), tracked.lazy),
-            self._pool,
+            self._executor,
             self._listeners,
             SYSTEM_CLOCK,
             ranks,
             counts,
+            admission,
             # The others' shards are small, and they must not stall on what only rank 0 can decide.
             generations=generations if ranks.rank == 0 else generations + 2,
             budget=budget,
@@ -144,21 +165,24 @@ class AsyncCheckpointer:
             self._exporter.watch(self._saver.levels)
         self._beginning = Beginning(
             self._storage.url,
-            lambda: self._pool.start(lambda service: service.catalog.listing()),
+            self._executor.listing,
             self._saver,
             ranks,
+            admission,
             overwrite=overwrite,
         )
-        self._restorer = Restorer(self._pool, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
+        self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
 
     def _service(
-        self, config: ServiceConfig, former: SaveService | MemberService | None
+        self, config: ServiceConfig, past: Past | None, former: SaveService | MemberService | None
     ) -> SaveService | MemberService:
         if self._ranks.rank != 0:
             return MemberService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
         service = SaveService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
         if isinstance(former, SaveService):
-            service.inherit(former)
+            past = former.past
+        if past is not None:
+            service.inherit(past)
         return service
 
     # -- saving --------------------------------------------------------------------------------------------
@@ -293,13 +317,13 @@ class AsyncCheckpointer:
     def _named(self, which: Which) -> CheckpointInfo | None:
         self._check_open()
         try:
-            return self._pool.run(lambda service: service.catalog.named(which))[1]
+            return self._executor.read(lambda catalog: catalog.named(which))[1]
         except CheckpointNotFoundError:
             return None
 
     def _listing(self) -> Listing:
         self._check_open()
-        return self._pool.run(lambda service: service.catalog.listing())
+        return self._executor.listing().result()
 
     def prune(self, *, dry_run: bool = False) -> PrunePlan:
         """Apply ``keep=`` now instead of at the next save; with `dry_run` only say what that would do, and why.
@@ -307,7 +331,7 @@ class AsyncCheckpointer:
         Takes the run as a save does; with several ranks, rank 0's call is the one that counts.
         """
         self._check_open()
-        return self._pool.run(lambda service: service.prune(dry_run=dry_run))
+        return self._executor.prune(dry_run=dry_run)
 
     @property
     def metrics_port(self) -> int | None:
@@ -327,7 +351,7 @@ class AsyncCheckpointer:
         left = wait_all(self._saver.handles, timeout)
         if left:
             raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
-        if not self._pool.settle(None if deadline is None else max(0.0, deadline - time.monotonic())):
+        if not self._executor.settle(None if deadline is None else max(0.0, deadline - time.monotonic())):
             raise TimeoutError(f"every save is durable, but after {timeout} s retention was still running")
         self._raise_untold()
 
@@ -343,7 +367,7 @@ class AsyncCheckpointer:
         deadline = time.monotonic() + limit
         self._saver.stager.settle()
         left = wait_all(self._saver.handles, limit)
-        self._pool.close(max(0.0, deadline - time.monotonic()))
+        self._executor.close(max(0.0, deadline - time.monotonic()))
         self._saver.close(max(0.0, deadline - time.monotonic()))
         if self._exporter is not None:
             self._exporter.close()

@@ -71,7 +71,10 @@ class SaveHandle:
         return self._status in _FINAL
 
     def wait_staged(self, timeout: float | None = None) -> None:
-        """Wait until the snapshot is complete: from then on everything may change. Raises as `wait` does."""
+        """Wait until the snapshot is complete: from then on everything may change. Raises as `wait` does.
+
+        With a worker process, it will become durable from then on although this process is killed.
+        """
         self._settle()
         with self._changed:
             if not self._wait_for(lambda: self._staged or self.done(), timeout):

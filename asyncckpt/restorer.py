@@ -7,38 +7,20 @@ follows a writer that overtakes it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping
 
-from asyncckpt.catalog import ATTEMPTS, Catalog, Listing, Which
+from asyncckpt.catalog import ATTEMPTS, Listing, Which
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.events import Damaged, Listeners
-from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
 from asyncckpt.state.capture import Tree
-from asyncckpt.worker.pool import Service, WorkerPool
+from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
 
 logger = logging.getLogger("asyncckpt")
-
-
-class Keeper(Service, Protocol):
-    """What a restore asks of the background service."""
-
-    @property
-    def catalog(self) -> Catalog: ...
-
-    def hold(self, seq: int) -> AbstractContextManager[None]: ...
-
-    async def resume(self) -> Listing: ...
-
-    async def go_on(
-        self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None
-    ) -> None: ...
 
 
 class Restorer:
@@ -46,14 +28,14 @@ class Restorer:
 
     def __init__(
         self,
-        pool: WorkerPool[Any],
+        executor: Executor,
         trees: Mapping[str, Mapping[str, Tree]],
         ranks: Ranks,
         listeners: Listeners,
         counts: Counts,
         guard: Callable[[], None],
     ) -> None:
-        self._pool: WorkerPool[Keeper] = pool
+        self._executor = executor
         self._trees = trees
         self._ranks = ranks
         self._listeners = listeners
@@ -66,12 +48,12 @@ class Restorer:
         damaged: list[int] = []
 
         def choose(consensus: Consensus[Fitted]) -> Fitted | None:
-            return self._sound(consensus, self._pool.run(lambda service: service.resume()), which, damaged)
+            return self._sound(consensus, self._executor.resume(), which, damaged)
 
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.
             seq, verified = loaded.checkpoint.seq, loaded.verified
-            self._pool.run(lambda service: service.go_on(seq, damaged, named=which != "latest", verified=verified))
+            self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 
         self._counts.begin_anew()
         loaded = self._agreed(f"resume(which={which!r})", choose, go_on, counts=self._counts, strict=True)
@@ -113,8 +95,8 @@ class Restorer:
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Fitted:
             live = live_tensors(self._trees)
-            loaded = self._pool.run(
-                lambda service: read(service.catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
+            loaded = self._executor.read(
+                lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
             )
             # Before any rank changes anything.
             return fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
@@ -166,28 +148,10 @@ class Restorer:
     def _named(self, consensus: Consensus[Fitted], which: Which) -> Fitted:
         """Propose what `which` names, again and again where retention of another process takes it away meanwhile."""
         for _ in range(ATTEMPTS):
-            with self._held(which) as checkpoint:
+            with self._executor.held(which) as checkpoint:
                 try:
                     return consensus.propose(checkpoint)
                 except CheckpointNotFoundError:
                     if which not in ("latest", "best"):
                         raise
         raise overtaken(which)
-
-    @contextmanager
-    def _held(self, which: Which) -> Iterator[Checkpoint]:
-        """The checkpoint that `which` names now; retention of this process leaves it until every rank has read it."""
-        held = ExitStack()
-
-        async def find(service: Keeper) -> Checkpoint:
-            checkpoint, _ = await service.catalog.named(which)
-            held.enter_context(service.hold(checkpoint.seq))
-            return checkpoint
-
-        async def let_go(service: Keeper) -> None:
-            held.close()
-
-        try:
-            yield self._pool.run(find)
-        finally:
-            self._pool.run(let_go)

@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
+from asyncckpt.admission import Admission
 from asyncckpt.catalog import info_of
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
@@ -25,16 +26,17 @@ from asyncckpt.handle import SaveHandle, skipped, superseded
 from asyncckpt.levels import Levels
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.layout import Plan, build
-from asyncckpt.staging.stager import Snapshot, Stager
+from asyncckpt.staging.snapshot import Snapshot
+from asyncckpt.staging.stager import Stager
+from asyncckpt.staging.streams import refuse_capture
 from asyncckpt.state.capture import Capture, Captured
+from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
-from asyncckpt.worker.pool import Service, WorkerPool
 from asyncckpt.worker.ranks import Ranks, attempt_key, save_task, trouble_key, verdict_key
 from asyncckpt.worker.service import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
 
-_S = TypeVar("_S", bound=Service)
 OnBusy: TypeAlias = Literal["coalesce", "wait", "skip"]
 Verify: TypeAlias = Literal["sample", "always", "off"]
 
@@ -72,17 +74,18 @@ class _HandOver:
             return self._is_withdrawn
 
 
-class Saver(Generic[_S]):
+class Saver:
     """Makes snapshots and hands them over; owns arenas, stager and the handles under way."""
 
     def __init__(
         self,
         capture: Capture,
-        pool: WorkerPool[_S],
+        executor: Executor,
         listeners: Listeners,
         clock: Clock,
         ranks: Ranks,
         counts: Counts,
+        admission: Admission,
         *,
         generations: int,
         budget: int | None,
@@ -91,18 +94,20 @@ class Saver(Generic[_S]):
     ) -> None:
         self._fingerprint = fingerprint
         self._capture = capture
-        self._pool = pool
+        self._executor = executor
         self._listeners = listeners
         self._clock = clock
         self._ranks = ranks
         self._verify = verify
         self._degraded: set[str] = set()
+        self._generations = generations
         self._arenas = ArenaPool(generations, budget, self._one_generation)
-        self.stager = Stager(listeners, self._arenas.release)
+        self.stager = Stager(listeners, self._arenas)
         self._lock = threading.Lock()
         self._queued: list[_HandOver] = []
         self._plan: tuple[object, Plan] | None = None
         self._counts = counts
+        self._admission = admission
         self._saves = 0
         self.handles: list[SaveHandle] = []
 
@@ -137,6 +142,7 @@ class Saver(Generic[_S]):
         Raises `UnsupportedState` for what cannot be held, and nothing else.
         """
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
+        refuse_capture(step)
         captured = self._capture.read()
         plan = self._planned(captured)
         handle = SaveHandle(step, self.stager.settle)
@@ -153,7 +159,7 @@ class Saver(Generic[_S]):
                     self._arenas.release(arena)
                     raise
                 self._hand_over(_HandOver(job, handle, snapshot), replaceable)
-                self.stager.prefault.start(self._arenas.spares(plan.layout.size))
+                self.stager.prefault.start(self._arenas.spares(plan.layout.size), plan.devices)
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
@@ -167,6 +173,7 @@ class Saver(Generic[_S]):
             plan = build(captured.sources)
             if self._plan is None:
                 _announce(plan)
+                self._admission.check(plan.layout.size, self._generations, plan.devices)
             self._plan = (captured.sources, plan)
         return self._plan[1]
 
@@ -202,13 +209,14 @@ class Saver(Generic[_S]):
             with self._lock:
                 self._queued.append(hand)
         try:
-            self.stager.copy(snapshot, begun=functools.partial(self._submit, hand), staged=hand.handle._is_staged)
+            staged = functools.partial(self._executor.staged, hand.job.id, hand.handle._is_staged)
+            self.stager.copy(snapshot, begun=functools.partial(self._submit, hand), staged=staged)
         except BaseException as error:
             # An interrupt, and copier and worker may have it already: nobody asked for what they would commit.
             self._unqueue(hand.job.id)
             snapshot.stop()
             snapshot.watermark.abort(error)
-            if hand.withdraw(self._pool.withdraw):
+            if hand.withdraw(self._executor.withdraw):
                 self._ranks.end(save_task(hand.job.ordinal))
                 snapshot.release()
             raise
@@ -217,7 +225,7 @@ class Saver(Generic[_S]):
         """Give the job to the worker; on the copier's thread."""
         snapshot = hand.snapshot
         answer = functools.partial(self._answer, hand.job, hand.handle, snapshot)
-        ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer)
+        ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer, snapshot.arena.descriptor)
         try:
             hand.submit(lambda: self._enter(ticket))
         except Exception as error:  # no thread, or closed meanwhile: this save's failure, as it is anywhere else
@@ -230,7 +238,7 @@ class Saver(Generic[_S]):
     def _enter(self, ticket: Ticket) -> None:
         if self._ranks.rank == 0:  # the others wait for its verdict; it waits for them only while they write
             self._ranks.begin(save_task(ticket.job.ordinal))
-        self._pool.submit(ticket)
+        self._executor.submit(ticket)
 
     def _is_sampled(self, plan: Plan) -> bool:
         self._saves += 1
@@ -260,7 +268,7 @@ class Saver(Generic[_S]):
         with self._lock:
             candidates = list(reversed(self._queued))
         for old in candidates:
-            if old.withdraw(self._pool.withdraw):
+            if old.withdraw(self._executor.withdraw):
                 self._unqueue(old.job.id)
                 self._ranks.end(save_task(old.job.ordinal))
                 try:

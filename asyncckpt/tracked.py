@@ -55,6 +55,26 @@ def track(parts: Mapping[str, object], here: Place) -> Tracked:
     return Tracked(trees, lambda: frozenset(map(id, _lazy(given))))
 
 
+def roughly(parts: Mapping[str, object]) -> int:
+    """About how many bytes of tensors a snapshot will hold; an optimizer that has no state yet is taken for an Adam."""
+    sizes: dict[int, int] = {}
+    for leaf in _leaves(list(parts.values())):
+        target = unwrap(_bare(leaf))
+        if isinstance(target, nn.Module):
+            sizes |= {id(t): t.nbytes for t in (*target.parameters(), *target.buffers())}
+        elif isinstance(target, Optimizer):
+            sizes[id(target)] = _state_bytes(target)
+    return sum(sizes.values())
+
+
+def _state_bytes(optimizer: Optimizer) -> int:
+    held = [v for state in optimizer.state.values() if isinstance(state, dict) for v in state.values()]
+    if held:
+        return sum(value.nbytes for value in held if isinstance(value, Tensor))
+    parameters: list[Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return 2 * sum(parameter.nbytes for parameter in parameters)
+
+
 def shared_names(tracked: Tracked) -> list[str]:
     """The names of what all ranks share, which they must have been given alike."""
     return [".".join(component.path) for component in components(tracked.trees[SHARED])]

@@ -26,6 +26,7 @@ from asyncckpt.storage.ladder import Ladder
 from asyncckpt.storage.publish import Draft, Replacing, temporary
 from asyncckpt.storage.reading import Kept, Source, length_of
 from asyncckpt.storage.reasons import UNCERTAIN, UNSUPPORTED, named, translate, translated
+from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.room import room
 from asyncckpt.storage.spans import check_length, span
 from asyncckpt.storage.stream import stream
@@ -60,6 +61,11 @@ class LocalStorage:
     def fallbacks(self) -> Mapping[str, str]:
         """Keys: ``direct_io``, ``preallocation``, ``publish``, ``directory_sync``, ``symlinks``."""
         return MappingProxyType(self._fallbacks)
+
+    def recipe(self) -> Recipe | None:
+        """How another process makes it; None for a subclass, and where it was given files of its own."""
+        is_plain = type(self) is LocalStorage and type(self._files) is Files
+        return Recipe("asyncckpt.storage", "LocalStorage", self._root) if is_plain else None
 
     async def probe(self) -> Exclusive:
         """Find out how creates behave here, by trying; leaves nothing behind."""

@@ -1,1 +1,1 @@
-"""What this package tests itself with, for those who build on it: conformance suites, faults, crashes."""
+"""What this package tests itself with, for those who build on it: conformance suites, faults, crashes, a device."""

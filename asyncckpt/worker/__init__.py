@@ -8,4 +8,10 @@
 ``sweep``      what earlier incarnations left, and its removal
 ``service``    the serial actor: job in, reply out
 ``pool``       the thread that runs it, replaced when it dies
+``executor``   what a trainer asks of it, wherever it runs
+``bridge``     the trainer's side of a worker process, which is replaced when it dies
+``link``       one such process; ``pending`` a job that it has not answered
+``channel``    the socket between the two; ``wire`` and ``failures`` what goes through it
+``host``       the worker process's side, which outlives its trainer by one commit
+``adopting``   waiting for such a worker; ``logs`` by which it is found
 """

@@ -13,6 +13,7 @@ from asyncckpt.format.record import Checkpoint, Removal
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.listed import Listed
+from asyncckpt.worker.past import Past
 from asyncckpt.worker.standing import Standing
 from asyncckpt.worker.wishes import Wishes, read_wishes
 from asyncckpt.worker.writer import Writer
@@ -46,9 +47,9 @@ class Keeping:
         self._standing = Standing(policy, monitor)
         """Of what is in `_judged`."""
 
-    def inherit(self, former: Keeping) -> None:
+    def inherit(self, past: Past) -> None:
         """Go on where a service that crashed was."""
-        self.reading, self.damaged = former.reading, former.damaged
+        self.reading, self.damaged = past.reading, past.damaged
 
     @contextlib.contextmanager
     def hold(self, seq: int) -> Iterator[None]:

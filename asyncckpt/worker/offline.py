@@ -14,6 +14,7 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.writer import unmoved
 
 
 def may_be_held(head: Record) -> bool:
@@ -45,7 +46,7 @@ async def drop(
     as `asyncckpt.worker.writer.open_run` does, and `StorageError` where pins and tags cannot be read.
     """
     catalog = Catalog(storage, monitor)
-    ownership = Ownership(catalog, listeners, clock, on=on)
+    ownership = Ownership(catalog, listeners, clock, on=None if on is None else unmoved(on, storage.url))
     ownership.resumed = True
     keeping = Keeping(storage, None, monitor, listeners)
     writer = await ownership.take()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import takewhile
 
@@ -16,42 +16,58 @@ from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
 from asyncckpt.events import Leftover, Listeners, Swept
-from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.worker.past import Claim
 from asyncckpt.worker.prune import Pruner
 from asyncckpt.worker.sweep import carry_out, plan_sweep
-from asyncckpt.worker.writer import Writer, new_writer_id, open_run
+from asyncckpt.worker.writer import Condition, Writer, new_writer_id, open_run
 
 
 class Ownership:
     """One process's claim to a run; all calls come from one actor, one after the other.
 
-    With `on`, the run is taken while that is its head, or not at all.
+    The run is taken only as `on` lets it be. `drained` returns once nobody is left whose last commit is worth
+    waiting for.
     """
 
     def __init__(
-        self, catalog: Catalog, listeners: Listeners, clock: Clock, *, overwrite: bool = False, on: Record | None = None
+        self,
+        catalog: Catalog,
+        listeners: Listeners,
+        clock: Clock,
+        *,
+        overwrite: bool = False,
+        on: Condition | None = None,
+        drained: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.writer: Writer | None = None
         """The run as it was taken; None before that, and after a commit of unknown outcome."""
         self.resumed = False
+        self.on = on
+        self.told: Callable[[Claim], None] = lambda claim: None
+        """Told of what a successor would have to know, before anything rests on it."""
         self.pruner = Pruner(listeners)
         self._catalog = catalog
         self._listeners = listeners
         self._clock = clock
         self._overwrite = overwrite
-        self._on = on
+        self._drained = drained
         self._me = new_writer_id(clock)
         self._fenced: Fenced | None = None
-        self._former: Record | None = None
+        self._inc: int | None = None
         self._first_seq = 0
         self._sweeps: list[asyncio.Task[None]] = []
         self._sweep_planned = asyncio.Event()
 
-    def inherit(self, former: Ownership) -> None:
+    @property
+    def claim(self) -> Claim:
+        """What a successor has to know."""
+        return Claim(self._me, self._inc, self._first_seq, self.resumed, self._fenced)
+
+    def inherit(self, claim: Claim) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
-        self._me, self.resumed, self._fenced = former._me, former.resumed, former._fenced
-        self._former = former.writer.head if former.writer else former._former
-        self._first_seq = former._first_seq
+        self._me, self.resumed, self._fenced = claim.me, claim.resumed, claim.fenced
+        self._inc, self._first_seq = claim.inc, claim.first_seq
 
     @property
     def is_lost(self) -> bool:
@@ -72,15 +88,18 @@ class Ownership:
         if self._fenced is not None:
             raise self._fenced
         if self.writer is None:
+            if self._inc is None and self._drained is not None:
+                await self._drained()
             try:
                 now = int(self._clock.time() * 1e6)
-                writer = await open_run(self._catalog, self._me, now, after=self._former, on=self._on)
+                writer = await open_run(self._catalog, self._me, now, after=self._inc, on=self.on)
             except Fenced as error:
                 self._fenced = error
                 raise
-            if self._former is None:
+            if self._inc is None:
                 self._first_seq = writer.first_seq
-            self.writer, self._former = writer, writer.head
+            self.writer, self._inc = writer, writer.inc
+            self.told(self.claim)
             self._sweep_planned.clear()
             self._sweeps.append(asyncio.create_task(self._sweep_up(writer)))
         return self.writer
@@ -98,6 +117,7 @@ class Ownership:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
         writer = await self._open()
         self.resumed = True
+        self.told(self.claim)
         if named and writer.head.latest != seq:
             with self.recording(writer):
                 await writer.roll_back(seq)
@@ -114,7 +134,7 @@ class Ownership:
             raise
         except OutcomeUnknown:
             # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
-            self._former, self.writer = writer.head, None
+            self.writer = None
             raise
 
     def check_resumed(self, listed: Iterable[Checkpoint]) -> None:
@@ -131,7 +151,7 @@ class Ownership:
     def _earlier(self, listed: Iterable[Checkpoint]) -> list[Checkpoint]:
         """What this process did not save, of `listed` by rising sequence number."""
         # Not what the writer did not: one that took the run anew would drop what this training saved.
-        return list(takewhile(lambda c: self._former is None or c.seq < self._first_seq, listed))
+        return list(takewhile(lambda c: self._inc is None or c.seq < self._first_seq, listed))
 
     async def sweep_planned(self) -> None:
         """Wait until the sweep knows what it removes: whatever is begun later cannot look left over to it."""
@@ -142,11 +162,11 @@ class Ownership:
         await asyncio.gather(*self._sweeps)
         await self.pruner.finished()
 
-    async def leave(self) -> None:
-        """A closing record; then what the last commit dropped can be deleted too."""
+    async def leave(self, *, tidy: bool = True) -> None:
+        """A closing record; then, where `tidy`, what the last commit dropped can be deleted too."""
         if self.writer is not None and self._fenced is None:
             try:
-                await self._close(self.writer)
+                await (self._close(self.writer) if tidy else self.writer.close())
             except (AsyncCkptError, OSError) as error:
                 self._listeners.emit(Leftover("the closing record", error))
         await self.idle()

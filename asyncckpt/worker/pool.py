@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
@@ -133,7 +134,7 @@ class WorkerPool(Generic[_S]):
         """Queue a job; its replies come on the worker's thread. Raises `CheckpointerClosed` after `close`."""
         with self._lock:
             worker = self._alive()
-            known = Ticket(ticket.job, ticket.view, ticket.watermark, self._noting(worker, ticket))
+            known = replace(ticket, reply=self._noting(worker, ticket))
             worker.jobs[ticket.job.id] = known
         worker.submit(known)
 

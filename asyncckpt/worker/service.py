@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,11 +26,14 @@ from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping, Verdict
+from asyncckpt.worker.landed import landed, nonce_of
 from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.past import Past
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
@@ -41,6 +44,11 @@ from asyncckpt.worker.writer import Writer
 Reply: TypeAlias = Started | Committed | Rejected | Declined
 
 
+def _granted() -> bool:
+    """Nobody takes a job back but by `SaveService.withdraw`."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """A job in the queue, with the arena it reads and whom to answer."""
@@ -49,6 +57,12 @@ class Ticket:
     view: memoryview
     watermark: Watermark
     reply: Callable[[Reply], None]
+    memory: Descriptor | None = None
+    """Of the memfd that `view` is a mapping of, where there is one."""
+    claim: Callable[[], bool] = _granted
+    """Asked once, right before the job is begun: whether it may be."""
+    repeated: bool = False
+    """Whether another worker had the job, and may have committed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,8 @@ class ServiceConfig:
     keep: RetentionPolicy | None = None
     monitor: Monitor | None = None
     overwrite: bool = False
+    drained: Callable[[], Awaitable[None]] | None = None
+    """Returns once nobody is left on this host whose commit the run should not be taken from."""
 
 
 class SaveService:
@@ -68,7 +84,13 @@ class SaveService:
     ) -> None:
         self.catalog = Catalog(storage, config.monitor)
         self.storage = storage
-        self.ownership = Ownership(self.catalog, listeners, clock, overwrite=config.overwrite)
+        self.ownership = Ownership(
+            self.catalog,
+            listeners,
+            clock,
+            overwrite=config.overwrite,
+            drained=config.drained,
+        )
         self.keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._config = config
         self._listeners = listeners
@@ -81,12 +103,18 @@ class SaveService:
         self._arrived = asyncio.Event()
         self._actor = asyncio.Lock()
         self._closing = False
+        self._orphaned = False
         self._told: set[str] = set()
 
-    def inherit(self, former: SaveService) -> None:
+    @property
+    def past(self) -> Past:
+        """What a successor has to know."""
+        return Past(self.ownership.claim, self.keeping.reading, self.keeping.damaged)
+
+    def inherit(self, past: Past) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
-        self.ownership.inherit(former.ownership)
-        self.keeping.inherit(former.keeping)
+        self.ownership.inherit(past.claim)
+        self.keeping.inherit(past)
 
     # -- the queue -----------------------------------------------------------------------------------------
 
@@ -115,7 +143,8 @@ class SaveService:
                     self._arrived.clear()
             if ticket is not None:
                 async with self._actor:
-                    await self._carry_out(ticket)
+                    if ticket.claim():
+                        await self._carry_out(ticket)
             elif self._closing:
                 await self._end()
                 return
@@ -125,9 +154,17 @@ class SaveService:
         self._closing = True
         self._arrived.set()
 
+    def orphan(self) -> None:
+        """The training's process is gone: commit what is complete, and do nothing else; on the loop.
+
+        What may go only the next training can say, which may want to resume from it.
+        """
+        self._orphaned = True
+        self.finish()
+
     async def _end(self) -> None:
         async with self._actor:
-            await self.ownership.leave()
+            await self.ownership.leave(tidy=not self._orphaned)
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
 
@@ -191,6 +228,9 @@ class SaveService:
         attempt = _Attempt(ticket, Phases(self._clock))
         try:
             writer = await self.ownership.take()
+            if ticket.repeated and (record := landed(writer, ticket.job)) is not None:
+                await self._answer(attempt, record, 0)
+                return
             directory = await attempt.begin(writer, self._ranks)
             packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
             written = await packing.write(writer.base)
@@ -238,7 +278,7 @@ class SaveService:
         )
 
     async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[Verdict, Record]:
-        verdict = await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
+        verdict = await self._judge(writer, checkpoint)
         try:
             with self.ownership.recording(writer):
                 await writer.commit(checkpoint, verdict.removed, verdict.acknowledged)
@@ -246,6 +286,11 @@ class SaveService:
             if not error.adopted:
                 raise
         return verdict, writer.head
+
+    async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:
+        if self._orphaned:
+            return Verdict()
+        return await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
 
     async def _answer(self, attempt: _Attempt, record: Record, written: int) -> None:
         job, checkpoint = attempt.ticket.job, record.checkpoint
@@ -272,7 +317,7 @@ class SaveService:
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
         self._tell(verdict)
-        if self.ownership.is_lost:
+        if self.ownership.is_lost or self._orphaned:
             return
         self._listeners.emit(_retained(writer))
         # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
@@ -330,7 +375,7 @@ class _Attempt:
     async def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
         """Number the attempt and tell everyone where it goes."""
         job = self.ticket.job
-        self.directory = directory = writer.attempt(job.step)
+        self.directory = directory = writer.attempt(job.step, nonce_of(job))
         said = {
             "writer": writer.nonce,
             "seq": directory.seq,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
@@ -85,9 +85,9 @@ class Writer:
         """The listed checkpoints by rising sequence number."""
         return list(self.listed)
 
-    def attempt(self, step: int) -> DataDirectory:
-        """A new sequence number and a folder that no other attempt will ever use."""
-        directory = DataDirectory(self.next_seq, step, self.inc, secrets.token_hex(4))
+    def attempt(self, step: int, nonce: str | None = None) -> DataDirectory:
+        """A new sequence number and a folder that no other attempt will ever use, whatever `nonce` it is given."""
+        directory = DataDirectory(self.next_seq, step, self.inc, nonce or secrets.token_hex(4))
         self.next_seq += 1
         return directory
 
@@ -180,16 +180,29 @@ class Writer:
         self.head = replace(record, digest=digest)
 
 
+Condition: TypeAlias = Callable[[Record | None], None]
+"""Given the newest record (or None), raises `RunContended` where the run must not be taken as it is now."""
+
+
+def unmoved(head: Record | None, url: str) -> Condition:
+    """The condition that `head` still is the newest record."""
+
+    def check(found: Record | None) -> None:
+        if (found and found.digest) != (head and head.digest):
+            raise RunContended(f"{url} was taken by another process meanwhile; nothing was done")
+
+    return check
+
+
 async def open_run(
-    catalog: Catalog, me: WriterId, created: int, *, after: Record | None = None, on: Record | None = None
+    catalog: Catalog, me: WriterId, created: int, *, after: int | None = None, on: Condition | None = None
 ) -> Writer:
     """Take the run: create it where there is none, and stand above every earlier writer.
 
-    `created` is the time in microseconds for a new run. `after` is the last record that `me` is known to have written
-    before: if anyone else has written since, that is `Fenced`, not a reason to take the run back. `on` is the head that
-    the run is taken on or not at all: if there is another by now, that is `RunContended`, and nobody is fenced. Raises
-    `RunContended` if others kept overtaking, `RunRefused` if this store cannot commit as the run demands,
-    `HeadDamaged`, or a `StorageError`.
+    `created` is the time in microseconds for a new run. `after` is the last incarnation that `me` is known to have
+    had: if anyone else has written since, that is `Fenced`, not a reason to take the run back. `on` is asked
+    before each attempt. Raises `RunContended` if others kept overtaking, `RunRefused` if this
+    store cannot commit as the run demands, `HeadDamaged`, or a `StorageError`.
     """
     run = await _claim(catalog, created)
     for _ in range(OPEN_ATTEMPTS):
@@ -202,7 +215,7 @@ async def open_run(
 
 
 async def _try_open(
-    catalog: Catalog, run: RunFile, me: WriterId, after: Record | None, on: Record | None
+    catalog: Catalog, run: RunFile, me: WriterId, after: int | None, on: Condition | None
 ) -> Writer | None:
     present = await catalog.slots()
     try:
@@ -216,9 +229,9 @@ async def _try_open(
     except ObjectNotFound:
         return None
     if after is not None and head is not None and head.writer.nonce != me.nonce:
-        raise fence(catalog.storage.url, after.inc, head)
-    if on is not None and (head is None or head.digest != on.digest):
-        raise RunContended(f"{catalog.storage.url} was taken by another process meanwhile; nothing was done")
+        raise fence(catalog.storage.url, after, head)
+    if on is not None:
+        on(head)  # whoever comes between this and the create makes that fail
     record = _open_record(head, max(present, default=0) + 1, me)
     data = record.encode()
     if not await create(catalog.storage, names.record_key(record.slot), data):

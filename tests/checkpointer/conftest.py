@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +19,35 @@ from .trainings import Recorder
 Make = Callable[..., AsyncCheckpointer]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What holds for every executor is shown on each."""
+    if "executor" in metafunc.fixturenames and metafunc.definition.get_closest_marker("executors"):
+        metafunc.parametrize("executor", ["thread", "process"], indirect=True)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[GatedStorage]:
-    """A store in memory whose requests the test can hold and fail."""
-    gated = GatedStorage(MemoryStorage(str(tmp_path)))
-    yield gated
-    gated.release()
+def executor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the background service runs."""
+    wanted: str = getattr(request, "param", "thread")
+    if wanted == "process" and sys.platform != "linux":
+        pytest.skip("a worker process needs Linux")
+    monkeypatch.setenv("ASYNCCKPT_RUNTIME_DIR", str(tmp_path / "runtime"))
+    return wanted
+
+
+@pytest.fixture
+def store(tmp_path: Path, executor: str) -> Iterator[GatedStorage]:
+    """A store whose requests the test can hold and fail: in memory, or where a worker process can have it too."""
+    if executor == "process":
+        from asyncckpt.testing.shared import SharedGates
+
+        shared = SharedGates(tmp_path / "store")
+        yield shared
+        shared.close()
+    else:
+        gated = GatedStorage(MemoryStorage(str(tmp_path)))
+        yield gated
+        gated.release()
 
 
 @pytest.fixture
@@ -45,12 +69,13 @@ def outcomes(registry: CollectorRegistry) -> Callable[[str], float]:
 
 
 @pytest.fixture
-def make(store: GatedStorage, recorder: Recorder, registry: CollectorRegistry) -> Iterator[Make]:
+def make(store: GatedStorage, recorder: Recorder, registry: CollectorRegistry, executor: str) -> Iterator[Make]:
     """Builds checkpointers of `store` (or of another root), and closes them."""
     made: list[AsyncCheckpointer] = []
 
     def build(root: Any = store, **options: Any) -> AsyncCheckpointer:
         options.setdefault("listeners", [recorder])
+        options.setdefault("executor", executor)
         if not made:
             options.setdefault("metrics", MetricsConfig(port=None, registry=registry))
         made.append(AsyncCheckpointer(root, **options))

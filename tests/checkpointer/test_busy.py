@@ -14,6 +14,8 @@ from asyncckpt.testing.slow import GatedStorage
 from .conftest import Make
 from .trainings import ONE_GENERATION, Recorder, Toy, Training, once_it_waits, steps
 
+pytestmark = pytest.mark.executors
+
 EVERY_STEP = SavePolicy(every_steps=1)
 
 

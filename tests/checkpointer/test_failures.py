@@ -26,6 +26,8 @@ from asyncckpt.testing.slow import GatedStorage
 from .conftest import Make
 from .trainings import Recorder, Toy, Training, outcome, saved, start, steps
 
+pytestmark = pytest.mark.executors
+
 Error = Callable[[], Exception]
 
 

@@ -24,6 +24,8 @@ from asyncckpt.testing.slow import GatedStorage
 from .conftest import Make
 from .trainings import Elsewhere, Recorder, Toy, saved, steps, tree
 
+pytestmark = pytest.mark.executors
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

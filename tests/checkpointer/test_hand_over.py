@@ -17,6 +17,8 @@ from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from .conftest import Make
 from .trainings import Toy, Training, refuse_threads, steps
 
+pytestmark = pytest.mark.executors
+
 
 def test_an_interrupt_while_a_snapshot_is_superseded_ends_its_handle(
     make: Make, store: GatedStorage, monkeypatch: pytest.MonkeyPatch

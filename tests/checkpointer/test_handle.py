@@ -19,6 +19,8 @@ from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from .conftest import Make
 from .trainings import Toy, Training, calls_of
 
+pytestmark = pytest.mark.executors
+
 
 def full() -> StorageDenied:
     return StorageDenied(28, "No space left on device")
@@ -170,7 +172,7 @@ def test_a_step_waits_for_the_comparison_that_another_thread_makes(make: Make, m
         assert go_on.wait(PATIENCE)
         return same_bits(one, other)
 
-    monkeypatch.setattr("asyncckpt.staging.stager.same_bits", slowly)
+    monkeypatch.setattr("asyncckpt.staging.schedule.same_bits", slowly)
     training = Training()
     ckpt = make(model=training.model, optimizer=training.optimizer, verify="always")
     with ThreadPoolExecutor(2) as threads:
@@ -192,9 +194,9 @@ def test_a_step_waits_for_the_copy_also_while_another_thread_waits_for_it(make: 
     before = training.model.weight.detach().clone()
     busy = threading.Event()
     ckpt._saver.stager.start()
-    ckpt._saver.stager._queue.put(busy.wait)  # the copying thread has something else to do first
+    ckpt._saver.stager._copier.put(busy.wait)  # the copying thread has something else to do first
     handle = ckpt.save(1)
-    copied = ckpt._saver.stager._pending[-1].copied = Watched()
+    copied = ckpt._saver.stager._pending[-1].enqueued = Watched()
     with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(ckpt.before_mutation)
         assert copied.arrivals.acquire(timeout=PATIENCE)

@@ -23,6 +23,8 @@ from .conftest import Make
 from .test_resume import flip, pack_of
 from .trainings import Recorder, Toy, saved
 
+pytestmark = pytest.mark.executors
+
 
 class Adapted(nn.Module):
     """A frozen base with a small adapter, as LoRA has it: about one hundredth is trained."""

@@ -35,6 +35,8 @@ from .conftest import Make
 from .scraping import Samples, scrape, value
 from .trainings import Recorder, Toy, saved
 
+pytestmark = pytest.mark.executors
+
 
 def eventually(look: Callable[[], Samples], reached: Callable[[Samples], bool]) -> Samples:
     """Look again and again until what is there is as it should be."""

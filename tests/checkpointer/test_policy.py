@@ -18,6 +18,8 @@ from asyncckpt.policy import Decider
 from .conftest import Make
 from .trainings import Toy, steps
 
+pytestmark = pytest.mark.executors
+
 NAN = float("nan")
 LOSS = ("loss", "min")
 

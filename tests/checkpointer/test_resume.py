@@ -29,6 +29,8 @@ from asyncckpt.testing.slow import GatedStorage
 from .conftest import Make
 from .trainings import Recorder, Toy, once_it_waits, saved, steps, tree
 
+pytestmark = pytest.mark.executors
+
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:

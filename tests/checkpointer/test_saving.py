@@ -18,6 +18,8 @@ from asyncckpt.testing.slow import GatedStorage
 from .conftest import Make
 from .trainings import Recorder, Toy, Training, steps
 
+pytestmark = pytest.mark.executors
+
 
 def test_a_save_holds_the_state_of_its_moment_whatever_happens_after(make: Make, store: GatedStorage) -> None:
     training = Training()

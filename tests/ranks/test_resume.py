@@ -179,7 +179,7 @@ def _restores(root: Path) -> tuple[list[str], int, list[int]]:
     training = Training()
     with training.checkpointer(root) as checkpointer:
         if not is_leader():
-            checkpointer._pool.run(_blinded)
+            checkpointer._executor.pool.run(_blinded)
         messages = [error_of(lambda which=which: checkpointer.restore(which)) for which in ("latest", 3)]
         before = training.loader.taken
         steps = [checkpointer.restore(which).step for which in (2, "00000001")]

@@ -267,7 +267,7 @@ def _store_is_slow(root: Path) -> list[str]:
             checkpointer.before_mutation()
             if is_leader():
                 asked.wait()
-                found.append(str(checkpointer._pool.start(_still_there).result(30)))
+                found.append(str(checkpointer._executor.pool.start(_still_there).result(30)))
             answer.set()
             handle.wait()
             setattr(ranks, name, real)

@@ -120,7 +120,7 @@ class Session:
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
         self.service.ownership.resumed = resumed
         if former is not None:
-            self.service.inherit(former.service)
+            self.service.inherit(former.service.past)
         self._running = asyncio.create_task(self.service.run())
         self._count = 0
         self._tensors = tensors

@@ -131,7 +131,7 @@ def test_a_crash_at_any_moment_leaves_what_was_or_what_was_asked_for(
 
 DROP = "await writer.drop(verdict.removed, verdict.acknowledged)"
 PUT = "await catalog.storage.put(new.key, [encode(author(), int(clock.time() * 1e6))])"
-JUDGE = "verdict = await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))"
+JUDGE = "verdict = await self._judge(writer, checkpoint)"
 MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
     "the data goes before the record": (
         "a removal",

@@ -278,7 +278,7 @@ def test_rule_10_an_opener_who_has_to_go_on_from_its_own_record_takes_nothing_ba
         mine = await opened(store, "a")
         other = await opened(store, "b")
         with pytest.raises(Fenced, match=rf"incarnation {other.inc} .*this one, {mine.inc},"):
-            await open_run(Catalog(store), me("a"), 0, after=mine.head)
+            await open_run(Catalog(store), me("a"), 0, after=mine.inc)
         assert await Catalog(store).slots() == [1, 2]
 
     run(act)
@@ -287,7 +287,7 @@ def test_rule_10_an_opener_who_has_to_go_on_from_its_own_record_takes_nothing_ba
 def test_rule_12_a_restarted_writer_opens_anew_above_itself() -> None:
     async def act(store: MemoryStorage) -> None:
         mine = await opened(store, "a")
-        again = await open_run(Catalog(store), me("a"), 0, after=mine.head)
+        again = await open_run(Catalog(store), me("a"), 0, after=mine.inc)
         assert (again.inc, again.head.slot) == (2, 2)
 
     run(act)

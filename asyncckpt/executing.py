@@ -1,0 +1,83 @@
+"""Executing: whether the background service runs in a thread of the trainer or in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from asyncckpt.clock import Clock
+from asyncckpt.events import Fallback, Listeners
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.recipe import recipe_of
+from asyncckpt.worker.executor import Executor
+from asyncckpt.worker.past import Past
+from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.settings import ProcessConfig
+
+Wanted: TypeAlias = Literal["auto", "thread", "process"] | ProcessConfig
+
+BREAK_EVEN = 64 << 20
+"""Bytes of state from which ``executor="auto"`` takes a process: below, a thread has written it before it matters."""
+
+
+def executor(
+    wanted: Wanted,
+    nbytes: int,
+    world: int,
+    storage: Storage,
+    config: ServiceConfig,
+    listeners: Listeners,
+    clock: Clock,
+    thread: Callable[[Past | None], Executor],
+) -> Executor:
+    """The executor for a state of about `nbytes`; where a process is wanted and cannot be had, that is an event.
+
+    `thread` makes the one in a thread, from what it has to know of a process that went before.
+    """
+    if wanted == "thread" or (wanted == "auto" and nbytes <= BREAK_EVEN):
+        return thread(None)
+    settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
+    reason = _why_not(storage, world)
+    if reason is None:
+        try:
+            return _process(settings, storage, config, listeners, clock, thread)
+        except RuntimeError as error:  # no thread to be had that would watch it
+            reason = str(error)
+    listeners.emit(Fallback("executor", f"{reason}: saves run in a thread, and end with this process"))
+    return thread(None)
+
+
+def _process(
+    settings: ProcessConfig,
+    storage: Storage,
+    config: ServiceConfig,
+    listeners: Listeners,
+    clock: Clock,
+    thread: Callable[[Past | None], Executor],
+) -> Executor:
+    recipe = recipe_of(storage)
+    if sys.platform == "linux" and recipe is not None:
+        from asyncckpt.worker.bridge import ProcessExecutor
+
+        return ProcessExecutor(storage, recipe, config, settings, listeners, clock, thread)
+    return thread(None)
+
+
+def _why_not(storage: Storage, world: int) -> str | None:
+    """Why there can be no worker process, or None."""
+    if sys.platform == "linux":
+        if world > 1:
+            return "several ranks"
+        if recipe_of(storage) is None:
+            return f"no other process can have the storage at {storage.url}"
+        if not sys.executable:
+            return "this Python does not know its own interpreter (sys.executable)"
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:
+            return f"a process cannot be watched here ({error})"
+        return None
+    else:
+        return "a worker process needs Linux"

@@ -1,0 +1,482 @@
+"""Bridge: the trainer's side of the worker process. One thread starts it, hears it, and replaces it when it dies.
+
+A worker's death costs no save: the next one gets what was not answered, in the same order, and finds out what the dead
+one has committed without having said so. Only the third death within a minute ends that: the jobs fail, and the service
+goes on in a thread of this process, visibly.
+
+Nothing here makes the training thread or the copier wait for the worker: to submit, to follow a watermark and to take a
+job back is to send what the socket takes at once, and to leave the rest to the bridge's own thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from asyncckpt.catalog import Catalog, Listing, Which
+from asyncckpt.clock import Clock
+from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
+from asyncckpt.events import Failed, Fallback, Listeners
+from asyncckpt.format import record as records
+from asyncckpt.format.manifest import Contents
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.retention import PrunePlan
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.recipe import Recipe
+from asyncckpt.worker import failures, wire
+from asyncckpt.worker.executor import Executor
+from asyncckpt.worker.job import Committed, Layout, Rejected, Started
+from asyncckpt.worker.past import Claim, Past
+from asyncckpt.worker.reader import Reader
+from asyncckpt.worker.service import ServiceConfig, Ticket
+from asyncckpt.worker.settings import ProcessConfig
+from asyncckpt.worker.wire import Message
+from asyncckpt.worker.writer import new_writer_id
+
+if sys.platform == "linux":
+    from asyncckpt.worker.link import Link, Waker
+    from asyncckpt.worker.pending import Pending
+    from asyncckpt.worker.priority import cpus_for_worker
+
+assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
+
+logger = logging.getLogger("asyncckpt")
+
+_T = TypeVar("_T")
+
+DEATHS = 3
+"""So many deaths within `WINDOW` seconds, and no other worker process is tried."""
+WINDOW = 60.0
+_PAUSES = (0.0, 0.25)
+"""Seconds before a worker that died is replaced: at once, and then not quite, or three deaths are one."""
+
+
+class _Question:
+    """Something the worker was asked, or will be."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.answer: Future[Any] = Future()
+        self.is_sent = False
+
+
+class ProcessExecutor:
+    """The service in a process of its own; see `Executor` for the methods.
+
+    `fall_back` makes the executor that goes on, from what it has to know, where no worker process can be kept alive.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        recipe: Recipe,
+        config: ServiceConfig,
+        process: ProcessConfig,
+        listeners: Listeners,
+        clock: Clock,
+        fall_back: Callable[[Past], Executor],
+    ) -> None:
+        self._root = storage.url
+        self._recipe = recipe
+        self._config = config
+        self._process = process
+        self._listeners = listeners
+        self._fall_back = fall_back
+        self._reader = Reader(Catalog(storage, config.monitor))
+        self._past = Past(Claim(new_writer_id(clock)))
+        self._lock = threading.RLock()
+        self._link: Link | None = None
+        self._successor: Executor | None = None
+        self._jobs: dict[str, Pending] = {}
+        self._questions: dict[int, _Question] = {}
+        self._numbers = itertools.count(1)
+        self._layout: tuple[Layout, int] | None = None
+        self._arenas_gone: deque[str] = deque()
+        self._watched: set[str] = set()
+        self._is_closed = False
+        self._has_ended = False
+        self._deaths: deque[float] = deque(maxlen=DEATHS)
+        self._waker = Waker()
+        self._thread = threading.Thread(target=self._run, name="asyncckpt-bridge", daemon=True)
+        self._thread.start()
+
+    # -- saves ---------------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket) -> None:
+        """See `Executor.submit`."""
+        if ticket.memory is None:
+            raise SaveFailed("this staging memory cannot be shared with another process")
+        pending = Pending(ticket, self._layout_number(ticket.job.layout))
+        with self._lock:
+            self._check_open()
+            if self._successor is not None:
+                self._successor.submit(ticket)
+                return
+            if ticket.job.arena not in self._watched:
+                self._watched.add(ticket.job.arena)
+                weakref.finalize(ticket.view, self._forget_arena, ticket.job.arena).atexit = False
+            self._jobs[pending.id] = pending
+            ticket.watermark.follow(lambda: self._follow(pending))
+            if self._link is not None:
+                self._link.give(pending)
+                self._wake_to_send()
+
+    def _layout_number(self, layout: Layout) -> int:
+        with self._lock:
+            if self._layout is None or self._layout[0] is not layout:
+                self._layout = layout, next(self._numbers)
+            return self._layout[1]
+
+    def _follow(self, pending: Pending) -> None:
+        with self._lock:
+            if self._link is not None and pending.id in self._jobs:
+                self._link.follow(pending)
+                self._wake_to_send()
+
+    def withdraw(self, job: str) -> bool:
+        """See `Executor.withdraw`."""
+        with self._lock:
+            pending = self._jobs.get(job)
+            if pending is None:
+                return self._successor is not None and self._successor.withdraw(job)
+            if not pending.take():
+                return False
+            del self._jobs[job]
+            self._tell({"kind": "withdraw", "job": job})
+        pending.keep()
+        return True
+
+    def staged(self, job: str, tell: Callable[[], None]) -> None:
+        """See `Executor.staged`: the worker has everything that it needs to commit it without this process."""
+        with self._lock:
+            pending = self._jobs.get(job)
+        if pending is None:
+            tell()
+        else:
+            pending.when_kept(tell)
+
+    # -- reading, in this process --------------------------------------------------------------------------
+
+    def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
+        """See `Executor.read`."""
+        return self._reader.read(call)
+
+    def listing(self) -> Future[Listing]:
+        """See `Executor.listing`."""
+        return self._reader.start(lambda catalog: catalog.listing())
+
+    @contextmanager
+    def held(self, which: Which) -> Iterator[Checkpoint]:
+        """See `Executor.held`."""
+        checkpoint, _ = self.read(lambda catalog: catalog.named(which))
+        seq = checkpoint.seq
+        with self._lock:
+            self._past.reading[seq] = self._past.reading.get(seq, 0) + 1
+            self._tell({"kind": "hold", "seq": seq})
+        try:
+            yield checkpoint
+        finally:
+            with self._lock:
+                self._past.reading[seq] -= 1
+                if not self._past.reading[seq]:
+                    del self._past.reading[seq]
+                self._tell({"kind": "release", "seq": seq})
+
+    # -- questions -----------------------------------------------------------------------------------------
+
+    def resume(self) -> Listing:
+        """See `Executor.resume`."""
+        # Before the run is taken, as the service does: what it lists then must not grow old.
+        marks = self.read(lambda catalog: catalog.marks())
+        answer = self._ask("resume")
+        if isinstance(answer, Future):
+            head = records.decode(answer.result().encode("ascii"), "the worker's record")
+            return replace(self.read(lambda catalog: catalog.listing_of(head)), marks=marks)
+        return answer.resume()
+
+    def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
+        """See `Executor.go_on`."""
+        with self._lock:
+            self._past.damaged.update(damaged)
+        text = None if verified is None else wire.contents_text(verified)
+        answer = self._ask("go_on", seq=seq, damaged=list(damaged), named=named, verified=text)
+        if isinstance(answer, Future):
+            answer.result()
+        else:
+            answer.go_on(seq, damaged, named=named, verified=verified)
+
+    def prune(self, *, dry_run: bool) -> PrunePlan:
+        """See `Executor.prune`."""
+        answer = self._ask("prune", dry_run=dry_run)
+        return wire.plan_of(answer.result()) if isinstance(answer, Future) else answer.prune(dry_run=dry_run)
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """See `Executor.settle`."""
+        try:
+            answer = self._ask("settled")
+            if not isinstance(answer, Future):
+                return answer.settle(timeout)
+            answer.result(timeout)
+        except TimeoutError:
+            return False
+        except (CheckpointerClosed, WorkerCrashed):
+            pass  # told where it belongs: on the handles
+        return True
+
+    def _ask(self, name: str, **arguments: Any) -> Future[Any] | Executor:
+        """Ask the worker; where there is no worker process any more, who is to be asked in its place."""
+        with self._lock:
+            self._check_open()
+            if self._successor is not None:
+                return self._successor
+            number = next(self._numbers)
+            question = _Question({"kind": "call", "call": number, "name": name, **arguments})
+            self._questions[number] = question
+            if self._link is not None:
+                question.is_sent = True
+                self._tell(question.message)
+            return question.answer
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float | None = None) -> None:
+        """See `Executor.close`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            self._is_closed = True
+            self._tell({"kind": "close"})
+            successor = self._successor
+        self._waker.wake()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("the background worker did not finish in %s s", timeout)
+        self._reader.close(_left(deadline))
+        if successor is not None:
+            successor.close(_left(deadline))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise CheckpointerClosed("this checkpointer is closed")
+
+    # -- the bridge's thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                ended = self._one_worker()
+                if ended is None or self._is_hopeless(ended):
+                    break
+        except BaseException as error:  # the thread's entry: whatever ends it must reach the handles
+            logger.exception("the bridge to the worker process failed")
+            self._give_up(f"the bridge to the worker process failed: {error!r}")
+        finally:
+            self._fail_questions(CheckpointerClosed("this checkpointer was closed during the call"))
+
+    def _one_worker(self) -> str | None:
+        """Serve one worker process to its end; returns how it died, or None if it ended in order."""
+        self._has_ended = False
+        try:
+            link = Link(self._root, self._configuration())
+        except OSError as error:
+            return f"no worker process can be started: {error}"
+        try:
+            with self._lock:
+                self._begin(link)
+            while link.wait(self._waker.descriptor):
+                self._waker.clear()
+                self._hear(link)
+                self._forget_arenas(link)
+                link.channel.flush()
+                if link.channel.is_ended or link.channel.is_broken:
+                    break
+            self._hear(link)  # its last words
+        finally:
+            with self._lock:
+                self._link = None
+            how = link.end()
+        return None if self._has_ended else how
+
+    def _configuration(self) -> Message:
+        with self._lock:
+            past = wire.past_json(self._past)
+        keep = self._config.keep
+        return {
+            "trainer": os.getpid(),
+            "recipe": list(self._recipe),
+            "keep": None if keep is None else asdict(keep),
+            "monitor": self._config.monitor,
+            "overwrite": self._config.overwrite,
+            "past": past,
+            "cpus": cpus_for_worker(),
+            **asdict(self._process),
+        }
+
+    def _begin(self, link: Link) -> None:
+        """Tell a new worker process everything that is still to be done."""
+        self._link = link
+        for pending in self._jobs.values():
+            link.give(pending)
+        for question in self._questions.values():
+            question.is_sent = True
+            link.channel.post(question.message)
+        if self._is_closed:
+            link.channel.post({"kind": "close"})
+
+    def _is_hopeless(self, how: str) -> bool:
+        """A worker has died: whether to give up; if not, whatever it had is ready for the next one."""
+        logger.error("%s", how)
+        now = time.monotonic()
+        self._deaths.append(now)
+        recent = [death for death in self._deaths if now - death < WINDOW]
+        if len(recent) >= DEATHS:
+            self._give_up(f"{len(recent)} deaths within {WINDOW:g} s, the last: {how}")
+            return True
+        with self._lock:
+            for pending in self._jobs.values():
+                pending.renew()
+        self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {how}"))
+        time.sleep(_PAUSES[min(len(recent), len(_PAUSES)) - 1])
+        return False
+
+    def _give_up(self, reason: str) -> None:
+        with self._lock:
+            jobs, self._jobs = list(self._jobs.values()), {}
+            if not self._is_closed:
+                self._successor = successor = self._fall_back(self._past)
+                for pending in jobs:
+                    if not pending.is_given:
+                        successor.submit(pending.ticket)
+                        pending.keep()
+                jobs = [pending for pending in jobs if pending.is_given]
+        if self._successor is not None:
+            self._listeners.emit(Fallback("executor", f"{reason}; saves go on in a thread, and end with this process"))
+        for pending in jobs:
+            job = pending.ticket.job
+            crash = WorkerCrashed(f"the background worker ended before step {job.step} was durable: {reason}")
+            pending.ticket.watermark.leave()
+            pending.ticket.reply(Rejected("worker", crash))
+            pending.keep()
+        self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {reason}"))
+
+    def _fail_questions(self, error: AsyncCkptError) -> None:
+        with self._lock:
+            sent = {n: question for n, question in self._questions.items() if question.is_sent or self._is_over}
+            for number in sent:
+                del self._questions[number]
+        for question in sent.values():
+            question.answer.set_exception(error)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._successor is not None or self._is_closed
+
+    def _hear(self, link: Link) -> None:
+        for message, _ in link.channel.receive():
+            _HANDLERS[message["kind"]](self, message)
+
+    def _forget_arena(self, arena: str) -> None:
+        # A finalizer: in any thread, and whatever that thread holds.
+        self._arenas_gone.append(arena)
+        self._waker.wake()
+
+    def _forget_arenas(self, link: Link) -> None:
+        with self._lock:
+            while self._arenas_gone:
+                arena = self._arenas_gone.popleft()
+                self._watched.discard(arena)
+                link.forget_arena(arena)
+            current = set() if self._layout is None else {self._layout[1]}
+            link.forget_layouts(current.union(pending.layout for pending in self._jobs.values()))
+
+    def _tell(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.channel.post(message)
+            self._wake_to_send()
+
+    def _wake_to_send(self) -> None:
+        if self._link is not None and self._link.channel.is_waiting:
+            self._waker.wake()
+
+    # -- what the worker says ------------------------------------------------------------------------------
+
+    def _hello(self, message: Message) -> None:
+        logger.debug("worker process %s is ready", message["pid"])
+        with self._lock:
+            if self._link is not None:
+                self._link.ready(list(self._jobs.values()))
+
+    def _bye(self, message: Message) -> None:
+        self._has_ended = True
+
+    def _claimed(self, message: Message) -> None:
+        with self._lock:
+            self._past = replace(self._past, claim=wire.claim_of(message["claim"]))
+
+    def _event(self, message: Message) -> None:
+        self._listeners.emit(wire.event_of(message["event"]))
+
+    def _started(self, message: Message) -> None:
+        with self._lock:
+            pending = self._jobs.get(message["job"])
+        if pending is not None:
+            pending.ticket.reply(Started(message["seq"]))
+
+    def _committed(self, message: Message) -> None:
+        pending = self._over(message)
+        if pending is not None:
+            # Told before the handle ends: who has waited for it finds the save in the metrics.
+            if message["event"] is not None:
+                self._listeners.emit(wire.event_of(message["event"]))
+            record = records.decode(message["record"].encode("ascii"), "the worker's record")
+            pending.ticket.reply(Committed(record))
+            pending.keep()
+
+    def _rejected(self, message: Message) -> None:
+        pending = self._over(message)
+        if pending is not None:
+            error = failures.decode(message["error"])
+            pending.ticket.watermark.leave()
+            self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
+            pending.ticket.reply(Rejected(message["phase"], error))
+            pending.keep()
+
+    def _over(self, message: Message) -> Pending | None:
+        with self._lock:
+            return self._jobs.pop(message["job"], None)
+
+    def _answered(self, message: Message) -> None:
+        with self._lock:
+            question = self._questions.pop(message["call"], None)
+        if question is None:
+            return
+        if "error" in message:
+            question.answer.set_exception(failures.decode(message["error"]))
+        else:
+            question.answer.set_result(message["result"])
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+_HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
+    "hello": ProcessExecutor._hello,
+    "bye": ProcessExecutor._bye,
+    "claim": ProcessExecutor._claimed,
+    "event": ProcessExecutor._event,
+    "started": ProcessExecutor._started,
+    "committed": ProcessExecutor._committed,
+    "rejected": ProcessExecutor._rejected,
+    "answer": ProcessExecutor._answered,
+}

@@ -1,0 +1,145 @@
+"""Executor: where the background service runs, as its trainer sees it: in a thread here, or in a process of its own.
+
+Saving, restoring and the catalog speak to this interface only. What is asked for has a name, since a process can be
+sent names and no closures; only reading, which stays in the trainer, is whatever the reader makes of the catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol, TypeVar
+
+from asyncckpt.catalog import Catalog, Listing, Which
+from asyncckpt.format.manifest import Contents
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.retention import PrunePlan
+from asyncckpt.worker.pool import Service, WorkerPool
+from asyncckpt.worker.service import Ticket
+
+_T = TypeVar("_T")
+
+
+class Executor(Protocol):
+    """All methods are for the trainer's threads; after `close` they raise `CheckpointerClosed`.
+
+    What waits for the service raises what the service raises, and `WorkerCrashed` where it ends before it answers.
+    """
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a job; its replies come on a background thread. Waits for nothing."""
+        ...
+
+    def withdraw(self, job: str) -> bool:
+        """Take a job back that has not been begun; False if it has, or is done. Waits for nothing."""
+        ...
+
+    def staged(self, job: str, tell: Callable[[], None]) -> None:
+        """The arena of `job` holds its snapshot: call `tell` once whatever can be lost of it can be lost no more."""
+        ...
+
+    def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
+        """Read in this process, in the background, and wait for the result."""
+        ...
+
+    def listing(self) -> Future[Listing]:
+        """Begin to look at what the run lists."""
+        ...
+
+    def held(self, which: Which) -> AbstractContextManager[Checkpoint]:
+        """The checkpoint that `which` names now; within the context this training's retention leaves it alone."""
+        ...
+
+    def resume(self) -> Listing:
+        """Take the run; what its own open record lists."""
+        ...
+
+    def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
+        """Training goes on from `seq`, see `SaveService.go_on`."""
+        ...
+
+    def prune(self, *, dry_run: bool) -> PrunePlan:
+        """Apply the retention policy now, see `SaveService.prune`."""
+        ...
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is left to do for what was committed; False if that takes longer than `timeout` seconds.
+
+        A service that was never started, has ended or ends meanwhile has nothing left to do.
+        """
+        ...
+
+    def close(self, timeout: float | None = None) -> None:
+        """Let the service finish; after `timeout` seconds leave it to itself, with a warning."""
+        ...
+
+
+class Keeper(Service, Protocol):
+    """A service that saves, or takes part in it."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    def hold(self, seq: int) -> AbstractContextManager[None]: ...
+
+    async def resume(self) -> Listing: ...
+
+    async def go_on(
+        self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None
+    ) -> None: ...
+
+    async def prune(self, *, dry_run: bool) -> PrunePlan: ...
+
+
+class ThreadExecutor:
+    """The service in a background thread of this process, which reading shares with it."""
+
+    def __init__(self, make: Callable[[Any], Keeper]) -> None:
+        self.pool: WorkerPool[Keeper] = WorkerPool(make)
+        self.submit = self.pool.submit
+        self.withdraw = self.pool.withdraw
+        self.settle = self.pool.settle
+        self.close = self.pool.close
+
+    def staged(self, job: str, tell: Callable[[], None]) -> None:
+        """At once: what is lost with this process was never anywhere else."""
+        tell()
+
+    def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
+        """See `Executor.read`."""
+        return self.pool.run(lambda service: call(service.catalog))
+
+    def listing(self) -> Future[Listing]:
+        """See `Executor.listing`."""
+        return self.pool.start(lambda service: service.catalog.listing())
+
+    @contextmanager
+    def held(self, which: Which) -> Iterator[Checkpoint]:
+        """See `Executor.held`."""
+        held = ExitStack()
+
+        async def find(service: Keeper) -> Checkpoint:
+            checkpoint, _ = await service.catalog.named(which)
+            held.enter_context(service.hold(checkpoint.seq))
+            return checkpoint
+
+        async def let_go(service: Keeper) -> None:
+            held.close()
+
+        try:
+            yield self.pool.run(find)
+        finally:
+            self.pool.run(let_go)
+
+    def resume(self) -> Listing:
+        """See `Executor.resume`."""
+        return self.pool.run(lambda service: service.resume())
+
+    def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
+        """See `Executor.go_on`."""
+        self.pool.run(lambda service: service.go_on(seq, damaged, named=named, verified=verified))
+
+    def prune(self, *, dry_run: bool) -> PrunePlan:
+        """See `Executor.prune`."""
+        return self.pool.run(lambda service: service.prune(dry_run=dry_run))

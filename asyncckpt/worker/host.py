@@ -1,0 +1,380 @@
+"""Host: the service in a process of its own, on the other end of the trainer's socket.
+
+It outlives its trainer by as much as it takes to commit every snapshot that was complete, and no more::
+
+    trainer lives      jobs, questions                          until ``close``: finish, leave the run in order, bye
+    trainer is dead    what is sealed is committed, what is     no retention, no deletion, no hints: the next training
+                       not is deleted; within a deadline        may want to resume from what they would drop
+
+That the trainer is dead is seen in two ways: its end of the socket is closed, or its process has ended, since children
+that it forked may hold the socket open. Either way what it sent before is read first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import select
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.errors import AsyncCkptError, RunContended, SaveFailed
+from asyncckpt.events import Durable, Event, Failed, Listeners
+from asyncckpt.format.record import Record
+from asyncckpt.retention import RetentionPolicy
+from asyncckpt.storage.recipe import Recipe, made
+from asyncckpt.worker import failures, wire
+from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.descriptors import Descriptor
+from asyncckpt.worker.job import Committed, Layout, Rejected, Started
+from asyncckpt.worker.ranks import SingleRank
+from asyncckpt.worker.service import Reply, SaveService, ServiceConfig, Ticket
+from asyncckpt.worker.watermark import Watermark
+from asyncckpt.worker.wire import Message
+from asyncckpt.worker.writer import Condition, unmoved
+
+if sys.platform == "linux":
+    from asyncckpt.worker.channel import Channel
+
+assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
+
+logger = logging.getLogger("asyncckpt")
+
+_POPULATE_READ = 22
+_LONG_LOOK = 5.0
+"""Seconds after which a store that does not answer is no reason to keep the trainer waiting for a word."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A job that was not answered yet."""
+
+    size: int
+    watermark: Watermark
+    token: Descriptor
+
+    def claim(self) -> bool:
+        """Whether the trainer has not taken the job back: who reads the token first has it."""
+        try:
+            os.eventfd_read(self.token.fileno())
+        except BlockingIOError:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the trainer has sent to be used again and again."""
+
+    arenas: dict[str, memoryview] = field(default_factory=dict)
+    layouts: dict[int, Layout] = field(default_factory=dict)
+
+
+class Host:
+    """Serves one trainer on `channel`, as `config` (the first message) says; made inside a running loop."""
+
+    def __init__(self, channel: Channel, config: Message) -> None:
+        self._channel = channel
+        self._config = config
+        self._trainer: Descriptor | None = None
+        self._known = _Known()
+        self._jobs: dict[str, _Held] = {}
+        self._reading: dict[int, list[ExitStack]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._durable: Durable | None = None
+        self._is_alone = False
+        self._has_greeted = False
+        self._loop = asyncio.get_running_loop()
+        self._storage = made(Recipe(*config["recipe"]))
+        self._listeners = Listeners([self])
+        self._service = self._served()
+        self._first_look = asyncio.create_task(self._look())
+        self._unmoved: Condition | None = None
+
+    def _served(self) -> SaveService:
+        keep, monitor = self._config["keep"], self._config["monitor"]
+        service = SaveService(
+            self._storage,
+            ServiceConfig(
+                RetentionPolicy(**keep) if keep is not None else None,
+                (monitor[0], monitor[1]) if monitor is not None else None,
+                self._config["overwrite"],
+                self._before_it_is_taken,
+            ),
+            self._listeners,
+            SYSTEM_CLOCK,
+            SingleRank(),
+        )
+        service.inherit(wire.past_of(self._config["past"]))
+        service.ownership.on = self._check_alone
+        service.ownership.told = lambda claim: self._post({"kind": "claim", "claim": wire.claim_json(claim)})
+        return service
+
+    async def run(self) -> None:
+        """Serve until the trainer has closed, or is dead and all that it left is done."""
+        self._watch()
+        self._first_look.add_done_callback(lambda _: self._greet())
+        self._loop.call_later(_LONG_LOOK, self._greet)
+        if self._service.ownership.claim.inc is not None:
+            self._greet()
+        await self._service.run()
+        if not self._is_alone:
+            self._post({"kind": "bye"})
+        while self._channel.is_waiting and not self._is_alone and not self._channel.is_broken:
+            await asyncio.sleep(0.001)
+            self._channel.flush()
+
+    # -- the trainer ---------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            self._trainer = Descriptor(os.pidfd_open(self._config["trainer"]))
+        except ProcessLookupError:
+            self._left_alone()
+            return
+        self._loop.add_reader(self._trainer.fileno(), self._left_alone)
+        self._loop.add_reader(self._channel.fileno(), self._receive)
+        if os.getppid() != self._config["trainer"]:  # another process may have its number by now
+            self._left_alone()
+
+    def _receive(self) -> None:
+        for message, descriptors in self._channel.receive():
+            self._take(message, descriptors)
+        if self._channel.is_ended:
+            self._left_alone()
+
+    def _take(self, message: Message, descriptors: list[Descriptor]) -> None:
+        handler = _HANDLERS.get(message["kind"])
+        if handler is None:
+            logger.warning("a message of an unknown kind was ignored: %s", message["kind"])
+        else:
+            handler(self, message, descriptors)
+
+    def _left_alone(self) -> None:
+        """The trainer is dead: go on without it."""
+        if self._is_alone:
+            return
+        self._is_alone = True
+        self._loop.remove_reader(self._channel.fileno())
+        if self._trainer is not None:
+            self._loop.remove_reader(self._trainer.fileno())
+        for message, descriptors in self._channel.receive():  # its last words
+            self._take(message, descriptors)
+        sealed = [held for held in self._jobs.values() if held.watermark.is_sealed]
+        logger.info(
+            "the trainer (process %s) is gone: %d snapshots to commit, %d incomplete ones to drop",
+            *(self._config["trainer"], len(sealed), len(self._jobs) - len(sealed)),
+        )
+        for held in self._jobs.values():
+            held.watermark.abort(SaveFailed("the trainer ended before its snapshot was complete"))
+        self._loop.call_later(self._config["deadline"], self._give_up)
+        self._service.orphan()
+
+    def _give_up(self) -> None:
+        logger.error("after %g s alone this worker ends with %d jobs undone", self._config["deadline"], len(self._jobs))
+        logging.shutdown()
+        os._exit(1)
+
+    def _greet(self) -> None:
+        """Say, once, that from now on what is complete will be committed whether or not the trainer lives."""
+        if not self._has_greeted:
+            self._has_greeted = True
+            self._post({"kind": "hello", "pid": os.getpid()})
+
+    # -- a run that it has not taken yet -------------------------------------------------------------------
+
+    async def _before_it_is_taken(self) -> None:
+        """Wait for workers that others have left: what they commit is there before this one takes the run."""
+        await self._first_look
+        timeout, log = self._config["adopt_timeout"], Path(self._config["log"])
+        await drained(self._storage.url, timeout, self._listeners, but=log)
+        await self._look()
+
+    async def _look(self) -> None:
+        """See what is there, as long as the trainer lives: whoever comes later may have come in its place."""
+        try:
+            seen = await self._service.catalog.head()
+        except AsyncCkptError as error:
+            logger.warning("what is in the run before it is taken could not be seen: %s", error)
+            return
+        if self._is_trainer_alive():
+            self._unmoved = unmoved(seen, self._storage.url)
+
+    def _is_trainer_alive(self) -> bool:
+        if self._is_alone or self._trainer is None:
+            return False
+        return not select.select([self._trainer.fileno()], [], [], 0)[0]
+
+    def _check_alone(self, found: Record | None) -> None:
+        """Once alone, take a run only as it was before: whoever came since must not be fenced by one who is no more."""
+        if self._is_alone and self._service.ownership.claim.inc is None:
+            if self._unmoved is None:
+                raise RunContended(f"{self._storage.url}: whether somebody else has taken it is not known")
+            self._unmoved(found)
+
+    # -- what it sends -------------------------------------------------------------------------------------
+
+    def _arena(self, message: Message, descriptors: list[Descriptor]) -> None:
+        memory = mmap.mmap(descriptors[0].fileno(), message["bytes"], prot=mmap.PROT_READ)
+        self._known.arenas[message["arena"]] = memoryview(memory)
+        self._loop.run_in_executor(None, _map_in, memory)
+
+    def _layout(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._known.layouts[message["layout"]] = wire.layout_of(message["as"])
+
+    def _drop(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._known.arenas.pop(message.get("arena", ""), None)
+        self._known.layouts.pop(message.get("layout", 0), None)
+
+    def _job(self, message: Message, descriptors: list[Descriptor]) -> None:
+        job = wire.job_of(message["job"], self._known.layouts[message["layout"]])
+        held = _Held(job.layout.size, Watermark(), descriptors[0])
+        self._jobs[job.id] = held
+        self._service.submit(
+            Ticket(
+                job,
+                self._known.arenas[job.arena],
+                held.watermark,
+                lambda answer: self._reply(job.id, answer),
+                claim=held.claim,
+                repeated=message["repeated"],
+            )
+        )
+
+    def _ready(self, message: Message, descriptors: list[Descriptor]) -> None:
+        if (held := self._jobs.get(message["job"])) is not None:  # not what is late
+            held.watermark.advance(message["upto"])
+
+    def _seal(self, message: Message, descriptors: list[Descriptor]) -> None:
+        if (held := self._jobs.get(message["job"])) is not None:
+            held.watermark.advance(held.size)
+            held.watermark.seal()
+
+    def _abort(self, message: Message, descriptors: list[Descriptor]) -> None:
+        if (held := self._jobs.get(message["job"])) is not None:
+            held.watermark.abort(failures.decode(message["error"]))
+
+    def _withdrawn(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._service.withdraw(message["job"])
+        self._jobs.pop(message["job"], None)
+
+    def _hold(self, message: Message, descriptors: list[Descriptor]) -> None:
+        holding = ExitStack()
+        holding.enter_context(self._service.hold(message["seq"]))
+        self._reading.setdefault(message["seq"], []).append(holding)
+
+    def _release(self, message: Message, descriptors: list[Descriptor]) -> None:
+        if held := self._reading.get(message["seq"]):
+            held.pop().close()
+
+    def _close(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._service.finish()
+
+    # -- what it asks --------------------------------------------------------------------------------------
+
+    def _call(self, message: Message, descriptors: list[Descriptor]) -> None:
+        task = asyncio.create_task(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: Message) -> None:
+        try:
+            said = {"result": await _QUESTIONS[message["name"]](self._service, message)}
+        except Exception as error:
+            said = {"error": failures.encode(error)}
+        self._post({"kind": "answer", "call": message["call"], **said})
+
+    # -- what it is told -----------------------------------------------------------------------------------
+
+    def on_event(self, event: Event) -> None:
+        """Pass an event on; how a save ended goes with its answer."""
+        if isinstance(event, Durable):
+            self._durable = event
+        elif not isinstance(event, Failed):
+            self._post({"kind": "event", "event": wire.event_json(event)})
+
+    def _reply(self, job: str, answer: Reply) -> None:
+        if isinstance(answer, Started):
+            self._post({"kind": "started", "job": job, "seq": answer.seq})
+            return
+        self._jobs.pop(job, None)
+        if isinstance(answer, Committed):
+            # With its event, in one message: a death between the two would tell of it twice, or never.
+            event = None if self._durable is None else wire.event_json(self._durable)
+            self._durable = None
+            self._post({"kind": "committed", "job": job, "record": _text(answer.record), "event": event})
+        elif isinstance(answer, Rejected):
+            logger.info("a save failed (%s): %s", answer.phase, answer.error)
+            error = failures.encode(answer.error)
+            self._post({"kind": "rejected", "job": job, "phase": answer.phase, "error": error})
+
+    def _post(self, message: Message) -> None:
+        if self._is_alone:
+            return
+        self._channel.post(message)
+        if self._channel.is_waiting and not self._channel.is_broken:
+            self._loop.add_writer(self._channel.fileno(), self._flush)
+
+    def _flush(self) -> None:
+        self._channel.flush()
+        if not self._channel.is_waiting or self._channel.is_broken:
+            self._loop.remove_writer(self._channel.fileno())
+
+
+def _map_in(memory: mmap.mmap) -> None:
+    with suppress(OSError):  # an older kernel: then page by page, when they are read
+        memory.madvise(_POPULATE_READ)
+
+
+def _text(record: Record) -> str:
+    return record.encode().decode("ascii")
+
+
+async def _resume(service: SaveService, message: Message) -> str:
+    listing = await service.resume()
+    if listing.head is None:
+        raise AsyncCkptError("a run that was taken has no head")
+    return _text(listing.head)
+
+
+async def _go_on(service: SaveService, message: Message) -> None:
+    verified = None if message["verified"] is None else wire.contents_from(message["verified"])
+    await service.go_on(message["seq"], message["damaged"], named=message["named"], verified=verified)
+
+
+async def _prune(service: SaveService, message: Message) -> Message:
+    return wire.plan_json(await service.prune(dry_run=message["dry_run"]))
+
+
+async def _settled(service: SaveService, message: Message) -> None:
+    await service.settled()
+
+
+_QUESTIONS: dict[str, Callable[[SaveService, Message], Coroutine[Any, Any, Any]]] = {
+    "resume": _resume,
+    "go_on": _go_on,
+    "prune": _prune,
+    "settled": _settled,
+}
+
+_HANDLERS: dict[str, Callable[[Host, Message, list[Descriptor]], None]] = {
+    "arena": Host._arena,
+    "layout": Host._layout,
+    "drop": Host._drop,
+    "job": Host._job,
+    "ready": Host._ready,
+    "seal": Host._seal,
+    "abort": Host._abort,
+    "withdraw": Host._withdrawn,
+    "hold": Host._hold,
+    "release": Host._release,
+    "call": Host._call,
+    "close": Host._close,
+}

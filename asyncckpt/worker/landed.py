@@ -1,0 +1,47 @@
+"""Landed: whether a job that a dead worker process had was committed by it, although nobody heard.
+
+A job is known in the commit log by its writer, its step, the microsecond of its save call, and the nonce of its folder,
+which is made from the job's id. No name is used twice for that: each attempt has an incarnation and a sequence number
+of its own.
+"""
+
+from __future__ import annotations
+
+from asyncckpt.errors import SaveFailed
+from asyncckpt.format.digest import digest
+from asyncckpt.format.names import directory_of
+from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.worker.job import SaveJob
+from asyncckpt.worker.writer import Writer
+
+
+def nonce_of(job: SaveJob) -> str:
+    """The nonce of the folders of every attempt at `job`."""
+    return digest(job.id.encode())[:8]
+
+
+def landed(writer: Writer, job: SaveJob) -> Record | None:
+    """The listed record that committed `job` before `writer` took the run anew, or None.
+
+    Raises `SaveFailed` where a later save of this training is committed: to write `job` now would make latest go back.
+    """
+    own = [record for record in writer.listed.records if record.writer.nonce == writer.nonce]
+    for record in own:
+        if record.checkpoint is not None and _is_of(record.checkpoint, job):
+            return record
+    later = [r.checkpoint.step for r in own if r.checkpoint is not None and r.checkpoint.created > job.created]
+    if later:
+        raise SaveFailed(
+            f"whether step {job.step} was committed is not known: its worker died, and step {later[-1]}, which was "
+            "saved later, is durable"
+        )
+    return None
+
+
+def _is_of(checkpoint: Checkpoint, job: SaveJob) -> bool:
+    directory = directory_of(checkpoint.manifest.key)
+    return (
+        (checkpoint.step, checkpoint.created) == (job.step, job.created)
+        and directory is not None
+        and directory.nonce == nonce_of(job)
+    )

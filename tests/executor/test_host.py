@@ -1,0 +1,73 @@
+"""The worker's side alone: a trainer whose death is noticed before its last words are read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from asyncckpt.storage import LocalStorage
+from asyncckpt.worker import wire
+from asyncckpt.worker.channel import Channel
+from asyncckpt.worker.descriptors import Descriptor
+from asyncckpt.worker.host import Host
+from asyncckpt.worker.job import SaveJob
+from asyncckpt.worker.past import Past
+
+from ..worker.drive import Session, image, steps
+
+LAYOUT, ARENA = image({("a",): b"bytes"})
+
+
+def dead() -> int:
+    """The number of a process that has ended, and that nobody else can have."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    process.returncode = 0  # it stays a zombie of ours
+    return process.pid
+
+
+def config(root: Path, past: Past, trainer: int) -> wire.Message:
+    recipe = LocalStorage(root).recipe()
+    limits = {"deadline": 60, "adopt_timeout": 0, "log": ""}
+    return {
+        "trainer": trainer,
+        "recipe": list(recipe or ()),
+        "keep": None,
+        "monitor": None,
+        "overwrite": False,
+        "past": wire.past_json(past),
+        **limits,
+    }
+
+
+def memory() -> Descriptor:
+    arena = Descriptor(os.memfd_create("asyncckpt-arena"))
+    os.write(arena.fileno(), ARENA)
+    return arena
+
+
+def test_P5_what_a_dead_trainer_had_said_is_read_before_anything_is_given_up(tmp_path: Path) -> None:
+    trainer = dead()
+
+    async def act() -> list[int]:
+        former = Session(LocalStorage(tmp_path))
+        await former.saved(1)
+        await former.abandon()
+        ours, theirs = map(Channel, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        job = SaveJob("job", 2, 2, None, {}, 2_000_000, "arena", LAYOUT)
+        ours.post({"kind": "arena", "arena": "arena", "bytes": len(ARENA)}, [memory()])
+        ours.post({"kind": "layout", "layout": 1, "as": wire.layout_json(LAYOUT)})
+        token = Descriptor(os.eventfd(1, os.EFD_NONBLOCK))
+        ours.post({"kind": "job", "job": wire.job_json(job), "layout": 1, "repeated": False}, [token])
+        ours.post({"kind": "seal", "job": "job"})
+        await Host(theirs, config(tmp_path, former.service.past, trainer)).run()
+        ours.close()
+        theirs.close()
+        return await steps(LocalStorage(tmp_path))
+
+    assert asyncio.run(act()) == [1, 2]
+    os.waitpid(trainer, 0)

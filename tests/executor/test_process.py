@@ -1,0 +1,247 @@
+"""The worker process itself: what it is made of, how it gives way, what it holds, and when there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from asyncckpt import AsyncCheckpointer, ProcessConfig, RetentionPolicy, SavePolicy
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.events import Durable, Fallback, Listeners
+from asyncckpt.executing import BREAK_EVEN, executor
+from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.testing.slow import PATIENCE
+from asyncckpt.worker import priority
+from asyncckpt.worker.bridge import ProcessExecutor
+from asyncckpt.worker.executor import Executor
+from asyncckpt.worker.service import ServiceConfig
+
+from ..checkpointer.trainings import Recorder, Toy, Training, refuse_threads, steps
+from .conftest import Make, worker_of
+
+
+def maps(process: int) -> str:
+    return Path(f"/proc/{process}/maps").read_text()
+
+
+def test_P5_the_worker_is_a_process_without_torch(make: Make) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    ckpt.restore(1)
+    worker = worker_of(ckpt)
+    assert worker != os.getpid()
+    assert "torch" in maps(os.getpid())
+    assert "torch" not in maps(worker)
+    assert "numpy" not in maps(worker)
+
+
+def test_P5_nothing_that_a_worker_imports_imports_torch() -> None:
+    code = "import sys, asyncckpt.worker.__main__; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["False", "False"]
+
+
+def test_a_module_in_the_working_directory_is_not_the_workers(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert make(tmp_path / "run", model=Toy()).save(1).wait(PATIENCE).step == 1
+
+
+@pytest.mark.parametrize("nice", [0, 7])
+def test_the_worker_gives_way_as_much_as_it_is_told(make: Make, nice: int) -> None:
+    ckpt = make(model=Toy(), executor=ProcessConfig(nice=nice))
+    ckpt.save(1).wait()
+    worker = worker_of(ckpt)
+    assert os.getpriority(os.PRIO_PROCESS, worker) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+    assert os.getsid(worker) == os.getsid(0)  # in a session of its own its nice would order nothing
+    assert os.getpgid(worker) == worker
+    if platform.machine() == "x86_64":
+        ioprio_get = 252
+        assert ctypes.CDLL(None).syscall(ioprio_get, 1, worker) == ((2 << 13 | 7) if nice else 0)
+
+
+def test_the_worker_keeps_off_the_core_that_the_main_thread_is_bound_to() -> None:
+    code = (
+        "import os, threading; everything = os.sched_getaffinity(0)\n"
+        "started, ending = threading.Event(), threading.Event()\n"
+        "threading.Thread(target=lambda: (started.set(), ending.wait())).start(); started.wait()\n"
+        "os.sched_setaffinity(0, {min(everything)})\n"
+        "from asyncckpt.worker.priority import cpus_for_worker\n"
+        "assert cpus_for_worker() == sorted(everything - {min(everything)} or everything), cpus_for_worker()\n"
+        "ending.set()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert priority.cpus_for_worker() == sorted(os.sched_getaffinity(0))
+
+
+def test_P5_signals_that_end_a_training_politely_do_not_end_the_worker(make: Make) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    worker = worker_of(ckpt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(worker, number)
+    assert ckpt.save(2).wait().step == 2
+    assert worker_of(ckpt) == worker
+
+
+FORKED = """
+import os, sys
+import torch
+from asyncckpt import AsyncCheckpointer
+ckpt = AsyncCheckpointer(sys.argv[1], model=torch.nn.Linear(8, 8), executor="process")
+ckpt.save(1).wait()
+before = set(os.listdir("/proc/self/fd"))
+child = os.fork()
+if child == 0:
+    with os.scandir("/proc/self/fd") as found:
+        held = [os.readlink(entry.path) for entry in found]
+    mapped = open("/proc/self/maps").read()
+    channel = ckpt._executor._link.channel
+    print([name for name in held if "memfd" in name], "memfd:asyncckpt" in mapped, channel.fileno(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(ckpt.save(2).wait().step)
+ckpt.close()
+"""
+
+
+def test_P5_a_forked_child_holds_neither_arenas_nor_the_socket(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path / "run")], check=True, capture_output=True, text=True
+    )
+    assert found.stdout.splitlines() == ["[] False -1", "2"]
+
+
+def held(process: int) -> dict[str, int]:
+    """What a process holds that must not grow."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return {
+        "descriptors": len(os.listdir(f"/proc/{process}/fd")),
+        "threads": int(status["Threads"]),
+        "arenas": maps(process).count("memfd:asyncckpt-arena"),
+        "private": int(status["RssAnon"].split()[0]) // 1024,
+    }
+
+
+@pytest.mark.kills
+def test_P5_a_thousand_saves_leave_both_processes_as_they_were(make: Make, tmp_path: Path) -> None:
+    training = Training()
+    ckpt = make(
+        tmp_path / "run", model=training.model, optimizer=training.optimizer, keep=RetentionPolicy(last=3), listeners=()
+    )
+    ckpt.resume()
+
+    def save(first: int, last: int) -> list[dict[str, int]]:
+        for step in range(first, last):
+            training.step()
+            ckpt.save(step)
+        ckpt.wait()
+        gc.collect()
+        return [held(os.getpid()), held(worker_of(ckpt))]
+
+    before = save(1, 200)
+    after = save(200, 1200)
+    for early, late in zip(before, after, strict=True):
+        for name in ("descriptors", "arenas"):
+            assert late[name] <= early[name], (name, before, after)
+        # Pools begin a thread when all they have are at work, up to four; and this process has other tests' threads.
+        assert late["threads"] <= early["threads"] + 4, (before, after)
+        assert late["private"] <= early["private"] + 8, (before, after)
+
+
+def test_an_arena_that_is_gone_is_gone_in_the_worker_too(make: Make) -> None:
+    state = {"values": torch.zeros(1000)}
+
+    class Growing:
+        def state_dict(self) -> dict[str, Any]:
+            return dict(state)
+
+        def load_state_dict(self, found: dict[str, Any]) -> None: ...
+
+    ckpt = make(extra={"growing": Growing()})
+    for step in range(1, 11):
+        state["values"] = torch.zeros(100_000 * step)
+        ckpt.save(step).wait()
+    gc.collect()
+    ckpt.save(11).wait()
+    ckpt.wait()
+    assert maps(worker_of(ckpt)).count("memfd:asyncckpt-arena") <= 3
+    assert steps(ckpt) == list(range(1, 12))
+
+
+# -- which executor ----------------------------------------------------------------------------------------
+
+
+def big() -> torch.nn.Module:
+    return torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(BREAK_EVEN // 4 + 1))])
+
+
+def test_auto_takes_a_process_for_what_is_large(tmp_path: Path) -> None:
+    model = big()
+    with AsyncCheckpointer(tmp_path / "large", model=model) as ckpt:
+        assert isinstance(ckpt._executor, ProcessExecutor)
+        assert ckpt.save(1).wait().step == 1
+    with AsyncCheckpointer(tmp_path / "small", model=Toy(), save=SavePolicy(every_steps=1)) as ckpt:
+        assert not isinstance(ckpt._executor, ProcessExecutor)
+
+
+def test_auto_counts_the_state_that_an_optimizer_will_have(tmp_path: Path) -> None:
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(BREAK_EVEN // 8))])
+    with AsyncCheckpointer(tmp_path / "run", model=model, optimizer=torch.optim.Adam(model.parameters())) as ckpt:
+        assert isinstance(ckpt._executor, ProcessExecutor)
+
+
+@pytest.mark.parametrize("wanted", ["process", "auto", ProcessConfig()])
+def test_where_no_process_can_be_had_a_thread_is_taken_visibly(recorder: Recorder, wanted: Any) -> None:
+    model = big() if wanted == "auto" else Toy()
+    with AsyncCheckpointer(MemoryStorage("here"), model=model, executor=wanted, listeners=[recorder]) as ckpt:
+        assert ckpt.save(1).wait().step == 1
+    (fallback,) = [event for event in recorder.of(Fallback) if event.feature == "executor"]
+    assert fallback.reason.startswith("no other process can have the storage at memory://here")
+    assert len(recorder.of(Durable)) == 1
+
+
+def test_several_ranks_save_in_threads_visibly(recorder: Recorder, tmp_path: Path) -> None:
+    made = executor(
+        "process",
+        0,
+        2,
+        LocalStorage(tmp_path),
+        ServiceConfig(),
+        Listeners([recorder]),
+        SYSTEM_CLOCK,
+        lambda past: cast("Executor", "a thread"),
+    )
+    assert made == "a thread"
+    assert recorder.of(Fallback) == [
+        Fallback("executor", "several ranks: saves run in a thread, and end with this process")
+    ]
+
+
+def test_a_machine_without_another_thread_for_the_bridge_saves_as_without_a_process(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        refuse_threads(patch, "asyncckpt-bridge")
+        ckpt = make(model=Toy())
+    assert ckpt.save(1).wait().step == 1
+    (fallback,) = [event for event in recorder.of(Fallback) if event.feature == "executor"]
+    assert "can't start new thread" in fallback.reason
+
+
+@pytest.mark.parametrize("wrong", [{"nice": 20}, {"nice": -1}, {"deadline": -1}, {"adopt_timeout": float("nan")}])
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ProcessConfig(**wrong)
