@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncckpt.budget import Budget
     from asyncckpt.catalog import CheckpointInfo
     from asyncckpt.checkpointer import AsyncCheckpointer
     from asyncckpt.handle import SaveHandle
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncCheckpointer": "checkpointer",
+    "Budget": "budget",
     "CheckpointInfo": "catalog",
     "Loaded": "loading",
     "MetricsConfig": "metrics",
@@ -53,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncCheckpointer",
+    "Budget",
     "CheckpointInfo",
     "Loaded",
     "MetricsConfig",

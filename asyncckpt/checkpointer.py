@@ -18,6 +18,7 @@ from asyncckpt import __version__, executing, living
 from asyncckpt.admission import Admission
 from asyncckpt.arguments import check_choices, check_keep, check_monitor, refuse_later
 from asyncckpt.beginning import Beginning
+from asyncckpt.budget import Budget
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
@@ -56,9 +57,10 @@ class AsyncCheckpointer:
     stays, ``monitor`` which metric is best ("min" or "max").
 
     Behaviour: `on_busy` (what a periodic save does when both generations are in use), `on_failure`, `verify`,
-    `overwrite`, `listeners`, `metrics` (a port, or a `MetricsConfig`). Performance: `budget` (bytes of staging
-    memory), `generations`. `executor` says where saves are written: in a ``"process"`` that survives this one (or a
-    `ProcessConfig`), in a ``"thread"``, or in a process where that is worth it. `close_timeout` is in seconds.
+    `overwrite`, `listeners`, `metrics` (a port, or a `MetricsConfig`). Performance: `budget` (bytes of staging memory,
+    or a `Budget` of memory, stall and slowdown), `generations`. `executor` says where saves are written: in a
+    ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
+    it. `close_timeout` is in seconds.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class AsyncCheckpointer:
         monitor: Monitor | None = None,
         on_busy: OnBusy = "coalesce",
         on_failure: Literal["warn", "raise"] = "warn",
-        budget: int | None = None,
+        budget: int | Budget | None = None,
         generations: int = 2,
         executor: Wanted = "auto",
         metrics: int | MetricsConfig | None = None,
@@ -145,7 +147,7 @@ class AsyncCheckpointer:
             config,
             self._listeners,
             SYSTEM_CLOCK,
-            lambda past: ThreadExecutor(functools.partial(self._service, config, past)),
+            lambda past: ThreadExecutor(functools.partial(self._service, config, past), config.pace),
         )
         self._saver = Saver(
             Capture(saved_here(tracked, here), tracked.lazy),
@@ -157,7 +159,7 @@ class AsyncCheckpointer:
             admission,
             # The others' shards are small, and they must not stall on what only rank 0 can decide.
             generations=generations if ranks.rank == 0 else generations + 2,
-            budget=budget,
+            budget=budget if isinstance(budget, Budget) else Budget(memory=budget),
             verify=verify,
             fingerprint=plan,
         )
@@ -196,6 +198,7 @@ class AsyncCheckpointer:
         `SaveFailed`, once what is due now is under way.
         """
         self._check_open()
+        self._saver.stepped(step)
         if not self._decision.at_step(step, metrics):
             self._check_failures()
             self._beginning.prepare()
@@ -267,7 +270,7 @@ class AsyncCheckpointer:
         refuse_late_group(self._ranks)
         if allow_partial:
             raise NotImplementedError("allow_partial= has no effect in this version: it writes no partial checkpoints")
-        self._saver.stager.settle()
+        self._saver.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
         loaded = self._restorer.resume(which)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
@@ -347,7 +350,7 @@ class AsyncCheckpointer:
         """
         self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._saver.stager.settle()
+        self._saver.settle()
         left = wait_all(self._saver.handles, timeout)
         if left:
             raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
@@ -365,7 +368,7 @@ class AsyncCheckpointer:
         self._closed = True
         limit = self._close_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        self._saver.stager.settle()
+        self._saver.settle()
         left = wait_all(self._saver.handles, limit)
         self._executor.close(max(0.0, deadline - time.monotonic()))
         self._saver.close(max(0.0, deadline - time.monotonic()))

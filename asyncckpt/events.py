@@ -8,9 +8,9 @@ Each save ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skippe
 end. `Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
 a state of a few kilobytes it may arrive after `Durable`. After `Durable` come the `Pruned` of the same commit, then
 `Retained`; `Deleted` follows one commit later. A restore ends with `Restored` or `RestoreFailed`, after any `Damaged`
-that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `Skipped` and `Superseded` may arrive on the
-training thread, which a slow listener holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged` arrive on the
-thread that restores; everything else arrives on background threads.
+that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `OverBudget`, `Paced`, `Skipped` and `Superseded`
+may arrive on the training thread, which a slow listener holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged`
+arrive on the thread that restores; everything else arrives on background threads.
 """
 
 from __future__ import annotations
@@ -36,6 +36,35 @@ class Stalled(Event):
     step: int
     seconds: float
     where: str
+
+
+@dataclass(frozen=True, slots=True)
+class OverBudget(Event):
+    """A save held the training thread for `seconds`, more than the `budget` for that.
+
+    It was given up where `dropped`; else it could not be: what is EAGER is copied in any case, and an explicit save is
+    made whatever it takes.
+    """
+
+    step: int
+    seconds: float
+    budget: float
+    dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Paced(Event):
+    """Background work takes this `share` of its time from now on.
+
+    `slowdown` is what steps took longer with a save in flight, as a part of those without, and `target` what they may.
+    `usual` and `taken` are the seconds of either.
+    """
+
+    share: float
+    slowdown: float
+    target: float
+    usual: float
+    taken: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,18 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 from asyncckpt.admission import Admission
+from asyncckpt.budget import Budget
 from asyncckpt.catalog import info_of
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import SaveFailed
-from asyncckpt.events import Failed, Fallback, Listeners, Skipped, Stalled, Superseded
+from asyncckpt.errors import SaveFailed, SaveSkipped
+from asyncckpt.events import Failed, Fallback, Listeners, OverBudget, Skipped, Stalled, Superseded
 from asyncckpt.handle import SaveHandle, skipped, superseded
+from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.layout import Plan, build
+from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import refuse_capture
@@ -88,7 +91,7 @@ class Saver:
         admission: Admission,
         *,
         generations: int,
-        budget: int | None,
+        budget: Budget,
         verify: Verify,
         fingerprint: str,
     ) -> None:
@@ -101,8 +104,10 @@ class Saver:
         self._verify = verify
         self._degraded: set[str] = set()
         self._generations = generations
-        self._arenas = ArenaPool(generations, budget, self._one_generation)
+        self._stall_ms = budget.stall_ms
+        self._arenas = ArenaPool(generations, budget.memory, self._one_generation)
         self.stager = Stager(listeners, self._arenas)
+        self._interference = Interference(budget.slowdown, executor.pace, listeners)
         self._lock = threading.Lock()
         self._queued: list[_HandOver] = []
         self._plan: tuple[object, Plan] | None = None
@@ -121,6 +126,17 @@ class Saver:
         plan = self._planned(self._capture.read())
         with contextlib.suppress(SaveFailed):  # a budget that is too small is the save's to tell
             self.stager.prepare(plan, self._arenas.spares(plan.layout.size))
+
+    def stepped(self, step: int) -> None:
+        """The training thread has made step `step`: see what that took beside what is in flight."""
+        statuses = [handle.status for handle in self.handles]
+        flight = Flight(bool({"staging", "writing"}.intersection(statuses)), "staging" in statuses, self._saves)
+        self._interference.step(step, self._clock.monotonic(), flight)
+
+    def settle(self) -> None:
+        """Before a wait for any save: there will be no step meanwhile that would have to be spared, or guarded."""
+        self._interference.hurry()
+        self.stager.settle()
 
     # -- the call ------------------------------------------------------------------------------------------
 
@@ -145,28 +161,46 @@ class Saver:
         refuse_capture(step)
         captured = self._capture.read()
         plan = self._planned(captured)
-        handle = SaveHandle(step, self.stager.settle)
+        handle = SaveHandle(step, self.settle)
         self._remember(handle)
+        patience = self._patience(step, replaceable=replaceable)
         try:
-            arena = self._lease(plan, step, on_busy)
+            arena = self._lease(plan, step, on_busy, patience)
             if arena is None:
-                self._skip(handle)
+                self._skip(handle, skipped(step))
             else:
                 try:
                     job = self._job(step, epoch, metrics, created, arena, plan, captured)
-                    snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=self._is_sampled(plan))
+                    verify = self._is_sampled(plan)
+                    snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=verify, patience=patience)
                 except BaseException:
                     self._arenas.release(arena)
                     raise
                 self._hand_over(_HandOver(job, handle, snapshot), replaceable)
                 self.stager.prefault.start(self._arenas.spares(plan.layout.size), plan.devices)
+        except SaveSkipped as error:
+            self._skip(handle, error)
+            self._listeners.emit(OverBudget(step, time.monotonic() - began, (self._stall_ms or 0) / 1000, dropped=True))
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
-        self._listeners.emit(Stalled(step, time.monotonic() - began, "call"))
+        self._held(step, time.monotonic() - began, patience)
         return handle
+
+    def _patience(self, step: int, *, replaceable: bool) -> Patience | None:
+        """The others give nothing up: their shards are small, and only rank 0 decides."""
+        if self._stall_ms is None:
+            return None
+        return Patience(step, self._stall_ms, gives_up=replaceable and self._ranks.rank == 0)
+
+    def _held(self, step: int, seconds: float, patience: Patience | None) -> None:
+        self._listeners.emit(Stalled(step, seconds, "call"))
+        if patience is not None:
+            patience.spent = max(patience.spent, seconds)  # by the guard of another thread meanwhile
+            if patience.is_over:
+                self._listeners.emit(OverBudget(step, seconds, patience.limit_ms / 1000, dropped=False))
 
     def _planned(self, captured: Captured) -> Plan:
         if self._plan is None or self._plan[0] is not captured.sources:
@@ -243,14 +277,14 @@ class Saver:
     def _is_sampled(self, plan: Plan) -> bool:
         self._saves += 1
         chosen = self._verify == "always"
-        if self._verify == "sample":
+        if self._verify == "sample" and self._stall_ms is None:  # to compare takes longer than to copy
             chosen = self._saves <= 2 or self._saves % SAMPLE == 0
         # Where nothing is LAZY nothing can be torn, and rank 0 must not wait for this rank's next step.
         return chosen and any(region.lazy for region in plan.regions)
 
     # -- a generation to copy into -------------------------------------------------------------------------
 
-    def _lease(self, plan: Plan, step: int, on_busy: OnBusy) -> Arena | None:
+    def _lease(self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience | None) -> Arena | None:
         size = plan.layout.size
         arena = self._arenas.lease(size)
         if self._ranks.rank != 0:
@@ -259,8 +293,10 @@ class Saver:
             arena = self._arenas.lease(size)
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
-            self.stager.settle()
-            arena = self._arenas.lease(size, wait=True)
+            self.settle()
+            arena = self._arenas.lease(size, wait=None if patience is None else patience.left)
+            if arena is None and patience is not None:
+                raise patience.exhausted("no memory came free")
         return arena
 
     def _supersede(self, step: int) -> bool:
@@ -280,18 +316,21 @@ class Saver:
                 return True
         return False
 
-    def _skip(self, handle: SaveHandle) -> None:
+    def _skip(self, handle: SaveHandle, why: SaveSkipped) -> None:
         self._ranks.tell(attempt_key(self._counts.saves), {"declined": {"by_step": None}})
-        self._let_go(handle, None)
+        self._leave_out(handle, why)
 
     def _let_go(self, handle: SaveHandle, by_step: int | None) -> None:
         """End the handle of a save that will not be written: superseded by `by_step`, or skipped where None."""
         if by_step is None:
-            handle._end("skipped", error=skipped(handle.step))
-            self._listeners.emit(Skipped(handle.step))
+            self._leave_out(handle, skipped(handle.step))
         else:
             handle._end("superseded", error=superseded(handle.step, by_step))
             self._listeners.emit(Superseded(handle.step, by_step))
+
+    def _leave_out(self, handle: SaveHandle, why: SaveSkipped) -> None:
+        handle._end("skipped", error=why)
+        self._listeners.emit(Skipped(handle.step))
 
     def _give_up(self, ordinal: int, error: BaseException) -> None:
         """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
@@ -323,7 +362,10 @@ class Saver:
         elif isinstance(reply, Declined):
             self._let_go(handle, reply.by_step)
         elif isinstance(reply, Rejected):
-            if reply.phase == "worker":  # a dead worker could not say so itself
+            if isinstance(reply.error, SaveSkipped):
+                logger.warning("%s", reply.error)
+                self._leave_out(handle, reply.error)
+            elif reply.phase == "worker":  # a dead worker could not say so itself
                 self._failed(handle, job.ordinal, reply.phase, reply.error)
             else:
                 self._fail(handle, reply.phase, reply.error)

@@ -23,6 +23,8 @@ from asyncckpt.events import (
     Failed,
     Fallback,
     Leftover,
+    OverBudget,
+    Paced,
     Pruned,
     Restored,
     RestoreFailed,
@@ -151,6 +153,16 @@ class Exporter:
     def _shortage(self, event: Shortage) -> None:
         self._metrics.shortages[event.resource].set(1)
 
+    def _over_budget(self, event: OverBudget) -> None:
+        self._metrics.over_budget["skipped" if event.dropped else "held"].inc()
+
+    def _paced(self, event: Paced) -> None:
+        self._metrics.steps["no"].set(event.usual)
+        self._metrics.steps["yes"].set(event.taken)
+        self._metrics.slowdown.set(event.slowdown)
+        self._metrics.target.set(event.target)
+        self._metrics.share.set(event.share)
+
     def _leftover(self, event: Leftover) -> None:
         self._metrics.leftovers.inc()
         self._count(event.error)
@@ -191,6 +203,8 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Damaged: Exporter._damaged,
     Fallback: Exporter._fallback,
     Shortage: Exporter._shortage,
+    OverBudget: Exporter._over_budget,
+    Paced: Exporter._paced,
     Leftover: Exporter._leftover,
 }
 

@@ -119,6 +119,7 @@ class Instruments:
         self._saves(made)
         self._newest(made)
         self._queue(made)
+        self._interference(made)
         self._store(made)
         self._restores(made)
         made.one("asyncckpt_build_info", "Versions, as labels; always 1.", **_build())
@@ -176,6 +177,26 @@ class Instruments:
         self.capacity = made.gauge(
             "asyncckpt_staging_capacity_bytes", "Staging memory that may be in use at once; 0 before the first save."
         )
+
+    def _interference(self, made: _Workshop) -> None:
+        self.over_budget = made.counters(
+            "asyncckpt_over_budget_total",
+            "Saves that held training for longer than Budget(stall_ms=) allows: given up, or held all the same.",
+            "outcome",
+            *("skipped", "held"),
+        )
+        self.steps = made.gauges(
+            "asyncckpt_step_seconds",
+            "How long a training step takes, by whether a save is in flight; 0 until that is known.",
+            "saving",
+            *("no", "yes"),
+        )
+        self.slowdown = made.gauge(
+            "asyncckpt_slowdown_ratio", "How much longer a step takes with a save in flight, as a part of one without."
+        )
+        self.target = made.gauge("asyncckpt_slowdown_target_ratio", "Most that this may be, Budget(slowdown=).")
+        self.share = made.gauge("asyncckpt_pace_ratio", "Share of its time that background work takes.")
+        self.share.set(1)
 
     def _store(self, made: _Workshop) -> None:
         self.checkpoints = made.gauge("asyncckpt_retained_checkpoints", "Checkpoints in the catalog (rank 0).")

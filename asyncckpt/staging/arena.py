@@ -124,20 +124,21 @@ class ArenaPool:
             self._degraded(f"{self._generations} generations of {size:,} bytes do not fit in {room}")
         return fit
 
-    def lease(self, size: int, *, wait: bool = False) -> Arena | None:
-        """An arena of at least `size` bytes, or None if every generation is in use (and `wait` is off)."""
+    def lease(self, size: int, wait: float | None = 0) -> Arena | None:
+        """An arena of at least `size` bytes, or None if every generation is in use for `wait` seconds (None: ever)."""
         size = -(-size // PAGE) * PAGE
         limit = self.generations(size)
         with self._changed:
-            while not self._closed and not (len(self._leased) < limit and self._affords(size, self._leased.values())):
-                if not wait:
-                    return None
-                self._changed.wait()
+            if not self._changed.wait_for(lambda: self._closed or self._has_room(size, limit), wait):
+                return None
             self._keep_fitting(size, limit)
             self._capacity = size * limit
             arena = self._free.pop(0) if self._free else Arena(size)
             self._leased[arena.id] = arena
             return arena
+
+    def _has_room(self, size: int, limit: int) -> bool:
+        return len(self._leased) < limit and self._affords(size, self._leased.values())
 
     def _affords(self, size: int, held: Iterable[Arena]) -> bool:
         return self._budget is None or sum(arena.capacity for arena in held) + size <= self._budget

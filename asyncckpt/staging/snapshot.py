@@ -23,6 +23,7 @@ from asyncckpt.staging.arena import Arena
 from asyncckpt.staging.comparison import Comparison
 from asyncckpt.staging.filling import Filling
 from asyncckpt.staging.lane import Lane, Marked
+from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.schedule import Schedule
 from asyncckpt.staging.streams import is_capturing
 from asyncckpt.worker.watermark import Watermark
@@ -46,8 +47,20 @@ class Lender(Protocol):
 class Snapshot:
     """Made on the thread that trains, between two steps."""
 
-    def __init__(self, step: int, schedule: Schedule, lender: Lender, later: Later, *, verify: bool) -> None:
+    def __init__(
+        self,
+        step: int,
+        schedule: Schedule,
+        lender: Lender,
+        later: Later,
+        *,
+        verify: bool,
+        patience: Patience | None,
+    ) -> None:
         self.step = step
+        self.patience = patience
+        self.is_given_up = False
+        """Whether it would have held training for longer than it may."""
         self.arena = schedule.arena
         self.watermark = Watermark()
         self.started = time.monotonic()
@@ -88,15 +101,29 @@ class Snapshot:
     def guard(self) -> None:
         """Return once the LAZY bytes may be changed: they are copied, or the current streams wait until they are.
 
-        Where this save is one to verify, they are compared with the copies first.
+        Where this save is one to verify, they are compared with the copies first. Where that would take longer than it
+        may, the save is given up.
         """
-        self.enqueued.wait()
+        if not self._wait_enqueued():
+            self._give_up()
+            if not self._schedule.lanes:
+                return  # what is being copied still may be torn: nobody will read it
+            self.enqueued.wait()
         if self._verify:
             with self._checking:
                 if self._verify:
                     self._compare()
         if self._ends and not self.settled:
             self._hold()
+
+    def _wait_enqueued(self) -> bool:
+        return self.enqueued.wait() if self.patience is None else self.patience.wait(self.enqueued.wait)
+
+    def _give_up(self) -> None:
+        if self.patience is not None and not self._cancelled:
+            self.stop()
+            self.watermark.abort(self.patience.exhausted("its copy was not complete"))
+            self.is_given_up = self.watermark.error is not None  # it may have been sealed right now
 
     def _hold(self) -> None:
         if is_capturing():  # a graph cannot wait for what is outside of it

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from asyncckpt.events import Fallback, Listeners, Staged, Stalled
+from asyncckpt.events import Fallback, Listeners, OverBudget, Staged, Stalled
 from asyncckpt.format.manifest import Path
 from asyncckpt.staging.arena import Arena
 from asyncckpt.staging.guards import unwatch, watch
 from asyncckpt.staging.layout import Plan
+from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.prefault import Prefault
 from asyncckpt.staging.schedule import Schedule
 from asyncckpt.staging.snapshot import Lender, Snapshot
@@ -53,6 +54,7 @@ class Stager:
         volatile: Mapping[Path, Tensor],
         *,
         verify: bool,
+        patience: Patience | None = None,
     ) -> Snapshot:
         """Copy what is EAGER; between two steps. What is LAZY is `copy`'s, before the next one."""
         self.start()  # where there can be no thread, nothing may wait for it
@@ -62,7 +64,7 @@ class Stager:
         schedule = self._schedule(plan, arena)
         if schedule.lanes:
             self._waiter.start()
-        snapshot = Snapshot(step, schedule, self._lender, self._waiter.put, verify=verify)
+        snapshot = Snapshot(step, schedule, self._lender, self._waiter.put, verify=verify, patience=patience)
         snapshot.capture(volatile)
         return snapshot
 
@@ -101,11 +103,23 @@ class Stager:
         with self._lock:
             pending = list(self._pending)
         for snapshot in pending:
-            snapshot.guard()
+            self._guard(snapshot)
         with self._lock:  # only now: until here, another thread's step has to wait for them too
             self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
         if pending:
             self._listeners.emit(Stalled(pending[-1].step, time.monotonic() - began, "guard"))
+
+    def _guard(self, snapshot: Snapshot) -> None:
+        patience = snapshot.patience
+        if patience is None:
+            snapshot.guard()
+            return
+        before = patience.is_over, snapshot.is_given_up
+        snapshot.guard()
+        if before != (patience.is_over, snapshot.is_given_up):
+            self._listeners.emit(
+                OverBudget(snapshot.step, patience.spent, patience.limit_ms / 1000, snapshot.is_given_up)
+            )
 
     def close(self) -> None:
         """Finish what is queued, then end the threads."""

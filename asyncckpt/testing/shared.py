@@ -31,6 +31,7 @@ class SharedGates(GatedStorage):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(LocalStorage(root))
         self.name = f"asyncckpt-gates-{os.getpid()}-{secrets.token_hex(8)}"
+        self._asking: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gates", daemon=True)
         self._thread.start()
@@ -62,9 +63,14 @@ class SharedGates(GatedStorage):
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for writer in self._asking:  # also of those who were never answered
+            writer.transport.abort()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
         await self.inner.aclose()
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._asking.add(writer)
         request, key = json.loads(await reader.readline())
         said: object = None
         try:

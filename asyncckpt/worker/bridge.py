@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog, Listing, Which
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
+from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, SaveSkipped, WorkerCrashed
 from asyncckpt.events import Failed, Fallback, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
@@ -104,6 +104,7 @@ class ProcessExecutor:
         self._layout: tuple[Layout, int] | None = None
         self._arenas_gone: deque[str] = deque()
         self._watched: set[str] = set()
+        self._share = 1.0
         self._is_closed = False
         self._has_ended = False
         self._deaths: deque[float] = deque(maxlen=DEATHS)
@@ -165,6 +166,14 @@ class ProcessExecutor:
             tell()
         else:
             pending.when_kept(tell)
+
+    def pace(self, share: float, seconds: float | None = None) -> None:
+        """See `Executor.pace`."""
+        with self._lock:
+            self._share = share if seconds is None else 1.0  # that of a worker to come
+            if self._successor is not None:
+                self._successor.pace(share, seconds)
+            self._tell({"kind": "pace", "share": share, "seconds": seconds})
 
     # -- reading, in this process --------------------------------------------------------------------------
 
@@ -309,7 +318,7 @@ class ProcessExecutor:
 
     def _configuration(self) -> Message:
         with self._lock:
-            past = wire.past_json(self._past)
+            past, share = wire.past_json(self._past), self._share
         keep = self._config.keep
         return {
             "trainer": os.getpid(),
@@ -318,6 +327,7 @@ class ProcessExecutor:
             "monitor": self._config.monitor,
             "overwrite": self._config.overwrite,
             "past": past,
+            "share": share,
             "cpus": cpus_for_worker(),
             **asdict(self._process),
         }
@@ -354,6 +364,7 @@ class ProcessExecutor:
             jobs, self._jobs = list(self._jobs.values()), {}
             if not self._is_closed:
                 self._successor = successor = self._fall_back(self._past)
+                successor.pace(self._share)
                 for pending in jobs:
                     if not pending.is_given:
                         successor.submit(pending.ticket)
@@ -447,7 +458,8 @@ class ProcessExecutor:
         if pending is not None:
             error = failures.decode(message["error"])
             pending.ticket.watermark.leave()
-            self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
+            if not isinstance(error, SaveSkipped):  # given up, which is no failure
+                self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
             pending.ticket.reply(Rejected(message["phase"], error))
             pending.keep()
 

@@ -15,6 +15,7 @@ from asyncckpt.catalog import Catalog, Listing, Which
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import PrunePlan
+from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pool import Service, WorkerPool
 from asyncckpt.worker.service import Ticket
 
@@ -37,6 +38,10 @@ class Executor(Protocol):
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """The arena of `job` holds its snapshot: call `tell` once whatever can be lost of it can be lost no more."""
+        ...
+
+    def pace(self, share: float, seconds: float | None = None) -> None:
+        """Digest and write for this share of the time from now on, see `Pace.set`. Waits for nothing."""
         ...
 
     def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
@@ -93,10 +98,11 @@ class Keeper(Service, Protocol):
 
 
 class ThreadExecutor:
-    """The service in a background thread of this process, which reading shares with it."""
+    """The service in a background thread of this process, which reading shares with it; it works at `pace`."""
 
-    def __init__(self, make: Callable[[Any], Keeper]) -> None:
+    def __init__(self, make: Callable[[Any], Keeper], pace: Pace) -> None:
         self.pool: WorkerPool[Keeper] = WorkerPool(make)
+        self.pace = pace.set
         self.submit = self.pool.submit
         self.withdraw = self.pool.withdraw
         self.settle = self.pool.settle

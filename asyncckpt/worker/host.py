@@ -34,6 +34,7 @@ from asyncckpt.worker import failures, wire
 from asyncckpt.worker.adopting import drained
 from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Committed, Layout, Rejected, Started
+from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.service import Reply, SaveService, ServiceConfig, Ticket
 from asyncckpt.worker.watermark import Watermark
@@ -94,6 +95,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._storage = made(Recipe(*config["recipe"]))
         self._listeners = Listeners([self])
+        self._pace = Pace()
+        self._pace.set(config["share"])
         self._service = self._served()
         self._first_look = asyncio.create_task(self._look())
         self._unmoved: Condition | None = None
@@ -107,6 +110,7 @@ class Host:
                 (monitor[0], monitor[1]) if monitor is not None else None,
                 self._config["overwrite"],
                 self._before_it_is_taken,
+                self._pace,
             ),
             self._listeners,
             SYSTEM_CLOCK,
@@ -175,6 +179,7 @@ class Host:
         for held in self._jobs.values():
             held.watermark.abort(SaveFailed("the trainer ended before its snapshot was complete"))
         self._loop.call_later(self._config["deadline"], self._give_up)
+        self._pace.set(1.0)  # nobody is disturbed any more
         self._service.orphan()
 
     def _give_up(self) -> None:
@@ -265,6 +270,9 @@ class Host:
         self._service.withdraw(message["job"])
         self._jobs.pop(message["job"], None)
 
+    def _paced(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._pace.set(message["share"], message["seconds"])
+
     def _hold(self, message: Message, descriptors: list[Descriptor]) -> None:
         holding = ExitStack()
         holding.enter_context(self._service.hold(message["seq"]))
@@ -275,6 +283,7 @@ class Host:
             held.pop().close()
 
     def _close(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._pace.set(1.0)
         self._service.finish()
 
     # -- what it asks --------------------------------------------------------------------------------------
@@ -373,6 +382,7 @@ _HANDLERS: dict[str, Callable[[Host, Message, list[Descriptor]], None]] = {
     "seal": Host._seal,
     "abort": Host._abort,
     "withdraw": Host._withdrawn,
+    "pace": Host._paced,
     "hold": Host._hold,
     "release": Host._release,
     "call": Host._call,

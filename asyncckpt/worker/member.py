@@ -14,7 +14,7 @@ from typing import Any
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
-from asyncckpt.errors import RunRefused, SaveFailed, StorageError
+from asyncckpt.errors import RunRefused, SaveFailed, SaveSkipped, StorageError
 from asyncckpt.events import Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
@@ -43,6 +43,7 @@ class MemberService:
         self._keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._clock = clock
         self._ranks = ranks
+        self._pace = config.pace
         self._loop = asyncio.get_running_loop()
         # A save that is being written waits for its watermark in two of them.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
@@ -120,7 +121,7 @@ class MemberService:
     async def _write(self, ticket: Ticket, directory: DataDirectory, writer: str, phases: Phases) -> int:
         """Write this rank's shard and report it; returns its bytes."""
         phases.enter("write")
-        packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+        packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads, self._pace)
         written = await packing.write()
         phases.enter("stage")
         await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
@@ -167,12 +168,16 @@ class MemberService:
 
     def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()
-        said = {"error": f"{type(error).__name__}: {error}"}
-        self._ranks.tell(trouble_key(ticket.job.ordinal, self._ranks.rank), said)
+        if not isinstance(error, SaveSkipped):
+            said = {"error": f"{type(error).__name__}: {error}"}
+            self._ranks.tell(trouble_key(ticket.job.ordinal, self._ranks.rank), said)
         ticket.reply(Rejected(phase, error))
-        self._listeners.emit(Failed(ticket.job.step, phase, error))
+        if not isinstance(error, SaveSkipped):
+            self._listeners.emit(Failed(ticket.job.step, phase, error))
 
 
 def _check(said: dict[str, Any]) -> None:
+    if "skipped" in said:
+        raise SaveSkipped(f"rank 0: {said['skipped']}")
     if "error" in said:
         raise SaveFailed(f"rank 0: {said['error']}")

@@ -7,6 +7,7 @@ for its digests, and then writes what changed: it has that much less to write.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
 from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
+from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.watermark import Watermark
 
 MOST = 8 * CHUNK
@@ -42,7 +44,10 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """One save's bytes, and where they go. `view` is the arena; `threads` is where waiting and digesting happen."""
+    """One save's bytes, and where they go. `view` is the arena; `threads` is where waiting and digesting happen.
+
+    Between two pieces of work there is rest, as `pace` says.
+    """
 
     job: SaveJob
     view: memoryview
@@ -50,6 +55,7 @@ class Packing:
     storage: Storage
     directory: DataDirectory
     threads: Executor
+    pace: Pace
 
     async def write(self, base: Base | None = None) -> Written:
         """Write what `base` does not hold and digest everything; returns once all new packs are durable.
@@ -104,7 +110,7 @@ class Packing:
         return tensors, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
 
     async def _put(self, number: int, pack: PlannedPack) -> None:
-        await self.storage.put(self._key(number), self._chunks(pack), length=pack.length)
+        await self.storage.put(self._key(number), self._paced(self._chunks(pack)), length=pack.length)
 
     async def _chunks(self, pack: PlannedPack) -> AsyncIterator[memoryview]:
         """The pack's bytes as the watermark reaches them: all that is there at once, up to `MOST`.
@@ -116,10 +122,18 @@ class Packing:
         while start < end:
             if self.watermark.reached < min(start + CHUNK, end):
                 await self._in_thread(self.watermark.wait, min(start + CHUNK, end))
-            there = min(self.watermark.reached, end, start + MOST)
+            there = min(self.watermark.reached, end, start + (MOST if self.pace.share == 1 else CHUNK))
             stop = there if there == end else start + (there - start) // CHUNK * CHUNK
             yield self.view[start:stop]
             start = stop
+
+    async def _paced(self, chunks: AsyncIterator[memoryview]) -> AsyncIterator[memoryview]:
+        """The chunks, with rest after what was done with each of them."""
+        async for chunk in chunks:
+            began = time.monotonic()
+            yield chunk
+            if self.pace.share < 1:  # a thread is not asked for nothing
+                await self._in_thread(self.pace.rest, time.monotonic() - began)
 
     def _digest(self) -> _Digested:
         """Digests of every header and every extent, in file order behind the watermark."""
@@ -139,7 +153,9 @@ class Packing:
             stop = min(start + EXTENT, end)
             if self.watermark.reached < shift + stop:
                 self.watermark.wait(shift + stop)
+            began = time.monotonic()
             found.append(Extent(tensor.pack, start, stop - start, digest(self.view[shift + start : shift + stop])))
+            self.pace.rest(time.monotonic() - began)
         box = Box((0,) * len(tensor.shape), tensor.shape, tuple(found))
         return TensorEntry(tensor.dtype, tensor.shape, (box,), tensor.stride)
 
@@ -148,7 +164,8 @@ class Packing:
     async def _write_increment(self, found: _Digested, base: Base, choice: Choice) -> Written:
         own = await self._in_thread(self._gathered, choice)
         for number, pack in enumerate(own):
-            await self.storage.put(self._key(number), chunks(pack, self.view, self.threads), length=pack.length)
+            parts = self._paced(chunks(pack, self.view, self.threads))
+            await self.storage.put(self._key(number), parts, length=pack.length)
         contents = await self._in_thread(self._joined, own, found, base, choice)
         return Written(contents, sum(pack.length for pack in own), choice.turnover)
 

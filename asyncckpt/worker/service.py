@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, Fenced, OutcomeUnknown, StorageError
+from asyncckpt.errors import AsyncCkptError, Fenced, OutcomeUnknown, SaveSkipped, StorageError
 from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
@@ -33,6 +33,7 @@ from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.landed import landed, nonce_of
 from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Past
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
@@ -74,6 +75,8 @@ class ServiceConfig:
     overwrite: bool = False
     drained: Callable[[], Awaitable[None]] | None = None
     """Returns once nobody is left on this host whose commit the run should not be taken from."""
+    pace: Pace = field(default_factory=Pace)
+    """Of digesting and writing."""
 
 
 class SaveService:
@@ -232,7 +235,9 @@ class SaveService:
                 await self._answer(attempt, record, 0)
                 return
             directory = await attempt.begin(writer, self._ranks)
-            packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads)
+            packing = Packing(
+                ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads, self._config.pace
+            )
             written = await packing.write(writer.base)
             attempt.phases.enter("stage")
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
@@ -343,10 +348,13 @@ class SaveService:
         garbage = None if attempt.may_be_recorded(error) else attempt.directory
         if garbage is not None:
             await self._discard(garbage)
-        said = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
+        said: dict[str, str | bool] = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
+        if isinstance(error, SaveSkipped):  # the training gave it up, which is no failure
+            said["skipped"] = str(error)
+        else:
+            self._listeners.emit(Failed(ticket.job.step, attempt.phases.now, error))
         key = (verdict_key if attempt.announced else attempt_key)(ticket.job.ordinal)
         self._ranks.tell(key, said)
-        self._listeners.emit(Failed(ticket.job.step, attempt.phases.now, error))
         ticket.reply(Rejected(attempt.phases.now, error))
 
     async def _discard(self, directory: DataDirectory) -> None:

@@ -25,6 +25,7 @@ from asyncckpt.worker import gathering, increment, pipeline
 from asyncckpt.worker.gathering import gathered
 from asyncckpt.worker.increment import Base, choose, join
 from asyncckpt.worker.job import Layout, PlannedPack, SaveJob
+from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pipeline import Packing, Written
 from asyncckpt.worker.watermark import Watermark
 from tests.worker.drive import Session, Tensors, checked, image, keys, run
@@ -136,7 +137,8 @@ def test_what_is_expected_to_change_is_written_behind_the_watermark(base: Base |
 
     async def act() -> Written:
         with ThreadPoolExecutor(2) as threads:
-            packing = Packing(job, memoryview(arena), watermark, gated, DataDirectory(1, 1, 1, "0" * 8), threads)
+            where = DataDirectory(1, 1, 1, "0" * 8)
+            packing = Packing(job, memoryview(arena), watermark, gated, where, threads, Pace())
             with gated.hold("put", "data/*") as gate:
                 writing = asyncio.create_task(packing.write(base))
                 await asyncio.to_thread(gate.wait_reached)  # and nothing is staged yet
@@ -155,7 +157,7 @@ def test_the_storage_is_handed_all_that_is_staged_up_to_a_limit() -> None:
     async def act() -> list[int]:
         with ThreadPoolExecutor(1) as threads:
             job = SaveJob("job", 1, 1, None, {}, 0, "arena", layout)
-            packing = Packing(job, view, watermark, MemoryStorage(), DataDirectory(1, 1, 1, "0" * 8), threads)
+            packing = Packing(job, view, watermark, MemoryStorage(), DataDirectory(1, 1, 1, "0" * 8), threads, Pace())
             sizes = []
             stages = [2 * chunk, chunk + 1, size]
             watermark.advance(chunk + 7)

@@ -1,0 +1,139 @@
+"""Interference: how much longer steps take while a save is in flight, and the pace that keeps it within a target.
+
+Steps are timed from one call of ``step`` to the next. Those with a save in flight are compared with the median of those
+without, and the share of its time that background work may take follows in proportion, since what it takes from
+training is in proportion to that share. What the copy into staging memory costs is not: it has to be over before the
+next optimizer step, and slower it would be waited for there. But it is spread over as many steps as the save takes.
+
+Where saves follow one another so closely that no step is without one, work is held for a few steps now and then.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from asyncckpt.events import Listeners, Paced
+
+LEAST = 1 / 50
+"""Of its time that work takes in any case: a save of a second takes no more than fifty, and one that at full pace
+doubles the time of a step is within 2 % at this one."""
+
+ENOUGH = 8
+"""Steps without a save from which their median means something."""
+
+SPAN = 32
+"""Steps with a save in flight after which the pace is looked at."""
+
+FEW = 4
+"""So many are enough once none is in flight any more."""
+
+STALE = 512
+"""Steps after which those without a save are too long ago."""
+
+_LONGEST = 4
+"""Times as long as steps take now: for no longer work is held, whatever training turns to."""
+
+_OUTLIER = 5
+"""Times the median: where few steps take longer, something else was done between them (an evaluation)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What is in flight when a step is made: whether any save is, whether one is still copied, and which save it is."""
+
+    any: bool
+    copying: bool
+    saves: int
+
+
+class Interference:
+    """Of one training, on its thread; `target` as in `Budget.slowdown`.
+
+    `apply` is told each new share, and for how many seconds it holds at most.
+    """
+
+    def __init__(
+        self, target: float | None, apply: Callable[[float, float | None], None], listeners: Listeners
+    ) -> None:
+        self._target = target
+        self._apply = apply
+        self._listeners = listeners
+        self.share = 1.0
+        self._said = 1.0
+        self._quiet: deque[float] = deque(maxlen=64)
+        self._since_quiet = 0
+        self._flown: list[float] = []
+        self._probing = 0
+        self._last: tuple[int, float, Flight] | None = None
+
+    def step(self, step: int, now: float, flight: Flight) -> None:
+        """Step `step` was completed at `now` seconds, with `flight` in flight."""
+        last, self._last = self._last, (step, now, flight)
+        if self._target is None:
+            return
+        if last is not None and step == last[0] + 1:
+            self._note(now - last[1], last[2], flight)
+        if not self._probing:
+            self._say(self.share)
+
+    def hurry(self) -> None:
+        """Somebody waits: as fast as it goes, until the next step is made."""
+        self._probing = 0
+        self._say(1.0)
+
+    def _note(self, seconds: float, before: Flight, after: Flight) -> None:
+        in_flight = before.any or after.any or before.saves != after.saves
+        if self._probing and not (before.copying or after.copying):
+            # The first one may have had a piece of work in it that was not over.
+            in_flight, self._probing = self._probing > ENOUGH, self._probing - 1
+        if not in_flight:
+            self._quiet.append(seconds)
+            self._since_quiet = 0
+        else:
+            self._since_quiet += 1
+            self._flown.append(seconds)
+        if len(self._flown) >= (SPAN if after.any else FEW):
+            self._judge()
+        if after.any and not after.copying and not self._probing and self._is_blind():
+            self._probing = ENOUGH + 1
+            self._say(0.0, _LONGEST * self._probing * seconds)
+
+    def _is_blind(self) -> bool:
+        return len(self._quiet) < ENOUGH or self._since_quiet > STALE
+
+    def _judge(self) -> None:
+        """Compare the steps that were made with a save in flight with those without, and set the pace."""
+        flown = self._flown
+        if len(self._quiet) < ENOUGH or self._target is None:
+            self._flown = flown[-SPAN:]
+            return
+        self._flown = []
+        usual = statistics.median(self._quiet)
+        ordinary = [seconds for seconds in flown if seconds <= _OUTLIER * usual]
+        taken = statistics.fmean(ordinary if len(ordinary) > len(flown) // 2 else flown)
+        slowdown = taken / usual - 1
+        noise = _spread(self._quiet, usual) / usual / len(flown) ** 0.5
+        self.share = self._next(slowdown, noise, self._target)
+        self._listeners.emit(Paced(self.share, slowdown, self._target, usual, taken))
+
+    def _next(self, slowdown: float, noise: float, target: float) -> float:
+        if slowdown > target + noise:
+            factor = max(1 / 4, target / slowdown)
+        elif slowdown < target / 2:
+            factor = 2.0
+        else:
+            factor = 1.0
+        return min(1.0, max(LEAST, self.share * factor))
+
+    def _say(self, share: float, seconds: float | None = None) -> None:
+        if share != self._said:
+            self._said = share
+            self._apply(share, seconds)
+
+
+def _spread(values: deque[float], middle: float) -> float:
+    """Of one value: the median deviation, as that of a normal distribution."""
+    return 1.4826 * statistics.median(abs(value - middle) for value in values)

@@ -1,0 +1,279 @@
+"""Steps with a save in flight are compared with those without, and background work is paced to a target."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from asyncckpt import Budget, SavePolicy
+from asyncckpt.events import Listeners, Paced
+from asyncckpt.interference import ENOUGH, LEAST, STALE, Flight, Interference
+from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker.pace import PIECE, Pace
+
+from .conftest import Make
+from .trainings import Recorder, Training, steps
+
+NOTHING = Flight(False, False, 0)
+
+
+class Plant:
+    """A training whose steps take `usual` seconds, and longer by `burden` in proportion to the share of a save's work.
+
+    A save takes `work` seconds of work. Its copy takes one step longer by `copy` seconds, at any pace.
+    """
+
+    def __init__(
+        self, target: float | None, *, usual: float = 0.1, burden: float, work: float = 0.5, copy: float = 0.0
+    ) -> None:
+        self.recorder = Recorder()
+        self.share = 1.0
+        self.control = Interference(target, self._apply, Listeners([self.recorder]))
+        self.usual, self.burden, self.work, self.copy = usual, burden, work, copy
+        self.now = 0.0
+        self.left = 0.0
+        self.saves = 0
+        self.at = 0
+        self.taken: list[float] = []
+        self._noise = random.Random(0)
+        self._copying = False
+
+    def _apply(self, share: float, seconds: float | None) -> None:
+        assert share or seconds, "work that is held needs an end"
+        self.share = share
+
+    def step(self) -> None:
+        is_flying = self.left > 0
+        seconds = self.usual * (1 + self._noise.gauss(0, 0.005))
+        if is_flying:
+            seconds += self.usual * self.burden * self.share + (self.copy if self._copying else 0)
+            self.left -= seconds * self.share
+            self.taken.append(seconds)
+        self._copying = False
+        self.now += seconds
+        self.at += 1
+        self.control.step(self.at, self.now, Flight(self.left > 0, False, self.saves))
+
+    def save(self) -> None:
+        self.saves += 1
+        self.left = self.work
+        self._copying = True
+
+    def run(self, saves: int, every: int) -> float:
+        """How much longer the steps of the last save took, as a part of the usual."""
+        for _ in range(saves):
+            self.taken = []
+            self.save()
+            for _ in range(every):
+                self.step()
+        return sum(self.taken) / len(self.taken) / self.usual - 1
+
+
+@pytest.mark.parametrize("burden", [0.08, 0.3, 1.0])
+def test_within_twenty_saves_a_load_slows_steps_no_more_than_it_may(burden: float) -> None:
+    assert Plant(None, burden=burden).run(20, 200) == pytest.approx(burden, abs=0.01)
+    assert Plant(0.02, burden=burden).run(20, 200) <= 0.02 + 0.005
+
+
+def test_also_where_saves_follow_one_another_and_no_step_is_without_one() -> None:
+    plant = Plant(0.02, burden=0.3, work=10.0)
+    plant.run(20, 20)
+    assert plant.run(1, 20) <= 0.02 + 0.005
+    assert plant.recorder.of(Paced)
+
+
+def test_what_the_copy_costs_is_spread_over_more_steps() -> None:
+    plant = Plant(0.02, burden=0.05, copy=0.02)
+    plant.run(20, 200)
+    assert plant.share < 1
+    assert plant.run(1, 200) <= 0.02 + 0.01
+
+
+def test_a_load_that_is_gone_lets_saves_be_fast_again() -> None:
+    plant = Plant(0.02, burden=0.3)
+    plant.run(20, 200)
+    assert plant.control.share < 0.2
+    plant.burden = 0.0
+    plant.run(10, 200)
+    assert plant.control.share == 1.0
+
+
+def test_a_save_goes_on_however_much_it_disturbs() -> None:
+    plant = Plant(0.02, burden=50.0)
+    plant.run(20, 400)
+    assert plant.control.share == LEAST
+
+
+def test_a_disturbance_within_the_noise_is_none() -> None:
+    plant = Plant(0.02, burden=0.0)
+    plant.run(20, 50)
+    assert plant.share == 1.0
+
+
+def test_an_evaluation_between_two_steps_is_no_step() -> None:
+    plant = Plant(0.02, burden=0.0)
+    for _ in range(30):
+        plant.step()
+    for _ in range(10):
+        plant.save()
+        plant.step()
+        plant.now += 60  # an evaluation, in which step numbers go on
+        for _ in range(10):
+            plant.step()
+    assert plant.share == 1.0
+    plant.at += 7  # steps that were never told are no step either
+    plant.step()
+    assert plant.share == 1.0
+
+
+def test_who_waits_is_not_held_up_until_the_next_step_is_made() -> None:
+    plant = Plant(0.02, burden=0.3)
+    plant.run(20, 200)
+    slow = plant.share
+    assert slow < 1
+    plant.control.hurry()
+    assert plant.share == 1.0
+    plant.step()
+    assert plant.share == slow
+
+
+def test_what_is_known_of_steps_without_a_save_is_looked_at_again() -> None:
+    plant = Plant(0.02, burden=0.0)
+    for _ in range(30):
+        plant.step()
+    plant.work = 1e9
+    plant.save()
+    shares = set()
+    for _ in range(STALE + ENOUGH):
+        plant.step()
+        shares.add(plant.share)
+    assert shares == {1.0, 0.0}  # work was held for a look
+
+
+def test_without_a_target_nothing_is_ever_paced() -> None:
+    plant = Plant(None, burden=1.0)
+    plant.run(20, 50)
+    assert plant.share == 1.0
+    assert not plant.recorder.events
+
+
+# -- the pace ----------------------------------------------------------------------------------------------
+
+
+def resting(pace: Pace, worked: float) -> tuple[threading.Thread, threading.Event]:
+    begun = threading.Event()
+
+    def rest() -> None:
+        begun.set()
+        pace.rest(worked)
+
+    thread = threading.Thread(target=rest)
+    thread.start()
+    begun.wait()
+    return thread, begun
+
+
+def test_work_at_full_pace_never_rests_and_held_work_rests_until_it_is_let_go() -> None:
+    pace = Pace()
+    pace.rest(1e9)
+    pace.set(0.0)
+    thread, _ = resting(pace, 1.0)
+    pace.set(1.0)
+    thread.join()
+
+
+def test_rest_is_in_proportion_to_work_and_small_pieces_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace, now, waits = Pace(), [0.0], list[float]()
+    monkeypatch.setattr("asyncckpt.worker.pace.time.monotonic", lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(pace._changed, "wait", wait)
+    pace.set(0.25)
+    for _ in range(9):
+        pace.rest(PIECE / 10)
+    assert waits == []
+    pace.rest(PIECE / 10)
+    assert waits == [pytest.approx(3 * PIECE)]
+    pace.rest(0.1)
+    assert waits[1:] == [pytest.approx(0.3)]
+
+
+def test_a_change_is_heeded_by_who_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        pace._share = 1.0
+
+    monkeypatch.setattr(pace._changed, "wait", wait)
+    pace.set(0.5)
+    pace.rest(1.0)
+    assert len(waits) == 1
+
+
+def test_work_that_is_held_goes_on_once_that_was_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace, now, waits = Pace(), [0.0], list[float]()
+    monkeypatch.setattr("asyncckpt.worker.pace.time.monotonic", lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(pace._changed, "wait", wait)
+    pace.set(0.0, 3.0)
+    assert pace.share == 0.0
+    pace.rest(1.0)
+    assert waits == [3.0]
+    assert pace.share == 1.0
+    pace.rest(1.0)
+    assert waits == [3.0]
+
+
+# -- in a checkpointer -------------------------------------------------------------------------------------
+
+
+@pytest.mark.executors
+def test_a_save_that_is_held_becomes_durable_once_somebody_waits(make: Make, store: GatedStorage) -> None:
+    training = Training()
+    ckpt = make(model=training.model, optimizer=training.optimizer, budget=Budget(slowdown=0.02))
+    ckpt._saver._interference._say(0.0)
+    handle = ckpt.save(1)
+    training.step()
+    assert handle.wait(60).step == 1
+    ckpt._saver._interference._say(0.0)
+    ckpt.save(2)
+    training.step()
+    ckpt.close()
+    with make(model=training.model) as again:
+        assert steps(again) == [1, 2]
+
+
+@pytest.mark.executors
+def test_every_executor_takes_the_pace_to_the_work(
+    make: Make, monkeypatch: pytest.MonkeyPatch, recorder: Recorder, registry: object, executor: str
+) -> None:
+    training = Training()
+    ckpt = make(model=training.model, optimizer=training.optimizer, save=SavePolicy(every_steps=1))
+    told: list[float] = []
+    pace: Callable[[float, float | None], None] = ckpt._executor.pace
+    monkeypatch.setattr(ckpt._saver._interference, "_apply", lambda *said: (told.append(said[0]), pace(*said)))
+    for step in range(1, 30):
+        training.step()
+        handle = ckpt.step(step)
+        if handle is not None and step % 7 == 0:
+            handle.wait(60)
+    ckpt.wait()
+    assert set(told) <= {0.0, 1.0} | {event.share for event in recorder.of(Paced)}
+
+
+@pytest.mark.parametrize("wrong", [{"memory": 0}, {"stall_ms": -1}, {"slowdown": 0}])
+def test_a_budget_that_means_nothing_is_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Budget(**wrong)
