@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Collection
+
 from asyncckpt.retention import RetentionPolicy
 
 _CHOICES = {
@@ -34,8 +38,21 @@ def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
         raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 
 
-def refuse_later(**given: object) -> None:
-    """Refuse arguments that a later version will give a meaning."""
+def check_values(root: object, close_timeout: float) -> None:
+    """Refuse a root that names nothing, and a time that nobody can wait for."""
+    if isinstance(root, str | os.PathLike) and not os.fspath(root):
+        raise ValueError(f"root={root!r}: give a path or a URL; the current folder is '.'")
+    if not 0 <= close_timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"close_timeout={close_timeout!r}: give seconds, 0 or more")
+
+
+def refuse_later(call: str = "AsyncCheckpointer", /, **given: object) -> None:
+    """Refuse arguments of `call` that a later version will give a meaning."""
     for name, value in given.items():
         if value is not None:
-            raise NotImplementedError(f"AsyncCheckpointer({name}=) has no effect in this version yet: leave it out")
+            raise NotImplementedError(f"{call}({name}=) has no effect in this version yet: leave it out")
+
+
+def several(parts: Collection[str]) -> Collection[str]:
+    """Names of parts; one may be given without a list around it."""
+    return (parts,) if isinstance(parts, str) else parts

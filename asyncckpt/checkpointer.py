@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from asyncckpt import __version__, executing, living
 from asyncckpt.admission import Admission
-from asyncckpt.arguments import check_choices, check_keep, check_monitor, refuse_later
+from asyncckpt.arguments import check_choices, check_keep, check_monitor, check_values, refuse_later, several
 from asyncckpt.beginning import Beginning
 from asyncckpt.budget import Budget
 from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
@@ -93,12 +93,14 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = False
+        self._has_ended = False
         refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
             check_choices(executor=executor)
         check_monitor(monitor)
         check_keep(keep, monitor)
+        check_values(root, close_timeout)
         if generations < 1:
             raise ValueError(f"generations={generations}: at least 1 is needed")
         self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
@@ -226,13 +228,17 @@ class AsyncCheckpointer:
         epoch: int | None = None,
         metrics: Mapping[str, Any] | None = None,
         on_busy: OnBusy | None = None,
+        emergency: bool = False,
+        deadline: float | None = None,
     ) -> SaveHandle:
         """Snapshot the state now, whatever the policy says; never skipped or superseded unless `on_busy` says so.
 
         Raises `UnsupportedState` for what cannot be held, and `CheckpointDirectoryExistsError` for a first save
-        over an earlier training. Everything else is on the handle.
+        over an earlier training. Everything else is on the handle. `emergency` and `deadline` (seconds) have no effect
+        in this version yet, and are refused.
         """
         self._check_open()
+        refuse_later("save", emergency=emergency or None, deadline=deadline)
         self._decision.by_hand(step)
         check_choices(on_busy=on_busy or "wait")
         return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
@@ -256,6 +262,15 @@ class AsyncCheckpointer:
     def before_mutation(self) -> None:
         """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
         self._saver.stager.guard()
+
+    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Attach metrics that arrive late to the checkpoint of `step`: refused, it has no effect in this version yet."""
+        raise NotImplementedError("record() has no effect in this version yet: give a step's metrics to its save")
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a preemption notice has arrived: never in this version, which takes no `preemption` yet."""
+        return False
 
     # -- restoring -----------------------------------------------------------------------------------------
 
@@ -297,7 +312,8 @@ class AsyncCheckpointer:
         failed, it is `RestoreError` that says so.
         """
         self._check_open()
-        return self._restored(self._restorer.restore(which, strict=strict, only=only, exclude=exclude))
+        only = None if only is None else several(only)
+        return self._restored(self._restorer.restore(which, strict=strict, only=only, exclude=several(exclude)))
 
     def _restored(self, loaded: Loaded) -> TrainingState:
         self._decision.restored(loaded.checkpoint.metrics)
@@ -361,11 +377,12 @@ class AsyncCheckpointer:
     def close(self, timeout: float | None = None) -> None:
         """Wait for everything (`close_timeout` where `timeout` is None), then let go; a second call does nothing.
 
-        Raises `SaveFailed` for failures not told yet, and for saves that were left unfinished.
+        After an interrupt it goes on waiting. Raises `SaveFailed` for failures not told yet, and for saves that were
+        left unfinished.
         """
-        if self._closed or os.getpid() != self._process:
+        if self._has_ended or os.getpid() != self._process:
             return
-        self._closed = True
+        self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
         limit = self._close_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         self._saver.settle()
@@ -375,6 +392,7 @@ class AsyncCheckpointer:
         if self._exporter is not None:
             self._exporter.close()
         living.forget(self._storage.url, self)
+        self._has_ended = True
         failed = ended(self._saver.handles, left, limit)
         if failed:
             raise failed

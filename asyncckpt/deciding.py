@@ -82,6 +82,8 @@ def numbers(metrics: Mapping[str, Any] | None, monitor: Monitor | None, *, every
     """
     found: dict[str, float] = {}
     for name, value in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"metrics have a name that is not a string: {name!r}")
         watched = monitor is not None and name == monitor[0]
         if watched or (every and not (isinstance(value, Tensor) and value.device.type != "cpu")):
             found[name] = _number(name, value)

@@ -5,7 +5,7 @@
     staging -> writing -> durable
        |          `----> failed
        |---> superseded   a newer snapshot took its place before it was written
-       `---> skipped      it never took a snapshot: every generation was busy
+       `---> skipped      every generation was busy, or it would have held training for longer than it may
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +22,9 @@ from asyncckpt.catalog import CheckpointInfo
 from asyncckpt.errors import CheckpointerClosed, SaveError, SaveFailed, SaveSkipped, SaveSuperseded
 
 Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
+
+KEPT = 1000
+"""Failed saves that nobody was told of, at most."""
 
 _FINAL = ("durable", "failed", "skipped", "superseded")
 
@@ -42,6 +46,7 @@ class SaveHandle:
         self._seq: int | None = None
         self._info: CheckpointInfo | None = None
         self._error: SaveError | None = None
+        self._frames: BaseException | None = None
         self._told = False
 
     def __repr__(self) -> str:
@@ -125,6 +130,7 @@ class SaveHandle:
         with self._changed:
             if not self.done():
                 self._status, self._info, self._error = status, info, error
+                self._frames = error
                 self._staged = self._staged or info is not None
             self._changed.notify_all()
 
@@ -132,6 +138,13 @@ class SaveHandle:
     def is_untold(self) -> bool:
         """Whether the save failed and nobody has been told."""
         return self._status == "failed" and not self._told
+
+    def _let_frames_go(self) -> None:
+        """What went wrong keeps its traceback, and nothing else of the calls that it went through."""
+        error, self._frames = self._frames, None
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
 
     def _tell(self) -> None:
         """From now on somebody knows of the failure."""
@@ -149,8 +162,21 @@ def superseded(step: int, by_step: int | None) -> SaveSuperseded:
     return SaveSuperseded(f"the snapshot of step {step} was replaced by {by} before it was written")
 
 
+def remembered(handles: Sequence[SaveHandle]) -> list[SaveHandle]:
+    """Those that are under way, and the newest that failed and nobody was told of.
+
+    A store may be down for as many steps as a day has. Each failure was logged and counted; what the frames that it
+    went through still hold is let go.
+    """
+    failed = [handle for handle in handles if handle.is_untold]
+    for handle in failed:
+        handle._let_frames_go()
+    kept = set(failed[-KEPT:])
+    return [handle for handle in handles if not handle.done() or handle in kept]
+
+
 def untold(handles: Sequence[SaveHandle]) -> SaveFailed | None:
-    """One error for every failed save that nobody has been told of; from now on somebody has."""
+    """One error for the failed saves that nobody has been told of; from now on somebody has."""
     failures = {h.step: h.error for h in handles if h.is_untold}
     for handle in handles:
         if handle.step in failures:
@@ -160,7 +186,8 @@ def untold(handles: Sequence[SaveHandle]) -> SaveFailed | None:
         return None
     first = next(iter(known.values()))
     steps = ", ".join(map(str, known))
-    failed = SaveFailed(f"{len(known)} save(s) failed (step {steps}), the first: {first}", known)
+    count = f"{len(known)} or more saves" if len(known) >= KEPT else f"{len(known)} save(s)"
+    failed = SaveFailed(f"{count} failed (step {steps}), the first: {first}", known)
     failed.__cause__ = first
     return failed
 

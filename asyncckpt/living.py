@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import weakref
 from typing import Protocol
@@ -27,8 +28,9 @@ _registered = False
 def replace(url: str, new: Closable) -> None:
     """Make `new` the checkpointer of `url`; one that is there (a notebook cell run again) is closed first."""
     global _registered  # noqa: PLW0603 -- exit handlers are the process's
+    place = _place(url)
     with _lock:
-        old = _living.get(url)
+        old = _living.get(place)
         if not _registered:
             # The interpreter joins executor threads before it runs atexit; saves need those threads to finish.
             getattr(threading, "_register_atexit", atexit.register)(_close_all)
@@ -37,14 +39,20 @@ def replace(url: str, new: Closable) -> None:
         logger.warning("a second checkpointer of %s was made in this process: closing the first", url)
         _close(url, old)
     with _lock:
-        _living[url] = new
+        _living[place] = new
 
 
 def forget(url: str, closed: Closable) -> None:
     """`closed` needs no care at exit."""
+    place = _place(url)
     with _lock:
-        if _living.get(url) is closed:
-            del _living[url]
+        if _living.get(place) is closed:
+            del _living[place]
+
+
+def _place(url: str) -> str:
+    """The same for all roots that lead to the same folder, by whatever links."""
+    return os.path.realpath(url) if os.path.isabs(url) else url
 
 
 def _close_all() -> None:

@@ -23,7 +23,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed, SaveSkipped
 from asyncckpt.events import Failed, Fallback, Listeners, OverBudget, Skipped, Stalled, Superseded
-from asyncckpt.handle import SaveHandle, skipped, superseded
+from asyncckpt.handle import SaveHandle, remembered, skipped, superseded
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
 from asyncckpt.staging.arena import Arena, ArenaPool
@@ -35,7 +35,7 @@ from asyncckpt.staging.streams import refuse_capture
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
-from asyncckpt.worker.ranks import Ranks, attempt_key, save_task, trouble_key, verdict_key
+from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
 from asyncckpt.worker.service import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -294,7 +294,8 @@ class Saver:
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.settle()
-            arena = self._arenas.lease(size, wait=None if patience is None else patience.left)
+            with at_work(self._ranks, STEP_TASK), at_work(self._ranks, save_task(self._counts.saves)):
+                arena = self._arenas.lease(size, wait=None if patience is None else patience.left)
             if arena is None and patience is not None:
                 raise patience.exhausted("no memory came free")
         return arena
@@ -387,8 +388,7 @@ class Saver:
         logger.error("%s; training goes on", failure)
 
     def _remember(self, handle: SaveHandle) -> None:
-        self.handles = [h for h in self.handles if not h.done() or h.is_untold]
-        self.handles.append(handle)
+        self.handles = [*remembered(self.handles), handle]
 
     def levels(self) -> Levels:
         """How full queue and memory are now; from any thread."""

@@ -8,7 +8,7 @@ from typing import Any
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed
 from asyncckpt.worker.listening import Listening, wait
-from asyncckpt.worker.ranks import DUE_KEY, Ranks
+from asyncckpt.worker.ranks import DUE_KEY, STEP_TASK, Ranks
 
 NOTABLE = 64
 """Decisions to save that rank 0 still tells: what a rank may be behind it, in saves."""
@@ -60,6 +60,7 @@ class Agreement:
                 0,
                 (DUE_KEY,),
                 f"decision whether to save step {step}",
+                task=STEP_TASK,
                 concerns=lambda said: bool(said["newest"]["number"] > self._counts.decisions),
                 hint=": either it is gone, or it does not call step() and epoch_end() as this rank does",
             )

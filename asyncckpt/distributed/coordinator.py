@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -143,7 +143,7 @@ class StoreRanks:
         """Leave: rank 0 last, since the store may live in its process and the others still listen."""
         end = time.monotonic() + min(FAREWELL, timeout)
         self._pulse.stop()
-        self.tell(left_key(self.rank), {})
+        self._line.post(self._leave, "that this one has left")
         try:
             while staying := self._line.ask(self._staying):
                 if time.monotonic() > end:
@@ -164,13 +164,28 @@ class StoreRanks:
             return [0] if self._unsent else []
         return [rank for rank in range(1, self.world) if self._read(left_key(rank)) is None]
 
+    def _leave(self) -> None:
+        """Say that this rank has left, and what it has said: rank 0, who leaves last, takes that out of the store."""
+        said = list(itertools.chain.from_iterable(self._published.values()))
+        self._write(left_key(self.rank), json.dumps({"said": said}))
+
     def _clear(self, end: float) -> None:
-        """Nobody listens to rank 0 any more: what it said need not stay for as long as the store does."""
+        """Nobody listens any more: what was said need not stay for as long as the store does."""
         if self.rank == 0:
-            for key in itertools.chain.from_iterable(self._published.values()):
+            for key in self._said():
                 if time.monotonic() > end:
                     return
-                self._store.delete_key(f"{self._session.name()}/{key}")
+                self._store.delete_key(key)
+
+    def _said(self) -> Iterator[str]:
+        """The keys of all ranks."""
+        name = self._session.name()
+        for rank in range(1, self.world):
+            left = self._read(left_key(rank))
+            said = left["said"] if left is not None else []
+            yield from (f"{name}/{key}" for key in (*said, left_key(rank)))
+            yield from self._session.keys(rank)
+        yield from (f"{name}/{key}" for key in list(itertools.chain.from_iterable(self._published.values())))
 
 
 def _differences(one: Mapping[str, str], other: Mapping[str, str]) -> str:

@@ -50,6 +50,10 @@ class Session:
                 self._name = welcome["session"]
         return self._name
 
+    def keys(self, rank: int) -> tuple[str, str]:
+        """Where that rank has asked, and was answered."""
+        return f"join/{rank}", f"welcome/{rank}"
+
     def greet(self) -> bool:
         """Rank 0: answer every rank that has asked; whether all have been heard in this session.
 

@@ -98,6 +98,9 @@ def at_work(ranks: Ranks, task: str) -> Iterator[None]:
         ranks.end(task)
 
 
+STEP_TASK = "step"
+"""What a rank is at work on while a save holds its training thread: what it says at its next step may still come."""
+
 DUE_KEY = "due"
 """Where rank 0 says which of the times it was asked a save was due."""
 

@@ -178,6 +178,51 @@ def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: G
     assert steps(make(model=training.model, optimizer=training.optimizer)) == [1, 2, 4]
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
+@pytest.mark.usefixtures("interruptible")
+def test_P12_an_interrupted_close_gives_nothing_up_and_can_be_called_again(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    main = threading.get_ident()
+    with store.hold("put", "data/*") as gate:
+        ckpt.save(1)
+        pressing = once_it_waits("close", lambda: signal.pthread_kill(main, signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ckpt.close()
+        pressing.join()
+        with pytest.raises(CheckpointerClosed):
+            ckpt.save(2)  # it takes nothing more
+        gate.open()
+    ckpt.close()
+    assert steps(make(model=Toy())) == [1]
+
+
+INTERRUPTED = """
+import signal, sys, threading
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.storage import LocalStorage
+from asyncckpt.testing.slow import GatedStorage
+from tests.checkpointer.trainings import Toy, once_it_waits
+signal.signal(signal.SIGINT, signal.default_int_handler)
+store = GatedStorage(LocalStorage(sys.argv[1]))
+gate = store.hold("put", "data/*")
+ckpt = AsyncCheckpointer(store, model=Toy())
+ckpt.save(1)
+pressing = once_it_waits("close", lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+try:
+    ckpt.close()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+pressing.join()
+gate.open()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
+def test_P12_what_an_interrupted_close_has_left_is_waited_for_at_the_end_of_the_program(tmp_path: Path) -> None:
+    assert outcome(start(INTERRUPTED, tmp_path / "run")) == (0, "interrupted\n", "")
+    assert load(tmp_path / "run").info.step == 1
+
+
 class Interrupting:
     """A queue during whose next put, before or after it took place, somebody presses Ctrl-C."""
 

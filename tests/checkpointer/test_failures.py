@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from asyncckpt import AsyncCheckpointer, SavePolicy
+from asyncckpt import AsyncCheckpointer, SavePolicy, handle
 from asyncckpt.errors import (
     Fenced,
     OutcomeUnknown,
@@ -21,7 +22,8 @@ from asyncckpt.errors import (
     UnsupportedState,
 )
 from asyncckpt.events import Durable, Failed, Staged
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.handle import wait_all
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
 from .trainings import Recorder, Toy, Training, outcome, saved, start, steps
@@ -326,3 +328,25 @@ def test_durable_is_told_once_for_each_checkpoint(
     ckpt.close()
     assert [event.step for event in recorder.of(Durable)] == [2, 3]
     assert (outcomes("durable"), outcomes("failed")) == (2, 1)
+
+
+def test_a_store_that_is_down_for_long_does_not_fill_the_memory(
+    make: Make, store: GatedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle, "KEPT", 3)
+    ckpt = make(model=Toy())
+    store.fail("put", "data/*", full)
+    failed = [ckpt.save(step) for step in range(1, 9)]
+    wait_all(failed, PATIENCE)  # which tells nobody
+    store.heal()
+    ckpt.save(9).wait()
+    held = [each.step for each in ckpt._saver.handles]
+    assert held == [6, 7, 8, 9]
+    frames = [
+        frame.f_locals
+        for each in failed[:-1]
+        for frame, _ in traceback.walk_tb(each.error.__traceback__ if each.error else None)
+    ]
+    assert all(frame == {} for frame in frames)
+    with pytest.raises(SaveFailed, match=r"3 or more saves failed \(step 6, 7, 8\)"):
+        ckpt.wait()

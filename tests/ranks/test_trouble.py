@@ -187,6 +187,50 @@ def _slow_leader(root: Path) -> int:
         return len([handle.wait() for handle in (first, second)])
 
 
+def _full_leader(root: Path) -> list[int]:
+    """Rank 0 has no memory left for a save, three times as long as the deadline: it beats in that call too."""
+    pulse.BEAT = 0.3
+    training, storage = Training(), GatedStorage(from_url(root))
+    options: dict[str, Any] = {"save": SavePolicy(every_seconds=1e-6), "on_busy": "wait", "generations": 1}
+    with training.checkpointer(storage, **options) as checkpointer:
+        shorten_deadline(checkpointer, 1.5)
+        gate = storage.hold("put", "*/rank-00000-of-*")
+        opening = threading.Thread(target=lambda: (_wait_for_beats(checkpointer, 15), gate.open()))
+        if is_leader():
+            opening.start()
+        handles = [checkpointer.step(step) for step in (1, 2, 3)]
+        if is_leader():
+            opening.join()
+        return [handle.wait().step for handle in handles if handle is not None]
+
+
+def test_a_save_that_waits_for_memory_longer_than_the_deadline_is_no_death(tmp_path: Path) -> None:
+    assert run_ranks(_full_leader, 2, tmp_path) == [[1, 2, 3]] * 2
+    assert steps_of(tmp_path) == [1, 2, 3]
+
+
+def _leaves(root: Path) -> list[str]:
+    """What is left in the store once all have closed, of the keys that were ever written."""
+    training = Training()
+    said: list[str] = []
+    with training.checkpointer(root, save=SavePolicy(every_seconds=1e-6)) as checkpointer:
+        ranks: Any = checkpointer._ranks
+        checkpointer.resume()
+        for step in (1, 2, 3):
+            training.step()
+            checkpointer.step(step)
+        checkpointer.wait()
+        said = [f"{ranks._session.name()}/{key}" for kind in ranks._published.values() for key in kind]
+        said += [f"{ranks._session.name()}/left/{ranks.rank}", f"join/{ranks.rank}", f"welcome/{ranks.rank}"]
+    assert len(said) >= 4
+    dist.barrier()
+    return [key for key in said if ranks._store.check([key])]
+
+
+def test_nothing_that_was_said_stays_in_the_store_when_all_have_closed(tmp_path: Path) -> None:
+    assert run_ranks(_leaves, 3, tmp_path, store="launcher") == [[], [], []]
+
+
 def _wait_for_beats(checkpointer: AsyncCheckpointer, count: int) -> None:
     ranks, seen = checkpointer._ranks, -1
     while seen < count - 1:
