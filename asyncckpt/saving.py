@@ -23,7 +23,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed, SaveSkipped
 from asyncckpt.events import Failed, Fallback, Listeners, OverBudget, Skipped, Stalled, Superseded
-from asyncckpt.handle import SaveHandle, remembered, skipped, superseded
+from asyncckpt.handle import SaveHandle, remembered, skipped
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
 from asyncckpt.staging.arena import Arena, ArenaPool
@@ -32,6 +32,7 @@ from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import refuse_capture
+from asyncckpt.staging.window import least
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
@@ -105,7 +106,7 @@ class Saver:
         self._degraded: set[str] = set()
         self._generations = generations
         self._stall_ms = budget.stall_ms
-        self._arenas = ArenaPool(generations, budget.memory, self._one_generation)
+        self._arenas = ArenaPool(generations, budget.memory, functools.partial(self._degrade, "generations"))
         self.stager = Stager(listeners, self._arenas)
         self._interference = Interference(budget.slowdown, executor.pace, listeners)
         self._lock = threading.Lock()
@@ -167,17 +168,17 @@ class Saver:
         try:
             arena = self._lease(plan, step, on_busy, patience)
             if arena is None:
-                self._skip(handle, skipped(step))
+                self._skip(handle, skipped(handle, self.handles))
             else:
                 try:
                     job = self._job(step, epoch, metrics, created, arena, plan, captured)
-                    verify = self._is_sampled(plan)
+                    verify = self._is_sampled(plan) and arena.window is None
                     snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=verify, patience=patience)
                 except BaseException:
                     self._arenas.release(arena)
                     raise
                 self._hand_over(_HandOver(job, handle, snapshot), replaceable)
-                self.stager.prefault.start(self._arenas.spares(plan.layout.size), plan.devices)
+                self._make_ready(plan, arena)
         except SaveSkipped as error:
             self._skip(handle, error)
             self._listeners.emit(OverBudget(step, time.monotonic() - began, (self._stall_ms or 0) / 1000, dropped=True))
@@ -188,6 +189,19 @@ class Saver:
             raise
         self._held(step, time.monotonic() - began, patience)
         return handle
+
+    def _make_ready(self, plan: Plan, arena: Arena) -> None:
+        """Fault the next generation in, where there is to be one."""
+        if arena.window is None:
+            self.stager.prefault.start(self._arenas.spares(plan.layout.size), plan.devices)
+            return
+        size, late = plan.layout.size, plan.layout.size - arena.window
+        self._degrade(
+            "staging window",
+            f"a snapshot of {size:,} bytes goes through {arena.window:,} bytes of memory: after each save the "
+            f"optimizer waits until the store has taken {late:,} of them, {late / 1e9:.1f} s at 1 GB/s, and nothing is "
+            f"compared (verify); with {size:,} bytes it waits for no store",
+        )
 
     def _patience(self, step: int, *, replaceable: bool) -> Patience | None:
         """The others give nothing up: their shards are small, and only rank 0 decides."""
@@ -285,17 +299,17 @@ class Saver:
     # -- a generation to copy into -------------------------------------------------------------------------
 
     def _lease(self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience | None) -> Arena | None:
-        size = plan.layout.size
-        arena = self._arenas.lease(size)
+        lease = functools.partial(self._arenas.lease, plan.layout.size, least=lambda: least(plan))
+        arena = lease()
         if self._ranks.rank != 0:
             on_busy = "wait"  # rank 0 decides; what it has let go is freed as soon as this rank has heard of it
         if arena is None and on_busy == "coalesce" and self._supersede(step):
-            arena = self._arenas.lease(size)
+            arena = lease()
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.settle()
             with at_work(self._ranks, STEP_TASK), at_work(self._ranks, save_task(self._counts.saves)):
-                arena = self._arenas.lease(size, wait=None if patience is None else patience.left)
+                arena = lease(wait=None if patience is None else patience.left)
             if arena is None and patience is not None:
                 raise patience.exhausted("no memory came free")
         return arena
@@ -324,9 +338,9 @@ class Saver:
     def _let_go(self, handle: SaveHandle, by_step: int | None) -> None:
         """End the handle of a save that will not be written: superseded by `by_step`, or skipped where None."""
         if by_step is None:
-            self._leave_out(handle, skipped(handle.step))
+            self._leave_out(handle, skipped(handle, self.handles))
         else:
-            handle._end("superseded", error=superseded(handle.step, by_step))
+            handle._give_way(by_step, self.handles)
             self._listeners.emit(Superseded(handle.step, by_step))
 
     def _leave_out(self, handle: SaveHandle, why: SaveSkipped) -> None:
@@ -342,10 +356,10 @@ class Saver:
         else:
             self._ranks.tell(trouble_key(ordinal, self._ranks.rank), said)
 
-    def _one_generation(self, reason: str) -> None:
+    def _degrade(self, feature: str, reason: str) -> None:
         if reason not in self._degraded:
             self._degraded.add(reason)
-            self._listeners.emit(Fallback("generations", reason))
+            self._listeners.emit(Fallback(feature, reason))
 
     # -- what the worker says ------------------------------------------------------------------------------
 

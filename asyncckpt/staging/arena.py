@@ -35,22 +35,41 @@ _numbers = itertools.count(1)
 
 
 class Arena:
-    """`capacity` bytes of host memory, a multiple of the page size."""
+    """`capacity` bytes of host memory, a multiple of the page size.
 
-    def __init__(self, capacity: int) -> None:
+    With a `window`, it has room for a larger state than there is memory for: what was read of it is given back to the
+    system, and no more than so many bytes are ever there at once.
+    """
+
+    def __init__(self, capacity: int, window: int | None = None) -> None:
         self.id = f"arena-{next(_numbers)}"
         self.capacity = -(-max(capacity, 1) // PAGE) * PAGE
-        self.descriptor, memory = _map(self.capacity)
+        self.window = window
+        self.descriptor, self._memory = _map(self.capacity)
         """Of the memfd, for another process to map; None where there is none."""
-        self.view = memoryview(memory)
+        self.view = memoryview(self._memory)
         self.tensor = torch.frombuffer(self.view, dtype=torch.uint8)
         self._pinned: dict[str, bool] = {}
         self._pinning = threading.Lock()
         self.unpinned = ""
         """Why it could not be page-locked."""
 
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it may take."""
+        return self.capacity if self.window is None else self.window
+
+    def give_back(self, start: int, end: int) -> None:
+        """Bytes before `end` are needed no more: whole pages of them are zero from now on, and cost nothing."""
+        first, last = start // PAGE * PAGE, end // PAGE * PAGE  # what comes before `start` was given back too
+        if sys.platform == "linux" and first < last:
+            self._memory.madvise(mmap.MADV_REMOVE, first, last - first)
+
     def pin(self, kind: str) -> bool:
         """Page-lock it for devices of `kind`, once, for as long as it lives; whether that could be done."""
+        if self.window is not None:
+            self.unpinned = "what is given back again and again cannot be page-locked"
+            return False
         with self._pinning:
             if kind not in self._pinned:
                 try:
@@ -104,8 +123,12 @@ class ArenaPool:
         self._lost: list[Arena] = []
         self._closed = False
 
-    def generations(self, size: int) -> int:
-        """How many arenas of `size` bytes the budget holds; raises `SaveFailed` if that is none."""
+    def shape(self, size: int, least: Callable[[], int] | None = None) -> tuple[int, int | None]:
+        """How many arenas of `size` bytes the budget holds, and the window that they have.
+
+        That is None unless the budget holds not even one: then it is one with all that there is, where that is at least
+        ``least()`` bytes. Raises `SaveFailed` where it is not.
+        """
         if self._budget is None and self._allowed is None:
             self._allowed = allowance.memory()
         if self._budget is not None:
@@ -116,24 +139,30 @@ class ArenaPool:
             room = f"{SHARE:.0%} of the {self._allowed.free:,} that {self._allowed.limit} leaves"
             way_out = f"{self._allowed.limit} leaves {self._allowed.free:,}: raise its limit by {size - most:,}"
         else:
-            return self._generations
+            return self._generations, None
         fit = min(self._generations, most // size)
         if fit < 1:
-            raise SaveFailed(f"a snapshot needs {size:,} bytes of staging memory, {way_out}, or save less")
+            needed = least() if least is not None and sys.platform == "linux" else None
+            if needed is None or needed > most:
+                slower = "" if needed is None else f" ({needed:,} if training may wait for the store)"
+                raise SaveFailed(f"a snapshot needs {size:,} bytes of staging memory{slower}, {way_out}, or save less")
         if fit < self._generations:
             self._degraded(f"{self._generations} generations of {size:,} bytes do not fit in {room}")
-        return fit
+        return (fit, None) if fit else (1, most // PAGE * PAGE)
 
-    def lease(self, size: int, wait: float | None = 0) -> Arena | None:
-        """An arena of at least `size` bytes, or None if every generation is in use for `wait` seconds (None: ever)."""
+    def lease(self, size: int, *, wait: float | None = 0, least: Callable[[], int] | None = None) -> Arena | None:
+        """An arena of at least `size` bytes, or None if every generation is in use for `wait` seconds (None: ever).
+
+        See `shape` for `least`.
+        """
         size = -(-size // PAGE) * PAGE
-        limit = self.generations(size)
+        limit, window = self.shape(size, least)
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or self._has_room(size, limit), wait):
+            if not self._changed.wait_for(lambda: self._closed or self._has_room(window or size, limit), wait):
                 return None
-            self._keep_fitting(size, limit)
-            self._capacity = size * limit
-            arena = self._free.pop(0) if self._free else Arena(size)
+            self._keep_fitting(size, limit, window)
+            self._capacity = (window or size) * limit
+            arena = self._free.pop(0) if self._free else Arena(size, window)
             self._leased[arena.id] = arena
             return arena
 
@@ -141,12 +170,12 @@ class ArenaPool:
         return len(self._leased) < limit and self._affords(size, self._leased.values())
 
     def _affords(self, size: int, held: Iterable[Arena]) -> bool:
-        return self._budget is None or sum(arena.capacity for arena in held) + size <= self._budget
+        return self._budget is None or sum(arena.cost for arena in held) + size <= self._budget
 
-    def _keep_fitting(self, size: int, limit: int) -> None:
+    def _keep_fitting(self, size: int, limit: int, window: int | None) -> None:
         """Drop free arenas from before the state's size changed: too small, or too large for `limit` of them."""
         most = sys.maxsize if self._budget is None else self._budget // limit
-        self._free = [arena for arena in self._free if size <= arena.capacity <= most]
+        self._free = [a for a in self._free if size <= a.capacity and a.cost <= most and a.window == window]
 
     def release(self, arena: Arena) -> None:
         """The arena's bytes are needed no more."""
@@ -166,13 +195,13 @@ class ArenaPool:
     def memory(self) -> Memory:
         """How full it is now. Takes no lock: the training thread must never wait for a scrape."""
         used, free = tuple(self._leased.values()), tuple(self._free)
-        return Memory(sum(a.capacity for a in used), sum(a.capacity for a in free), self._capacity)
+        return Memory(sum(a.cost for a in used), sum(a.cost for a in free), self._capacity)
 
     def spares(self, size: int) -> list[Arena]:
         """New free arenas of at least `size` bytes, all that the generations still allow, to be faulted in by now."""
-        limit = self.generations(size)
+        limit, window = self.shape(size)
         with self._changed:
-            self._keep_fitting(size, limit)
+            self._keep_fitting(size, limit, window)
             room = 0 if self._closed else limit - len(self._free) - len(self._leased)
             made: list[Arena] = []
             with suppress(OSError, MemoryError):  # no memory: the save that needs it will say so

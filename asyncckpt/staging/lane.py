@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from asyncckpt.staging.device import copy_group, destination, origin
 from asyncckpt.staging.layout import Region, handed_out
 from asyncckpt.staging.pieces import adjacent, groups, is_row_major, parts
 from asyncckpt.staging.streams import StreamDevice
+from asyncckpt.staging.window import Copy
 
 STRAIGHT = 1 << 20
 """Bytes from which on a tensor is copied by itself."""
@@ -59,9 +61,10 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Copies of up to `GROUP` bytes that lie side by side in the arena, from `start` on."""
+    """Copies of up to `GROUP` bytes that lie side by side in the arena, from `start` to `end`."""
 
     start: int
+    end: int
     paths: tuple[Path, ...]
     """Of what is not gathered."""
     places: tuple[Tensor, ...]
@@ -126,14 +129,25 @@ class Lane:
 
     def send(self, after: torch.Event, *, pinned: bool) -> Iterator[Marked]:
         """Enqueue all other copies behind `after`, a batch at a time."""
-        for run in self._runs:
+        for copy in self.copies(after, pinned=pinned):
+            copy.make()
+            yield copy.start, self.device.mark_side()
+
+    def copies(self, after: torch.Event, *, pinned: bool) -> list[Copy]:
+        """Those that `send` enqueues."""
+
+        def run_copy(run: Gathered) -> None:
             with self.device.side(after):
                 copy_group([run.place], [run.scratch], non_blocking=pinned)
-            yield run.start, self.device.mark_side()
-        for batch in self.batches():
+
+        def batch_copy(batch: Batch) -> None:
             with self.device.side(after):
                 batch.send({}, pinned=pinned)
-            yield batch.start, self.device.mark_side()
+
+        return [
+            *(Copy(run.start, run.start + run.place.numel(), partial(run_copy, run)) for run in self._runs),
+            *(Copy(batch.start, batch.end, partial(batch_copy, batch)) for batch in self.batches()),
+        ]
 
     def batches(self) -> list[Batch]:
         """LAZY copies in file order; built when they are needed first."""
@@ -153,6 +167,7 @@ class Lane:
         straight = [region for region in group if _is_straight(region)]
         return Batch(
             group[0].offset,
+            group[-1].offset + group[-1].nbytes,
             tuple(region.path for region in straight),
             tuple(destination(self._arena, region.offset, region.source.tensor) for region in straight),
             tuple(origin(region.source.tensor) for region in straight),

@@ -20,9 +20,10 @@ from asyncckpt.staging.streams import has_streams, stream_device
 
 @dataclass(frozen=True, slots=True)
 class HostGroup:
-    """Copies made in one call, of bytes from `start` of the arena on."""
+    """Copies made in one call, of bytes from `start` of the arena on, up to `end`."""
 
     start: int
+    end: int
     paths: tuple[Path, ...]
     destinations: tuple[Tensor, ...]
     sources: tuple[Tensor, ...]
@@ -42,8 +43,7 @@ class Schedule:
     def __init__(self, plan: Plan, arena: Arena) -> None:
         self.plan = plan
         self.arena = arena
-        for start, header in plan.headers:
-            arena.view[start : start + len(header)] = header
+        self._write_headers()
         here: list[Region] = []
         there: defaultdict[torch.device, list[Region]] = defaultdict(list)
         for region in plan.regions:
@@ -61,8 +61,14 @@ class Schedule:
         """Where the copies begin that are not made when the save call returns."""
         return [*(run[0].offset for run in self._runs), *(start for lane in self.lanes for start in lane.starts)]
 
+    def _write_headers(self) -> None:
+        for start, header in self.plan.headers:
+            self.arena.view[start : start + len(header)] = header
+
     def copy_eager(self, tensors: Mapping[Path, Tensor]) -> None:
         """Copy what is EAGER in host memory, and what was handed out for this save."""
+        if self.arena.window is not None:  # they were given back
+            self._write_headers()
         if self._eager is not None:
             self._eager.copy()
         pairs = [(r.offset, handed_out(r, tensors)) for r in self._volatile]
@@ -86,6 +92,7 @@ class Schedule:
             return None
         return HostGroup(
             regions[0].offset,
+            regions[-1].offset + regions[-1].nbytes,
             tuple(r.path for r in regions),
             tuple(destination(self.arena.tensor, r.offset, r.source.tensor) for r in regions),
             tuple(origin(r.source.tensor) for r in regions),

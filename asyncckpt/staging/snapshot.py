@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -26,6 +26,7 @@ from asyncckpt.staging.lane import Lane, Marked
 from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.schedule import Schedule
 from asyncckpt.staging.streams import is_capturing
+from asyncckpt.staging.window import Copy, occupied
 from asyncckpt.worker.watermark import Watermark
 
 logger = logging.getLogger("asyncckpt")
@@ -63,6 +64,8 @@ class Snapshot:
         """Whether it would have held training for longer than it may."""
         self.arena = schedule.arena
         self.watermark = Watermark()
+        if self.arena.window is not None:
+            self.watermark.through_window(self.arena.give_back)
         self.started = time.monotonic()
         self.enqueued = threading.Event()
         self.copied = threading.Event()
@@ -162,7 +165,7 @@ class Snapshot:
         """Copy the LAZY bytes of host memory and enqueue those of devices; calls `staged` once all are in the arena."""
         is_whole = False
         try:
-            is_whole = self._send() and self._copy_host()
+            is_whole = self._send() and self._copy_host() if self.arena.window is None else self._copy_through()
         except Exception as error:  # whatever it is belongs on this save's handle, and must not stop training
             self.watermark.abort(error)
         finally:
@@ -196,6 +199,28 @@ class Snapshot:
             group.copy()
             self._filling.finish(group.start)
         return True
+
+    def _copy_through(self) -> bool:
+        """In file order, each once the reader has taken so much that there is room for it."""
+        for start, event in self._marks:
+            event.synchronize()
+            self._filling.finish(start)
+        self._marks = []
+        room = (self.arena.window or 0) - occupied(self._schedule.plan)
+        for copy in sorted(self._copies(), key=lambda copy: copy.start):
+            self.watermark.wait_taken(copy.end - room)
+            if self._cancelled:
+                return False
+            copy.make()
+            self._filling.finish(copy.start)
+        return True
+
+    def _copies(self) -> Iterator[Copy]:
+        for group in self._schedule.lazy():
+            yield Copy(group.start, group.end, group.copy)
+        for lane, fence in zip(self._schedule.lanes, self._fences, strict=True):
+            for copy in lane.copies(fence, pinned=False):
+                yield Copy(copy.start, copy.end, functools.partial(_complete, lane, copy))
 
     def _is_pinned(self, lane: Lane) -> bool:
         return self.arena.pin(lane.device.device.type)
@@ -299,3 +324,8 @@ class Snapshot:
             last = self._holders == 0
         if last:
             (self._lender.quarantine if self._is_lost else self._lender.release)(self.arena)
+
+
+def _complete(lane: Lane, copy: Copy) -> None:
+    copy.make()
+    lane.device.mark_side().synchronize()  # a copy to memory that is not page-locked may return before it is complete

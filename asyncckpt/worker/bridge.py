@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -353,8 +353,12 @@ class ProcessExecutor:
             self._give_up(f"{len(recent)} deaths within {WINDOW:g} s, the last: {how}")
             return True
         with self._lock:
+            gone = [pending for pending in self._jobs.values() if pending.is_lost]
+            for pending in gone:
+                del self._jobs[pending.id]
             for pending in self._jobs.values():
                 pending.renew()
+        self._fail_jobs(gone, f"{how}; what it had read of the snapshot was given back")
         self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {how}"))
         time.sleep(_PAUSES[min(len(recent), len(_PAUSES)) - 1])
         return False
@@ -372,13 +376,16 @@ class ProcessExecutor:
                 jobs = [pending for pending in jobs if pending.is_given]
         if self._successor is not None:
             self._listeners.emit(Fallback("executor", f"{reason}; saves go on in a thread, and end with this process"))
+        self._fail_jobs(jobs, reason)
+        self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {reason}"))
+
+    def _fail_jobs(self, jobs: Iterable[Pending], reason: str) -> None:
         for pending in jobs:
             job = pending.ticket.job
             crash = WorkerCrashed(f"the background worker ended before step {job.step} was durable: {reason}")
             pending.ticket.watermark.leave()
             pending.ticket.reply(Rejected("worker", crash))
             pending.keep()
-        self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {reason}"))
 
     def _fail_questions(self, error: AsyncCkptError) -> None:
         with self._lock:
@@ -443,6 +450,12 @@ class ProcessExecutor:
         if pending is not None:
             pending.ticket.reply(Started(message["seq"]))
 
+    def _taken(self, message: Message) -> None:
+        with self._lock:
+            pending = self._jobs.get(message["job"])
+        if pending is not None:
+            pending.ticket.watermark.take(message["upto"])
+
     def _committed(self, message: Message) -> None:
         pending = self._over(message)
         if pending is not None:
@@ -488,6 +501,7 @@ _HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
     "claim": ProcessExecutor._claimed,
     "event": ProcessExecutor._event,
     "started": ProcessExecutor._started,
+    "taken": ProcessExecutor._taken,
     "committed": ProcessExecutor._committed,
     "rejected": ProcessExecutor._rejected,
     "answer": ProcessExecutor._answered,

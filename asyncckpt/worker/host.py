@@ -229,7 +229,8 @@ class Host:
     def _arena(self, message: Message, descriptors: list[Descriptor]) -> None:
         memory = mmap.mmap(descriptors[0].fileno(), message["bytes"], prot=mmap.PROT_READ)
         self._known.arenas[message["arena"]] = memoryview(memory)
-        self._loop.run_in_executor(None, _map_in, memory)
+        if not message["windowed"]:  # to map it in would be to have it all in memory
+            self._loop.run_in_executor(None, _map_in, memory)
 
     def _layout(self, message: Message, descriptors: list[Descriptor]) -> None:
         self._known.layouts[message["layout"]] = wire.layout_of(message["as"])
@@ -242,6 +243,8 @@ class Host:
         job = wire.job_of(message["job"], self._known.layouts[message["layout"]])
         held = _Held(job.layout.size, Watermark(), descriptors[0])
         self._jobs[job.id] = held
+        if message["windowed"]:
+            held.watermark.through_window(lambda _, upto: self._say_taken(job.id, upto))
         self._service.submit(
             Ticket(
                 job,
@@ -252,6 +255,10 @@ class Host:
                 repeated=message["repeated"],
             )
         )
+
+    def _say_taken(self, job: str, upto: int) -> None:
+        """The trainer gives that back, since the memory is its own; on any thread."""
+        self._loop.call_soon_threadsafe(self._post, {"kind": "taken", "job": job, "upto": upto})
 
     def _ready(self, message: Message, descriptors: list[Descriptor]) -> None:
         if (held := self._jobs.get(message["job"])) is not None:  # not what is late

@@ -49,13 +49,14 @@ class Link:
         job, memory = pending.ticket.job, pending.ticket.memory
         pending.is_given = True
         if memory is not None and job.arena not in self._arenas:
-            size = len(pending.ticket.view)
-            self.channel.post({"kind": "arena", "arena": job.arena, "bytes": size}, [memory])
+            size, windowed = len(pending.ticket.view), pending.ticket.watermark.is_windowed
+            self.channel.post({"kind": "arena", "arena": job.arena, "bytes": size, "windowed": windowed}, [memory])
             self._arenas.add(job.arena)
         if pending.layout not in self._layouts:
             self.channel.post({"kind": "layout", "layout": pending.layout, "as": wire.layout_json(pending.shape)})
             self._layouts.add(pending.layout)
-        said = {"job": pending.said, "layout": pending.layout, "repeated": pending.is_repeated}
+        windowed = pending.ticket.watermark.is_windowed
+        said = {"job": pending.said, "layout": pending.layout, "repeated": pending.is_repeated, "windowed": windowed}
         self.channel.post({"kind": "job", **said}, [pending.token])
         self.follow(pending)
 

@@ -44,6 +44,11 @@ class Pending:
         return self.ticket.job.id
 
     @property
+    def is_lost(self) -> bool:
+        """Whether no other worker than the one that has it could carry it out: what was read of it is not there."""
+        return self.is_given and self.ticket.watermark.is_windowed
+
+    @property
     def shape(self) -> Layout:
         """The job's layout."""
         return self.ticket.job.layout

@@ -21,6 +21,7 @@ from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
 from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.pace import Pace
+from asyncckpt.worker.taking import Taking
 from asyncckpt.worker.watermark import Watermark
 
 MOST = 8 * CHUNK
@@ -56,6 +57,8 @@ class Packing:
     directory: DataDirectory
     threads: Executor
     pace: Pace
+    taking: Taking | None = None
+    """Where what was read is given back."""
 
     async def write(self, base: Base | None = None) -> Written:
         """Write what `base` does not hold and digest everything; returns once all new packs are durable.
@@ -65,7 +68,8 @@ class Packing:
         """
         digested = asyncio.ensure_future(self._in_thread(self._digest))
         try:
-            if base is None or base.is_mostly_changing:
+            # What goes through a window is there once: it cannot wait for what its digests say.
+            if base is None or base.is_mostly_changing or self.watermark.is_windowed:
                 return await self._write_whole(digested, base)
             choice = await self._in_thread(choose, (await digested).tensors, base)
             if choice.turnover > MOSTLY:
@@ -93,8 +97,7 @@ class Packing:
     async def _write_whole(self, digested: asyncio.Future[_Digested], base: Base | None) -> Written:
         # While the disk writes what was digested, since the manifest must wait for both.
         described = asyncio.ensure_future(self._described(digested, base))
-        puts = [asyncio.ensure_future(self._put(n, pack)) for n, pack in enumerate(self.job.layout.packs)]
-        await _all([*puts, described])
+        await _all([*self._puts(), described])
         found, (tensors, turnover) = await digested, await described
         packs = [
             self._pack(number, pack.length, pack.header, header)
@@ -109,10 +112,21 @@ class Packing:
         tensors = await self._in_thread(EncodedTensors, (await asyncio.shield(digested)).tensors)
         return tensors, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
 
-    async def _put(self, number: int, pack: PlannedPack) -> None:
-        await self.storage.put(self._key(number), self._paced(self._chunks(pack)), length=pack.length)
+    def _puts(self) -> list[asyncio.Future[None]]:
+        packs = list(enumerate(self.job.layout.packs))
+        if self.taking is None:
+            return [asyncio.ensure_future(self._put(number, pack)) for number, pack in packs]
+        # What comes later is not there before what comes first was taken.
+        return [asyncio.ensure_future(self._put_in_turn(packs))]
 
-    async def _chunks(self, pack: PlannedPack) -> AsyncIterator[memoryview]:
+    async def _put_in_turn(self, packs: Iterable[tuple[int, PlannedPack]]) -> None:
+        for number, pack in packs:
+            await self._put(number, pack)
+
+    async def _put(self, number: int, pack: PlannedPack) -> None:
+        await self.storage.put(self._key(number), self._paced(self._chunks(number, pack)), length=pack.length)
+
+    async def _chunks(self, number: int, pack: PlannedPack) -> AsyncIterator[memoryview]:
         """The pack's bytes as the watermark reaches them: all that is there at once, up to `MOST`.
 
         Between two of them three threads take turns, and each may wait for one that holds the interpreter: with small
@@ -126,6 +140,8 @@ class Packing:
             stop = there if there == end else start + (there - start) // CHUNK * CHUNK
             yield self.view[start:stop]
             start = stop
+            if self.taking is not None:
+                self.taking.wrote(number, stop)
 
     async def _paced(self, chunks: AsyncIterator[memoryview]) -> AsyncIterator[memoryview]:
         """The chunks, with rest after what was done with each of them."""
@@ -138,12 +154,20 @@ class Packing:
     def _digest(self) -> _Digested:
         """Digests of every header and every extent, in file order behind the watermark."""
         layout = self.job.layout
-        tensors = {path: self._digested(tensor) for path, tensor in layout.tensors.items()}
-        headers = []
-        for pack in layout.packs:
-            self.watermark.wait(pack.start + pack.header)
-            headers.append(digest(self.view[pack.start : pack.start + pack.header]))
+        tensors: dict[Path, TensorEntry] = {}
+        headers: list[str] = []
+        for path, tensor in layout.tensors.items():
+            if len(headers) <= tensor.pack:
+                headers += map(self._digested_header, layout.packs[len(headers) : tensor.pack + 1])
+            tensors[path] = self._digested(tensor)
+        headers += map(self._digested_header, layout.packs[len(headers) :])
+        if self.taking is not None:
+            self.taking.digested(layout.size)
         return _Digested(tensors, tuple(headers))
+
+    def _digested_header(self, pack: PlannedPack) -> str:
+        self.watermark.wait(pack.start + pack.header)
+        return digest(self.view[pack.start : pack.start + pack.header])
 
     def _digested(self, tensor: PlannedTensor) -> TensorEntry:
         found = []
@@ -155,6 +179,8 @@ class Packing:
                 self.watermark.wait(shift + stop)
             began = time.monotonic()
             found.append(Extent(tensor.pack, start, stop - start, digest(self.view[shift + start : shift + stop])))
+            if self.taking is not None:
+                self.taking.digested(shift + stop)
             self.pace.rest(time.monotonic() - began)
         box = Box((0,) * len(tensor.shape), tensor.shape, tuple(found))
         return TensorEntry(tensor.dtype, tensor.shape, (box,), tensor.stride)

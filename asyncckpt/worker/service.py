@@ -39,6 +39,7 @@ from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.reports import gather
+from asyncckpt.worker.taking import Taking
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer
 
@@ -236,7 +237,14 @@ class SaveService:
                 return
             directory = await attempt.begin(writer, self._ranks)
             packing = Packing(
-                ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads, self._config.pace
+                ticket.job,
+                ticket.view,
+                ticket.watermark,
+                self.storage,
+                directory,
+                self._threads,
+                self._config.pace,
+                Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
             )
             written = await packing.write(writer.base)
             attempt.phases.enter("stage")

@@ -29,6 +29,32 @@ class Watermark:
         self._sealed = False
         self._error: BaseException | None = None
         self._follow: Callable[[], None] = _nobody
+        self._taken = 0
+        self._give_back: Callable[[int, int], None] | None = None
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether what was taken is given back: bytes are there once, and not all of them at the same time."""
+        return self._give_back is not None
+
+    def through_window(self, give_back: Callable[[int, int], None]) -> None:
+        """From the start: ``give_back(start, end)`` is called for bytes that were taken."""
+        self._give_back = give_back
+
+    def take(self, upto: int) -> None:
+        """The reader needs the first `upto` bytes no more."""
+        with self._changed:
+            start, self._taken = self._taken, max(self._taken, upto)
+            if self._give_back is not None and start < self._taken:
+                self._give_back(start, self._taken)
+            self._changed.notify_all()
+
+    def wait_taken(self, upto: int) -> None:
+        """Block until the first `upto` bytes are needed no more; raises what `abort` was given."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._taken >= upto)
+            if self._error is not None:
+                raise self._error
 
     @property
     def reached(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import asyncckpt
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.events import Event, Fallback
 from asyncckpt.staging import pinning
@@ -90,6 +91,27 @@ def test_T15_memory_that_cannot_be_page_locked_is_copied_to_all_the_same(
             assert differing(training.saved(), wanted) == []
     assert told.fallbacks() == ["pinned memory"]
     assert simacc.stats().get("d2h_pinned", 0) == 0
+
+
+@pytest.mark.parametrize("pageable_async", [False, True])
+def test_a_state_on_a_device_that_is_larger_than_host_memory_goes_through_a_window(pageable_async: bool) -> None:
+    simacc.configure(pageable_async=int(pageable_async))
+    million = 1 << 20
+    model = torch.nn.ParameterList(torch.nn.Parameter(torch.rand(12 * million)) for _ in range(5)).to("sim")
+    model.register_buffer("table", torch.rand(million).to("sim"))
+    model.append(torch.nn.Parameter(torch.rand(3 * million)))  # in host memory
+    optimizer, store = torch.optim.SGD(model.parameters(), lr=0.1), Declaring("window")
+    with AsyncCheckpointer(store, model=model, optimizer=optimizer, budget=150 * million) as checkpointer:
+        for step in (1, 2):
+            wanted = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+            handle = checkpointer.save(step)
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            handle.wait()
+            found = asyncckpt.load(store, step).state["model"]
+            assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+        assert checkpointer._saver._arenas._free[0].window == 150 * million
 
 
 def test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_nothing() -> None:

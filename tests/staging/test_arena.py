@@ -36,8 +36,8 @@ class Leases:
         self.arenas: list[Arena] = []
         lease = ArenaPool.lease
 
-        def watched(pool: ArenaPool, size: int, *, wait: bool = False) -> Arena | None:
-            arena = lease(pool, size, wait=wait)
+        def watched(pool: ArenaPool, size: int, *, wait: float | None = 0, least: int | None = None) -> Arena | None:
+            arena = lease(pool, size, wait=wait, least=least)
             if arena is not None:
                 self.arenas.append(arena)
             return arena
@@ -380,7 +380,7 @@ def test_P3_who_waits_for_an_arena_gets_the_one_that_comes_free() -> None:
     first = pool.lease(PAGE)
     assert pool.lease(PAGE) is None
     got: list[Arena | None] = []
-    thread = threading.Thread(target=lambda: got.append(pool.lease(PAGE, wait=True)))
+    thread = threading.Thread(target=lambda: got.append(pool.lease(PAGE, wait=None)))
     thread.start()
     pool.release(first)
     thread.join(60)
