@@ -264,7 +264,7 @@ class AsyncCheckpointer:
         self._saver.stager.guard()
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Attach metrics that arrive late to the checkpoint of `step`: refused, it has no effect in this version yet."""
+        """Attach late metrics to the checkpoint of `step`: refused, since that has no effect in this version yet."""
         raise NotImplementedError("record() has no effect in this version yet: give a step's metrics to its save")
 
     @property

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 import time
@@ -47,6 +48,7 @@ class SaveHandle:
         self._info: CheckpointInfo | None = None
         self._error: SaveError | None = None
         self._frames: BaseException | None = None
+        self._newer: SaveHandle | None = None
         self._told = False
 
     def __repr__(self) -> str:
@@ -90,7 +92,8 @@ class SaveHandle:
     def wait(self, timeout: float | None = None) -> CheckpointInfo:
         """Wait until the save is durable (`timeout` in seconds) and return what was committed.
 
-        Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `TimeoutError`.
+        Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `TimeoutError`. What took its
+        place is named by its step, and by its id once it has one.
         """
         self._settle()
         with self._changed:
@@ -110,6 +113,11 @@ class SaveHandle:
 
     def _failure(self) -> SaveError:
         self._told = True
+        newer = self._newer
+        while newer is not None and newer._newer is not None:
+            newer = newer._newer
+        if newer is not None:
+            return superseded(self.step, _named(newer))
         return self._error or SaveFailed(f"the save of step {self.step} ended without a reason")
 
     # -- for the saver -------------------------------------------------------------------------------------
@@ -125,6 +133,14 @@ class SaveHandle:
         with self._changed:
             self._staged = True
             self._changed.notify_all()
+
+    def _give_way(self, step: int, handles: Sequence[SaveHandle]) -> None:
+        """A newer snapshot, of `step`, takes this one's place; if it is among `handles`, it comes to have an id."""
+        later = itertools.takewhile(lambda handle: handle is not self, reversed(handles))
+        with self._changed:
+            if not self.done():
+                self._newer = next((handle for handle in later if handle.step == step), None)
+            self._end("superseded", error=superseded(self.step, f"step {step}"))
 
     def _end(self, status: Status, info: CheckpointInfo | None = None, error: SaveError | None = None) -> None:
         with self._changed:
@@ -151,15 +167,24 @@ class SaveHandle:
         self._told = True
 
 
-def skipped(step: int) -> SaveSkipped:
-    """Why a save never took a snapshot."""
-    return SaveSkipped(f"step {step} was skipped: every generation was still being copied or written")
+def skipped(left_out: SaveHandle, handles: Sequence[SaveHandle]) -> SaveSkipped:
+    """Why a save never took a snapshot, naming the newest of `handles` before it that is under way."""
+    before = itertools.takewhile(lambda handle: handle is not left_out, handles)
+    busy = [handle for handle in before if not handle.done()]
+    newest = f"; the newest under way is that of {_named(busy[-1])}" if busy else ""
+    return SaveSkipped(
+        f"the save of step {left_out.step} was skipped: every generation was still being copied or written{newest}"
+    )
 
 
-def superseded(step: int, by_step: int | None) -> SaveSuperseded:
+def superseded(step: int, by: str) -> SaveSuperseded:
     """Why a snapshot was never written."""
-    by = "a newer one" if by_step is None else f"the one of step {by_step}"
-    return SaveSuperseded(f"the snapshot of step {step} was replaced by {by} before it was written")
+    return SaveSuperseded(f"the snapshot of step {step} was replaced by the one of {by} before it was written")
+
+
+def _named(handle: SaveHandle) -> str:
+    """A save by its step, and by its id where it has one."""
+    return f"step {handle.step}" + ("" if handle._seq is None else f" (id {handle._seq:08d})")
 
 
 def remembered(handles: Sequence[SaveHandle]) -> list[SaveHandle]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from asyncckpt.arguments import several
 from asyncckpt.catalog import Catalog, CheckpointInfo, Which
 from asyncckpt.errors import IncompatibleState
 from asyncckpt.restoring import SHARED, own_scope, read_named
@@ -36,10 +37,11 @@ def load(
 ) -> Loaded:
     """Read checkpoint `which` of `root`: "latest", "best", a step (int) or an id (str); every byte is checked.
 
-    `only` names parts: ``("model", "extra.ema")``. Of a job of several ranks, what is rank 0's alone is there too.
-    Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, or `IncompatibleState` for a part that
-    is not there. Writes nothing.
+    `only` names parts: ``"model"``, or ``("model", "extra.ema")``. Of a job of several ranks, what is rank 0's alone
+    is there too. Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, or `IncompatibleState`
+    for a part that is not there. Writes nothing.
     """
+    only = None if only is None else several(only)
     # Which device "cuda" means differs between threads.
     there = torch.empty(0, device=device).device
     # A thread of its own: the caller may be on an event loop, as a notebook is.

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which
+from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which, which_of
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, Restored, RestoreFailed
 from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.placing import Place, Places
-from asyncckpt.reading import fetch
+from asyncckpt.reading import check_packs, fetch
 from asyncckpt.state.apply import (
     Missing,
     around,
@@ -91,6 +91,7 @@ async def read(
     try:
         contents = (await catalog.manifest(checkpoint)).contents
         paths = _paths(contents, scopes, only, exclude)
+        await check_packs(catalog.storage, contents, paths)
         places, landed = await _landed(catalog.storage, contents, fitting(contents, paths, live or {}))
         found = await fetch(catalog.storage, contents, paths - landed.keys())
         tensors = tensors_of(contents, found, device) | landed
@@ -124,6 +125,7 @@ async def read_named(
 
     Raises as `read` does.
     """
+    which = which_of(which)
     for _ in range(ATTEMPTS):
         checkpoint, info = await catalog.named(which)
         try:
@@ -312,7 +314,7 @@ def _part(state: Any, component: Component, *, strict: bool) -> Any:
             held = ", ".join(map(str, state)) or "nothing"
             raise IncompatibleState(
                 f"the checkpoint holds no {'.'.join(path)} (it holds {held}): give the same objects as when "
-                "it was saved, or pass strict=False"
+                "it was saved, or restore(..., strict=False)"
             )
         else:
             return Missing()

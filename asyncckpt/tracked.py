@@ -17,7 +17,9 @@ from asyncckpt.restoring import SHARED, own_scope
 from asyncckpt.staging.guards import Guarded, is_guarded_average
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.rng import capture_rng, restore_rng
-from asyncckpt.state.stateful import State, component, forward_mutated, unwrap
+from asyncckpt.state.stateful import State, component, forward_mutated
+from asyncckpt.state.values import is_text
+from asyncckpt.state.wrappers import Names, unwrap
 
 logger = logging.getLogger("asyncckpt")
 
@@ -100,6 +102,8 @@ def _branch(path: Path, target: object) -> Tree:
         for name in target:
             if not isinstance(name, str):
                 raise TypeError(f"{'.'.join(path)} has a name that is not a string: {name!r}")
+            if not is_text(name):
+                raise UnsupportedState(f"{'.'.join(path)} has a name with a lone surrogate, which is no text: {name!r}")
         return {name: _branch((*path, name), item) for name, item in target.items()}
     if isinstance(target, list | tuple):
         return [_branch((*path, str(index)), item) for index, item in enumerate(target)]
@@ -169,8 +173,9 @@ def _refuse_sharded(name: str, target: object) -> None:
 def _sharded(target: object) -> Iterator[str]:
     """What in `target` no rank holds as a whole."""
     if isinstance(target, nn.Module):
-        yield from (f".{key}" if key else "" for key, m in target.named_modules() if _is_of(m, _SHARDING))
-        yield from (f".{key}" for key, p in target.named_parameters() if hasattr(p, "_local_tensor"))
+        clean = Names(target).clean
+        yield from (f".{clean(key)}" if key else "" for key, m in target.named_modules() if _is_of(m, _SHARDING))
+        yield from (f".{clean(key)}" for key, p in target.named_parameters() if hasattr(p, "_local_tensor"))
     elif isinstance(target, Optimizer):
         parameters = (p for group in target.param_groups for p in group["params"])
         if _is_of(target, _SHARDING) or any(hasattr(p, "_local_tensor") for p in parameters):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -21,6 +21,7 @@ from asyncckpt.format.manifest import Path
 from asyncckpt.format.sealed import Json
 from asyncckpt.state.landing import landing, only_copies
 from asyncckpt.state.values import TensorSink, encode
+from asyncckpt.state.wrappers import Names, unwrap
 
 State: TypeAlias = dict[str, Any]
 
@@ -93,22 +94,6 @@ def component(path: Path, target: object) -> Component:
     )
 
 
-def unwrap(target: object) -> object:
-    """`target` without DataParallel, DistributedDataParallel and torch.compile around it."""
-    while True:
-        if isinstance(target, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            target = target.module
-        elif isinstance(target, nn.Module) and "_orig_mod" in target._modules:
-            target = target._modules["_orig_mod"]
-        else:
-            return target
-
-
-def clean(name: str) -> str:
-    """A name in a module without the trace of submodules that were compiled one by one."""
-    return name if "_orig_mod" not in name else ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
 class StatefulComponent:
     """Asked for everything at every save."""
 
@@ -165,7 +150,7 @@ class ModuleComponent(StatefulComponent):
         if not _is_plain_module(self.target):
             return Scan(tokens=list(self.tokens()))
         tensors: dict[Path, Tensor] = {}
-        live = _cleaned(self.target.state_dict(keep_vars=True))
+        live = Names(self.target).cleaned(self.target.state_dict(keep_vars=True))
         return Scan(tensors, list(self.tokens()), encode(live, self.path, tensors.__setitem__))
 
     def tokens(self) -> Iterator[object]:
@@ -182,39 +167,42 @@ class ModuleComponent(StatefulComponent):
 
     def state(self) -> State:
         """What the module says its state is, names cleaned."""
-        return _cleaned(self.target.state_dict())
+        return Names(self.target).cleaned(self.target.state_dict())
 
     def landing(self) -> Mapping[Path, Tensor]:
         """Big parameters and buffers; none where hooks or code of its own have a say."""
         if not (_is_plain_module(self.target) and only_copies(self.target)):
             return {}
-        live = self.target.state_dict(keep_vars=True)
-        return {(*self.path, clean(name)): tensor for name, tensor in landing(live).items()}
+        names, live = Names(self.target), self.target.state_dict(keep_vars=True)
+        return {(*self.path, names.clean(name)): tensor for name, tensor in landing(live).items()}
 
     def check(self, state: State, *, strict: bool) -> None:
         """Names, and shapes of what is in both."""
         with explained(self.path):
-            _check_fit(self.path, _cleaned(self.target.state_dict(keep_vars=True)), state, strict=strict)
+            names = Names(self.target)
+            live = names.cleaned(self.target.state_dict(keep_vars=True))
+            _check_fit(self.path, live, _current(state, live, names), strict=strict)
 
     def load(self, state: State, *, strict: bool) -> None:
         """Load by the names that this module uses now."""
-        live = self.target.state_dict(keep_vars=True)
-        real = {clean(name): name for name in live}
-        renamed = OrderedDict((real.get(name, name), value) for name, value in state.items())
-        versions = getattr(state, "_metadata", {})
-        known = {name: versions[clean(name)] for name in getattr(live, "_metadata", ()) if clean(name) in versions}
-        vars(renamed)["_metadata"] = known
+        names, live = Names(self.target), self.target.state_dict(keep_vars=True)
+        real = {names.clean(name): name for name in live}
+        current = _current(state, real, names)
+        # What is in excess may be called as something else is that a wrapper holds.
+        taken = (name for name in current if name in real or name not in live)
+        renamed = OrderedDict((real.get(name, name), current[name]) for name in taken)
+        versions = getattr(current, "_metadata", {})
+        clean = {name: names.clean(name) for name in getattr(live, "_metadata", ())}
+        vars(renamed)["_metadata"] = {name: versions[held] for name, held in clean.items() if held in versions}
         with explained(self.path):
             # A load_state_dict of the module's own may not know the word.
             self.target.load_state_dict(renamed, **({} if strict else {"strict": False}))
 
 
-def _cleaned(state: Mapping[str, Any]) -> State:
-    """A module's state under clean names, with its modules' versions, which ``load_state_dict`` asks for."""
-    cleaned = OrderedDict((clean(name), value) for name, value in state.items())
-    versions = getattr(state, "_metadata", {})
-    vars(cleaned)["_metadata"] = {clean(name): version for name, version in versions.items()}
-    return cleaned
+def _current(state: State, live: Collection[str], names: Names) -> State:
+    """`state` under clean names, also if it was saved when wrappers within a module still left theirs."""
+    cleaned = names.cleaned(state)
+    return cleaned if len(cleaned) == len(state) and cleaned.keys() == set(live) else state
 
 
 class OptimizerComponent(StatefulComponent):
@@ -323,7 +311,7 @@ def _check_fit(path: Path, live: Mapping[str, Any], state: Mapping[str, Any], *,
         if strict and names:
             shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise IncompatibleState(
-                f"the checkpoint of {name} {what} {shown}: use the same architecture, or strict=False"
+                f"the checkpoint of {name} {what} {shown}: use the same architecture, or restore(..., strict=False)"
             )
     for key, value in live.items():
         saved = state.get(key)

@@ -74,6 +74,11 @@ def readable(path: Path) -> str:
     return text.removeprefix(".") or "the state"
 
 
+def is_text(name: str) -> bool:
+    """Whether `name` may lead to a tensor: files of tensors have names in Unicode, which has no lone surrogates."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _component(name: str) -> str:
     if name.isdecimal():
         return f"[{name}]"
@@ -117,6 +122,8 @@ class _Encoder:
         raise _refusal(path, value)
 
     def _tensor(self, tensor: torch.Tensor, path: Path) -> Json:
+        if not all(map(is_text, path)):
+            raise _refusal(path, tensor, "a name on the way to it has a lone surrogate, which is no text: rename it")
         self._tensors(path, tensor)
         return {"$tensor": list(path)}
 
@@ -250,7 +257,7 @@ def _refusal(path: Path, value: object, reason: str = "") -> UnsupportedState:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return UnsupportedState(
         f"{readable(path)}: cannot hold a value of type {name}{reason and f' ({reason})'}. Hand over its "
-        "state_dict(), convert it to a plain value, or leave it out with exclude"
+        "state_dict(), convert it to a plain value, or leave it out of what is saved"
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from asyncckpt.errors import TransientError
+from asyncckpt.errors import StorageDenied, TransientError
 from asyncckpt.storage.files import Files
 from asyncckpt.storage.reasons import UNSUPPORTED, named
 
@@ -23,9 +24,8 @@ class Folders:
         return os.path.join(self.root, *key.split("/"))
 
     def check_root(self) -> None:
-        """Raise NotADirectoryError if something that is not a folder stands in the root's place."""
-        with suppress(FileNotFoundError):
-            self._files.look(os.path.join(self.root, ""))  # the separator at the end asks for a folder
+        """Raise NotADirectoryError or `StorageDenied` if something that is no folder stands in the root's place."""
+        self._check(self.root)
 
     def within(self, folder: str, step: Callable[[], None]) -> None:
         """Do `step`; where `folder` is missing, make it and do the step again.
@@ -51,6 +51,7 @@ class Folders:
         try:
             self._files.mkdir(folder)
         except FileExistsError:
+            self._check(folder)
             return made
         except FileNotFoundError:
             if above == folder:  # a drive that is not there
@@ -62,6 +63,16 @@ class Folders:
             # Below the root `sync` does this with every put; nobody would come back for those above.
             self._sync(above)
         return [*made, folder]
+
+    def _check(self, folder: str) -> None:
+        """Raise NotADirectoryError for a file in the place of a folder, `StorageDenied` for a link to nothing."""
+        try:
+            self._files.look(os.path.join(folder, ""))  # the separator at the end asks for a folder
+        except FileNotFoundError as error:
+            with suppress(FileNotFoundError):  # there is no link either
+                if stat.S_ISLNK(self._files.look(folder).st_mode):
+                    message = "this symbolic link leads nowhere; make what it leads to, or remove it"
+                    raise StorageDenied(error.errno, f"{folder}: {message}") from error
 
     def sync(self, folder: str) -> None:
         """Make durable the names in `folder` and the names of the folders that lead to it.

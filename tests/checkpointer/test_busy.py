@@ -43,10 +43,12 @@ def test_P6_coalesce_replaces_the_staged_snapshot_by_the_newer_one(
         second = ckpt.step(2)
         toy.value = 3
         third = ckpt.step(3)
+        with pytest.raises(SaveSuperseded, match="step 2 was replaced by the one of step 3 before"):
+            second.wait()
     toy.value = 4
     ckpt.wait()
     assert [handle.status for handle in (first, second, third)] == ["durable", "superseded", "durable"]
-    with pytest.raises(SaveSuperseded, match="step 2 was replaced by the one of step 3"):
+    with pytest.raises(SaveSuperseded, match=rf"step 2 was replaced by the one of step 3 \(id {third.id}\) before"):
         second.wait()
     assert recorder.of(Superseded) == [Superseded(2, by_step=3)]
     assert outcomes("superseded") == 1
@@ -62,6 +64,8 @@ def test_P6_coalesce_takes_back_a_job_that_was_handed_over_a_moment_ago(make: Ma
         handles = [ckpt.step(step) for step in range(2, 102)]
     ckpt.wait()
     assert [handle.status for handle in handles] == ["superseded"] * 99 + ["durable"]
+    with pytest.raises(SaveSuperseded, match=rf"step 2 was replaced by the one of step 101 \(id {handles[-1].id}\)"):
+        handles[0].wait()
 
 
 def test_P6_wait_holds_the_step_until_a_generation_is_free(make: Make, store: GatedStorage) -> None:
@@ -86,7 +90,7 @@ def test_P6_skip_takes_no_snapshot(
         assert handles[2].done()
     ckpt.wait()
     assert [handle.status for handle in handles] == ["durable", "durable", "skipped"]
-    with pytest.raises(SaveSkipped, match="step 3 was skipped"):
+    with pytest.raises(SaveSkipped, match=r"step 3 was skipped: .*; the newest under way is that of step 2$"):
         handles[2].wait()
     assert recorder.of(Skipped) == [Skipped(3)]
     assert outcomes("skipped") == 1
@@ -136,8 +140,11 @@ def test_P6_a_budget_for_one_generation_is_an_event_and_coalesce_skips(
     with store.hold("put", "data/*") as gate:
         ckpt.step(1)
         gate.wait_reached()
-        assert ckpt.step(2).status == "skipped"
+        second = ckpt.step(2)
+        assert second.status == "skipped"
     ckpt.wait()
+    with pytest.raises(SaveSkipped, match=r"the newest under way is that of step 1 \(id 00000001\)$"):
+        second.wait()
     assert ckpt.step(3).wait().step == 3
     (fallback,) = [event for event in recorder.of(Fallback) if event.feature == "generations"]
     assert f"budget={ONE_GENERATION:,}" in fallback.reason

@@ -124,6 +124,27 @@ def test_overwrite_spares_what_this_process_is_reading(make: Make, root: Path) -
     assert steps(ckpt) == [10, 11, 12, 13]
 
 
+@pytest.mark.parametrize("name", ["link", "run", "up/../run"])
+def test_a_root_is_the_same_by_whatever_name(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    (tmp_path / "link").symlink_to("run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "up").symlink_to("there")
+    monkeypatch.chdir(tmp_path)
+    first = make(tmp_path / "run", model=Toy())
+    first.save(1).wait()
+    second = make(name, model=Toy())
+    assert "a second checkpointer of" in caplog.text
+    with pytest.raises(CheckpointerClosed):
+        first.save(2)
+    assert second.resume().step == 1
+    second.close()
+    make(tmp_path / "link", model=Toy())
+    assert caplog.text.count("a second checkpointer of") == 1
+
+
 def test_a_second_checkpointer_of_a_root_closes_the_first_with_a_warning(
     make: Make, store: GatedStorage, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from asyncckpt import CheckpointInfo, SavePolicy, load
+from asyncckpt import CheckpointInfo, SaveHandle, SavePolicy, load
 from asyncckpt.errors import SaveFailed, SaveSkipped, SaveSuperseded, StorageDenied
 from asyncckpt.staging.device import same_bits
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
@@ -132,6 +132,20 @@ def test_what_never_was_written_raises_its_own_error_everywhere(
             ask()
     ckpt.wait()
     ckpt.close()
+
+
+def test_what_took_its_place_is_sought_among_the_newer_ones_alone() -> None:
+    before, lost, after = SaveHandle(3), SaveHandle(2), SaveHandle(3)
+    handles = [before, lost]  # after a rollback; on another rank, which has yet to make the newer save
+    before._give_way(2, handles)
+    lost._give_way(3, handles)
+    with pytest.raises(SaveSuperseded, match="step 2 was replaced by the one of step 3 before"):
+        lost.wait()
+    handles.append(after)
+    after._end("failed", error=SaveFailed("its own reason"))
+    after._give_way(3, [*handles, SaveHandle(3)])
+    with pytest.raises(SaveFailed, match="its own reason"):
+        after.wait()
 
 
 def test_many_threads_may_wait_for_one_save(make: Make, store: GatedStorage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from asyncckpt import (
     Loaded,
     RetentionPolicy,
     SaveHandle,
+    SavePolicy,
     TrainingState,
     guarded,
     load,
 )
-from asyncckpt.errors import IncompatibleState
+from asyncckpt.errors import IncompatibleState, UnsupportedState
 from asyncckpt.storage import MemoryStorage
 
 from .conftest import Make
@@ -89,6 +91,9 @@ def test_a_retention_that_keeps_nothing_is_refused() -> None:
         ("monitor", ("loss", "lowest"), '"min"'),
         ("monitor", ("loss",), '"min"'),
         ("generations", 0, "at least 1"),
+        ("close_timeout", -1, "seconds, 0 or more"),
+        ("close_timeout", float("nan"), "seconds, 0 or more"),
+        ("close_timeout", float("inf"), "seconds, 0 or more"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str, value: object, offered: str) -> None:
@@ -99,6 +104,40 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str, v
 def test_a_choice_of_one_save_is_checked_too(make: Make) -> None:
     with pytest.raises(ValueError, match="on_busy='later'"):
         make(model=Toy()).save(1, on_busy="later")
+
+
+def test_a_root_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"root='': give a path or a URL"):
+        AsyncCheckpointer("", model=Toy())
+
+
+@pytest.mark.parametrize("metrics", [{1: 2, "a": 3}, {1: 2}, {"a": 3, ("b",): 1}], ids=str)
+def test_a_metric_without_a_name_is_refused_at_the_call(
+    make: Make, store: MemoryStorage, metrics: dict[object, float]
+) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=1))
+    (name,) = [name for name in metrics if not isinstance(name, str)]
+    for step, call in enumerate((ckpt.save, ckpt.step), 1):
+        with pytest.raises(TypeError, match=re.escape(f"metrics have a name that is not a string: {name!r}")):
+            call(step, metrics=metrics)
+    assert ckpt.save(3, metrics={"a": 3}).wait().metrics == {"a": 3}
+
+
+@pytest.mark.parametrize("options", [{"emergency": True}, {"deadline": 30}, {"deadline": 0}], ids=str)
+def test_an_emergency_save_is_refused_by_name(make: Make, options: dict[str, object]) -> None:
+    ckpt = make(model=Toy())
+    (name,) = options
+    with pytest.raises(NotImplementedError, match=rf"save\({name}=\) has no effect in this version yet: leave it out"):
+        ckpt.save(1, **options)
+    assert ckpt.save(1, emergency=False, deadline=None).wait().step == 1
+
+
+def test_late_metrics_are_refused_by_name_and_no_notice_has_arrived(make: Make) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    with pytest.raises(NotImplementedError, match=r"record\(\) has no effect in this version yet"):
+        ckpt.record(1, {"loss": 0.5})
+    assert ckpt.should_stop is False
 
 
 def test_partial_restores_are_refused_by_name(make: Make) -> None:
@@ -163,6 +202,11 @@ def test_parts_are_one_object_a_list_or_a_mapping(make: Make, store: MemoryStora
     assert set(state["model"]) == {"generator", "critic"}
     assert len(state["optimizer"]) == 2
     assert state["extra"]["toy"]["weight"].unique().tolist() == [5]
+
+
+def test_a_part_whose_name_is_no_text_is_refused_at_once(store: MemoryStorage) -> None:
+    with pytest.raises(UnsupportedState, match=r"extra\.toys has a name with a lone surrogate.*: 'a\\ud800'"):
+        AsyncCheckpointer(store, extra={"toys": {"a\ud800": Toy()}})
 
 
 def test_restore_takes_parts_and_leaves_the_others(make: Make) -> None:
@@ -234,7 +278,7 @@ def test_before_mutation_makes_hand_written_updates_safe(make: Make, store: Memo
 def test_the_public_names_are_documented_and_found_by_dir() -> None:
     assert set(asyncckpt.__all__) <= set(dir(asyncckpt))
     assert [name for name in asyncckpt.__all__ if not inspect.getdoc(getattr(asyncckpt, name))] == []
-    public = [name for name, member in vars(AsyncCheckpointer).items() if callable(member) and not name.startswith("_")]
+    public = [name for name in vars(AsyncCheckpointer) if not name.startswith("_")]
     assert [name for name in public if not inspect.getdoc(getattr(AsyncCheckpointer, name))] == []
     with pytest.raises(AttributeError, match="no attribute 'Checkpointer'"):
         _ = asyncckpt.Checkpointer

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
+import asyncckpt
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
 from asyncckpt.errors import (
     CheckpointCorruptError,
@@ -21,6 +25,7 @@ from asyncckpt.errors import (
     SaveFailed,
     StorageDenied,
     StorageError,
+    UnsupportedFormat,
 )
 from asyncckpt.events import Damaged
 from asyncckpt.storage import LocalStorage
@@ -62,12 +67,21 @@ def flip(path: Path, at: int = -1) -> None:
     path.write_bytes(data)
 
 
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
 def zero(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
 DAMAGES: dict[str, Callable[[Path, int], None]] = {
     "a flipped bit": lambda root, step: flip(pack_of(root, step)),
+    "a flipped bit in the header of a pack": lambda root, step: flip(pack_of(root, step), 20),
+    "a byte behind a pack": lambda root, step: append(pack_of(root, step)),
+    "a pack without its last byte": lambda root, step: os.truncate(
+        pack_of(root, step), pack_of(root, step).stat().st_size - 1
+    ),
     "a truncated pack": lambda root, step: os.truncate(pack_of(root, step), 4100),
     "an empty pack": lambda root, step: os.truncate(pack_of(root, step), 0),
     "zeros instead of bytes": lambda root, step: zero(pack_of(root, step)),
@@ -138,6 +152,22 @@ def test_P5_what_was_found_damaged_stays_also_when_the_worker_dies(make: Make, r
     assert steps(ckpt) == [3, 5]
 
 
+@pytest.mark.parametrize("damage", [lambda path: flip(path, 20), append], ids=["header", "length"])
+def test_a_pack_that_is_not_as_it_was_written_is_shared_with_no_later_save(
+    make: Make, tmp_path: Path, recorder: Recorder, damage: Callable[[Path], None]
+) -> None:
+    saved(tmp_path / "run", 1, 2)
+    damage(pack_of(tmp_path / "run", 2))
+    ckpt = make(tmp_path / "run", model=Toy(), keep=RetentionPolicy(last=2))
+    assert ckpt.resume().step == 1
+    for step in (3, 4, 5):
+        ckpt.save(step).wait()
+    ckpt.close()
+    assert [event.step for event in recorder.of(Damaged)] == [2]
+    for step in (4, 5):
+        assert load(tmp_path / "run", step).info.step == step
+
+
 @damaged
 def test_a_damaged_checkpoint_that_was_named_is_an_error(
     make: Make, root: Path, damage: Callable[[Path, int], None]
@@ -189,6 +219,44 @@ def test_a_damaged_head_is_an_error_and_never_a_step_back(make: Make, root: Path
             call()
 
 
+def test_what_a_damaged_head_advises_works_as_it_stands(make: Make, root: Path) -> None:
+    flip(max(root.glob("commits/*.json")), 30)
+    ckpt = make(root, model=(toy := Toy(-1)))
+    with pytest.raises(HeadDamaged) as caught:
+        ckpt.resume()
+    (call,) = re.findall(r"asyncckpt\.load\(.*?\)", str(caught.value))
+    assert eval(call, {"asyncckpt": asyncckpt}).info.step == 3  # noqa: S307
+    for which in re.findall(r"(?<=[ @])\d{8}", str(caught.value)):
+        assert ckpt.restore(which).step == load(root, which).info.step == toy.value == int(which)
+    assert ckpt.restore(2).step == load(root, 2).info.step == toy.value == 2
+    for which in ("latest", "best", 7, "00000007"):
+        with pytest.raises(HeadDamaged):
+            ckpt.restore(which)
+        with pytest.raises(HeadDamaged):
+            load(root, which)
+    for call in (lambda: ckpt.resume(which=2), ckpt.checkpoints):
+        with pytest.raises(HeadDamaged):
+            call()
+    with pytest.raises(SaveFailed, match="newest commit record is damaged"):
+        ckpt.save(4).wait()
+
+
+@damaged
+def test_what_is_read_without_a_head_is_checked_as_always(
+    make: Make, root: Path, damage: Callable[[Path, int], None]
+) -> None:
+    damage(root, 3)
+    flip(max(root.glob("commits/*.json")), 30)
+    ckpt = make(root, model=(toy := Toy(-1)))
+    for which in (3, "00000003"):
+        with pytest.raises(CheckpointCorruptError):
+            ckpt.restore(which)
+        with pytest.raises(CheckpointCorruptError):
+            load(root, which)
+    assert toy.value == -1
+    assert ckpt.restore(2).step == 2
+
+
 # -- nothing there, and things that only look like it ------------------------------------------------------
 
 
@@ -231,6 +299,64 @@ def test_commits_without_their_run_file_are_an_error(make: Make, root: Path) -> 
             call()
     with pytest.raises(SaveFailed, match=r"run\.json"):
         ckpt.save(4).wait()
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("content", [b'{"lr": 0.1}', b"{", b"hello", b'{"format": 99}', b"x" * 100_000])
+def test_a_file_of_the_user_that_is_named_run_json_stays(make: Make, tmp_path: Path, content: bytes) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "run.json").write_bytes(content)
+    file = tree(root)[str(root / "run.json")]
+    error = UnsupportedFormat if b"format" in content else RunRefused
+    ckpt = make(root, model=Toy())
+    # What a crash might have torn only a writer can tell from that, since it tries how files are created here.
+    reading = [] if content == b"{" else [ckpt.checkpoints, ckpt.latest, lambda: load(root)]
+    for call in (ckpt.resume, *reading):
+        with pytest.raises(error, match=rf"{root}/run\.json"):
+            call()
+    with pytest.raises(SaveFailed, match=r"run\.json"):
+        ckpt.save(1).wait()
+    assert list(root.rglob("*")) == [root / "run.json"]
+    assert tree(root)[str(root / "run.json")] == file
+
+
+@pytest.mark.parametrize("lost", [("commits",), ("commits", "run.json")], ids=" ".join)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_data_whose_commits_are_lost_is_an_error_and_stays(
+    make: Make, root: Path, lost: tuple[str, ...], overwrite: bool
+) -> None:
+    shutil.rmtree(root / "commits")
+    for name in lost[1:]:
+        (root / name).unlink()
+    before = set(root.rglob("*"))
+    ckpt = make(root, model=Toy(), overwrite=overwrite)
+    for call in (ckpt.resume, ckpt.latest, ckpt.checkpoints, lambda: ckpt.restore(2), lambda: load(root)):
+        with pytest.raises(RunRefused, match=rf"{root}/data/ holds checkpoints, but commits/ no record of them"):
+            call()
+    with pytest.raises(SaveFailed, match="no record of them"):
+        ckpt.save(10).wait()
+    ckpt.close()
+    assert set(root.rglob("*")) == before
+
+
+def test_a_step_is_an_integer_of_any_type(make: Make, root: Path) -> None:
+    ckpt = make(root, model=(toy := Toy()))
+    for step in (np.int64(2), np.uint8(1), torch.tensor(3)):
+        assert ckpt.restore(step).step == load(root, step).info.step == toy.value == int(step)
+    assert ckpt.resume(which=np.int64(2)).step == 2
+    assert make(root, model=toy).resume().step == 2
+
+
+@pytest.mark.parametrize("which", [None, 1.5, True, np.bool_(True), np.float32(1), b"latest", ["latest"]], ids=repr)
+def test_what_can_name_no_checkpoint_is_a_type_error_that_says_what_can(make: Make, root: Path, which: Any) -> None:
+    before = tree(root)
+    ckpt = make(root, model=Toy())
+    for call in (ckpt.restore, lambda which: ckpt.resume(which=which), lambda which: load(root, which)):
+        with pytest.raises(
+            TypeError, match=r'names no checkpoint: use "latest", "best", a step .an integer., an id or'
+        ):
+            call(which)
     assert tree(root) == before
 
 

@@ -97,16 +97,16 @@ def test_what_was_said_of_other_arguments_names_them_and_where() -> None:
             differing.check_alike(rank)
 
 
-def test_rank_0_takes_what_it_said_with_it_once_all_have_left() -> None:
+def test_rank_0_takes_what_all_said_with_it_once_they_have_left() -> None:
     store = dist.HashStore()
     leader, other = (StoreRanks(store, rank, 2, 1.0, {}) for rank in (0, 1))
     _met(leader, other)
     leader.publish(attempt_key(1), {})
     other.publish(trouble_key(1, 1), {})
-    before = store.num_keys()
+    assert store.num_keys() > 4
     other.part(0.0)
     leader.part(1.0)
-    assert store.num_keys() == before - 2 + 1  # its hello and attempt went, and its farewell; the other's came
+    assert store.num_keys() == 0
 
 
 def test_rank_0_leaves_what_it_said_to_those_who_still_listen() -> None:
@@ -116,7 +116,7 @@ def test_rank_0_leaves_what_it_said_to_those_who_still_listen() -> None:
     leader.publish(attempt_key(1), {"there": True})
     leader.part(0.0)
     assert other.peek(attempt_key(1)) == {"there": True}
-    assert other.peek(left_key(0)) == {}
+    assert other.peek(left_key(0)) is not None
 
 
 def test_what_an_earlier_life_of_the_job_said_is_never_heard() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, make_dataclass
 from datetime import datetime, time
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from specimens import (
@@ -104,7 +105,22 @@ def test_what_cannot_be_held_is_refused_by_path_with_a_way_out(value: object, re
     assert message.startswith("optimizer.state[0].foo: ")
     assert re.search(reason, message)
     assert "state_dict()" in message
-    assert "exclude" in message
+    assert message.endswith("or leave it out of what is saved")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\U0001f600\udfff", "a\ud83d"])
+@pytest.mark.parametrize("value", [torch.zeros(1), numpy.zeros(1)], ids=["tensor", "array"])
+def test_a_tensor_under_a_name_that_is_no_text_is_refused_by_it(name: str, value: object) -> None:
+    message = refusal({"state": {name: [{"foo": value}]}}, ("extra",))
+    assert message.startswith(f"extra.state[{name!r}][0].foo: ")
+    assert "lone surrogate" in message
+    assert through({name: [1, name]}) == {name: [1, name]}
+    assert refusal({(name, 1): object()}).startswith("extra['{")
+
+
+@pytest.mark.parametrize("name", ["ä", "\U0001f600", "\ud7ff\ue000"])
+def test_a_tensor_under_a_name_of_other_letters_is_held(name: str) -> None:
+    assert through({name: torch.ones(1)})[name].item() == 1
 
 
 def test_a_zone_that_was_read_from_a_file_is_refused() -> None:

@@ -75,6 +75,23 @@ def test_a_root_that_is_a_file_is_denied_by_name(
     assert (tmp_path / "file").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("name", [name for name in (*READINGS, *WRITINGS) if name != "delete"])
+def test_a_root_that_is_a_link_to_nothing_is_denied_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(StorageDenied, match=r"link: this symbolic link leads nowhere; make what it leads to, or"):
+        use(LocalStorage(tmp_path / "link"), (READINGS | WRITINGS)[name])
+    assert everything(tmp_path) == ["link"]
+
+
+@pytest.mark.parametrize("act", WRITINGS.values(), ids=WRITINGS)
+def test_a_root_below_a_link_to_nothing_names_the_link(
+    tmp_path: Path, act: Callable[[Storage], Awaitable[object]]
+) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(StorageDenied, match="link: this symbolic link leads nowhere"):
+        use(LocalStorage(tmp_path / "link/deep/run"), act)
+
+
 def test_the_root_may_be_relative_a_link_or_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "real").mkdir()

@@ -133,6 +133,13 @@ def test_big_tensors_stay_where_they_are_and_are_read_in_place(made: Path, call:
     assert [t.requires_grad for t in after.values()] == [v[2] and wrap != "frozen" for v in before.values()]
 
 
+def test_what_a_wrapper_within_the_model_holds_is_read_in_place_too(made: Path) -> None:
+    model = Wide(2)
+    model.body = nn.DataParallel(torch.compile(model.body))
+    assert restored(made, model) == 4
+    assert set(values(model)) == {1}
+
+
 def test_its_files_are_closed_before_anybody_hears_that_it_is_restored(made: Path) -> None:
     files, opened = Reads(), []
     listener = Hearing(lambda event: opened.append(files.opened) if isinstance(event, Restored) else None)

@@ -116,6 +116,23 @@ def test_a_part_that_is_nowhere_is_an_error(store: MemoryStorage, part: str, how
     assert ones(parts) == set()
 
 
+@pytest.mark.parametrize("part", ["model", "extra.ema"])
+def test_one_part_needs_no_list_around_it(store: MemoryStorage, part: str) -> None:
+    given, alone = Parts(2), Parts(2)
+    for parts, name in ((given, [part]), (alone, part)):
+        with parts.checkpointer(store) as checkpointer:
+            checkpointer.restore(only=name)
+    assert ones(given) == ones(alone) != set()
+    for parts, name in ((given, [part]), (alone, part)):
+        with parts.checkpointer(store) as checkpointer:
+            checkpointer.restore(exclude=name)
+    assert ones(given) == ones(alone)
+    loaded = [asyncckpt.load(store, only=name).state for name in ([part], part)]
+    assert list(differences(*loaded)) == []
+    with pytest.raises(IncompatibleState, match="no part 'modle'"):
+        asyncckpt.load(store, only="modle")
+
+
 @pytest.mark.parametrize("part", ["model.nose", "model.hea", "optimizer.0", "extra.box.value.deeper"])
 def test_nothing_to_restore_of_a_part_is_an_error(store: MemoryStorage, part: str) -> None:
     parts = Parts(2)
@@ -201,6 +218,17 @@ def test_what_does_not_fit_is_an_error_and_nothing_has_changed(store: MemoryStor
         getattr(checkpointer, call)()
     assert list(differences(before, parts.state())) == []
     assert torch.equal(torch.get_rng_state(), draws)
+
+
+@pytest.mark.parametrize("name", ["a layer more", "a layer less", "a part more", "a second optimizer"])
+@pytest.mark.parametrize("call", ["resume", "restore"])
+def test_the_way_out_that_is_named_is_there_for_both_calls(store: MemoryStorage, name: str, call: str) -> None:
+    parts = Parts(2)
+    with (
+        parts.checkpointer(store, **UNFIT[name][0](parts)) as checkpointer,
+        pytest.raises(IncompatibleState, match=r", or restore\(\.\.\., strict=False\)$"),
+    ):
+        getattr(checkpointer, call)()
 
 
 @pytest.mark.parametrize("name", ["a layer more", "a layer less", "a part more", "a second optimizer"])
