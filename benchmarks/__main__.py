@@ -22,6 +22,9 @@ NAMES = {
     "incremental": "bytes on disk of a save after 1 % of the state has changed",
     "catalog": "10,000 checkpoints: list them, find the latest, save one and prune one",
     "memory": "1,000 saves: memory, threads and descriptors",
+    "python_bound": "saves back to back beside a loop that needs the interpreter lock, and one that loads its data so",
+    "interference": "how much longer steps take while saves are in flight, uncontrolled and paced to 2 %",
+    "survive": "100 trainers killed right after staging and started again at once",
 }
 
 

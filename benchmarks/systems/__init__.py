@@ -15,6 +15,9 @@ from benchmarks.subjects import Subject
 OWN = "asyncckpt"
 """This project."""
 
+THREAD, PROCESS, PACED = f"{OWN}.thread", f"{OWN}.process", f"{OWN}.paced"
+"""This project with its work in a thread, in a process, and in a process that is paced."""
+
 
 class System(Protocol):
     """One way of saving one subject below one folder."""
@@ -55,6 +58,9 @@ class System(Protocol):
 
 _CLASSES = {
     OWN: "own:Asyncckpt",
+    THREAD: "own:InThread",
+    PROCESS: "own:InProcess",
+    PACED: "own:Paced",
     "torch.save": "torch_save:TorchSave",
     "safetensors": "safetensors_file:SafetensorsFile",
     "dcp.thread": "dcp:DcpThread",
@@ -71,7 +77,7 @@ _PACKAGES = {
     "torchsnapshot": "torchsnapshot",
 }
 
-PEERS = tuple(name for name in _CLASSES if name != OWN)
+PEERS = tuple(name for name in _CLASSES if not name.startswith(OWN))
 
 QUICK_PEERS = ("torch.save", "safetensors", "dcp.thread")
 """The peers of a quick run: importing and starting the others takes longer than all it measures."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, RetentionPolicy
+from asyncckpt import AsyncCheckpointer, Budget, RetentionPolicy
 from asyncckpt.events import Stalled
 from benchmarks.subjects import Subject, tensors_of
 
 
 class Asyncckpt:
-    """Its defaults, but for `verify`: comparing staged with live bytes is done for 1 save in 100."""
+    """Its defaults, but for `verify`, since comparing staged with live bytes is done for 1 save in 100, and for its pace,
+    which is full: so all others save.
+    """
+
+    executor: Literal["auto", "thread", "process"] = "auto"
+    slowdown: float | None = None
 
     def __init__(self, subject: Subject, root: Path, keep_all: bool) -> None:
         self._root = root
@@ -27,6 +32,8 @@ class Asyncckpt:
             keep=None if keep_all else RetentionPolicy(last=1),
             verify="off",
             listeners=[self],
+            executor=self.executor,
+            budget=Budget(slowdown=self.slowdown),
         )
         self.waited = 0.0
         self._handle: Any = None
@@ -60,3 +67,21 @@ class Asyncckpt:
 
     def close(self) -> None:
         self._checkpointer.close()
+
+
+class InThread(Asyncckpt):
+    """Written by a thread of the training's process."""
+
+    executor = "thread"
+
+
+class InProcess(Asyncckpt):
+    """Written by a process of its own, however small the state."""
+
+    executor = "process"
+
+
+class Paced(InProcess):
+    """So that a step takes 2 % longer at most, which is the default."""
+
+    slowdown = 0.02
