@@ -7,9 +7,11 @@ overtaken by retention between two requests; then the head has moved on, and the
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from asyncckpt.errors import (
     AsyncCkptError,
@@ -39,6 +41,18 @@ ATTEMPTS = 10
 """How often a reader that retention overtook looks again before it says so."""
 
 _T = TypeVar("_T")
+
+
+def which_of(which: Any) -> Which:
+    """`which` as it was given, a step of any integer type as an int; raises `TypeError` for what names nothing."""
+    if isinstance(which, str):
+        return which
+    if not isinstance(which, bool):
+        with suppress(TypeError):
+            return operator.index(which)
+    raise TypeError(
+        f'which={which!r} names no checkpoint: use "latest", "best", a step (an integer), an id or a tag (a string)'
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,10 @@ def info_of(checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Ma
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one head lists: its checkpoints by rising sequence number, and live slots whose record is lost."""
+    """What one head lists: its checkpoints by rising sequence number, and live slots whose record is lost.
+
+    Without a head it is what is on record, and nobody knows which of that is listed, the latest, or the best.
+    """
 
     head: Record | None
     records: tuple[Record, ...] = ()
@@ -103,9 +120,14 @@ class Listing:
         """The metric that says which checkpoint is best."""
         return self.judge or monitor_of(self.checkpoints)
 
+    @property
+    def best(self) -> Checkpoint | None:
+        """The best by the monitor; None where nobody knows."""
+        return best_of(self.checkpoints, self.monitor) if self.head else None
+
     def infos(self) -> list[CheckpointInfo]:
         """Every listed checkpoint for people, oldest first."""
-        best = best_of(self.checkpoints, self.monitor)
+        best = self.best
         return [info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ())) for c in self.checkpoints]
 
     def candidates(self) -> list[Checkpoint]:
@@ -123,16 +145,17 @@ class Listing:
 
     def find(self, which: Which) -> Checkpoint:
         """The named checkpoint; raises `CheckpointNotFoundError` saying what there is."""
-        found = self._find(which)
+        found = self.get(which)
         if found is None:
             raise CheckpointNotFoundError(f"no checkpoint {which!r}: {self._offer()}")
         return found
 
-    def _find(self, which: Which) -> Checkpoint | None:
+    def get(self, which: Which) -> Checkpoint | None:
+        """The named checkpoint, or None."""
         if which == "latest":
             return next(iter(self.candidates()), None)
         if which == "best":
-            return best_of(self.checkpoints, self.monitor)
+            return self.best
         if isinstance(which, int):
             return _newest(c for c in self.checkpoints if c.step == which)
         if which.isdecimal():
@@ -167,8 +190,8 @@ class Catalog:
     async def run(self) -> RunFile | None:
         """The run file, or None where no run was ever opened; one torn before anything was committed is none too.
 
-        Raises `RunRefused` for a root that holds commits without it, and `StorageError` for one that cannot
-        be read: neither is an empty root.
+        Raises `RunRefused` for a root that holds commits without it, or a file of that name that is not one of ours,
+        and `StorageError` for one that cannot be read: none of them is an empty root.
         """
         try:
             data = await self.storage.get(names.RUN)
@@ -179,12 +202,32 @@ class Catalog:
                     f"copy {names.RUN} too, or use another root"
                 ) from None
             return None
+        what = f"{self.storage.url}/{names.RUN}"
         try:
-            return runfile.decode(data, f"{self.storage.url}/{names.RUN}")
-        except CheckpointCorruptError:
+            return runfile.decode(data, what)
+        except CheckpointCorruptError as error:
             if await self.slots():
                 raise
-            return None
+            # Whether one may be torn here only a probe could tell, and readers write nothing: a writer looks again.
+            if runfile.is_torn(data):
+                return None
+            raise runfile.foreign(what) from error
+
+    async def check_recorded(self) -> None:
+        """Where no slot holds a record: raise `RunRefused` if there is data all the same.
+
+        The record that opens a run is durable before any data: no crash leaves the one without the other.
+        """
+        async for found in self.storage.list(names.DATA):
+            if names.directory_of(found.key) is not None:
+                break
+        else:
+            return
+        if not await self.slots():  # if there are, somebody has opened the run since
+            raise RunRefused(
+                f"{self.storage.url}/{names.DATA} holds checkpoints, but {names.COMMITS} no record of them: put a copy "
+                f"of {names.COMMITS} back, use another root, or remove {names.DATA} by hand to give them up"
+            )
 
     async def slots(self, above: int = 0) -> list[int]:
         """The slots above `above` that hold a record now, in rising order."""
@@ -206,12 +249,14 @@ class Catalog:
     async def head(self) -> Record | None:
         """The newest record, or None where nothing was ever committed.
 
-        Raises `HeadDamaged` if it fails its digest: stepping back silently would lose what it committed.
+        Raises `HeadDamaged` if it fails its digest: stepping back silently would lose what it committed; and
+        `RunRefused` where all records are lost.
         """
         run = await self.run()
-        if run is None:
-            return None
-        return await self._retried(lambda: self._head(run))
+        head = None if run is None else await self._retried(lambda: self._head(run))
+        if head is None:
+            await self.check_recorded()
+        return head
 
     async def _head(self, run: RunFile) -> Record | None:
         # The hint says where to start: what is above it is above it whether or not it is true.
@@ -230,11 +275,11 @@ class Catalog:
     async def named(self, which: Which) -> tuple[Checkpoint, CheckpointInfo]:
         """The checkpoint that `which` names; the latest and the best are found without reading all others' records.
 
-        Raises `CheckpointNotFoundError` saying what there is.
+        Raises `CheckpointNotFoundError` saying what there is, and else as `listing_for` does.
         """
         if which in ("latest", "best") and (found := await self._retried(lambda: self._shortcut(which))) is not None:
             return found
-        listing = await self.listing()
+        listing = await self.listing_for(which)
         checkpoint = listing.find(which)
         return checkpoint, next(info for info in listing.infos() if info.seq == checkpoint.seq)
 
@@ -261,14 +306,37 @@ class Catalog:
             except CheckpointCorruptError as error:
                 if run.publish == "whole":
                     raise HeadDamaged(
-                        f"the newest commit record is damaged ({error}); the data may be whole: "
-                        "restore a copy of it, or load checkpoints by id with asyncckpt.load"
+                        f"the newest commit record is damaged ({error}), so nobody knows what is listed: put a copy of "
+                        f"it back. {_way_around(self.storage.url, (await self._on_record()).checkpoints)}"
                     ) from error
         return None
 
     async def listing(self) -> Listing:
         """Every checkpoint that the head lists; a lost record is in ``lost``, never left out silently."""
         return await self._retried(self._listing)
+
+    async def listing_for(self, which: Which) -> Listing:
+        """Where to find `which`: in what the head lists, or, where that is damaged, in whatever is on record.
+
+        Raises `HeadDamaged` if only the head could tell: for the latest, the best, and what no other record tells of.
+        """
+        try:
+            return await self.listing()
+        except HeadDamaged:
+            found = await self._on_record()
+            if found.get(which) is None:
+                raise
+            return found
+
+    async def _on_record(self) -> Listing:
+        """Every checkpoint whose record is there and whole, whether or not it is listed."""
+        slots = await self.slots()
+        data = await self.storage.get_each([names.record_key(slot) for slot in slots])
+        found = (await asyncio.to_thread(self._decoded, slots, data)).values()
+        # By rising slot: where two tell of one number, the newer counts.
+        by_number = {r.checkpoint.seq: r for r in found if isinstance(r, Record) and r.checkpoint is not None}
+        records = tuple(record for _, record in sorted(by_number.items()))
+        return Listing(None, records, marks=await self.marks(), judge=self.monitor)
 
     async def _listing(self) -> Listing:
         head = await self.head()
@@ -329,7 +397,7 @@ class Catalog:
 
     async def is_listed(self, checkpoint: Checkpoint) -> bool:
         """Whether the present head still lists the checkpoint: after a failed read, pruned is not damaged."""
-        listing = await self.listing()
+        listing = await self.listing_for(f"{checkpoint.seq}")
         return any(c.seq == checkpoint.seq for c in listing.checkpoints)
 
     async def _retried(self, look: Callable[[], Awaitable[_T]]) -> _T:
@@ -343,6 +411,17 @@ class Catalog:
 
 def _seq(entry: Record) -> int:
     return entry.checkpoint.seq if entry.checkpoint else -1
+
+
+def _way_around(url: str, on_record: Sequence[Checkpoint]) -> str:
+    """What can be read of a run without its head."""
+    if not on_record:
+        return "No other record tells of a checkpoint"
+    ids = [f"{checkpoint.seq:08d}" for checkpoint in on_record]
+    return (
+        f"Until then checkpoints can be read by id, as with asyncckpt.load({url!r}, {ids[-1]!r}) or asyncckpt show "
+        f"{url}@{ids[-1]}; on record are {'..., ' if len(ids) > 10 else ''}{', '.join(ids[-10:])}"
+    )
 
 
 def _as_damage(error: Exception) -> CheckpointCorruptError:

@@ -122,7 +122,7 @@ class CheckpointDirectoryExistsError(RunError, FileExistsError):
 
 
 class HeadDamaged(RunError):
-    """The newest commit record fails its digest; only an explicit repair may open the run."""
+    """The newest commit record fails its digest: checkpoints are read by id, and only a repair may open the run."""
 
 
 class Fenced(RunError):

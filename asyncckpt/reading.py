@@ -8,9 +8,10 @@ are a view into its span: nothing is copied between the store and whoever asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, StorageError, TransientError
@@ -20,6 +21,8 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.format.shard import ALIGNMENT, decode_header
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.room import room
+
+_T = TypeVar("_T")
 
 CONCURRENT_SPANS = 4
 """Requests in flight: on the disks measured four saturate it, and each holds at most one span of memory."""
@@ -95,23 +98,42 @@ async def fetch(
     `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming tensor and
     pack if anything is missing, unreadable or not what its digest says; then nothing is returned.
     """
-    limit = asyncio.Semaphore(CONCURRENT_SPANS)
     found: dict[Path, memoryview] = {}
 
     async def one(span: Span) -> None:
+        found.update(await _read(storage, span))
+        if progress is not None:
+            progress(sum(piece.extent.length for piece in span.pieces))
+
+    await _several(one, spans(contents, paths))
+    return found
+
+
+async def check_packs(storage: Storage, contents: Contents, paths: Collection[Path]) -> None:
+    """Check length and header of every pack that the tensors at `paths` lie in.
+
+    Digests of extents do not cover them, and yet a later save may share the pack. Raises as `fetch` does.
+    """
+    boxes = (box for path in paths for box in contents.tensors[path].boxes)
+    used = {extent.pack for box in boxes for extent in box.extents}
+    await _several(lambda number: _verify_pack(storage, contents.packs[number]), sorted(used))
+
+
+async def _several(act: Callable[[_T], Awaitable[None]], items: Iterable[_T]) -> None:
+    """`act` on each, a few at a time; what the first failure raises ends the others."""
+    limit = asyncio.Semaphore(CONCURRENT_SPANS)
+
+    async def one(item: _T) -> None:
         async with limit:
-            found.update(await _read(storage, span))
-            if progress is not None:
-                progress(sum(piece.extent.length for piece in span.pieces))
+            await act(item)
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            for span in spans(contents, paths):
-                tasks.create_task(one(span))
+            for item in items:
+                tasks.create_task(one(item))
     except BaseExceptionGroup as group:
         first = group.exceptions[0]
         raise first from first.__cause__
-    return found
 
 
 async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
@@ -172,7 +194,8 @@ async def verify(catalog: Catalog, checkpoint: Checkpoint, *, full: bool = True)
 
 async def _verify_pack(storage: Storage, pack: Pack) -> None:
     what = f"{storage.url}/{pack.key}"
-    found = await storage.head(pack.key)
+    with readable(what):
+        found = await storage.head(pack.key)
     if found is None or found.length != pack.length:
         state = "is missing" if found is None else f"has {found.length} bytes instead of {pack.length}"
         raise CheckpointCorruptError(f"{what} {state}", "missing" if found is None else "content")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 
-from asyncckpt.catalog import ATTEMPTS, Listing, Which
+from asyncckpt.catalog import ATTEMPTS, Listing, Which, which_of
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
@@ -45,6 +45,7 @@ class Restorer:
 
     def resume(self, which: Which) -> Loaded | None:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
+        which = which_of(which)
         damaged: list[int] = []
 
         def choose(consensus: Consensus[Fitted]) -> Fitted | None:
@@ -67,6 +68,7 @@ class Restorer:
 
     def restore(self, which: Which, *, strict: bool, only: Collection[str] | None, exclude: Collection[str]) -> Loaded:
         """Bring the named checkpoint back; raises as `AsyncCheckpointer.restore` does."""
+        which = which_of(which)
         parts = f"strict={strict}, only={None if only is None else sorted(only)}, exclude={sorted(exclude)}"
         loaded = self._agreed(
             f"restore({which!r}, {parts})",

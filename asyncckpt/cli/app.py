@@ -20,6 +20,7 @@ COMMANDS = {
     "tag": "Name a checkpoint, and keep it.",
     "pin": "Keep a checkpoint whatever retention says.",
     "unpin": "Leave a checkpoint to retention again.",
+    "run": "Run a training, and wait for its worker processes.",
     "demo": "Train, kill, resume, compare bit for bit.",
 }
 """The module and the function of each command by its name, and what the list of commands says of it."""
@@ -59,5 +60,5 @@ def app() -> None:
 
     A training may be saving into ROOT; only prune, tag, pin and unpin write to it. The status is 0 if all is well,
     1 if something is damaged, 2 if the command line is wrong, 3 if there is no such checkpoint, 4 if the store cannot
-    be read.
+    be read. That of run is its command's.
     """

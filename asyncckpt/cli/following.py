@@ -32,7 +32,7 @@ async def follow(catalog: Catalog, which: Which, look: Callable[[Listing, Checkp
     `look` tells removal by raising `CheckpointNotFoundError`. Raises `RunContended` if that goes on.
     """
     for _ in range(ATTEMPTS):
-        listing = await catalog.listing()
+        listing = await catalog.listing_for(which)
         checkpoint = find(listing, which, catalog.storage.url)
         with suppress(CheckpointNotFoundError):
             return await look(listing, checkpoint)

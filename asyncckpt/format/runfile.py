@@ -6,10 +6,11 @@ other.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
+from asyncckpt.errors import CheckpointCorruptError, RunRefused, UnsupportedFormat
 from asyncckpt.format.sealed import seal, unseal
 
 Publish: TypeAlias = Literal["whole", "torn"]
@@ -30,6 +31,25 @@ class RunFile:
     def encode(self) -> bytes:
         """The run file's one encoding."""
         return seal({"id": self.id, "mode": "exclusive", "publish": self.publish, "created": self.created})
+
+
+_FORM = re.compile(
+    rb'\{"created":\d+,"format":\d+,"id":"[0-9a-f]{16}","mode":"exclusive","publish":"torn","digest":"[0-9a-f]{32}"\}'
+)
+_SAMPLE = RunFile("0" * 16, "torn", 10**15).encode()
+
+
+def is_torn(data: bytes | memoryview) -> bool:
+    """Whether a crash may have left `data` of a run file that was being created: any beginning of one."""
+    return len(data) < len(_SAMPLE) and _FORM.fullmatch(bytes(data) + _SAMPLE[len(data) :]) is not None
+
+
+def foreign(what: str) -> RunRefused:
+    """The error for a file named as a run file that neither a writer nor a crash has left."""
+    return RunRefused(
+        f"{what} is not a run file of asyncckpt, and is left as it is: move it away, use another root, or, if it was "
+        "one and is damaged, put a copy of it back"
+    )
 
 
 def decode(data: bytes | memoryview, what: str) -> RunFile:

@@ -48,17 +48,31 @@ def unseal(data: bytes | memoryview, what: str) -> dict[str, Any]:
     """
     raw = bytes(data)
     if len(raw) <= _TAIL or not raw.endswith(b'"}') or raw[-_TAIL:-34] != b',"digest":"':
+        if isinstance(version := _unsealed_version(raw), int):
+            _check_version(version, what)  # a newer one may be sealed in another way
         raise CheckpointCorruptError(f"{what} is damaged: it does not end as it should ({len(raw)} bytes)")
     body = raw[:-_TAIL] + b"}"
     if digest(body) != sealed_digest(raw):
         raise CheckpointCorruptError(f"{what} is damaged: its digest does not match its content")
     fields = _parse(body, what)
-    version = fields.get("format")
+    _check_version(fields.get("format"), what)
+    return fields
+
+
+def _check_version(version: object, what: str) -> None:
     if not isinstance(version, int) or version > FORMAT:
         raise UnsupportedFormat(
             f"{what} has format version {version}; this asyncckpt reads up to {FORMAT}: upgrade asyncckpt"
         )
-    return fields
+
+
+def _unsealed_version(raw: bytes) -> object:
+    """What stands where a format version would, in JSON of any spelling; None in anything else."""
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return fields.get("format") if isinstance(fields, dict) else None
 
 
 def _parse(body: bytes, what: str) -> dict[str, Any]:

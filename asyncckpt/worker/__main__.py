@@ -28,6 +28,9 @@ assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other 
 
 logger = logging.getLogger("asyncckpt")
 
+LOST = 3
+"""The status of a worker that outlived its trainer, and could not commit what that had staged."""
+
 
 def main() -> int:
     """Serve the trainer at the other end; returns the exit status."""
@@ -46,9 +49,9 @@ def main() -> int:
         logger.error("the trainer speaks protocol %s, this worker %s", config["protocol"], wire.PROTOCOL)
         return 1
     give_way(config["nice"], config["cpus"])
-    asyncio.run(_serve(channel, config))
+    lost = asyncio.run(_serve(channel, config))
     logs.remove_if_silent(Path(config["log"]))
-    return 0
+    return LOST if lost else 0
 
 
 def _config(channel: Channel) -> Message | None:
@@ -62,8 +65,10 @@ def _config(channel: Channel) -> Message | None:
     return None
 
 
-async def _serve(channel: Channel, config: Message) -> None:
-    await Host(channel, config).run()
+async def _serve(channel: Channel, config: Message) -> int:
+    host = Host(channel, config)
+    await host.run()
+    return host.lost
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._durable: Durable | None = None
         self._is_alone = False
+        self.lost = 0
+        """Complete snapshots that could not be committed once the trainer was dead: nobody else knows of them."""
         self._has_greeted = False
         self._loop = asyncio.get_running_loop()
         self._storage = made(Recipe(*config["recipe"]))
@@ -320,7 +322,7 @@ class Host:
         if isinstance(answer, Started):
             self._post({"kind": "started", "job": job, "seq": answer.seq})
             return
-        self._jobs.pop(job, None)
+        held = self._jobs.pop(job, None)
         if isinstance(answer, Committed):
             # With its event, in one message: a death between the two would tell of it twice, or never.
             event = None if self._durable is None else wire.event_json(self._durable)
@@ -328,6 +330,7 @@ class Host:
             self._post({"kind": "committed", "job": job, "record": _text(answer.record), "event": event})
         elif isinstance(answer, Rejected):
             logger.info("a save failed (%s): %s", answer.phase, answer.error)
+            self.lost += self._is_alone and held is not None and held.watermark.is_sealed
             error = failures.encode(answer.error)
             self._post({"kind": "rejected", "job": job, "phase": answer.phase, "error": error})
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.events import Listeners
+from asyncckpt.errors import StorageError
+from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format.marks import drop_key, encode
 from asyncckpt.format.record import Record
 from asyncckpt.retention import Monitor, PrunePlan
@@ -58,7 +59,10 @@ async def drop(
             await ownership.pruner.committed(writer, writer.dropped, writer.stale)
             await keeping.answer(verdict)
             await ownership.sweep_planned()
-            await show(storage, writer)
+            try:
+                await show(storage, writer)
+            except StorageError as error:  # no reason to call a removal failed that is done
+                listeners.emit(Leftover("the hints latest and best", error))
     finally:
         await ownership.leave()
     return planned

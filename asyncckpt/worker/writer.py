@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from asyncckpt.catalog import Catalog, Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused, SaveFailed
-from asyncckpt.format import names
+from asyncckpt.format import names, runfile
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
 from asyncckpt.format.runfile import RunFile
@@ -62,6 +62,8 @@ class Writer:
     """What the newest record dropped."""
     stale: list[int] = field(default_factory=list)
     """Slots whose records the newest record made useless."""
+    hints: set[str] = field(default_factory=set)
+    """The hints that are known to be nobody else's files."""
     base: Base | None = None
     """What the next save may share. A writer that opened anew has none until it has read or written something."""
 
@@ -201,8 +203,8 @@ async def open_run(
 
     `created` is the time in microseconds for a new run. `after` is the last incarnation that `me` is known to have
     had: if anyone else has written since, that is `Fenced`, not a reason to take the run back. `on` is asked
-    before each attempt. Raises `RunContended` if others kept overtaking, `RunRefused` if this
-    store cannot commit as the run demands, `HeadDamaged`, or a `StorageError`.
+    before each attempt. Raises `RunContended` if others kept overtaking, `RunRefused` if this store cannot commit as
+    the run demands or holds what only looks like a run, `HeadDamaged`, or a `StorageError`.
     """
     run = await _claim(catalog, created)
     for _ in range(OPEN_ATTEMPTS):
@@ -218,6 +220,8 @@ async def _try_open(
     catalog: Catalog, run: RunFile, me: WriterId, after: int | None, on: Condition | None
 ) -> Writer | None:
     present = await catalog.slots()
+    if not present:
+        await catalog.check_recorded()
     try:
         # Head and slot come from one listing: a record that appears after it makes the create below fail.
         head = await catalog.newest(present, run)
@@ -275,6 +279,8 @@ def _open_record(head: Record | None, slot: int, me: WriterId) -> Record:
 async def _claim(catalog: Catalog, created: int) -> RunFile:
     """The run file, created if there is none; refuses a store that cannot keep what it says."""
     run = await catalog.run()
+    if run is None:
+        await catalog.check_recorded()  # before anything is written
     publish = await catalog.storage.probe()
     if publish == "none":
         raise RunRefused(
@@ -294,6 +300,8 @@ async def _claim(catalog: Catalog, created: int) -> RunFile:
 async def _begin(catalog: Catalog, own: RunFile) -> RunFile:
     """The run file, created as `own` unless another start was faster."""
     if not await create(catalog.storage, names.RUN, own.encode()) and await catalog.run() is None:
+        if own.publish == "whole":
+            raise runfile.foreign(f"{catalog.storage.url}/{names.RUN}")  # no crash tears one here
         # Torn. Replaced rather than removed first: another start may have completed it and committed by now.
         await _bury(catalog.storage, [names.RUN])
         if await catalog.run() is None:

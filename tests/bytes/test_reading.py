@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +13,7 @@ from asyncckpt.errors import CheckpointCorruptError, StorageError, TransientErro
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.shard import PackedTensor, encode_header
-from asyncckpt.reading import GAP, fetch, spans
+from asyncckpt.reading import GAP, check_packs, fetch, spans
 from asyncckpt.storage.memory import MemoryStorage
 
 
@@ -135,6 +136,51 @@ def test_damage_names_the_pack_and_returns_nothing(damage: str) -> None:
     asyncio.run(act())
 
 
+PACK_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a flipped bit in the header": (
+        lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+        "header does not match",
+    ),
+    "a byte too many": (lambda data: data + b"x", "bytes instead of"),
+    "a byte too few": (lambda data: data[:-1], "bytes instead of"),
+    "empty": (lambda data: b"", "has 0 bytes instead of"),
+}
+
+
+@pytest.mark.parametrize("damage", PACK_DAMAGES)
+def test_a_pack_that_is_not_as_it_was_written_is_damage_though_the_tensors_are_sound(damage: str) -> None:
+    data, contents = packed({"a": 10, "b": 20})
+    change, message = PACK_DAMAGES[damage]
+
+    async def act() -> None:
+        await check_packs(await stored(data), contents, {("a",)})
+        with pytest.raises(CheckpointCorruptError, match=f"data/p0.*{message}") as caught:
+            await check_packs(await stored(change(data)), contents, {("a",)})
+        assert caught.value.kind == "content"
+        with pytest.raises(CheckpointCorruptError, match="data/p0 is missing") as caught:
+            await check_packs(MemoryStorage(), contents, {("a",)})
+        assert caught.value.kind == "missing"
+
+    asyncio.run(act())
+
+
+def test_only_packs_of_what_is_read_are_looked_at() -> None:
+    data, contents = packed({"a": 10})
+    other, others = packed({"b": 10}, "data/p1")
+    moved = Extent(1, len(other) - 10, 10, digest(other[-10:]))
+    entry = TensorEntry("uint8", (10,), (Box((0,), (10,), (moved,)),))
+    both = Contents((*contents.packs, *others.packs), {**contents.tensors, ("b",): entry}, {})
+
+    async def act() -> None:
+        storage = await stored(data)
+        await check_packs(storage, both, {("a",)})
+        await check_packs(storage, both, set())
+        with pytest.raises(CheckpointCorruptError, match="data/p1 is missing"):
+            await check_packs(storage, both, {("b",)})
+
+    asyncio.run(act())
+
+
 @pytest.mark.parametrize(
     ("error", "expected"), [(TransientError("later"), TransientError), (StorageError("EIO"), CheckpointCorruptError)]
 )
@@ -145,10 +191,18 @@ def test_a_store_that_fails_for_the_moment_is_not_damage(error: StorageError, ex
         async def get(self, *args: object, **options: object) -> memoryview:
             raise error
 
+    class Blind(MemoryStorage):
+        async def head(self, key: str) -> None:
+            raise error
+
     async def act() -> None:
         storage = Failing()
         await storage.put("data/p0", [data])
         with pytest.raises(expected):
             await fetch(storage, contents)
+        with pytest.raises(expected):
+            await check_packs(storage, contents, {("a",)})
+        with pytest.raises(expected):
+            await check_packs(Blind(), contents, {("a",)})
 
     asyncio.run(act())

@@ -109,6 +109,43 @@ def test_a_damaged_newest_record_is_one_clear_line(run: Run, saved: Saved) -> No
     assert re.fullmatch(r"asyncckpt: the newest commit record is damaged .*\n", result.stderr)
 
 
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_what_a_damaged_newest_record_advises_works_as_it_stands(run: Run, saved: Saved, command: str) -> None:
+    flip(max((saved.root / "commits").iterdir()), 40)
+    (advice,) = re.findall(r"asyncckpt show (\S+@\d+)", run("ls", saved).stderr)
+    for one in (advice, f"{saved}@00000002", f"{saved}@10"):
+        result = run(command, one)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert not re.search("latest|best(?! by)", result.stdout)  # nobody knows
+    for one in (saved, f"{saved}@latest", f"{saved}@best", f"{saved}@40"):
+        result = run(command, one)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"asyncckpt show {advice}" in result.stderr
+
+
+def test_what_is_verified_without_a_newest_record_is_not_called_removed(run: Run, saved: Saved) -> None:
+    flip(max((saved.root / "commits").iterdir()), 40)
+    flip(saved.pack(2))
+    result = run("verify", f"{saved}@00000002")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("00000002  step 20  damaged: ")
+
+
+def test_a_file_of_somebody_else_in_place_of_the_run_file_is_no_empty_root(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"lr": 0.1}')
+    result = run("ls", tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"asyncckpt: {tmp_path}/run.json is not a run file of asyncckpt")
+
+
+def test_lost_commits_are_no_empty_root(run: Run, saved: Saved) -> None:
+    for record in (saved.root / "commits").iterdir():
+        record.unlink()
+    result = run("ls", saved)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no record of them: put a copy of commits/ back" in result.stderr
+
+
 def test_a_run_without_its_run_file_is_damaged(run: Run, saved: Saved) -> None:
     (saved.root / "run.json").unlink()
     result = run("ls", saved)

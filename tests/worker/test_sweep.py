@@ -365,9 +365,63 @@ def test_rule_18_hints_are_never_trusted(hint: bytes | None) -> None:
         async with Session(gated) as session:
             await session.resume()
             await session.saved(4)
-        read = {key for request, key in gated.calls if request in ("get", "head")}
-        assert not read & {names.LATEST, names.BEST}, "a writer goes by what it lists itself"
+        used = [key for _, key in gated.calls]
+        before = used[: used.index(names.record_key(7))]
+        assert not {names.LATEST, names.BEST} & set(before), "a writer goes by what it lists itself"
         assert await steps(store) == [1, 2, 3, 4]
+
+    run(act)
+
+
+@pytest.mark.parametrize("content", [b"", b"notes", b'{"folder": "data/"}', b"x" * 100_000])
+def test_rule_18_a_file_of_somebody_else_that_is_named_as_a_hint_is_left_alone(content: bytes) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await store.put(names.LATEST, [content])
+        async with Session(store, monitor=("loss", "min")) as session:
+            for step in (1, 2):
+                await session.saved(step, {"loss": step})
+            assert [e.what for e in session.log.of(Leftover)] == ["the hints latest and best"] * 2
+            assert "latest is a file that asyncckpt did not write" in str(session.log.of(Leftover)[0].error)
+            assert bytes(await store.get(names.LATEST)) == content
+            assert b'"step":1' in bytes(await store.get(names.BEST))
+            await store.delete([names.LATEST])
+            await session.saved(3, {"loss": 3})
+        assert b'"step":3' in bytes(await store.get(names.LATEST))
+        assert await steps(store) == [1, 2, 3]
+
+    run(act)
+
+
+def test_rule_18_a_hint_that_was_damaged_is_still_known_as_one() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        await damage(store, names.LATEST)
+        async with Session(store) as session:
+            await session.saved(4)
+            assert session.log.of(Leftover) == []
+        assert b'"step":4' in bytes(await store.get(names.LATEST))
+
+    run(act)
+
+
+def test_rule_18_whose_file_a_hint_would_replace_is_looked_at_once() -> None:
+    async def act(store: MemoryStorage) -> None:
+        gated = GatedStorage(store)
+        async with Session(gated) as session:
+            for step in (1, 2, 3):
+                await session.saved(step)
+        assert gated.count("get", names.LATEST) == 1
+
+    run(act)
+
+
+def test_rule_18_links_lead_to_the_folder_also_where_the_hint_has_no_room(tmp_path: Path) -> None:
+    async def act(_: MemoryStorage) -> None:
+        (tmp_path / "latest").write_text("notes")
+        async with Session(LocalStorage(tmp_path)) as session:
+            await session.saved(1)
+        assert (tmp_path / "latest").read_text() == "notes"
+        assert (tmp_path / "checkpoints" / "latest" / "manifest.json").is_file()
 
     run(act)
 

@@ -65,7 +65,7 @@ def test_rule_L4_what_another_writer_had_not_synced_yet_is_durable_once_it_was_r
             explored += drive(crashes.explore(s for s in crash_states(recording) if s.reached)).states
             assert crashes.violations == []
     assert relied >= {"sync_folder", "scan"}
-    assert explored > 80
+    assert explored > 70
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.offline import ask, drop, may_be_held
-from tests.worker.drive import Session, checked, keys, leftovers, run, steps, three
+from tests.worker.drive import Log, Session, checked, keys, leftovers, run, steps, three
 from tests.worker.stores import Reacting, damage
 
 LOSS: Monitor = ("loss", "min")
@@ -375,6 +375,21 @@ def test_best_is_what_the_training_calls_so_whoever_prunes() -> None:
         await drop(store, {1: "x"}, Listeners(()), SYSTEM_CLOCK, monitor=("loss", "max"))
         assert await steps(store) == [2, 3]
         assert b'"step":3' in bytes(await store.get(names.BEST))
+
+    run(act)
+
+
+def test_a_removal_offline_is_done_although_somebody_elses_file_is_in_the_place_of_a_hint() -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, monitor=LOSS) as session:
+            for step, loss in ((1, 0.1), (2, 0.9), (3, 0.5)):
+                await session.saved(step, {"loss": loss})
+        await store.put(names.BEST, [b"notes"])
+        log = Log()
+        planned = await drop(store, {2: "x"}, Listeners([log]), SYSTEM_CLOCK)
+        assert [removal.step for removal in planned.removed] == [2]
+        assert [event.what for event in log.of(Leftover)] == ["the hints latest and best"]
+        assert (await steps(store), bytes(await store.get(names.BEST))) == ([1, 3], b"notes")
 
     run(act)
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.errors import CheckpointCorruptError, Fenced, HeadDamaged, OutcomeUnknown, RunContended, RunRefused
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.errors import (
+    CheckpointCorruptError,
+    Fenced,
+    HeadDamaged,
+    OutcomeUnknown,
+    RunContended,
+    RunRefused,
+    UnsupportedFormat,
+)
 from asyncckpt.format import names, record
 from asyncckpt.format.runfile import decode
+from asyncckpt.marking import mark
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
@@ -81,6 +92,45 @@ def test_rule_1_a_run_file_torn_before_anything_was_committed_is_begun_anew() ->
     run(act, Giving("torn"))
 
 
+@pytest.mark.parametrize("gives", ["whole", "torn"])
+@pytest.mark.parametrize("content", [b'{"lr": 0.1}', b"hello", b"x" * 100_000, b'{"created": 1'])
+def test_rule_1_a_file_of_somebody_else_that_is_named_as_the_run_file_is_left_alone(gives: Any, content: bytes) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await store.put(names.RUN, [content])
+        for attempt in (opened(store), Catalog(store).head(), Catalog(store).listing(), Catalog(store).named("latest")):
+            with pytest.raises(RunRefused, match=r"run\.json is not a run file of asyncckpt.* move it away"):
+                await attempt
+        assert bytes(await store.get(names.RUN)) == content
+        assert await keys(store) == [names.RUN]
+
+    run(act, Giving(gives))
+
+
+@pytest.mark.parametrize("content", [b"", b"{"])
+def test_rule_1_a_run_file_is_begun_anew_only_where_a_crash_may_have_torn_it(content: bytes) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await store.put(names.RUN, [content])
+        if await store.probe() == "torn":
+            assert (await opened(store)).run.publish == "torn"
+        else:
+            with pytest.raises(RunRefused, match="not a run file"):
+                await opened(store)
+            assert bytes(await store.get(names.RUN)) == content
+
+    for gives in ("whole", "torn"):
+        run(act, Giving(gives))
+
+
+def test_rule_1_a_run_file_of_a_newer_format_is_told_as_such() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await store.put(names.RUN, [b'{"format": 99}'])
+        for attempt in (opened(store), Catalog(store).listing()):
+            with pytest.raises(UnsupportedFormat, match=r"run\.json has format version 99.*upgrade"):
+                await attempt
+
+    run(act)
+
+
 def test_rule_1_a_damaged_run_file_of_a_run_with_commits_is_an_alarm() -> None:
     async def act(store: MemoryStorage) -> None:
         await three(store)
@@ -99,6 +149,66 @@ def test_rule_1_commits_without_a_run_file_are_not_an_empty_root() -> None:
         for attempt in (opened(store), Catalog(store).listing()):
             with pytest.raises(RunRefused, match=r"no run\.json"):
                 await attempt
+
+    run(act)
+
+
+@pytest.mark.parametrize("gives", ["whole", "torn"])
+@pytest.mark.parametrize("lost", [names.COMMITS, "commits/ and run.json"])
+def test_rule_13_data_without_any_record_is_no_empty_root(gives: Any, lost: str) -> None:
+    """What opens a run is on record before its first data is."""
+
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        await store.delete([*await keys(store, names.COMMITS), *([names.RUN] if lost != names.COMMITS else [])])
+        before = await keys(store)
+        catalog = Catalog(store)
+        for attempt in (opened(store), catalog.head(), catalog.listing(), catalog.named("latest"), catalog.named(1)):
+            with pytest.raises(RunRefused, match="data/ holds checkpoints, but commits/ no record of them: put a copy"):
+                await attempt
+        async with Session(store, overwrite=True, resumed=False) as session:
+            assert isinstance(await session.refused(1), RunRefused)
+        assert await keys(store) == before
+
+    run(act, Giving(gives))
+
+
+def test_rule_13_what_is_no_folder_of_ours_under_data_says_nothing() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await store.put("data/train.csv", [b"1,2"])
+        await store.put("data/00000001-step-1/train.csv", [b"1,2"])
+        assert (await Catalog(store).listing()).head is None
+        assert (await opened(store)).inc == 1
+
+    run(act)
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_rule_13_data_of_somebody_who_opened_the_run_meanwhile_is_no_alarm(began: bool) -> None:
+    async def act(store: MemoryStorage) -> None:
+        async def save(inner: Storage) -> None:
+            if not saved:
+                async with Session(inner) as session:
+                    saved.append(await session.saved(1))
+
+        saved: list[record.Record] = []
+        if began:
+            await store.put(names.RUN, [(await opened(MemoryStorage())).run.encode()])
+        assert (await Catalog(Reacting(store, "list commits/", save)).listing()).head is None
+        assert (await opened(store)).inc == 2
+
+    run(act)
+
+
+def test_rule_13_it_costs_a_listing_only_where_there_is_no_record() -> None:
+    async def act(store: MemoryStorage) -> None:
+        for listings in (1, 0):
+            faulty = FaultyStorage(store)
+            await Catalog(faulty).listing()
+            assert sum(r.startswith("list data/") for r in faulty.requests) == listings
+            faulty = FaultyStorage(store)
+            await opened(faulty)
+            assert sum(r.startswith("list data/") for r in faulty.requests) == 2 * listings
 
     run(act)
 
@@ -388,6 +498,66 @@ def test_rule_25_a_damaged_head_is_an_alarm_to_readers_and_writers() -> None:
             with pytest.raises(HeadDamaged, match="damaged"):
                 await attempt
         assert await keys(store) == before
+
+    run(act)
+
+
+async def beheaded(store: MemoryStorage, before: int = 0) -> None:
+    """Damage the newest record, and so many before it."""
+    for slot in (await Catalog(store).slots())[-1 - before :]:
+        await damage(store, names.record_key(slot))
+
+
+def test_rule_25_with_a_damaged_head_what_is_on_record_is_found_by_id_step_and_tag() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        await mark(Catalog(store), 1, "paper", SYSTEM_CLOCK)
+        await beheaded(store)
+        catalog = Catalog(store)
+        for which, step in (("00000002", 2), ("2", 2), (3, 3), ("paper", 1)):
+            checkpoint, info = await catalog.named(which)
+            assert (checkpoint.step, info.step, info.is_best) == (step, step, False)
+            assert await catalog.is_listed(checkpoint)
+        for which in ("latest", "best", 7, "00000007", "thesis"):
+            with pytest.raises(HeadDamaged):
+                await catalog.named(which)
+
+    run(act)
+
+
+def test_rule_25_of_two_records_of_one_checkpoint_number_the_newer_counts() -> None:
+    """The older is in a hole, where a writer that was overtaken has created it."""
+
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store, keep=1) as session:
+            for step in (1, 2, 3):
+                await session.saved(step)
+        newer = await Catalog(store).read(4)
+        assert newer.checkpoint is not None
+        await store.put(
+            names.record_key(2), [replace(newer, slot=2, checkpoint=replace(newer.checkpoint, step=8)).encode()]
+        )
+        await beheaded(store)
+        found = await Catalog(store).listing_for("3")
+        assert [c.step for c in found.checkpoints] == [3]
+
+    run(act)
+
+
+def test_rule_25_the_alarm_says_what_is_on_record() -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store) as session:
+            for step in range(1, 13):
+                await session.saved(step)
+        await beheaded(store, before=1)
+        with pytest.raises(
+            HeadDamaged, match=r"'00000011'\) or .*@00000011; on record are \.\.\., 00000002, .*, 00000011$"
+        ):
+            await Catalog(store).listing()
+        for slot in (await Catalog(store).slots())[:-2]:
+            await damage(store, names.record_key(slot))
+        with pytest.raises(HeadDamaged, match=r"put a copy of it back\. No other record tells of a checkpoint$"):
+            await Catalog(store).named(5)
 
     run(act)
 

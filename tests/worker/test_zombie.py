@@ -17,7 +17,7 @@ from tests.worker.watching import WatchedStorage
 
 OPEN = {"get run.json", "probe", "list commits/", "get commits/N.json", "create commits/N.json", "list user/"}
 SWEEP = {"list data/", "uploads", "delete data/N-step-N/rank-N-of-N.pN.safetensors"}
-SAVE = {"put data/N-step-N/rank-N-of-N.pN.safetensors", "put data/N-step-N/manifest.json", "put latest"}
+SAVE = {"put data/N-step-N/rank-N-of-N.pN.safetensors", "put data/N-step-N/manifest.json", "get latest", "put latest"}
 PRUNE = {"list data/N-step-N/"}
 SHARE = {"get data/N-step-N/manifest.json"}
 ALL = OPEN | SHARE | SWEEP | SAVE | PRUNE
