@@ -15,9 +15,7 @@ from benchmarks.subjects import Subject, tensors_of
 
 
 class Asyncckpt:
-    """Its defaults, but for `verify`, since comparing staged with live bytes is done for 1 save in 100, and for its pace,
-    which is full: so all others save.
-    """
+    """Its defaults but for `verify`, as staged and live bytes are compared for 1 save in 100, and at full pace."""
 
     executor: Literal["auto", "thread", "process"] = "auto"
     slowdown: float | None = None
