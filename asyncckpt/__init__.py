@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncckpt.budget import Budget
-    from asyncckpt.catalog import CheckpointInfo
     from asyncckpt.checkpointer import AsyncCheckpointer
     from asyncckpt.handle import SaveHandle
+    from asyncckpt.listing import CheckpointInfo
     from asyncckpt.loading import Loaded, load
     from asyncckpt.metrics import MetricsConfig
     from asyncckpt.policy import SavePolicy
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncCheckpointer": "checkpointer",
     "Budget": "budget",
-    "CheckpointInfo": "catalog",
+    "CheckpointInfo": "listing",
     "Loaded": "loading",
     "MetricsConfig": "metrics",
     "ProcessConfig": "worker.settings",

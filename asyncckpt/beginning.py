@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from asyncckpt.admission import Admission
-from asyncckpt.catalog import Listing
 from asyncckpt.distributed.coordinator import refuse_late_group
 from asyncckpt.errors import AsyncCkptError
+from asyncckpt.listing import Listing
 from asyncckpt.saving import Saver
 from asyncckpt.worker.ownership import exists
 from asyncckpt.worker.ranks import Ranks

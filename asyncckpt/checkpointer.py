@@ -19,7 +19,6 @@ from asyncckpt.admission import Admission
 from asyncckpt.arguments import check_choices, check_keep, check_monitor, check_values, refuse_later, several
 from asyncckpt.beginning import Beginning
 from asyncckpt.budget import Budget
-from asyncckpt.catalog import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
@@ -28,6 +27,7 @@ from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFa
 from asyncckpt.events import Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, ended, untold, wait_all
+from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
 from asyncckpt.restorer import Restorer
@@ -41,9 +41,7 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.worker.adopting import drained
 from asyncckpt.worker.executor import ThreadExecutor
-from asyncckpt.worker.member import MemberService
-from asyncckpt.worker.past import Past
-from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
 logger = logging.getLogger("asyncckpt")
@@ -141,6 +139,7 @@ class AsyncCheckpointer:
         timeout = (executor if isinstance(executor, ProcessConfig) else ProcessConfig()).adopt_timeout
         adopt = functools.partial(drained, self._storage.url, timeout, self._listeners)
         config = ServiceConfig(keep, monitor, overwrite, adopt)
+        service = functools.partial(executing.service, self._storage, config, self._listeners, SYSTEM_CLOCK, ranks)
         self._executor = executing.executor(
             executor,
             roughly(parts),
@@ -149,7 +148,7 @@ class AsyncCheckpointer:
             config,
             self._listeners,
             SYSTEM_CLOCK,
-            lambda past: ThreadExecutor(functools.partial(self._service, config, past), config.pace),
+            lambda past: ThreadExecutor(functools.partial(service, past), config.pace),
         )
         self._saver = Saver(
             Capture(saved_here(tracked, here), tracked.lazy),
@@ -176,18 +175,6 @@ class AsyncCheckpointer:
             overwrite=overwrite,
         )
         self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
-
-    def _service(
-        self, config: ServiceConfig, past: Past | None, former: SaveService | MemberService | None
-    ) -> SaveService | MemberService:
-        if self._ranks.rank != 0:
-            return MemberService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
-        service = SaveService(self._storage, config, self._listeners, SYSTEM_CLOCK, self._ranks)
-        if isinstance(former, SaveService):
-            past = former.past
-        if past is not None:
-            service.inherit(past)
-        return service
 
     # -- saving --------------------------------------------------------------------------------------------
 

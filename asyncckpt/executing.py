@@ -11,9 +11,11 @@ from asyncckpt.clock import Clock
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import recipe_of
-from asyncckpt.worker.executor import Executor
+from asyncckpt.worker.executor import Executor, Keeper
+from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.past import Past
-from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.ranks import Ranks
+from asyncckpt.worker.service import SaveService, ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
 Wanted: TypeAlias = Literal["auto", "thread", "process"] | ProcessConfig
@@ -81,3 +83,23 @@ def _why_not(storage: Storage, world: int) -> str | None:
         return None
     else:
         return "a worker process needs Linux"
+
+
+def service(
+    storage: Storage,
+    config: ServiceConfig,
+    listeners: Listeners,
+    clock: Clock,
+    ranks: Ranks,
+    past: Past | None,
+    former: Keeper | None,
+) -> Keeper:
+    """The service of this rank, which goes on where `former` crashed, or where a process was with that `past`."""
+    if ranks.rank != 0:
+        return MemberService(storage, config, listeners, clock, ranks)
+    made = SaveService(storage, config, listeners, clock, ranks)
+    if isinstance(former, SaveService):
+        past = former.past
+    if past is not None:
+        made.inherit(past)
+    return made

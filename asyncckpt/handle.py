@@ -19,8 +19,8 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
-from asyncckpt.catalog import CheckpointInfo
 from asyncckpt.errors import CheckpointerClosed, SaveError, SaveFailed, SaveSkipped, SaveSuperseded
+from asyncckpt.listing import CheckpointInfo
 
 Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
 

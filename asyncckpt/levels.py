@@ -21,3 +21,5 @@ class Levels:
     queued: int = 0
     writing: int = 0
     memory: Memory = Memory()
+    heard: float = 0.0
+    """When the worker process gave its last sign of life, Unix time; 0 without one."""

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from asyncckpt.arguments import several
-from asyncckpt.catalog import Catalog, CheckpointInfo, Which
+from asyncckpt.catalog import Catalog
 from asyncckpt.errors import IncompatibleState
+from asyncckpt.listing import CheckpointInfo, Which
 from asyncckpt.restoring import SHARED, own_scope, read_named
 from asyncckpt.state.apply import only_parts
 from asyncckpt.storage import from_url

@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import socket
 
-from asyncckpt.catalog import Catalog, Listing, Which
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.marks import Mark, check_tag, encode
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing, Which
 
 
 def author() -> str:

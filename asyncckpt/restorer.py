@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 
-from asyncckpt.catalog import ATTEMPTS, Listing, Which, which_of
+from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.events import Damaged, Listeners
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing, Which, which_of
 from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
 from asyncckpt.state.capture import Tree
 from asyncckpt.worker.executor import Executor

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asyncckpt.catalog import ATTEMPTS, Catalog, CheckpointInfo, Which, which_of
+from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, Restored, RestoreFailed
 from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import CheckpointInfo, Which, which_of
 from asyncckpt.placing import Place, Places
 from asyncckpt.reading import check_packs, fetch
 from asyncckpt.state.apply import (

@@ -12,20 +12,21 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 from asyncckpt.admission import Admission
 from asyncckpt.budget import Budget
-from asyncckpt.catalog import info_of
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed, SaveSkipped
 from asyncckpt.events import Failed, Fallback, Listeners, OverBudget, Skipped, Stalled, Superseded
+from asyncckpt.handing import HandOver
 from asyncckpt.handle import SaveHandle, remembered, skipped
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
+from asyncckpt.listing import info_of
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.layout import Plan, build
 from asyncckpt.staging.patience import Patience
@@ -37,7 +38,7 @@ from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
-from asyncckpt.worker.service import Reply, Ticket
+from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
 
@@ -46,36 +47,6 @@ Verify: TypeAlias = Literal["sample", "always", "off"]
 
 SAMPLE = 100
 """With ``verify="sample"`` the first two saves are compared, and one in so many after that."""
-
-
-class _HandOver:
-    """A job on its way to the worker.
-
-    The copier submits it, since waking the worker from the training thread costs that the interpreter lock. Until
-    the worker has begun it, the training thread may take it back.
-    """
-
-    def __init__(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot) -> None:
-        self.job = job
-        self.handle = handle
-        self.snapshot = snapshot
-        self._is_submitted = False
-        self._is_withdrawn = False
-        self._lock = threading.Lock()
-
-    def submit(self, submit: Callable[[], None]) -> None:
-        """Submit it by `submit`, unless it was taken back."""
-        with self._lock:
-            if not self._is_withdrawn:
-                self._is_submitted = True  # also if it fails: then its failure ends the save, and nothing else may
-                submit()
-
-    def withdraw(self, withdraw: Callable[[str], bool]) -> bool:
-        """Take it back, by `withdraw` where it was submitted; False if it is too late for that."""
-        with self._lock:
-            if not self._is_withdrawn:
-                self._is_withdrawn = not self._is_submitted or withdraw(self.job.id)
-            return self._is_withdrawn
 
 
 class Saver:
@@ -110,7 +81,7 @@ class Saver:
         self.stager = Stager(listeners, self._arenas)
         self._interference = Interference(budget.slowdown, executor.pace, listeners)
         self._lock = threading.Lock()
-        self._queued: list[_HandOver] = []
+        self._queued: list[HandOver] = []
         self._plan: tuple[object, Plan] | None = None
         self._counts = counts
         self._admission = admission
@@ -177,7 +148,7 @@ class Saver:
                 except BaseException:
                     self._arenas.release(arena)
                     raise
-                self._hand_over(_HandOver(job, handle, snapshot), replaceable)
+                self._hand_over(HandOver(job, handle, snapshot), replaceable)
                 self._make_ready(plan, arena)
         except SaveSkipped as error:
             self._skip(handle, error)
@@ -250,7 +221,7 @@ class Saver:
             plan=self._fingerprint,
         )
 
-    def _hand_over(self, hand: _HandOver, replaceable: bool) -> None:
+    def _hand_over(self, hand: HandOver, replaceable: bool) -> None:
         """Have copier and worker take it from here; from now on they let the arena go."""
         snapshot = hand.snapshot
         if replaceable:
@@ -269,7 +240,7 @@ class Saver:
                 snapshot.release()
             raise
 
-    def _submit(self, hand: _HandOver) -> None:
+    def _submit(self, hand: HandOver) -> None:
         """Give the job to the worker; on the copier's thread."""
         snapshot = hand.snapshot
         answer = functools.partial(self._answer, hand.job, hand.handle, snapshot)
@@ -407,7 +378,9 @@ class Saver:
     def levels(self) -> Levels:
         """How full queue and memory are now; from any thread."""
         statuses = [handle.status for handle in tuple(self.handles)]
-        return Levels(statuses.count("staging"), statuses.count("writing"), self._arenas.memory())
+        return Levels(
+            statuses.count("staging"), statuses.count("writing"), self._arenas.memory(), self._executor.heard or 0.0
+        )
 
     def close(self, timeout: float) -> None:
         """Stop copying, and leave the other ranks within `timeout` seconds; arenas go as they are released."""

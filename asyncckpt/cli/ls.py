@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.cli.output import age, print_json, print_table, size
 from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.summary import Summary, short, summaries
+from asyncckpt.listing import Listing
 
 
 @click.command()

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.cli.output import age, print_json, print_table, size
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners
 from asyncckpt.format.record import Record
+from asyncckpt.listing import Listing
 from asyncckpt.marking import author
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.worker.keeping import Keeping

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.cli.contents import Contents, Tensor
 from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.following import follow, unless_removed
@@ -18,6 +18,7 @@ from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.summary import Summary, short, summaries
 from asyncckpt.format.names import directory_of, record_key
 from asyncckpt.format.record import Checkpoint, PackUse, Record
+from asyncckpt.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)

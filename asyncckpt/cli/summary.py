@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asyncckpt.catalog import CheckpointInfo, Listing
 from asyncckpt.cli.output import finite
+from asyncckpt.listing import CheckpointInfo, Listing
 
 
 @dataclass(frozen=True, slots=True)

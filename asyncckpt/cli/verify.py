@@ -7,7 +7,7 @@ from contextlib import closing
 
 import click
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.following import follow
 from asyncckpt.cli.output import print_json, print_line, size
@@ -16,6 +16,7 @@ from asyncckpt.cli.status import StatusLine
 from asyncckpt.cli.verdict import Verdict, exit_for_all, judge, verdict
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing
 
 _COLOURS = {"ok": "green", "damaged": "red"}
 

@@ -76,6 +76,7 @@ class Exporter:
         self._metrics.memory["used"].set_function(lambda: now().memory.used)
         self._metrics.memory["free"].set_function(lambda: now().memory.free)
         self._metrics.capacity.set_function(lambda: now().memory.capacity)
+        self._metrics.heard.set_function(lambda: now().heard)
 
     def on_event(self, event: Event) -> None:
         """Count one event."""

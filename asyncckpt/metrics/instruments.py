@@ -178,6 +178,11 @@ class Instruments:
             "asyncckpt_staging_capacity_bytes", "Staging memory that may be in use at once; 0 before the first save."
         )
 
+        self.heard = made.gauge(
+            "asyncckpt_worker_heartbeat_timestamp_seconds",
+            "When the worker process gave its last sign of life, Unix time; 0 without one.",
+        )
+
     def _interference(self, made: _Workshop) -> None:
         self.over_budget = made.counters(
             "asyncckpt_over_budget_total",

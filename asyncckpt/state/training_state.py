@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from asyncckpt.catalog import CheckpointInfo
+from asyncckpt.listing import CheckpointInfo
 
 
 @dataclass(kw_only=True)

@@ -10,13 +10,11 @@ job back is to send what the socket takes at once, and to leave the rest to the 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -24,23 +22,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from asyncckpt.catalog import Catalog, Listing, Which
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, SaveSkipped, WorkerCrashed
 from asyncckpt.events import Failed, Fallback, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing, Which
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import failures, wire
 from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.job import Committed, Layout, Rejected, Started
+from asyncckpt.worker.job import Committed, Rejected, Started
 from asyncckpt.worker.past import Claim, Past
+from asyncckpt.worker.questions import Questions
 from asyncckpt.worker.reader import Reader
-from asyncckpt.worker.service import ServiceConfig, Ticket
+from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
+from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.wire import Message
 from asyncckpt.worker.writer import new_writer_id
 
@@ -48,6 +49,7 @@ if sys.platform == "linux":
     from asyncckpt.worker.link import Link, Waker
     from asyncckpt.worker.pending import Pending
     from asyncckpt.worker.priority import cpus_for_worker
+    from asyncckpt.worker.shown import Shown
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
@@ -58,17 +60,10 @@ _T = TypeVar("_T")
 DEATHS = 3
 """So many deaths within `WINDOW` seconds, and no other worker process is tried."""
 WINDOW = 60.0
+SILENCE = 60.0
+"""Seconds without a sign of life after which that is said."""
 _PAUSES = (0.0, 0.25)
 """Seconds before a worker that died is replaced: at once, and then not quite, or three deaths are one."""
-
-
-class _Question:
-    """Something the worker was asked, or will be."""
-
-    def __init__(self, message: Message) -> None:
-        self.message = message
-        self.answer: Future[Any] = Future()
-        self.is_sent = False
 
 
 class ProcessExecutor:
@@ -99,16 +94,16 @@ class ProcessExecutor:
         self._link: Link | None = None
         self._successor: Executor | None = None
         self._jobs: dict[str, Pending] = {}
-        self._questions: dict[int, _Question] = {}
-        self._numbers = itertools.count(1)
-        self._layout: tuple[Layout, int] | None = None
-        self._arenas_gone: deque[str] = deque()
-        self._watched: set[str] = set()
+        self._questions = Questions()
         self._share = 1.0
+        self._heard: float | None = None
+        self._is_silent = False
+        self._clock = clock
         self._is_closed = False
         self._has_ended = False
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._waker = Waker()
+        self._shown = Shown(self._waker.wake)
         self._thread = threading.Thread(target=self._run, name="asyncckpt-bridge", daemon=True)
         self._thread.start()
 
@@ -118,26 +113,20 @@ class ProcessExecutor:
         """See `Executor.submit`."""
         if ticket.memory is None:
             raise SaveFailed("this staging memory cannot be shared with another process")
-        pending = Pending(ticket, self._layout_number(ticket.job.layout))
+        with self._lock:
+            layout = self._shown.layout(ticket.job.layout)
+        pending = Pending(ticket, layout)
         with self._lock:
             self._check_open()
             if self._successor is not None:
                 self._successor.submit(ticket)
                 return
-            if ticket.job.arena not in self._watched:
-                self._watched.add(ticket.job.arena)
-                weakref.finalize(ticket.view, self._forget_arena, ticket.job.arena).atexit = False
+            self._shown.watch(ticket)
             self._jobs[pending.id] = pending
             ticket.watermark.follow(lambda: self._follow(pending))
             if self._link is not None:
                 self._link.give(pending)
                 self._wake_to_send()
-
-    def _layout_number(self, layout: Layout) -> int:
-        with self._lock:
-            if self._layout is None or self._layout[0] is not layout:
-                self._layout = layout, next(self._numbers)
-            return self._layout[1]
 
     def _follow(self, pending: Pending) -> None:
         with self._lock:
@@ -174,6 +163,11 @@ class ProcessExecutor:
             if self._successor is not None:
                 self._successor.pace(share, seconds)
             self._tell({"kind": "pace", "share": share, "seconds": seconds})
+
+    @property
+    def heard(self) -> float | None:
+        """See `Executor.heard`."""
+        return self._heard
 
     # -- reading, in this process --------------------------------------------------------------------------
 
@@ -249,12 +243,9 @@ class ProcessExecutor:
             self._check_open()
             if self._successor is not None:
                 return self._successor
-            number = next(self._numbers)
-            question = _Question({"kind": "call", "call": number, "name": name, **arguments})
-            self._questions[number] = question
+            question = self._questions.ask(name, arguments)
             if self._link is not None:
-                question.is_sent = True
-                self._tell(question.message)
+                self._tell(question.send())
             return question.answer
 
     # -- the end -------------------------------------------------------------------------------------------
@@ -302,10 +293,11 @@ class ProcessExecutor:
         try:
             with self._lock:
                 self._begin(link)
-            while link.wait(self._waker.descriptor):
+            while link.wait(self._waker.descriptor, SILENCE):
                 self._waker.clear()
                 self._hear(link)
-                self._forget_arenas(link)
+                self._check_silence(link)
+                self._forget(link)
                 link.channel.flush()
                 if link.channel.is_ended or link.channel.is_broken:
                     break
@@ -328,6 +320,7 @@ class ProcessExecutor:
             "overwrite": self._config.overwrite,
             "past": past,
             "share": share,
+            "beat": SILENCE / 12,
             "cpus": cpus_for_worker(),
             **asdict(self._process),
         }
@@ -337,9 +330,8 @@ class ProcessExecutor:
         self._link = link
         for pending in self._jobs.values():
             link.give(pending)
-        for question in self._questions.values():
-            question.is_sent = True
-            link.channel.post(question.message)
+        for question in self._questions:
+            link.channel.post(question.send())
         if self._is_closed:
             link.channel.post({"kind": "close"})
 
@@ -389,33 +381,37 @@ class ProcessExecutor:
 
     def _fail_questions(self, error: AsyncCkptError) -> None:
         with self._lock:
-            sent = {n: question for n, question in self._questions.items() if question.is_sent or self._is_over}
-            for number in sent:
-                del self._questions[number]
-        for question in sent.values():
+            failed = self._questions.take_sent(everything=self._is_over)
+        for question in failed:
             question.answer.set_exception(error)
 
     @property
     def _is_over(self) -> bool:
         return self._successor is not None or self._is_closed
 
-    def _hear(self, link: Link) -> None:
-        for message, _ in link.channel.receive():
-            _HANDLERS[message["kind"]](self, message)
+    def _beat(self, message: Message) -> None:
+        self._heard = self._clock.time()
 
-    def _forget_arena(self, arena: str) -> None:
-        # A finalizer: in any thread, and whatever that thread holds.
-        self._arenas_gone.append(arena)
-        self._waker.wake()
+    def _check_silence(self, link: Link) -> None:
+        """Say, once, that the worker shows no sign of life. It is not ended: what holds it up would hold up another."""
+        silent = link.silence
+        if silent >= SILENCE and not self._is_silent:
+            self._listeners.emit(
+                Fallback(
+                    "worker",
+                    f"the worker process {link.process.pid} has given no sign for {silent:.0f} s: it is stopped, or "
+                    "its machine or store holds it; saves wait for it",
+                )
+            )
+        self._is_silent = silent >= SILENCE
 
-    def _forget_arenas(self, link: Link) -> None:
+    def _forget(self, link: Link) -> None:
         with self._lock:
-            while self._arenas_gone:
-                arena = self._arenas_gone.popleft()
-                self._watched.discard(arena)
-                link.forget_arena(arena)
-            current = set() if self._layout is None else {self._layout[1]}
-            link.forget_layouts(current.union(pending.layout for pending in self._jobs.values()))
+            self._shown.forget(link, [pending.layout for pending in self._jobs.values()])
+
+    def _hear(self, link: Link) -> None:
+        for message, _ in link.receive():
+            _HANDLERS[message["kind"]](self, message)
 
     def _tell(self, message: Message) -> None:
         if self._link is not None:
@@ -482,13 +478,9 @@ class ProcessExecutor:
 
     def _answered(self, message: Message) -> None:
         with self._lock:
-            question = self._questions.pop(message["call"], None)
-        if question is None:
-            return
-        if "error" in message:
-            question.answer.set_exception(failures.decode(message["error"]))
-        else:
-            question.answer.set_result(message["result"])
+            question = self._questions.take(message["call"])
+        if question is not None:
+            question.hear(message)
 
 
 def _left(deadline: float | None) -> float | None:
@@ -496,6 +488,7 @@ def _left(deadline: float | None) -> float | None:
 
 
 _HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
+    "beat": ProcessExecutor._beat,
     "hello": ProcessExecutor._hello,
     "bye": ProcessExecutor._bye,
     "claim": ProcessExecutor._claimed,

@@ -11,13 +11,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
-from asyncckpt.catalog import Catalog, Listing, Which
+from asyncckpt.catalog import Catalog
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing, Which
 from asyncckpt.retention import PrunePlan
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pool import Service, WorkerPool
-from asyncckpt.worker.service import Ticket
+from asyncckpt.worker.ticket import Ticket
 
 _T = TypeVar("_T")
 
@@ -38,6 +39,11 @@ class Executor(Protocol):
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """The arena of `job` holds its snapshot: call `tell` once whatever can be lost of it can be lost no more."""
+        ...
+
+    @property
+    def heard(self) -> float | None:
+        """When the worker process gave its last sign of life, Unix time; None without a process, or before that."""
         ...
 
     def pace(self, share: float, seconds: float | None = None) -> None:
@@ -103,6 +109,7 @@ class ThreadExecutor:
     def __init__(self, make: Callable[[Any], Keeper], pace: Pace) -> None:
         self.pool: WorkerPool[Keeper] = WorkerPool(make)
         self.pace = pace.set
+        self.heard: float | None = None
         self.submit = self.pool.submit
         self.withdraw = self.pool.withdraw
         self.settle = self.pool.settle

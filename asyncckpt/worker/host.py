@@ -36,7 +36,8 @@ from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Committed, Layout, Rejected, Started
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.ranks import SingleRank
-from asyncckpt.worker.service import Reply, SaveService, ServiceConfig, Ticket
+from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.wire import Message
 from asyncckpt.worker.writer import Condition, unmoved
@@ -126,6 +127,7 @@ class Host:
     async def run(self) -> None:
         """Serve until the trainer has closed, or is dead and all that it left is done."""
         self._watch()
+        self._beat()
         self._first_look.add_done_callback(lambda _: self._greet())
         self._loop.call_later(_LONG_LOOK, self._greet)
         if self._service.ownership.claim.inc is not None:
@@ -136,6 +138,12 @@ class Host:
         while self._channel.is_waiting and not self._is_alone and not self._channel.is_broken:
             await asyncio.sleep(0.001)
             self._channel.flush()
+
+    def _beat(self) -> None:
+        """Say that the loop turns: a process that is there and does nothing looks alive from outside."""
+        if not self._is_alone:
+            self._post({"kind": "beat"})
+            self._loop.call_later(self._config["beat"], self._beat)
 
     # -- the trainer ---------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from asyncckpt.catalog import Listing
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format.record import Checkpoint, Removal
+from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.listed import Listed

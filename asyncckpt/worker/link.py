@@ -7,7 +7,8 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Link:
             self.log: Path = log.path
             self.channel = Channel(socket.socket(fileno=ours.detach()))
         self._ended = Descriptor(os.pidfd_open(self.process.pid))
+        self._heard = time.monotonic()
         self.is_ready = False
         self._arenas: set[str] = set()
         self._layouts: set[int] = set()
@@ -110,6 +112,17 @@ class Link:
             poll.register(self.channel.fileno(), select.POLLIN | (select.POLLOUT if writing else 0))
         ready = [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
         return self._ended.fileno() not in ready
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the process said anything."""
+        return time.monotonic() - self._heard
+
+    def receive(self) -> Iterator[tuple[Message, list[Descriptor]]]:
+        """What it has said since."""
+        for received in self.channel.receive():
+            self._heard = time.monotonic()
+            yield received
 
     def end(self) -> str:
         """The process has ended, or is to: reap it, and say how it ended. What it had sent must have been received."""

@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import RunRefused, SaveFailed, SaveSkipped, StorageError
 from asyncckpt.events import Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
+from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
@@ -28,7 +29,8 @@ from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
 from asyncckpt.worker.reports import write_report
-from asyncckpt.worker.service import ServiceConfig, Ticket
+from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.ticket import Ticket
 
 
 class MemberService:

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import takewhile
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
 from asyncckpt.events import Leftover, Listeners, Swept
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing
 from asyncckpt.worker.past import Claim
 from asyncckpt.worker.prune import Pruner
 from asyncckpt.worker.sweep import carry_out, plan_sweep

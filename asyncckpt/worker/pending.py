@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Layout
-from asyncckpt.worker.service import Ticket
+from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.wire import job_json
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out

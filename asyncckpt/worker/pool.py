@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
 from asyncckpt.worker.job import Committed, Declined, Rejected, Started
-from asyncckpt.worker.service import Reply, Ticket
+from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
 _T = TypeVar("_T")

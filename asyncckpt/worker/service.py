@@ -14,24 +14,24 @@ from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, Fenced, OutcomeUnknown, SaveSkipped, StorageError
+from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, StorageError
 from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.descriptors import Descriptor
+from asyncckpt.worker.attempt import Attempt
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.increment import Base
-from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.job import Committed, Rejected, SaveJob
 from asyncckpt.worker.keeping import Keeping, Verdict
-from asyncckpt.worker.landed import landed, nonce_of
+from asyncckpt.worker.landed import landed
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Past
@@ -40,31 +40,8 @@ from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.taking import Taking
-from asyncckpt.worker.watermark import Watermark
+from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.writer import Writer
-
-Reply: TypeAlias = Started | Committed | Rejected | Declined
-
-
-def _granted() -> bool:
-    """Nobody takes a job back but by `SaveService.withdraw`."""
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A job in the queue, with the arena it reads and whom to answer."""
-
-    job: SaveJob
-    view: memoryview
-    watermark: Watermark
-    reply: Callable[[Reply], None]
-    memory: Descriptor | None = None
-    """Of the memfd that `view` is a mapping of, where there is one."""
-    claim: Callable[[], bool] = _granted
-    """Asked once, right before the job is begun: whether it may be."""
-    repeated: bool = False
-    """Whether another worker had the job, and may have committed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +206,7 @@ class SaveService:
 
     async def _carry_out(self, ticket: Ticket) -> None:
         """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
-        attempt = _Attempt(ticket, Phases(self._clock))
+        attempt = Attempt(ticket, Phases(self._clock))
         try:
             writer = await self.ownership.take()
             if ticket.repeated and (record := landed(writer, ticket.job)) is not None:
@@ -305,7 +282,7 @@ class SaveService:
             return Verdict()
         return await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
 
-    async def _answer(self, attempt: _Attempt, record: Record, written: int) -> None:
+    async def _answer(self, attempt: Attempt, record: Record, written: int) -> None:
         job, checkpoint = attempt.ticket.job, record.checkpoint
         if checkpoint is None:
             return
@@ -350,7 +327,7 @@ class SaveService:
                 self._told.add(feature)
                 self._listeners.emit(Fallback(feature, reason))
 
-    async def _reject(self, attempt: _Attempt, error: Exception) -> None:
+    async def _reject(self, attempt: Attempt, error: Exception) -> None:
         ticket = attempt.ticket
         ticket.watermark.leave()
         garbage = None if attempt.may_be_recorded(error) else attempt.directory
@@ -372,39 +349,6 @@ class SaveService:
             await self.storage.delete(keys)
         except StorageError as error:
             self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
-
-
-class _Attempt:
-    """How far a job has come, for its failure message."""
-
-    def __init__(self, ticket: Ticket, phases: Phases) -> None:
-        self.ticket = ticket
-        self.phases = phases
-        self.directory: DataDirectory | None = None
-        self.announced = False
-        self.recording = False
-
-    def may_be_recorded(self, error: Exception) -> bool:
-        """Whether a record may name the attempt all the same; a fenced writer deletes nothing anyhow."""
-        return isinstance(error, Fenced) or (self.recording and isinstance(error, OutcomeUnknown))
-
-    async def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
-        """Number the attempt and tell everyone where it goes."""
-        job = self.ticket.job
-        self.directory = directory = writer.attempt(job.step, nonce_of(job))
-        said = {
-            "writer": writer.nonce,
-            "seq": directory.seq,
-            "inc": directory.inc,
-            "nonce": directory.nonce,
-            "step": job.step,
-        }
-        if ranks.world > 1:
-            await asyncio.to_thread(ranks.publish, attempt_key(job.ordinal), said)
-        self.announced = True
-        self.phases.enter("write")
-        self.ticket.reply(Started(directory.seq))
-        return directory
 
 
 def _retained(writer: Writer) -> Retained:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused, SaveFailed
 from asyncckpt.format import names, runfile
@@ -23,6 +23,7 @@ from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
 from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.format.slots import Slots
+from asyncckpt.listing import Listing
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
 from asyncckpt.worker.increment import Base

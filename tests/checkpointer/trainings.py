@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, CheckpointInfo
+from asyncckpt import AsyncCheckpointer, CheckpointInfo, living
 from asyncckpt.events import Event
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
@@ -130,6 +131,11 @@ class Elsewhere(GatedStorage):
     @property
     def url(self) -> str:
         return f"{self.inner.url}-elsewhere"
+
+
+def elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """Checkpointers made from now on are, as in another process, not known to be of the same root as those before."""
+    patch.setattr(living, "_living", weakref.WeakValueDictionary())
 
 
 def saved(root: Path, *values: int) -> None:

@@ -16,7 +16,8 @@ from .conftest import Run, Saved
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncckpt.catalog import Catalog, Which
+    from asyncckpt.catalog import Catalog
+    from asyncckpt.listing import Which
 
 
 @pytest.mark.parametrize(

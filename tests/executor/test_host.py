@@ -40,6 +40,7 @@ def config(root: Path, past: Past, trainer: int) -> wire.Message:
         "monitor": None,
         "overwrite": False,
         "share": 1.0,
+        "beat": 60.0,
         "past": wire.past_json(past),
         **limits,
     }
@@ -60,10 +61,11 @@ def test_P5_what_a_dead_trainer_had_said_is_read_before_anything_is_given_up(tmp
         await former.abandon()
         ours, theirs = map(Channel, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         job = SaveJob("job", 2, 2, None, {}, 2_000_000, "arena", LAYOUT)
-        ours.post({"kind": "arena", "arena": "arena", "bytes": len(ARENA)}, [memory()])
+        ours.post({"kind": "arena", "arena": "arena", "bytes": len(ARENA), "windowed": False}, [memory()])
         ours.post({"kind": "layout", "layout": 1, "as": wire.layout_json(LAYOUT)})
         token = Descriptor(os.eventfd(1, os.EFD_NONBLOCK))
-        ours.post({"kind": "job", "job": wire.job_json(job), "layout": 1, "repeated": False}, [token])
+        said = {"job": wire.job_json(job), "layout": 1, "repeated": False, "windowed": False}
+        ours.post({"kind": "job", **said}, [token])
         ours.post({"kind": "seal", "job": "job"})
         await Host(theirs, config(tmp_path, former.service.past, trainer)).run()
         ours.close()

@@ -15,7 +15,7 @@ from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.host import _Held
 from asyncckpt.worker.job import Committed, Rejected, SaveJob
 from asyncckpt.worker.pending import Pending
-from asyncckpt.worker.service import Ticket
+from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.watermark import Watermark
 
 from ..worker.drive import Session, image, run, steps

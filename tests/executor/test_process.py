@@ -14,14 +14,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 
-from asyncckpt import AsyncCheckpointer, ProcessConfig, RetentionPolicy, SavePolicy
+from asyncckpt import AsyncCheckpointer, MetricsConfig, ProcessConfig, RetentionPolicy, SavePolicy
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Durable, Fallback, Listeners
 from asyncckpt.executing import BREAK_EVEN, executor
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import priority
+from asyncckpt.worker import bridge, priority
 from asyncckpt.worker.bridge import ProcessExecutor
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.service import ServiceConfig
@@ -245,3 +246,37 @@ def test_a_machine_without_another_thread_for_the_bridge_saves_as_without_a_proc
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ProcessConfig(**wrong)
+
+
+# -- signs of life -----------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_stopped_is_said_to_be_silent_and_its_saves_wait(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "SILENCE", 3.0)
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    worker = worker_of(ckpt)
+    assert not recorder.of(Fallback)
+    os.kill(worker, signal.SIGSTOP)
+    handle = ckpt.save(2)
+    told = recorder.wait_for(Fallback)
+    os.kill(worker, signal.SIGCONT)
+    assert handle.wait(PATIENCE).step == 2
+    assert worker_of(ckpt) == worker
+    assert {event.feature for event in told} == {"worker"}
+    assert f"the worker process {worker} has given no sign for" in told[0].reason
+
+
+def test_its_heart_beats_into_a_metric(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    ckpt = make(tmp_path / "run", model=Toy(), metrics=MetricsConfig(port=None, registry=registry))
+    ckpt.save(1).wait()
+
+    def beat() -> float:
+        return registry.get_sample_value("asyncckpt_worker_heartbeat_timestamp_seconds") or 0.0
+
+    assert 0 < beat() <= SYSTEM_CLOCK.time()
+    thread = make(tmp_path / "other", model=Toy(), executor="thread")
+    assert thread._saver.levels().heard == 0

@@ -11,7 +11,8 @@ import pytest
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
+from asyncckpt.listing import Listing
 from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 

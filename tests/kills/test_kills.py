@@ -15,8 +15,9 @@ import pytest
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog, Listing, Which
+from asyncckpt.catalog import Catalog
 from asyncckpt.format import names
+from asyncckpt.listing import Listing, Which
 from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 from tests.kills.saving_loop import Counter, score

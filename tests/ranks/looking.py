@@ -9,8 +9,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from asyncckpt import AsyncCheckpointer, SaveHandle
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.errors import AsyncCkptError, SaveError
+from asyncckpt.listing import Listing
 from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 

@@ -8,20 +8,22 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
 
-from asyncckpt.catalog import Catalog, Listing
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Listeners
 from asyncckpt.format import names
 from asyncckpt.format.manifest import Path
 from asyncckpt.format.record import Record, WriterId
 from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
+from asyncckpt.listing import Listing
 from asyncckpt.reading import fetch, verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import Committed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
 from asyncckpt.worker.ranks import SingleRank
-from asyncckpt.worker.service import Reply, SaveService, ServiceConfig, Ticket
+from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer, open_run
 

@@ -1,0 +1,154 @@
+"""Listing: what the head of a run lists, and how checkpoints are named in it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.format.marks import Mark
+from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.retention import Monitor, best_of, monitor_of
+
+Which: TypeAlias = Literal["latest", "best"] | int | str
+"""A checkpoint by word, by step (an int), by id (a string of digits: its sequence number), or by tag."""
+
+
+def which_of(which: Any) -> Which:
+    """`which` as it was given, a step of any integer type as an int; raises `TypeError` for what names nothing."""
+    if isinstance(which, str):
+        return which
+    if not isinstance(which, bool):
+        with suppress(TypeError):
+            return operator.index(which)
+    raise TypeError(
+        f'which={which!r} names no checkpoint: use "latest", "best", a step (an integer), an id or a tag (a string)'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """One listed checkpoint, for people."""
+
+    id: str
+    seq: int
+    step: int
+    epoch: int | None
+    metrics: Mapping[str, float]
+    size: int
+    """Bytes of state."""
+    created: float
+    """Seconds since the epoch at the save call."""
+    digest: str
+    """Digest of its manifest, and so of all its content."""
+    tags: tuple[str, ...] = ()
+    pinned: bool = False
+    is_best: bool = False
+    partial: bool = False
+    code_version: str | None = None
+
+
+def info_of(checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Mark] = ()) -> CheckpointInfo:
+    """What people see of `checkpoint`."""
+    return CheckpointInfo(
+        id=f"{checkpoint.seq:08d}",
+        seq=checkpoint.seq,
+        step=checkpoint.step,
+        epoch=checkpoint.epoch,
+        metrics=dict(checkpoint.metrics),
+        size=checkpoint.size,
+        created=checkpoint.created / 1e6,
+        digest=checkpoint.manifest.digest,
+        tags=tuple(mark.tag for mark in marks if mark.tag is not None),
+        pinned=any(mark.tag is None for mark in marks),
+        is_best=is_best,
+        code_version=checkpoint.code_version,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one head lists: its checkpoints by rising sequence number, and live slots whose record is lost.
+
+    Without a head it is what is on record, and nobody knows which of that is listed, the latest, or the best.
+    """
+
+    head: Record | None
+    records: tuple[Record, ...] = ()
+    lost: Mapping[int, CheckpointCorruptError] = field(default_factory=dict)
+    marks: Mapping[int, tuple[Mark, ...]] = field(default_factory=dict)
+    """Pins and tags by sequence number, of what is listed and of what is gone."""
+    judge: Monitor | None = None
+    """What the reader calls best; None for the metric that the newest checkpoint was judged by."""
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The listed checkpoints by rising sequence number."""
+        return [r.checkpoint for r in self.records if r.checkpoint is not None]
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The metric that says which checkpoint is best."""
+        return self.judge or monitor_of(self.checkpoints)
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The best by the monitor; None where nobody knows."""
+        return best_of(self.checkpoints, self.monitor) if self.head else None
+
+    def infos(self) -> list[CheckpointInfo]:
+        """Every listed checkpoint for people, oldest first."""
+        best = self.best
+        return [info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ())) for c in self.checkpoints]
+
+    def candidates(self) -> list[Checkpoint]:
+        """What a resume may take, best first: the latest, then what that training came from.
+
+        What lies between a checkpoint and its parent is a branch that a rollback abandoned, and no candidate.
+        """
+        found: list[Checkpoint] = []
+        limit = self.head.latest if self.head else None
+        for checkpoint in sorted(self.checkpoints, key=lambda c: c.seq, reverse=True):
+            if limit is not None and checkpoint.seq <= limit:
+                found.append(checkpoint)
+                limit = checkpoint.parent
+        return found
+
+    def find(self, which: Which) -> Checkpoint:
+        """The named checkpoint; raises `CheckpointNotFoundError` saying what there is."""
+        found = self.get(which)
+        if found is None:
+            raise CheckpointNotFoundError(f"no checkpoint {which!r}: {self._offer()}")
+        return found
+
+    def get(self, which: Which) -> Checkpoint | None:
+        """The named checkpoint, or None."""
+        if which == "latest":
+            return next(iter(self.candidates()), None)
+        if which == "best":
+            return self.best
+        if isinstance(which, int):
+            return _newest(c for c in self.checkpoints if c.step == which)
+        if which.isdecimal():
+            return _newest(c for c in self.checkpoints if c.seq == int(which))
+        return self._tagged(which)
+
+    def _tagged(self, tag: str) -> Checkpoint | None:
+        found = [c for c in self.checkpoints if Mark(c.seq, tag) in self.marks.get(c.seq, ())]
+        if len(found) > 1:
+            ids = " and ".join(f"{c.seq:08d}" for c in found)
+            raise CheckpointNotFoundError(f"the tag {tag!r} names {ids}: delete it from all but one, or name an id")
+        return found[0] if found else None
+
+    def _offer(self) -> str:
+        if not self.records:
+            return "the run holds none"
+        steps = ", ".join(str(c.step) for c in self.checkpoints[-10:])
+        return f"steps {steps} are there" if len(self.records) <= 10 else f"the newest are of steps {steps}"
+
+
+def _newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    return max(checkpoints, key=lambda c: c.seq, default=None)

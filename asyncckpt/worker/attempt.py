@@ -1,0 +1,47 @@
+"""Attempt: one job on its way to a commit, from the folder that it is given to the record that may name it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asyncckpt.errors import Fenced, OutcomeUnknown
+from asyncckpt.format.names import DataDirectory
+from asyncckpt.worker.job import Started
+from asyncckpt.worker.landed import nonce_of
+from asyncckpt.worker.phases import Phases
+from asyncckpt.worker.ranks import Ranks, attempt_key
+from asyncckpt.worker.ticket import Ticket
+from asyncckpt.worker.writer import Writer
+
+
+class Attempt:
+    """How far a job has come, for its failure message."""
+
+    def __init__(self, ticket: Ticket, phases: Phases) -> None:
+        self.ticket = ticket
+        self.phases = phases
+        self.directory: DataDirectory | None = None
+        self.announced = False
+        self.recording = False
+
+    def may_be_recorded(self, error: Exception) -> bool:
+        """Whether a record may name the attempt all the same; a fenced writer deletes nothing anyhow."""
+        return isinstance(error, Fenced) or (self.recording and isinstance(error, OutcomeUnknown))
+
+    async def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
+        """Number the attempt and tell everyone where it goes."""
+        job = self.ticket.job
+        self.directory = directory = writer.attempt(job.step, nonce_of(job))
+        said = {
+            "writer": writer.nonce,
+            "seq": directory.seq,
+            "inc": directory.inc,
+            "nonce": directory.nonce,
+            "step": job.step,
+        }
+        if ranks.world > 1:
+            await asyncio.to_thread(ranks.publish, attempt_key(job.ordinal), said)
+        self.announced = True
+        self.phases.enter("write")
+        self.ticket.reply(Started(directory.seq))
+        return directory
