@@ -10,7 +10,7 @@ import pytest
 
 from asyncckpt import SavePolicy
 from asyncckpt.errors import CheckpointerClosed, SaveFailed
-from asyncckpt.saving import Saver, _HandOver
+from asyncckpt.saving import HandOver, Saver
 from asyncckpt.staging.stager import Snapshot
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
@@ -87,13 +87,13 @@ def test_a_job_that_could_not_be_submitted_cannot_be_taken_back() -> None:
     def closed() -> None:
         raise CheckpointerClosed("closed")
 
-    hand = _HandOver(cast("Any", SimpleNamespace(id="job")), cast("Any", None), cast("Any", None))
+    hand = HandOver(cast("Any", SimpleNamespace(id="job")), cast("Any", None), cast("Any", None))
     with pytest.raises(CheckpointerClosed):
         hand.submit(closed)
     assert not hand.withdraw(lambda _: False)
 
 
 def test_a_job_taken_back_is_not_submitted() -> None:
-    hand = _HandOver(cast("Any", SimpleNamespace(id="job")), cast("Any", None), cast("Any", None))
+    hand = HandOver(cast("Any", SimpleNamespace(id="job")), cast("Any", None), cast("Any", None))
     assert hand.withdraw(lambda _: False)
     hand.submit(lambda: pytest.fail("submitted"))
