@@ -24,6 +24,7 @@ NAMES = {
     "memory": "1,000 saves: memory, threads and descriptors",
     "python_bound": "saves back to back beside a loop that needs the interpreter lock, and one that loads its data so",
     "interference": "how much longer steps take while saves are in flight, uncontrolled and paced to 2 %",
+    "device": "what one save asks of an accelerator and of the host, counted on a simulated one",
     "survive": "100 trainers killed right after staging and started again at once",
 }
 
