@@ -67,7 +67,7 @@ def test_too_little_memory_is_said_with_its_limit_and_fails_the_save(
     assert told(recorder) == {"memory": sentence}
     handle = checkpointer.save(2)
     training.step()  # training goes on
-    with pytest.raises(SaveFailed, match=r"needs .* bytes of staging memory, the cgroup /job leaves 100"):
+    with pytest.raises(SaveFailed, match=r"needs .* bytes of staging memory .*, the cgroup /job leaves 100"):
         handle.wait()
     assert told(recorder) == {"memory": sentence}  # once, not at every save
     assert outcomes("failed") == 1

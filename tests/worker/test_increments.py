@@ -161,7 +161,7 @@ def test_the_storage_is_handed_all_that_is_staged_up_to_a_limit() -> None:
             sizes = []
             stages = [2 * chunk, chunk + 1, size]
             watermark.advance(chunk + 7)
-            async for part in packing._chunks(layout.packs[0]):
+            async for part in packing._chunks(0, layout.packs[0]):
                 sizes.append(len(part))
                 if stages:
                     watermark.advance(sum(sizes) + stages.pop(0))

@@ -17,7 +17,7 @@ from asyncckpt import catalog
 from asyncckpt.errors import TransientError
 from asyncckpt.storage import local
 from asyncckpt.testing.crash import crash_states
-from asyncckpt.worker import commit, service, sweep, writer
+from asyncckpt.worker import attempt, commit, service, sweep, writer
 from tests.worker.crashing import Crashes
 from tests.worker.drive import drive
 from tests.worker.exploring import Story, explore, faults, late, openers, zombies
@@ -105,7 +105,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
         zombie,
     ),
     "an attempt that may be recorded is discarded": (
-        service,
+        attempt,
         "return isinstance(error, Fenced) or (self.recording and isinstance(error, OutcomeUnknown))",
         "return False",
         refused,
