@@ -143,6 +143,6 @@ def _batch(shape: Shape) -> torch.Tensor:
     """Tokens out of words, as slow as that is in Python: about as long as a step."""
     words: dict[str, int] = {}
     tokens = [0]
-    for _ in range(60 if shape is LOADED else 1):
+    for _ in range(3000 if shape is LOADED else 10):
         tokens = [words.setdefault(word.strip(".,").lower(), len(words)) % shape.vocabulary for word in TEXT.split()]
     return torch.tensor(tokens[: shape.tokens])

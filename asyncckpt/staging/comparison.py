@@ -22,7 +22,7 @@ class Comparison:
         differing: list[Tensor] = []
         # Whoever changed them past all guards did so on the current stream: that has to be seen.
         with torch.no_grad(), lane.device.side(lane.device.mark()):
-            for batch in lane.batches():
+            for batch in lane.batches:
                 differing += self._differing(batch)
             self._found = torch.stack(differing) if differing else None
         self.end = lane.device.mark_side()

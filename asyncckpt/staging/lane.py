@@ -88,13 +88,14 @@ class Lane:
         self._arena = arena
         self._eager = eager
         self._lazy = [group for run in adjacent(p for region in lazy for p in parts(region)) for group in groups(run)]
-        self._batches: list[Batch] | None = None
         self.in_order = sum(region.nbytes for region in eager) > SCRATCH
         """Whether training waits, on the device, for the copies of what is EAGER."""
         self._runs = [] if self.in_order else self._gathered_eager()
         starts = [region.offset for region in eager[:1]] if self.in_order else [run.start for run in self._runs]
         self.starts = [*starts, *(group[0].offset for group in self._lazy)]
         """Where its copies begin in the arena, as they are marked."""
+        self.batches = self._batched(self._lazy)
+        """LAZY copies in file order."""
 
     def _gathered_eager(self) -> list[Gathered]:
         runs = adjacent(self._eager)
@@ -146,14 +147,8 @@ class Lane:
 
         return [
             *(Copy(run.start, run.start + run.place.numel(), partial(run_copy, run)) for run in self._runs),
-            *(Copy(batch.start, batch.end, partial(batch_copy, batch)) for batch in self.batches()),
+            *(Copy(batch.start, batch.end, partial(batch_copy, batch)) for batch in self.batches),
         ]
-
-    def batches(self) -> list[Batch]:
-        """LAZY copies in file order; built when they are needed first."""
-        if self._batches is None:
-            self._batches = self._batched(self._lazy)
-        return self._batches
 
     def _batched(self, found: Sequence[Sequence[Region]]) -> list[Batch]:
         small = [adjacent(region for region in group if not _is_straight(region)) for group in found]

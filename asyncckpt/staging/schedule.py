@@ -38,7 +38,9 @@ class HostGroup:
 
 
 class Schedule:
-    """On the thread that trains; only `lazy` is the staging thread's to call first."""
+    """Made on the thread that trains, with all its tensors: one that needs the interpreter lock for each of them again
+    would not come to an end beside a training that holds it.
+    """
 
     def __init__(self, plan: Plan, arena: Arena) -> None:
         self.plan = plan
@@ -53,13 +55,14 @@ class Schedule:
         self.lanes = [self._lane(device, regions) for device, regions in there.items()]
         self._eager = self._group([r for r in here if not r.lazy and not r.source.volatile])
         self._volatile = [r for r in here if r.source.volatile]
-        self._runs = groups(part for region in here if region.lazy for part in parts(region))
-        self._lazy: list[HostGroup] | None = None
+        runs = groups(part for region in here if region.lazy for part in parts(region))
+        self.lazy = [group for run in runs if (group := self._group(run)) is not None]
+        """LAZY copies of host memory in file order."""
 
     @property
     def starts(self) -> list[int]:
         """Where the copies begin that are not made when the save call returns."""
-        return [*(run[0].offset for run in self._runs), *(start for lane in self.lanes for start in lane.starts)]
+        return [*(group.start for group in self.lazy), *(start for lane in self.lanes for start in lane.starts)]
 
     def _write_headers(self) -> None:
         for start, header in self.plan.headers:
@@ -76,12 +79,6 @@ class Schedule:
             [destination(self.arena.tensor, offset, tensor) for offset, tensor in pairs],
             [origin(tensor) for _, tensor in pairs],
         )
-
-    def lazy(self) -> list[HostGroup]:
-        """LAZY copies of host memory in file order; built off the training thread."""
-        if self._lazy is None:
-            self._lazy = [group for run in self._runs if (group := self._group(run)) is not None]
-        return self._lazy
 
     def _lane(self, device: torch.device, regions: list[Region]) -> Lane:
         eager, lazy = [r for r in regions if not r.lazy], [r for r in regions if r.lazy]

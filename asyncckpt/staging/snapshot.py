@@ -140,7 +140,7 @@ class Snapshot:
         comparisons: list[Comparison] = []
         try:
             if not self._cancelled:
-                torn = [path for group in self._schedule.lazy() for path in group.changed()]
+                torn = [path for group in self._schedule.lazy for path in group.changed()]
                 comparisons = [Comparison(lane, pinned=self._is_pinned(lane)) for lane in self._schedule.lanes]
             if comparisons:
                 self._ends = [(lane, c.end) for lane, c in zip(self._schedule.lanes, comparisons, strict=True)]
@@ -193,7 +193,7 @@ class Snapshot:
         return True
 
     def _copy_host(self) -> bool:
-        for group in self._schedule.lazy():
+        for group in self._schedule.lazy:
             if self._cancelled:
                 return False
             group.copy()
@@ -216,7 +216,7 @@ class Snapshot:
         return True
 
     def _copies(self) -> Iterator[Copy]:
-        for group in self._schedule.lazy():
+        for group in self._schedule.lazy:
             yield Copy(group.start, group.end, group.copy)
         for lane, fence in zip(self._schedule.lanes, self._fences, strict=True):
             for copy in lane.copies(fence, pinned=False):
