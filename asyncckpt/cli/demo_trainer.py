@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
-from asyncckpt import AsyncCheckpointer, CheckpointInfo, RetentionPolicy, SavePolicy, load
+from asyncckpt import AsyncCheckpointer, Budget, CheckpointInfo, RetentionPolicy, SavePolicy, load
 from asyncckpt.cli.demo_model import GPT, SIZES, Windows, draws, fingerprint, standard_library
 from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.events import Event
@@ -37,6 +37,7 @@ def train(run: Run, options: argparse.Namespace) -> list[CheckpointInfo]:
         extra={"ema": run.ema},
         save=SavePolicy(every_steps=options.every),
         keep=RetentionPolicy(last=3),
+        budget=Budget(slowdown=None),  # it saves every few steps: paced, most of them would be superseded
         metrics=options.metrics_port,
         listeners=[Reporter()],
     ) as ckpt:
