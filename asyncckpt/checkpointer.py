@@ -90,8 +90,7 @@ class AsyncCheckpointer:
         close_timeout: float = 600,
     ) -> None:
         self._process = os.getpid()
-        self._closed = False
-        self._has_ended = False
+        self._closed = self._has_ended = False
         refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
@@ -99,6 +98,7 @@ class AsyncCheckpointer:
         check_monitor(monitor)
         check_keep(keep, monitor)
         check_values(root, close_timeout)
+        limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
         if generations < 1:
             raise ValueError(f"generations={generations}: at least 1 is needed")
         self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
@@ -160,7 +160,7 @@ class AsyncCheckpointer:
             admission,
             # The others' shards are small, and they must not stall on what only rank 0 can decide.
             generations=generations if ranks.rank == 0 else generations + 2,
-            budget=budget if isinstance(budget, Budget) else Budget(memory=budget),
+            budget=limits,
             verify=verify,
             fingerprint=plan,
         )

@@ -135,7 +135,7 @@ class Saver:
         plan = self._planned(captured)
         handle = SaveHandle(step, self.settle)
         self._remember(handle)
-        patience = self._patience(step, replaceable=replaceable)
+        patience, given_up = self._patience(step, replaceable=replaceable), False
         try:
             arena = self._lease(plan, step, on_busy, patience)
             if arena is None:
@@ -151,14 +151,14 @@ class Saver:
                 self._hand_over(HandOver(job, handle, snapshot), replaceable)
                 self._make_ready(plan, arena)
         except SaveSkipped as error:
+            given_up = True
             self._skip(handle, error)
-            self._listeners.emit(OverBudget(step, time.monotonic() - began, (self._stall_ms or 0) / 1000, dropped=True))
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
-        self._held(step, time.monotonic() - began, patience)
+        self._held(step, time.monotonic() - began, patience, given_up=given_up)
         return handle
 
     def _make_ready(self, plan: Plan, arena: Arena) -> None:
@@ -180,12 +180,12 @@ class Saver:
             return None
         return Patience(step, self._stall_ms, gives_up=replaceable and self._ranks.rank == 0)
 
-    def _held(self, step: int, seconds: float, patience: Patience | None) -> None:
+    def _held(self, step: int, seconds: float, patience: Patience | None, *, given_up: bool) -> None:
         self._listeners.emit(Stalled(step, seconds, "call"))
         if patience is not None:
             patience.spent = max(patience.spent, seconds)  # by the guard of another thread meanwhile
-            if patience.is_over:
-                self._listeners.emit(OverBudget(step, seconds, patience.limit_ms / 1000, dropped=False))
+            if patience.is_over or given_up:
+                self._listeners.emit(OverBudget(step, seconds, patience.limit_ms / 1000, dropped=given_up))
 
     def _planned(self, captured: Captured) -> Plan:
         if self._plan is None or self._plan[0] is not captured.sources:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from asyncckpt.format.manifest import EXTENT
+from asyncckpt.staging.arena import PAGE
 from asyncckpt.staging.layout import Plan, Region
 from asyncckpt.staging.pieces import adjacent, groups, parts
 from asyncckpt.worker.gathering import CHUNK
-
-_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +55,4 @@ def _span(run: list[Region]) -> int:
 
 def _pages(size: int) -> int:
     """Bytes of the pages that so many bytes may lie in."""
-    return (size // _PAGE + 2) * _PAGE
+    return (size // PAGE + 2) * PAGE

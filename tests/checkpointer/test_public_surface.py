@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,10 @@ def test_the_public_names_are_documented_and_found_by_dir() -> None:
     assert [name for name in public if not inspect.getdoc(getattr(AsyncCheckpointer, name))] == []
     with pytest.raises(AttributeError, match="no attribute 'Checkpointer'"):
         _ = asyncckpt.Checkpointer
+
+
+def test_a_budget_that_means_nothing_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError, match="memory=-1"):
+        AsyncCheckpointer(tmp_path / "run", model=Toy(), budget=-1, executor="process")
+    assert set(threading.enumerate()) == before

@@ -113,6 +113,7 @@ def test_P6_memory_that_does_not_come_free_in_time_skips_the_save(tmp_path: Path
         assert first.wait(PATIENCE).step == 1
         with pytest.raises(SaveSkipped, match=r"step 2 was skipped: no memory came free within the 1 ms"):
             second.wait(PATIENCE)
+        assert [event.dropped for event in watched.recorder.of(OverBudget) if event.step == 2] == [True]  # told once
     assert watched.over_budget()["skipped"] == 1
 
 
