@@ -238,6 +238,7 @@ class AsyncCheckpointer:
             if step < 0:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
             self._beginning.check()
+            self._restorer.check_whole()
             values = numbers(metrics, self._monitor, every=True)
             epoch = None if epoch is None else operator.index(epoch)
             handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
@@ -266,7 +267,8 @@ class AsyncCheckpointer:
 
         A damaged checkpoint is reported and the one before it taken; one that is named raises. Raises
         `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
-        cannot be read: never a silent start from nothing.
+        cannot be read: never a silent start from nothing. Where it raises when objects were changed already, saves are
+        refused until a resume or restore has come to its end.
         """
         self._check_open()
         refuse_late_group(self._ranks)
@@ -295,8 +297,8 @@ class AsyncCheckpointer:
 
         With several ranks all have to call it, as with `resume`: they get the same one. Raises
         `CheckpointNotFoundError`, `CheckpointCorruptError` or `IncompatibleState`; then nothing was changed, unless an
-        object refused its part, or its file was damaged since it was checked (the error says so). Where another rank
-        failed, it is `RestoreError` that says so.
+        object refused its part, or its file was damaged since it was checked: then saves are refused until a restore
+        has come to its end. Where another rank failed, it is `RestoreError` that says so.
         """
         self._check_open()
         only = None if only is None else several(only)

@@ -1,8 +1,8 @@
 """Consensus: all ranks go on from the same checkpoint, or none does.
 
-Rank 0 chooses, and proposes one checkpoint after the other. A proposal stands once every rank has read its part,
-found every digest right and seen that it fits; only then does any rank touch its objects. What each rank says on
-its own of a run in which somebody saves meanwhile might be the latest of two different moments.
+Rank 0 chooses, and proposes one checkpoint after the other. Once every rank has read its part, found right what it
+read and seen that it fits, all put it back; a proposal stands once every rank has done so. What each rank says on its
+own of a run in which somebody saves meanwhile might be the latest of two different moments.
 
 Rank 0 is at work from the beginning to the end, and waits for another rank only as long as that one is at work on what
 it was asked for: so no two of them keep each other waiting.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from asyncckpt.distributed.counts import Counts
@@ -22,6 +23,7 @@ from asyncckpt.worker.listening import Listening, anything, wait
 from asyncckpt.worker.ranks import CALL_KEY, Ranks, at_work
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 """Why one checkpoint does not stand, while another may."""
 
@@ -29,14 +31,22 @@ _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 class Consensus(Generic[_T]):
     """One ``resume()`` or ``restore()``: `call` is what the user called, `former` rank 0's number of the one before.
 
-    `load` reads this rank's part of a checkpoint, by its scopes, and raises if it does not fit.
+    `load` reads this rank's part of a checkpoint, by its scopes, and raises if it does not fit; `place` puts it back.
     """
 
-    def __init__(self, ranks: Ranks, former: int, call: str, load: Callable[[Checkpoint, list[str]], _T]) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        former: int,
+        call: str,
+        load: Callable[[Checkpoint, list[str]], _T],
+        place: Callable[[_T], None],
+    ) -> None:
         self._ranks = ranks
         self.number = former
         self._call = call
         self._load = load
+        self._place = place
         self._proposals = 0
         self._given_up = ""
         """For messages: the call of rank 0 that was passed over while this rank waits for another."""
@@ -70,32 +80,40 @@ class Consensus(Generic[_T]):
     # -- rank 0 --------------------------------------------------------------------------------------------
 
     def propose(self, checkpoint: Checkpoint) -> _T:
-        """Read a checkpoint on all ranks; once this returns, every rank will put its part back.
+        """Read a checkpoint on all ranks and put it back on all; what was read here is returned.
 
         Raises `CheckpointCorruptError` or `CheckpointNotFoundError` if any rank found it so: then another may be
-        proposed. Raises `RestoreError` if a rank failed for a reason of its own.
+        proposed. Raises what failed here, and `RestoreError` naming another rank that failed for a reason of its own:
+        nobody may train on beside it.
         """
         check_world(checkpoint, self._ranks.world)
         proposal, self._proposals = self._proposals, self._proposals + 1
         self._say(proposal, "choice", {"checkpoint": checkpoint_json(checkpoint)})
-        loaded, unusable = self._try(checkpoint)
-        unusable = self._others(proposal) or unusable
-        self._say(proposal, "verdict", {"stands": unusable is None})
-        if loaded is None or unusable is not None:
-            raise unusable or RestoreError("nothing was read")
+        loaded = self._together(proposal, "read", partial(self._read, checkpoint))
+        self._together(proposal, "placed", partial(self._place, loaded))
         return loaded
 
     def give_up(self) -> None:
         """There is no checkpoint to take, and that is no failure."""
         self._say(self._proposals, "choice", {"checkpoint": None})
 
-    def _others(self, proposal: int) -> _Unusable | None:
-        """Hear how all other ranks have read; raises `RestoreError` if one failed for a reason of its own."""
+    def _together(self, proposal: int, what: str, act: Callable[[], _R]) -> _R:
+        """`act` here, hear how the other ranks did the same, and tell them whether all could."""
+        done, unusable = _tried(act)
+        unusable = self._others(proposal, what) or unusable
+        self._say(proposal, f"{what}-by-all", {"stands": unusable is None})
+        if unusable is not None:
+            raise unusable
+        return done[0]
+
+    def _others(self, proposal: int, what: str) -> _Unusable | None:
+        """Hear how all other ranks fared; raises `RestoreError` if one failed for a reason of its own."""
+        task = self._what if what == "read" else "put its state back"
         found: _Unusable | None = None
         for rank in range(1, self._ranks.world):
-            said = self._fetch(rank, self._key(proposal, "read", rank))
+            said = self._fetch(rank, self._key(proposal, what, rank))
             if "error" in said:
-                raise RestoreError(f"rank {rank} could not {self._what}: {said['error']}")
+                raise RestoreError(f"rank {rank} could not {task}: {said['error']}")
             if "damage" in said:
                 found = CheckpointCorruptError(f"rank {rank}: {said['damage']}", said["kind"])
             elif "gone" in said:
@@ -127,28 +145,30 @@ class Consensus(Generic[_T]):
         return number > self.number
 
     def follow(self) -> _T | None:
-        """Read what rank 0 proposes until a proposal stands; None if there is nothing to take."""
+        """Read and put back what rank 0 proposes until a proposal stands; None if there is nothing to take."""
         proposal = 0
         while True:
             choice = self._hear(proposal, "choice")
             if choice["checkpoint"] is None:
                 return None
-            loaded = self._read(checkpoint_of(choice["checkpoint"]), proposal)
-            if self._hear(proposal, "verdict")["stands"]:
-                return loaded
+            checkpoint = checkpoint_of(choice["checkpoint"])
+            read = self._beside(proposal, "read", partial(self._read, checkpoint))
+            placed = self._beside(proposal, "placed", partial(self._place, read[0])) if read else []
+            if placed:
+                return read[0]
             proposal += 1
 
-    def _read(self, checkpoint: Checkpoint, proposal: int) -> _T | None:
-        """Read this rank's part of what rank 0 proposed, and tell how that went."""
-        key = self._key(proposal, "read", self._ranks.rank)
+    def _beside(self, proposal: int, what: str, act: Callable[[], _R]) -> list[_R]:
+        """`act` here and tell rank 0 how that went; what it gave, or nothing if not all ranks could."""
+        key = self._key(proposal, what, self._ranks.rank)
         try:
             with at_work(self._ranks, self._key()):
-                loaded, unusable = self._try(checkpoint)
+                done, unusable = _tried(act)
         except BaseException as error:
             self._ranks.tell(key, _failure(error))
             raise
         self._ranks.tell(key, _complaint(unusable))
-        return loaded
+        return done if self._hear(proposal, f"{what}-by-all")["stands"] else []
 
     def _hear(self, *key: object) -> dict[str, Any]:
         """What rank 0 says next; raises `RestoreError` if that is that it failed."""
@@ -159,39 +179,16 @@ class Consensus(Generic[_T]):
 
     # -- every rank ----------------------------------------------------------------------------------------
 
-    def settle(self, put_back: Callable[[], None], finish: Callable[[], None]) -> None:
-        """Put the state back on all ranks; once all have, `finish` it on rank 0, and only then return on any.
-
-        Raises what these raise, and on the others `RestoreError` naming the rank: nobody may train on beside it.
-        """
-        if not self.is_led_here:
-            self._settle_here(put_back)
+    def finish(self, act: Callable[[], None]) -> None:
+        """After a proposal that stands: `act` on rank 0, and only then return on any; the others hear if it fails."""
+        if self.is_led_here:
+            act()
+            self._ranks.tell(self._key("done"), {})
+        else:
             self._hear("done")
-            return
-        put_back()
-        for rank in range(1, self._ranks.world):
-            said = self._fetch(rank, self._key("settled", rank))
-            if "error" in said:
-                raise RestoreError(f"rank {rank} could not put its state back: {said['error']}")
-        finish()
-        self._ranks.tell(self._key("done"), {})
 
-    def _settle_here(self, put_back: Callable[[], None]) -> None:
-        key = self._key("settled", self._ranks.rank)
-        try:
-            with at_work(self._ranks, self._key()):
-                put_back()
-        except BaseException as error:
-            self._ranks.tell(key, _failure(error))
-            raise
-        self._ranks.tell(key, {})
-
-    def _try(self, checkpoint: Checkpoint) -> tuple[_T | None, _Unusable | None]:
-        scopes = [SHARED] if self._ranks.world == 1 else [SHARED, own_scope(self._ranks.rank)]
-        try:
-            return self._load(checkpoint, scopes), None
-        except (CheckpointCorruptError, CheckpointNotFoundError) as error:
-            return None, error
+    def _read(self, checkpoint: Checkpoint) -> _T:
+        return self._load(checkpoint, [SHARED] if self._ranks.world == 1 else [SHARED, own_scope(self._ranks.rank)])
 
     def _say(self, proposal: int, what: str, value: dict[str, Any]) -> None:
         self._ranks.tell(self._key(proposal, what), value)
@@ -215,6 +212,14 @@ class Consensus(Generic[_T]):
 def _key(number: int, *parts: object) -> str:
     """Where something is said in rank 0's call of this number."""
     return "/".join(map(str, ("consensus", number, *parts)))
+
+
+def _tried(act: Callable[[], _R]) -> tuple[list[_R], _Unusable | None]:
+    """What `act` gave, or why another checkpoint may be tried."""
+    try:
+        return [act()], None
+    except (CheckpointCorruptError, CheckpointNotFoundError) as error:
+        return [], error
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class Swept(Event):
 
 @dataclass(frozen=True, slots=True)
 class Restored(Event):
-    """A checkpoint was restored; to read and check its `bytes` took `seconds`."""
+    """A checkpoint was restored; to read, check and put back its `bytes` took `seconds`."""
 
     step: int
     seq: int

@@ -1,9 +1,9 @@
-"""Placing: bytes read straight into live memory, which must not change before all of a checkpoint is known to be right.
+"""Placing: bytes read straight into live memory, each digest checked while the piece is in the processor's cache.
 
-So they are read twice: first through a small room, for nothing but their digests; then, out of the page cache, into
-their places. Touching fresh memory for the first time costs several times as much as reading cached bytes again into
-memory that is there already. Their digests are checked the second time too, while a piece is in the processor's cache:
-no measurable time, and a damage that comes between the two readings does not go unnoticed.
+Touching fresh memory for the first time costs several times as much as reading cached bytes into memory that is there
+already. Where live memory must not change before all of a checkpoint is known to be right, everything is read twice:
+first through a small room, for nothing but its digests (`Places.check`); then, out of the page cache if that holds it,
+into its place. What comes between the two readings does not go unnoticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from asyncckpt.errors import CheckpointCorruptError, TransientError
 from asyncckpt.format.digest import digesting
 from asyncckpt.format.manifest import Extent, Pack, Path
 from asyncckpt.reading import check_digest, readable
@@ -68,15 +67,17 @@ class Places:
         """The tensors that are."""
         return set(self._places)
 
-    def check(self) -> None:
-        """Read everything for the first time; nothing is changed. Its packs stay open until `close`.
+    def open(self) -> None:
+        """Open the packs until `close`, so that no deletion can come before what is read later.
 
         Raises as `asyncckpt.reading.fetch` does.
         """
         for number in self._numbers:
             with readable(self._what(number)):
-                # Kept open, so that a deletion cannot come between the two readings.
                 self._opened[number] = self._storage.open(self._packs[number].key)
+
+    def check(self) -> None:
+        """Read everything, after `open`, and change nothing; raises as `asyncckpt.reading.fetch` does."""
         rooms: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_THREADS):
             rooms.put(memoryview(bytearray(_CHUNK)))
@@ -91,19 +92,11 @@ class Places:
         _each(check, self._pieces(()))
 
     def fill(self, part: Path) -> None:
-        """Read what belongs to `part` of the state into its places.
+        """Read what belongs to `part` of the state into its places, after `open`.
 
-        Raises `CheckpointCorruptError` for what is wrong only now: then the part is changed, but not wholly.
+        Raises as `asyncckpt.reading.fetch` does: then the part is changed, but not wholly.
         """
-        try:
-            _each(lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), self._pieces(part))
-        except (CheckpointCorruptError, TransientError) as error:
-            kind = error.kind if isinstance(error, CheckpointCorruptError) else "unreadable"
-            raise CheckpointCorruptError(
-                f"{error}; it was sound when it was checked, and now {'.'.join(part)} and what comes before it are "
-                "changed, but not wholly: restore again, from this or another checkpoint, before training on",
-                kind,
-            ) from error
+        _each(lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), self._pieces(part))
 
     def close(self) -> None:
         """Let the packs go; again does nothing."""

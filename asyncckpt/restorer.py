@@ -7,13 +7,14 @@ follows a writer that overtakes it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 
 from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
-from asyncckpt.events import Damaged, Listeners
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RestoreError
+from asyncckpt.events import Damaged, Listeners, Restored
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which, which_of
 from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
@@ -43,6 +44,15 @@ class Restorer:
         self._guard = guard
         self._counts = counts
         self._call = 0
+        self._half_placed: Checkpoint | None = None
+
+    def check_whole(self) -> None:
+        """Before every save: raises `RestoreError` while the objects hold parts of a checkpoint and no whole one."""
+        if self._half_placed is not None:
+            raise RestoreError(
+                f"restoring the checkpoint of step {self._half_placed.step} ended halfway, and the objects hold parts "
+                "of it, which a save would keep: resume() or restore() a sound one before"
+            )
 
     def resume(self, which: Which) -> Loaded | None:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
@@ -58,7 +68,8 @@ class Restorer:
             self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 
         self._counts.begin_anew()
-        loaded = self._agreed(f"resume(which={which!r})", choose, go_on, counts=self._counts, strict=True)
+        call = f"resume(which={which!r})"
+        loaded = self._agreed(call, choose, go_on, counts=self._counts, strict=True, ahead=False)
         if loaded is not None and (left := unclaimed(loaded, self._trees)):
             logger.warning(
                 "the checkpoint of step %d holds what this training was not given, and will not be in its next one: %s",
@@ -91,33 +102,43 @@ class Restorer:
         *,
         counts: Counts | None = None,
         strict: bool,
+        ahead: bool = True,
         only: Collection[str] | None = None,
         exclude: Collection[str] = (),
     ) -> Loaded | None:
-        """Read what rank 0 chooses, put it back once every rank has it, and `finish` it once every rank has done so."""
+        """Read what rank 0 chooses, put it back once every rank has it, and `finish` it once every rank has done so.
+
+        With `ahead` every digest is checked before anything is changed.
+        """
+        began = time.monotonic()
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Fitted:
             live = live_tensors(self._trees)
             loaded = self._executor.read(
-                lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
+                lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live, ahead=ahead)
             )
             # Before any rank changes anything.
             return fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
 
-        def put_back(fitted: Fitted) -> None:
-            self._guard()
-            apply(fitted, self._listeners)
-
-        consensus = Consensus(self._ranks, self._call, call, load)
+        consensus = Consensus(self._ranks, self._call, call, load, self._place)
         try:
             with failure_told(self._listeners), consensus.under_way(counts):
                 fitted = choose(consensus) if consensus.is_led_here else consensus.follow()
                 if fitted is None:
                     return None
-                consensus.settle(lambda: put_back(fitted), lambda: finish(fitted.loaded))
-                return fitted.loaded
+                consensus.finish(lambda: finish(fitted.loaded))
         finally:
             self._call = consensus.number
+        self._half_placed = None
+        loaded = fitted.loaded
+        checkpoint, seconds = loaded.checkpoint, time.monotonic() - began
+        self._listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, seconds))
+        return loaded
+
+    def _place(self, fitted: Fitted) -> None:
+        self._guard()
+        self._half_placed = fitted.loaded.checkpoint
+        apply(fitted)
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 

@@ -1,14 +1,15 @@
-"""Restoring: choosing a checkpoint, reading it whole, and only then touching live objects.
+"""Restoring: reading a checkpoint, finding that it fits, and only then touching live objects.
 
-Every byte is read and its digest checked before the first parameter changes, so that a damaged checkpoint leaves
-nothing half restored; what then goes straight into live memory is read once more (``placing``). Objects are put back
-in the order they were given, random state last.
+What is in live memory matters when a training restores a named checkpoint: then every byte is read and its digest
+checked before the first parameter changes, and what goes straight into live memory is read once more (``placing``).
+It does not matter when a training resumes: there everything is read once, and a damage that shows late is mended by
+the next older checkpoint, which replaces all that was changed. Objects are put back in the order they were given,
+random state last.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
-from asyncckpt.events import Listeners, Restored, RestoreFailed
+from asyncckpt.events import Listeners, RestoreFailed
 from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import CheckpointInfo, Which, which_of
@@ -57,7 +58,6 @@ class Loaded:
     checkpoint: Checkpoint
     scopes: Mapping[str, Any]
     bytes: int
-    seconds: float
     verified: Contents
     """What was read and matched its digests, and so may be shared by the next save."""
     places: Places | None = None
@@ -81,19 +81,20 @@ async def read(
     exclude: Collection[str] = (),
     device: str | torch.device = "cpu",
     live: Mapping[Path, Tensor] | None = None,
+    ahead: bool = True,
 ) -> Loaded:
     """Read a checkpoint (its `scopes`, all of them where None) onto `device` and check every digest.
 
-    What fits one of the `live` tensors is only checked: that tensor itself is in the state, for `apply` to fill.
+    What fits one of the `live` tensors is only checked, and without `ahead` not even that: the tensor itself is in the
+    state, for `apply` to fill.
     Raises `CheckpointCorruptError` if anything is wrong, and `CheckpointNotFoundError` if retention removed it
     meanwhile, which is not damage.
     """
-    began = time.monotonic()
     try:
         contents = (await catalog.manifest(checkpoint)).contents
         paths = _paths(contents, scopes, only, exclude)
         await check_packs(catalog.storage, contents, paths)
-        places, landed = await _landed(catalog.storage, contents, fitting(contents, paths, live or {}))
+        places, landed = await _landed(catalog.storage, contents, fitting(contents, paths, live or {}), ahead=ahead)
         found = await fetch(catalog.storage, contents, paths - landed.keys())
         tensors = tensors_of(contents, found, device) | landed
     except CheckpointCorruptError:
@@ -111,7 +112,7 @@ async def read(
         if scopes is None or scope in scopes
     }
     size = sum(tensor.nbytes for tensor in tensors.values())
-    return Loaded(checkpoint, states, size, time.monotonic() - began, verified, places)
+    return Loaded(checkpoint, states, size, verified, places)
 
 
 async def read_named(
@@ -162,16 +163,18 @@ def _paths(
 
 
 async def _landed(
-    storage: Storage, contents: Contents, fit: Mapping[Path, Tensor]
+    storage: Storage, contents: Contents, fit: Mapping[Path, Tensor], *, ahead: bool
 ) -> tuple[Places | None, dict[Path, Tensor]]:
-    """Check what is stored of the live tensors that `fit`; those to be filled from it are returned."""
+    """Open what is stored of the live tensors that `fit`, and check it `ahead`; those to be filled are returned."""
     if not fit or not isinstance(storage, Opening):  # another store would fetch everything twice
         return None, {}
     into = {
         path: Place(memory_of(tensor), contents.tensors[path].boxes[0].extents, tensor) for path, tensor in fit.items()
     }
     places = Places(storage, storage.url, contents.packs, into)
-    await asyncio.to_thread(places.check)
+    await asyncio.to_thread(places.open)
+    if ahead:
+        await asyncio.to_thread(places.check)
     return places, {path: fit[path] for path in places.paths}
 
 
@@ -241,11 +244,11 @@ def fit(
     return Fitted(loaded, found)
 
 
-def apply(fitted: Fitted, listeners: Listeners) -> None:
+def apply(fitted: Fitted) -> None:
     """Put a loaded state back into the components it fits.
 
-    Raises `IncompatibleState` where one refuses its part, and `CheckpointCorruptError` for what went bad since it was
-    checked; what comes before is changed then.
+    Raises `IncompatibleState` where one refuses its part, and as `read` does for what is found only now; what comes
+    before is changed then.
     """
     loaded = fitted.loaded
     for component, part, whole in fitted.parts:
@@ -255,8 +258,6 @@ def apply(fitted: Fitted, listeners: Listeners) -> None:
         component.load(part, strict=whole)
     if loaded.places is not None:
         loaded.places.close()
-    checkpoint = loaded.checkpoint
-    listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, loaded.seconds))
 
 
 def _check_parts(parts: Collection[str], trees: Mapping[str, Mapping[str, Tree]]) -> None:
@@ -284,7 +285,7 @@ def _parts_of(state: Any, claimed: Collection[Path], path: Path = ()) -> Iterato
         items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
         for name, item in items:
             yield from _parts_of(item, claimed, (*path, str(name)))
-    elif path:
+    elif path and state not in ({}, []):  # as of no extras
         yield path
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 _BLOCK = 4096
 
+_ATTEMPTS = 20
+"""A page on its way to a list of the kernel's is passed over, and is to be had a moment later."""
+
 
 def files(root: Path) -> Iterator[Path]:
     """Every file at or below `root`."""
@@ -20,11 +23,15 @@ def drop(root: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            if _is_cached(descriptor):
+            if not any(_dropped(descriptor) for _ in range(_ATTEMPTS)):
                 raise RuntimeError(f"{path} stays in the page cache: something maps it")
         finally:
             os.close(descriptor)
+
+
+def _dropped(descriptor: int) -> bool:
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    return not _is_cached(descriptor)
 
 
 def _is_cached(descriptor: int) -> bool:

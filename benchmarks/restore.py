@@ -1,7 +1,8 @@
 """Restore: the newest checkpoint back into a training's own tensors, and into fresh memory; cold and warm.
 
-Cold: its files are taken out of the page cache first. In both ways the clock stops when every byte has been read
-into memory: a library that maps its file and returns is made to touch every page.
+This project twice: as at a start (``resume()``), and as ``restore()`` does it, which reads everything twice. Cold: its
+files are taken out of the page cache first. In both ways the clock stops when every byte has been read into memory: a
+library that maps its file and returns is made to touch every page.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from benchmarks.limits import copy_seconds, read_seconds, write_seconds
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
 from benchmarks.subjects import Bare, size_of
-from benchmarks.systems import OWN, System, make
+from benchmarks.systems import BY_NAME, OWN, System, make
 from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
 
 BARS = (
     Bar("restore cold: rate / direct read", 0.9, at_least=True),
     Bar("restore warm / safetensors", 1.2),
     Bar("load cold: rate / direct read", 0.9, at_least=True),
-    Bar("load warm / safetensors", 1.2),
 )
 
 NUMEL = 8 << 20
@@ -36,7 +36,7 @@ WAYS = ("restore cold", "restore warm", "load cold", "load warm")
 
 def run(options: Options) -> Report:
     """Every system in turn."""
-    turns = take("restore", [OWN, LIMIT, *options.peers], options.turns(3), options)
+    turns = take("restore", [OWN, BY_NAME, LIMIT, *options.peers], options.turns(3), options)
     limits = turns.of(LIMIT)
     case = f"{limits[0]['bytes'] / 1e9:.2f} GB"
     rows = [r for name in turns.systems for r in _rows(turns, case, name)]

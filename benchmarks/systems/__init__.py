@@ -15,6 +15,9 @@ from benchmarks.subjects import Subject
 OWN = "asyncckpt"
 """This project."""
 
+BY_NAME = f"{OWN}.restore"
+"""This project with ``restore()``, where a start is measured otherwise, with ``resume()``."""
+
 THREAD, PROCESS, PACED = f"{OWN}.thread", f"{OWN}.process", f"{OWN}.paced"
 """This project with its work in a thread, in a process, and in a process that is paced."""
 
@@ -58,6 +61,7 @@ class System(Protocol):
 
 _CLASSES = {
     OWN: "own:Asyncckpt",
+    BY_NAME: "own:ByName",
     THREAD: "own:InThread",
     PROCESS: "own:InProcess",
     PACED: "own:Paced",

@@ -61,10 +61,17 @@ class Asyncckpt:
         return tensors_of(asyncckpt.load(self._root).state)
 
     def restore(self) -> None:
-        self._checkpointer.restore()
+        self._checkpointer.resume()
 
     def close(self) -> None:
         self._checkpointer.close()
+
+
+class ByName(Asyncckpt):
+    """Restores so that nothing is changed before all of it is known to be right."""
+
+    def restore(self) -> None:
+        self._checkpointer.restore()
 
 
 class InThread(Asyncckpt):

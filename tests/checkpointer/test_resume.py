@@ -526,6 +526,10 @@ def test_a_part_that_nobody_takes_any_more_is_named(tmp_path: Path, caplog: pyte
     assert "was not given, and will not be in its next one: model.1, optimizer, extra.average\n" in caplog.text
 
 
-def test_nothing_is_said_where_everything_is_taken(make: Make, root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert make(root, model=Toy()).resume() is not None
+@pytest.mark.parametrize("extra", [None, {}])
+def test_nothing_is_said_where_everything_is_taken(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, extra: dict[str, Any] | None
+) -> None:
+    saved(tmp_path / "run", 1, extra=extra)
+    assert make(tmp_path / "run", model=Toy(), extra=extra).resume() is not None
     assert "was not given" not in caplog.text

@@ -12,7 +12,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -138,10 +138,10 @@ def elsewhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(living, "_living", weakref.WeakValueDictionary())
 
 
-def saved(root: Path, *values: int) -> None:
+def saved(root: Path, *values: int, extra: dict[str, Any] | None = None) -> None:
     """A finished run in `root` with a checkpoint at each of the steps `values`, every weight that number."""
     toy = Toy()
-    with AsyncCheckpointer(root, model=toy) as ckpt:
+    with AsyncCheckpointer(root, model=toy, extra=extra) as ckpt:
         for value in values:
             toy.value = value
             ckpt.save(value).wait()

@@ -39,16 +39,25 @@ def _unless(error: Exception, seq: int) -> Load:
     return load
 
 
-def _pair(loads: tuple[Load, Load]) -> tuple[Consensus[Loaded], Consensus[Loaded]]:
+Place = Callable[[Loaded], None]
+
+
+def _place(loaded: Loaded) -> None:
+    pass
+
+
+def _pair(loads: tuple[Load, Load], place: Place = _place) -> tuple[Consensus[Loaded], Consensus[Loaded]]:
     store = dist.HashStore()
     ranks = [StoreRanks(store, rank, 2, 30.0, {}) for rank in (0, 1)]
-    leader, follower = (Consensus(r, 0, "restore('best')", load) for r, load in zip(ranks, loads, strict=True))
+    leader, follower = (Consensus(r, 0, "restore('best')", load, place) for r, load in zip(ranks, loads, strict=True))
     return leader, follower
 
 
-def _run(loads: tuple[Load, Load], lead: Callable[[Consensus[Loaded]], Any]) -> tuple[Future[Any], Future[Any]]:
+def _run(
+    loads: tuple[Load, Load], lead: Callable[[Consensus[Loaded]], Any], place: Place = _place
+) -> tuple[Future[Any], Future[Any]]:
     """How `lead` on rank 0, and following on rank 1, ended."""
-    leader, follower = _pair(loads)
+    leader, follower = _pair(loads, place)
 
     def led() -> Any:
         with leader.under_way(None):
@@ -82,18 +91,52 @@ def test_what_one_rank_cannot_use_no_rank_takes(at: int, error: Exception) -> No
     assert list(follower.result().scopes) == ["state", "rank-1"]
 
 
-def test_rank_0_is_at_work_until_the_last_one_has_settled() -> None:
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_shows_its_damage_to_one_rank_while_it_is_put_back_is_replaced_on_all(at: int) -> None:
+    placed: dict[str, list[int]] = {"rank-0": [], "rank-1": []}
+
+    def place(loaded: Loaded) -> None:
+        own = list(loaded.scopes)[1]
+        if own == f"rank-{at}" and loaded.checkpoint.seq == 3:
+            raise CheckpointCorruptError("it is damaged", "content")
+        placed[own].append(loaded.checkpoint.seq)
+
+    def lead(consensus: Consensus[Loaded]) -> Loaded:
+        with pytest.raises(CheckpointCorruptError, match="it is damaged"):
+            consensus.propose(_checkpoint(3))
+        return consensus.propose(_checkpoint(2))
+
+    leader, follower = _run((_loaded, _loaded), lead, place)
+    assert leader.result().checkpoint.seq == follower.result().checkpoint.seq == 2
+    assert placed == {f"rank-{at}": [2], f"rank-{1 - at}": [3, 2]}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_rank_that_cannot_put_its_state_back_stops_all(at: int) -> None:
+    def place(loaded: Loaded) -> None:
+        if list(loaded.scopes)[1] == f"rank-{at}":
+            raise OSError("gone")
+
+    both = _run((_loaded, _loaded), lambda consensus: consensus.propose(_checkpoint(3)), place)
+    assert isinstance(both[at].exception(), OSError)
+    other = both[1 - at].exception()
+    assert isinstance(other, RestoreError)
+    told = "rank 1 could not put its state back" if at else "rank 0 could not restore"
+    assert str(other) == f"{told}: OSError: gone"
+
+
+def test_rank_0_is_at_work_until_the_last_one_has_put_its_state_back() -> None:
     seen: list[set[str]] = []
 
     def lead(consensus: Consensus[Loaded]) -> None:
         consensus.propose(_checkpoint(3))
         ranks: Any = consensus._ranks
-        consensus.settle(lambda: None, lambda: seen.append(set(ranks._pulse._tasks)))
+        consensus.finish(lambda: seen.append(set(ranks._pulse._tasks)))
 
     leader, follower = _pair((_loaded, _loaded))
     with ThreadPoolExecutor(2) as threads:
         led = threads.submit(_under_way, leader, lead)
-        followed = threads.submit(_under_way, follower, _follow_and_settle)
+        followed = threads.submit(_under_way, follower, _follow_and_finish)
     assert (led.result(), followed.result()) == (None, None)
     assert seen == [{"consensus/1"}]
 
@@ -103,14 +146,14 @@ def _under_way(consensus: Consensus[Loaded], act: Callable[[Consensus[Loaded]], 
         act(consensus)
 
 
-def _follow_and_settle(consensus: Consensus[Loaded]) -> None:
+def _follow_and_finish(consensus: Consensus[Loaded]) -> None:
     consensus.follow()
-    consensus.settle(lambda: None, lambda: None)
+    consensus.finish(lambda: None)
 
 
-def _lead_and_settle(consensus: Consensus[Loaded]) -> None:
+def _lead_and_finish(consensus: Consensus[Loaded]) -> None:
     consensus.propose(_checkpoint(3))
-    consensus.settle(lambda: None, lambda: None)
+    consensus.finish(lambda: None)
 
 
 def test_none_is_none_for_all() -> None:
@@ -144,7 +187,7 @@ def _given_up_once() -> tuple[StoreRanks, StoreRanks]:
     store = dist.HashStore()
     first, late = (StoreRanks(store, rank, 2, wait, {}) for rank, wait in ((0, 0.1), (1, 30.0)))
     with pytest.raises(RestoreError, match="no answer in restore"):
-        _under_way(Consensus(first, 0, "restore('best')", _loaded), lambda alone: alone.propose(_checkpoint(3)))
+        _under_way(Consensus(first, 0, "restore('best')", _loaded, _place), lambda alone: alone.propose(_checkpoint(3)))
     first.peek(CALL_KEY)  # a rank's requests are carried out one after the other: by now it has said that it failed
     return first, late
 
@@ -159,19 +202,19 @@ def test_a_call_that_rank_0_gave_up_for_a_ranks_absence_does_not_hold_that_rank_
 ) -> None:
     first, late = _given_up_once()
     monkeypatch.setattr(first, "deadline", 30.0)
-    call = Consensus(late, 0, "restore('best')", _loaded)
+    call = Consensus(late, 0, "restore('best')", _loaded, _place)
     with ThreadPoolExecutor(1) as threads:
-        followed = threads.submit(_under_way, call, _follow_and_settle)
+        followed = threads.submit(_under_way, call, _follow_and_finish)
         _wait_until_passed_over(call, followed)
-        _under_way(Consensus(first, 1, "restore('best')", _loaded), _lead_and_settle)
+        _under_way(Consensus(first, 1, "restore('best')", _loaded, _place), _lead_and_finish)
         followed.result()
 
 
 def test_a_call_that_was_passed_over_is_no_reason_for_what_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
     first, late = _given_up_once()
-    call = Consensus(late, 0, "restore('best')", _loaded)
+    call = Consensus(late, 0, "restore('best')", _loaded, _place)
     with ThreadPoolExecutor(1) as threads:
-        followed = threads.submit(_under_way, call, _follow_and_settle)
+        followed = threads.submit(_under_way, call, _follow_and_finish)
         _wait_until_passed_over(call, followed)
         monkeypatch.setattr(late, "deadline", 0.1)
         first.tell(CALL_KEY, {"number": 2, "call": "restore('best')", "counts": None})  # and nothing more
@@ -184,4 +227,4 @@ def test_a_rank_that_comes_after_rank_0_gave_up_is_told_why(monkeypatch: pytest.
     _, late = _given_up_once()
     monkeypatch.setattr(late, "deadline", 0.1)
     with pytest.raises(RestoreError, match=r"no answer .* rank 0 gave up its call number 1: .* from rank 1 within"):
-        _under_way(Consensus(late, 0, "restore('best')", _loaded), _follow_and_settle)
+        _under_way(Consensus(late, 0, "restore('best')", _loaded, _place), _follow_and_finish)

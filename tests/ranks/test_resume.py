@@ -393,7 +393,7 @@ def _cannot_go_on(root: Path, how: str) -> tuple[str, str, float]:
     with AsyncCheckpointer(root, model=model, extra=extra) as checkpointer:
         with pytest.raises((RestoreError, IncompatibleState)) as raised:
             checkpointer.resume()
-        with pytest.raises((CheckpointDirectoryExistsError, SaveFailed)) as refused:
+        with pytest.raises((CheckpointDirectoryExistsError, SaveFailed, RestoreError)) as refused:
             checkpointer.save(2).wait()
     return str(raised.value), str(refused.value), model.weight.sum().item() - before
 
@@ -408,11 +408,12 @@ def test_a_rank_that_does_not_fit_stops_all_before_anything_is_changed(tmp_path:
 
 
 def test_a_rank_that_cannot_put_its_state_back_stops_all(tmp_path: Path) -> None:
-    (leader, saving, _), (member, *_) = run_ranks(_cannot_go_on, 2, tmp_path, "refuses")
+    (leader, saving, _), (member, halfway, _) = run_ranks(_cannot_go_on, 2, tmp_path, "refuses")
     assert "rank 1 could not put its state back" in leader
     assert "it does not want to" in leader
     assert "it does not want to" in member
     assert "has not resumed" in saving or "exists" in saving
+    assert "step 1 ended halfway" in halfway
     assert steps_of(tmp_path) == [1]
 
 
