@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
+from asyncckpt.events import Deleted
 from benchmarks.bars import Bar
 from benchmarks.options import Options
 from benchmarks.records import make_run, model
@@ -26,7 +27,7 @@ QUICK_COUNTS = (10, 200)
 BARS = (
     Bar("list", 1.0, case="10,000"),
     Bar("latest", 0.1, case="10,000"),
-    Bar("save and prune one / with few", 1.2),
+    Bar("prune one / with few", 1.2),
 )
 
 REPEATS = 3
@@ -39,16 +40,17 @@ def run(options: Options) -> Report:
     turns = take("catalog", [OWN], options.turns(2), options)
     found = turns.of(OWN)
     few, many = sorted({s["count"] for s in found})
-    least = statistics.median(s["prune"] for s in found if s["count"] == few and "prune" in s)
     rows = [r for count in (few, many) for r in _rows(count, [s for s in found if s["count"] == count])]
-    ratios = [s["prune"] / least for s in found if s["count"] == many and "prune" in s]
-    rows.append(row("catalog", _case(many), OWN, "save and prune one / with few", "x", ratios))
+    for name in ("prune one", "save and prune one"):
+        least = statistics.median(s[name] for s in found if s["count"] == few and name in s)
+        ratios = [s[name] / least for s in found if s["count"] == many and name in s]
+        rows.append(row("catalog", _case(many), OWN, f"{name} / with few", "x", ratios))
     return Report(rows, turns.notes, turns.disturbed)
 
 
 def _rows(count: float, found: list[Sample]) -> list[Row]:
-    metrics = (("list", "list"), ("latest", "latest"), ("resume", "resume"), ("prune", "save and prune one"))
-    return [row("catalog", _case(count), OWN, name, "s", [s[key] for s in found if key in s]) for key, name in metrics]
+    metrics = ("list", "latest", "resume", "prune one", "save and prune one")
+    return [row("catalog", _case(count), OWN, name, "s", [s[name] for s in found if name in s]) for name in metrics]
 
 
 def _case(count: float) -> str:
@@ -62,9 +64,10 @@ def measure(turn: Turn) -> list[Sample]:
 
 def _measure(root: Path, count: int) -> list[Sample]:
     make_run(root, count)
-    tracked = model()
+    tracked, deleting = model(), _Deleting()
     samples = list[Sample]()
-    with AsyncCheckpointer(root, model=tracked, keep=RetentionPolicy(last=count)) as checkpointer:
+    keep = RetentionPolicy(last=count)
+    with AsyncCheckpointer(root, model=tracked, keep=keep, listeners=[deleting]) as checkpointer:
         assert len(checkpointer.checkpoints()) == count
         for _ in range(REPEATS):
             samples.append({"list": _timed(checkpointer.checkpoints), "latest": _timed(checkpointer.latest)})
@@ -73,8 +76,18 @@ def _measure(root: Path, count: int) -> list[Sample]:
             step = count + 1 + number
             seconds = _timed(functools.partial(_save, checkpointer, step))
             if number >= 2:  # what one commit drops is deleted after the next
-                samples.append({"prune": seconds})
+                samples.append({"save and prune one": seconds, "prune one": deleting.seconds})
     return [s | {"count": count} for s in samples]
+
+
+class _Deleting:
+    """Listens how long it took to remove what a commit had dropped."""
+
+    seconds = 0.0
+
+    def on_event(self, event: object) -> None:
+        if isinstance(event, Deleted):
+            self.seconds = event.seconds
 
 
 def _save(checkpointer: AsyncCheckpointer, step: int) -> None:
