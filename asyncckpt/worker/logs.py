@@ -109,6 +109,15 @@ def orphans(root: str, *, but: Path | None = None) -> list[Path]:
     return found
 
 
+def has_worker(root: str, trainer: int, start: int | None) -> bool:
+    """Whether a worker of that trainer in `root` lives; blocks for as long as reading a few small files takes."""
+    for log in folder().glob(f"{_prefix(root)}*.log"):
+        with suppress(FileNotFoundError):
+            if _trainer_of(log) == (trainer, start) and _is_locked(log):
+                return True
+    return False
+
+
 def _tidy(ended: list[Path]) -> None:
     for log in ended:
         remove_if_silent(log)
@@ -124,7 +133,7 @@ def _prefix(root: str) -> str:
 
 def _header(root: str) -> bytes:
     trainer = os.getpid()
-    return json.dumps({"root": root, "trainer": trainer, "started": _started(trainer)}).encode() + b"\n"
+    return json.dumps({"root": root, "trainer": trainer, "started": started(trainer)}).encode() + b"\n"
 
 
 def _lock(descriptor: int) -> None:
@@ -143,12 +152,21 @@ def _is_locked(log: Path) -> bool:
 
 
 def _is_trainer_alive(log: Path) -> bool:
+    return is_running(*_trainer_of(log))
+
+
+def _trainer_of(log: Path) -> tuple[int, int | None]:
     with log.open("rb") as lines:
         header = json.loads(lines.readline())
-    return header["started"] is not None and bool(_started(header["trainer"]) == header["started"])
+    return header["trainer"], header["started"]
 
 
-def _started(pid: int) -> int | None:
+def is_running(pid: int, start: int | None) -> bool:
+    """Whether the process with this number, which was started at `start`, is there still."""
+    return start is not None and started(pid) == start
+
+
+def started(pid: int) -> int | None:
     """When the process with this number was started, in ticks since boot: the number alone is used again."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
