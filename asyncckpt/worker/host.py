@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.errors import AsyncCkptError, SaveFailed
-from asyncckpt.events import Durable, Event, Failed, Listeners
+from asyncckpt.events import Durable, Event, Failed, Fallback, Listeners
 from asyncckpt.format.record import Record
 from asyncckpt.storage.recipe import Recipe, made
 from asyncckpt.worker import failures, wire
@@ -32,9 +32,8 @@ from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Committed, Layout, Rejected, Started
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Claim
-from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.remote import RemoteRanks
-from asyncckpt.worker.roles import Leader, Member, Outliving, Role, met
+from asyncckpt.worker.roles import Leader, Member, Outliving, Role
 from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.wire import Message
@@ -103,7 +102,7 @@ class Host:
         what = self._storage, self._config, self._listeners, self._pace
         if self._remote is not None and self._remote.rank != 0:
             return Member(*what, self._remote)
-        return Leader(*what, self._remote or SingleRank(), self._claimed, self._is_trainer_alive)
+        return Leader(*what, self._remote, self._claimed, self._is_trainer_alive)
 
     def _claimed(self, claim: Claim) -> None:
         self._post({"kind": "claim", "claim": wire.claim_json(claim)})
@@ -184,8 +183,15 @@ class Host:
         """Say that from now on what is complete will be committed whether or not the trainer lives."""
         await self._role.ready()
         self._post({"kind": "hello", "pid": os.getpid()})
-        if self._remote is not None:
-            await met(self._remote)
+        if self._remote is not None and self._remote.rank == 0:
+            self._name_threads(self._remote)
+
+    def _name_threads(self, ranks: RemoteRanks) -> None:
+        """Say, once, which ranks could not do their part of a save if they were killed."""
+        threads = [str(rank) for rank in range(1, ranks.world) if ranks.has_no_worker(rank)]
+        if threads:
+            reason = "saves in a thread, so that no snapshot outlives it"
+            self.on_event(Fallback("executor", f"rank {', '.join(threads)} {reason}"))
 
     def _is_trainer_alive(self) -> bool:
         if self._is_alone or self._trainer is None:

@@ -13,14 +13,18 @@ import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from asyncckpt.format.digest import digest
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
+
+Trainer: TypeAlias = tuple[int, int | None]
+"""The number of a process, and when it was started."""
 
 FOLDER = "ASYNCCKPT_RUNTIME_DIR"
 """The environment variable that says where logs lie; without it that is a folder of the user's in the temporary one."""
@@ -88,8 +92,8 @@ def remove_if_silent(log: Path) -> None:
             log.unlink()
 
 
-def orphans(root: str, *, but: Path | None = None) -> list[Path]:
-    """The logs of living workers of `root` on this machine whose trainers are dead, `but` for one.
+def orphans(root: str, *, but: Path | None = None, family: Collection[Trainer] = ()) -> list[Path]:
+    """The logs of living workers of `root` on this machine whose trainers are dead and not of the `family`; `but` one.
 
     What earlier ones have left is tidied up.
     """
@@ -103,7 +107,7 @@ def orphans(root: str, *, but: Path | None = None) -> list[Path]:
             with suppress(FileNotFoundError):
                 if not _is_locked(log):
                     ended.append(log)
-                elif not _is_trainer_alive(log):
+                elif not (_is_trainer_alive(log) or _trainer_of(log) in family):
                     found.append(log)
     _tidy(ended)
     return found
@@ -155,7 +159,7 @@ def _is_trainer_alive(log: Path) -> bool:
     return is_running(*_trainer_of(log))
 
 
-def _trainer_of(log: Path) -> tuple[int, int | None]:
+def _trainer_of(log: Path) -> Trainer:
     with log.open("rb") as lines:
         header = json.loads(lines.readline())
     return header["trainer"], header["started"]

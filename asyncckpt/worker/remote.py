@@ -61,6 +61,10 @@ class RemoteRanks:
         except ConnectionError:
             return False
 
+    def has_no_worker(self, rank: int) -> bool:
+        """Whether `rank` has said that its saves end with it; once `has_met` has been true, without asking."""
+        return self._others.has_told(rank) and self.presence(rank) is None
+
     def publish(self, key: str, value: dict[str, Any]) -> None:
         """See `Ranks.publish`; where the trainer dies, those who outlive theirs find in the storage what they need."""
         try:

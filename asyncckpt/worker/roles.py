@@ -20,7 +20,7 @@ from asyncckpt.worker.executor import Keeper
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Claim
-from asyncckpt.worker.ranks import Ranks
+from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.remote import RemoteRanks
 from asyncckpt.worker.service import SaveService, ServiceConfig
 from asyncckpt.worker.untaken import Untaken
@@ -55,15 +55,16 @@ class Leader:
         config: Message,
         listeners: Listeners,
         pace: Pace,
-        ranks: Ranks,
+        ranks: RemoteRanks | None,
         told: Callable[[Claim], None],
         is_alive: Callable[[], bool],
     ) -> None:
-        self._ranks = ranks
+        self._remote = ranks
         self._is_alive = is_alive
-        self._untaken = Untaken(storage, config, listeners, is_alive)
+        all_ranks = ranks or SingleRank()
+        self._untaken = Untaken(storage, config, listeners, all_ranks, is_alive)
         settings = _settings(config, pace, self._untaken.drained)
-        self.service = SaveService(storage, settings, listeners, SYSTEM_CLOCK, ranks)
+        self.service = SaveService(storage, settings, listeners, SYSTEM_CLOCK, all_ranks)
         self.service.inherit(wire.past_of(config["past"]))
         self._ownership = self.service.ownership
         self._ownership.on, self._ownership.told = self._check_alone, told
@@ -73,9 +74,14 @@ class Leader:
             self._untaken.check(found)
 
     async def ready(self) -> None:
-        """Once it has seen what is in the run that it may have to take alone; or has not, for a while."""
+        """Once it has seen what is in the run that it may have to take alone; or has not, for a while.
+
+        With several ranks it also knows then whose workers it is not to wait for, since they wait for it.
+        """
         if self._ownership.claim.inc is None:
             await asyncio.wait([self._untaken.first_look], timeout=_LONG_LOOK)
+        if self._remote is not None:
+            await _met(self._remote)
 
 
 class Member:
@@ -87,10 +93,10 @@ class Member:
 
     async def ready(self) -> None:
         """Once it can find what rank 0's worker process writes."""
-        await met(self._ranks)
+        await _met(self._ranks)
 
 
-async def met(ranks: RemoteRanks) -> None:
+async def _met(ranks: RemoteRanks) -> None:
     """Return once everything was heard of other ranks that has to be known without a trainer, or that is dead."""
     pause = _FIRST_MEETING
     while not ranks.is_alone and not await asyncio.to_thread(ranks.has_met):

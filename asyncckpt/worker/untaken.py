@@ -13,6 +13,7 @@ from asyncckpt.events import Listeners
 from asyncckpt.format.record import Record
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.wire import Message
 from asyncckpt.worker.writer import Condition, unmoved
 
@@ -20,9 +21,15 @@ logger = logging.getLogger("asyncckpt")
 
 
 class Untaken:
-    """The run in `storage`; `config` is the worker's, `is_alive` says whether the trainer is. Needs a running loop."""
+    """The run in `storage`, for `ranks`; `config` is the worker's, `is_alive` says whether the trainer is.
 
-    def __init__(self, storage: Storage, config: Message, listeners: Listeners, is_alive: Callable[[], bool]) -> None:
+    Made in a running loop.
+    """
+
+    def __init__(
+        self, storage: Storage, config: Message, listeners: Listeners, ranks: Ranks, is_alive: Callable[[], bool]
+    ) -> None:
+        self._ranks = ranks
         self._catalog = Catalog(storage)
         self._url = storage.url
         self._config = config
@@ -35,7 +42,9 @@ class Untaken:
         """Wait for workers that others have left: what they commit is there before this one takes the run."""
         await self.first_look
         timeout, log = self._config["adopt_timeout"], Path(self._config["log"])
-        await drained(self._url, timeout, self._listeners, but=log)
+        seen = [await asyncio.to_thread(self._ranks.presence, rank) for rank in range(self._ranks.world)]
+        family = [(presence.trainer, presence.started) for presence in seen if presence is not None]
+        await drained(self._url, timeout, self._listeners, but=log, family=family)
         await self._look()
 
     async def _look(self) -> None:
