@@ -112,7 +112,11 @@ class ProcessExecutor:
         self._waker = Waker()
         self._shown = Shown(self._waker.wake)
         self._thread = threading.Thread(target=self._run, name="asyncckpt-bridge", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._relay.close(0.0)
+            raise
 
     # -- saves ---------------------------------------------------------------------------------------------
 

@@ -156,13 +156,13 @@ class Host:
         if self._is_alone:
             return
         self._is_alone = True
-        if self._remote is not None:
-            self._remote.lose()
         self._loop.remove_reader(self._channel.fileno())
         if self._trainer is not None:
             self._loop.remove_reader(self._trainer.fileno())
         for message, descriptors in self._channel.receive():  # its last words
             self._take(message, descriptors)
+        if self._remote is not None:
+            self._remote.lose()
         sealed = [held for held in self._jobs.values() if held.watermark.is_sealed]
         logger.info(
             "the trainer (process %s) is gone: %d snapshots to commit, %d incomplete ones to drop",
@@ -191,7 +191,7 @@ class Host:
         threads = [str(rank) for rank in range(1, ranks.world) if ranks.has_no_worker(rank)]
         if threads:
             reason = "saves in a thread, so that no snapshot outlives it"
-            self.on_event(Fallback("executor", f"rank {', '.join(threads)} {reason}"))
+            self._listeners.emit(Fallback("executor", f"rank {', '.join(threads)} {reason}"))
 
     def _is_trainer_alive(self) -> bool:
         if self._is_alone or self._trainer is None:

@@ -29,7 +29,6 @@ from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, at_work, save_task, trouble_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.service import ServiceConfig
-from asyncckpt.worker.taking import taking
 from asyncckpt.worker.ticket import Ticket
 
 
@@ -118,8 +117,6 @@ class MemberService:
                 ticket.reply(Declined(said["declined"]["by_step"]))
                 return
             directory = self._announced(said, job)
-            if written and ticket.watermark.is_windowed:
-                raise SaveFailed("rank 0 made a new attempt, and what was read of this rank's snapshot was given back")
             ticket.reply(Started(directory.seq))
             # Not while it waits: rank 0 would wait for this rank, and this one for rank 0, as long as both are at work.
             with at_work(self._ranks, save_task(job.ordinal)):
@@ -135,16 +132,7 @@ class MemberService:
     async def _write(self, ticket: Ticket, directory: DataDirectory, writer: str, phases: Phases) -> int:
         """Write this rank's shard and report it; returns its bytes."""
         phases.enter("write")
-        packing = Packing(
-            ticket.job,
-            ticket.view,
-            ticket.watermark,
-            self.storage,
-            directory,
-            self._threads,
-            self._pace,
-            taking(ticket),
-        )
+        packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads, self._pace)
         written = await packing.write()
         phases.enter("stage")
         await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)

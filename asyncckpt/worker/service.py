@@ -39,7 +39,7 @@ from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.reports import gather
-from asyncckpt.worker.taking import taking
+from asyncckpt.worker.taking import Taking
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.writer import Writer
 
@@ -221,7 +221,7 @@ class SaveService:
                 directory,
                 self._threads,
                 self._config.pace,
-                taking(ticket),
+                Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
             )
             written = await packing.write(writer.base)
             attempt.phases.enter("stage")

@@ -6,13 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from asyncckpt.worker.job import PlannedPack
-from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.watermark import Watermark
-
-
-def taking(ticket: Ticket) -> Taking | None:
-    """For `ticket`; None where its bytes stay."""
-    return Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None
 
 
 class Taking:
