@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch.distributed as dist
 
 from asyncckpt import ProcessConfig
 from asyncckpt.distributed import coordinator
+from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Event, Fallback
 from asyncckpt.testing.ranks import StoreHost
 from tests.ranks.executors import Launcher
@@ -347,3 +351,45 @@ def test_threads_and_processes_save_together_and_who_outlives_nothing_is_named(
     told = ["rank 1 saves in a thread, so that no snapshot outlives it"] if threaded == 1 else []
     assert found[0][1] == told
     assert steps_of(tmp_path) == [1]
+
+
+# -- at any moment -----------------------------------------------------------------------------------------
+
+
+def _until_killed(root: str, notes: str, delay: float) -> None:
+    """Save every step, and note what is staged, until this rank is killed after so many seconds of that."""
+    training, fallbacks, rank = Training(), Fallbacks(), dist.get_rank()
+    checkpointer = training.checkpointer(Path(root), on_busy="wait", listeners=[fallbacks])
+    state = checkpointer.resume()
+    step = state.step if state is not None else 0
+    assert training.loader.taken == step
+    Path(notes, f"resumed-{rank}").write_text(f"{step} {fallbacks.told}")
+    threading.Timer(delay, _die).start()
+    with Path(notes, f"staged-{rank}").open("a") as staged, suppress(RuntimeError, SaveFailed):
+        while True:
+            step += 1
+            training.step()
+            checkpointer.save(step).wait_staged()
+            print(step, file=staged, flush=True)
+    threading.Event().wait()  # the other one is dead
+
+
+def test_P5_whenever_all_ranks_are_killed_what_all_had_staged_is_there(tmp_path: Path, launch: Launcher) -> None:
+    seed = random.SystemRandom().randrange(1 << 30)
+    print(f"seed {seed}")
+    moments, needed = random.Random(seed), 0
+    for kill in range(10):
+        notes = tmp_path / f"notes-{kill}"
+        notes.mkdir()
+        store: StoreHost = moments.choice(["rank 0", "launcher"])
+        launch(_until_killed, 2, str(tmp_path / "run"), str(notes), moments.random() / 4, killed=[0, 1], store=store)
+        (first, waited), (other, _) = ((notes / f"resumed-{rank}").read_text().split(maxsplit=1) for rank in (0, 1))
+        assert first == other
+        assert int(first) >= needed
+        assert waited == "[]"
+        needed = max([needed, min(_last(notes / f"staged-{rank}") for rank in (0, 1))])
+    assert needed > 0
+
+
+def _last(staged: Path) -> int:
+    return max(map(int, staged.read_text().split()), default=0)

@@ -11,14 +11,20 @@ from typing import Any
 
 import pytest
 
+from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import RanksDiffer
 from asyncckpt.events import Listeners
 from asyncckpt.storage.memory import MemoryStorage
+from asyncckpt.worker.job import Declined, Layout, SaveJob
+from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pace import Pace
-from asyncckpt.worker.ranks import SingleRank, at_work, hello_key, worker_key
+from asyncckpt.worker.ranks import SingleRank, at_work, attempt_key, hello_key, worker_key
 from asyncckpt.worker.relay import Relay
 from asyncckpt.worker.remote import RemoteRanks, ranks_json
 from asyncckpt.worker.roles import Member
+from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.ticket import Ticket
+from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.wire import Message
 
 
@@ -175,3 +181,21 @@ def test_a_member_is_ready_once_it_can_find_what_rank_0_writes(pair: Pair, last:
         await member.service.run()
 
     asyncio.run(act())
+
+
+def test_a_job_that_was_taken_back_on_its_way_is_not_begun(pair: Pair) -> None:
+    job = SaveJob("own", 7, 100, None, {}, 0, "arena", Layout((), {}, {}, 0, 0), rank=1, world=3)
+    replies: list[object] = []
+    pair.trainers.kept[attempt_key(7)] = {"declined": {"by_step": 8}}
+
+    async def act(*, is_taken_back: bool) -> None:
+        service = MemberService(MemoryStorage(), ServiceConfig(), Listeners(), SYSTEM_CLOCK, pair.remote)
+        service.submit(Ticket(job, memoryview(b""), Watermark(), replies.append, claim=lambda: not is_taken_back))
+        await asyncio.sleep(0)
+        service.finish()
+        await service.run()
+
+    asyncio.run(act(is_taken_back=True))
+    assert replies == []
+    asyncio.run(act(is_taken_back=False))
+    assert replies == [Declined(8)]
