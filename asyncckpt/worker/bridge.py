@@ -11,7 +11,6 @@ job back is to send what the socket takes at once, and to leave the rest to the 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog
@@ -35,24 +34,22 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import wire
 from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.past import Claim, Past
+from asyncckpt.worker.past import Past
 from asyncckpt.worker.questions import Questions
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.reader import Reader
 from asyncckpt.worker.relay import Relay
-from asyncckpt.worker.remote import ranks_json
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.wire import Message
-from asyncckpt.worker.writer import new_writer_id
 
 if sys.platform == "linux":
     from asyncckpt.worker import jobs
+    from asyncckpt.worker.brief import Brief
     from asyncckpt.worker.jobs import Jobs
     from asyncckpt.worker.link import Link, Waker
     from asyncckpt.worker.pending import Pending
-    from asyncckpt.worker.priority import cpus_for_worker
     from asyncckpt.worker.shown import Shown
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
@@ -88,21 +85,16 @@ class ProcessExecutor:
         fall_back: Callable[[Past], Executor],
     ) -> None:
         self._root = storage.url
-        self._recipe = recipe
-        self._config = config
-        self._process = process
         self._listeners = listeners
-        self._ranks = ranks
         self._relay = Relay(ranks)
         self._fall_back = fall_back
         self._reader = Reader(Catalog(storage, config.monitor))
-        self._past = Past(Claim(new_writer_id(clock)))
+        self._brief = Brief(recipe, config, process, ranks, clock)
         self._lock = threading.RLock()
         self._link: Link | None = None
         self._successor: Executor | None = None
         self._jobs = Jobs(self._lock, listeners)
         self._questions = Questions()
-        self._share = 1.0
         self._heard: float | None = None
         self._is_silent = False
         self._clock = clock
@@ -169,7 +161,7 @@ class ProcessExecutor:
     def pace(self, share: float, seconds: float | None = None) -> None:
         """See `Executor.pace`."""
         with self._lock:
-            self._share = share if seconds is None else 1.0  # that of a worker to come
+            self._brief.share = share if seconds is None else 1.0  # that of a worker to come
             if self._successor is not None:
                 self._successor.pace(share, seconds)
             self._tell({"kind": "pace", "share": share, "seconds": seconds})
@@ -195,15 +187,13 @@ class ProcessExecutor:
         checkpoint, _ = self.read(lambda catalog: catalog.named(which))
         seq = checkpoint.seq
         with self._lock:
-            self._past.reading[seq] = self._past.reading.get(seq, 0) + 1
+            self._brief.hold(seq)
             self._tell({"kind": "hold", "seq": seq})
         try:
             yield checkpoint
         finally:
             with self._lock:
-                self._past.reading[seq] -= 1
-                if not self._past.reading[seq]:
-                    del self._past.reading[seq]
+                self._brief.release(seq)
                 self._tell({"kind": "release", "seq": seq})
 
     # -- questions -----------------------------------------------------------------------------------------
@@ -221,7 +211,7 @@ class ProcessExecutor:
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
         """See `Executor.go_on`."""
         with self._lock:
-            self._past.damaged.update(damaged)
+            self._brief.past.damaged.update(damaged)
         text = None if verified is None else wire.contents_text(verified)
         answer = self._ask("go_on", seq=seq, damaged=list(damaged), named=named, verified=text)
         if isinstance(answer, Future):
@@ -298,7 +288,9 @@ class ProcessExecutor:
         """Serve one worker process to its end; returns how it died, or None if it ended in order."""
         self._has_ended = False
         try:
-            link = Link(self._root, self._configuration())
+            with self._lock:
+                brief = self._brief.message(SILENCE / 12)
+            link = Link(self._root, brief)
         except OSError as error:
             return f"no worker process can be started: {error}"
         try:
@@ -319,24 +311,6 @@ class ProcessExecutor:
             self._relay.forget()
             how = link.end()
         return None if self._has_ended else how
-
-    def _configuration(self) -> Message:
-        with self._lock:
-            past, share = wire.past_json(self._past), self._share
-        keep = self._config.keep
-        return {
-            "trainer": os.getpid(),
-            "recipe": list(self._recipe),
-            "keep": None if keep is None else asdict(keep),
-            "monitor": self._config.monitor,
-            "overwrite": self._config.overwrite,
-            "past": past,
-            "share": share,
-            "beat": SILENCE / 12,
-            "ranks": ranks_json(self._ranks),
-            "cpus": cpus_for_worker(),
-            **asdict(self._process),
-        }
 
     def _begin(self, link: Link) -> None:
         """Tell a new worker process everything that is still to be done."""
@@ -370,8 +344,8 @@ class ProcessExecutor:
         with self._lock:
             left = self._jobs.take_all()
             if not self._is_closed:
-                self._successor = successor = self._fall_back(self._past)
-                successor.pace(self._share)
+                self._successor = successor = self._fall_back(self._brief.past)
+                successor.pace(self._brief.share)
                 for pending in left:
                     if not pending.is_given:
                         successor.submit(pending.ticket)
@@ -438,7 +412,7 @@ class ProcessExecutor:
 
     def _claimed(self, message: Message) -> None:
         with self._lock:
-            self._past = replace(self._past, claim=wire.claim_of(message["claim"]))
+            self._brief.claimed(message)
 
     def _event(self, message: Message) -> None:
         self._listeners.emit(wire.event_of(message["event"]))

@@ -39,8 +39,11 @@ class Presence:
     def is_gone(self) -> bool:
         """Whether trainer and worker are seen to be dead: whatever they had to write is written by now."""
         if sys.platform == "linux":
-            # The trainer first: a dead one starts no other worker.
-            return self.is_orphaned and not logs.has_worker(self.root, self.trainer, self.started)
+            try:
+                # The trainer first: a dead one starts no other worker.
+                return self.is_orphaned and not logs.has_worker(self.root, self.trainer, self.started)
+            except OSError:
+                return False  # what cannot be looked at is not seen to be dead
         else:
             return False
 
