@@ -143,7 +143,7 @@ class AsyncCheckpointer:
         self._executor = executing.executor(
             executor,
             roughly(parts),
-            ranks.world,
+            ranks,
             self._storage,
             config,
             self._listeners,

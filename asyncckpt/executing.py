@@ -11,10 +11,11 @@ from asyncckpt.clock import Clock
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import recipe_of
-from asyncckpt.worker.executor import Executor, Keeper
+from asyncckpt.worker import presence
+from asyncckpt.worker.executor import Executor, Keeper, ThreadExecutor
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.past import Past
-from asyncckpt.worker.ranks import Ranks
+from asyncckpt.worker.ranks import Ranks, worker_key
 from asyncckpt.worker.service import SaveService, ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
@@ -27,7 +28,7 @@ BREAK_EVEN = 64 << 20
 def executor(
     wanted: Wanted,
     nbytes: int,
-    world: int,
+    ranks: Ranks,
     storage: Storage,
     config: ServiceConfig,
     listeners: Listeners,
@@ -36,15 +37,32 @@ def executor(
 ) -> Executor:
     """The executor for a state of about `nbytes`; where a process is wanted and cannot be had, that is an event.
 
-    `thread` makes the one in a thread, from what it has to know of a process that went before.
+    `thread` makes the one in a thread, from what it has to know of a process that went before. The other ranks are told
+    whether this one has a process that outlives it.
     """
+    made = _executor(wanted, nbytes, ranks, storage, config, listeners, clock, thread)
+    outlives = None if isinstance(made, ThreadExecutor) else presence.own(storage.url)
+    ranks.tell(worker_key(ranks.rank), {} if outlives is None else outlives.said())
+    return made
+
+
+def _executor(
+    wanted: Wanted,
+    nbytes: int,
+    ranks: Ranks,
+    storage: Storage,
+    config: ServiceConfig,
+    listeners: Listeners,
+    clock: Clock,
+    thread: Callable[[Past | None], Executor],
+) -> Executor:
     if wanted == "thread" or (wanted == "auto" and nbytes <= BREAK_EVEN):
         return thread(None)
     settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
-    reason = _why_not(storage, world)
+    reason = _why_not(storage)
     if reason is None:
         try:
-            return _process(settings, storage, config, listeners, clock, thread)
+            return _process(settings, ranks, storage, config, listeners, clock, thread)
         except RuntimeError as error:  # no thread to be had that would watch it
             reason = str(error)
     listeners.emit(Fallback("executor", f"{reason}: saves run in a thread, and end with this process"))
@@ -53,6 +71,7 @@ def executor(
 
 def _process(
     settings: ProcessConfig,
+    ranks: Ranks,
     storage: Storage,
     config: ServiceConfig,
     listeners: Listeners,
@@ -63,15 +82,13 @@ def _process(
     if sys.platform == "linux" and recipe is not None:
         from asyncckpt.worker.bridge import ProcessExecutor
 
-        return ProcessExecutor(storage, recipe, config, settings, listeners, clock, thread)
+        return ProcessExecutor(storage, recipe, config, settings, listeners, clock, ranks, thread)
     return thread(None)
 
 
-def _why_not(storage: Storage, world: int) -> str | None:
+def _why_not(storage: Storage) -> str | None:
     """Why there can be no worker process, or None."""
     if sys.platform == "linux":
-        if world > 1:
-            return "several ranks"
         if recipe_of(storage) is None:
             return f"no other process can have the storage at {storage.url}"
         if not sys.executable:

@@ -80,7 +80,8 @@ class SaveHandle:
     def wait_staged(self, timeout: float | None = None) -> None:
         """Wait until the snapshot is complete: from then on everything may change. Raises as `wait` does.
 
-        With a worker process, it will become durable from then on although this process is killed.
+        With a worker process, it will become durable from then on although this process is killed; with several ranks,
+        from when that is so on all of them.
         """
         self._settle()
         with self._changed:

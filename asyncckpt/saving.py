@@ -37,7 +37,7 @@ from asyncckpt.staging.window import least
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
-from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
+from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task, trouble_key, verdict_key
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -207,7 +207,7 @@ class Saver:
         captured: Captured,
     ) -> SaveJob:
         return SaveJob(
-            id=secrets.token_hex(16),
+            id=self._job_id(),
             ordinal=self._counts.saves,
             step=step,
             epoch=epoch,
@@ -220,6 +220,11 @@ class Saver:
             world=self._ranks.world,
             plan=self._fingerprint,
         )
+
+    def _job_id(self) -> str:
+        """On rank 0 of several one that the others know too: what it names they find in the storage."""
+        session = self._ranks.session if self._ranks.rank == 0 else None
+        return secrets.token_hex(16) if session is None else job_id(session, self._counts.saves)
 
     def _hand_over(self, hand: HandOver, replaceable: bool) -> None:
         """Have copier and worker take it from here; from now on they let the arena go."""

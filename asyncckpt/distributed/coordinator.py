@@ -23,8 +23,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from asyncckpt.distributed.line import ANSWER, Line
 from asyncckpt.distributed.session import Session, read
-from asyncckpt.errors import RanksDiffer
 from asyncckpt.worker import ranks
+from asyncckpt.worker.others import Others
 from asyncckpt.worker.pulse import Pulse
 from asyncckpt.worker.ranks import Ranks, SingleRank, hello_key, left_key, pulse_key
 
@@ -50,8 +50,10 @@ class StoreRanks:
         self.world = world
         self.deadline = deadline
         self._store = store
-        self._arguments = dict(arguments)
-        self._alike = {rank}
+        self.arguments = dict(arguments)
+        self.is_alone = False
+        self._others = Others(rank, arguments, self.peek)
+        self.check_alike, self.presence = self._others.check_alike, self._others.presence
         self._line = Line()
         self._session = Session(store, rank, world)  # this and what follows: on the line's thread alone
         self._unsent: list[tuple[str, str]] = []
@@ -60,7 +62,7 @@ class StoreRanks:
         self.begin, self.end = self._pulse.begin, self._pulse.end
         self._has_left = threading.Event()
         self._line.post(self._session.join, "that this one is there")
-        self.tell(hello_key(rank), self._arguments)
+        self.tell(hello_key(rank), self.arguments)
         threading.Thread(target=self._meet, name="asyncckpt-meeting", daemon=True).start()
 
     # -- words ---------------------------------------------------------------------------------------------
@@ -123,18 +125,10 @@ class StoreRanks:
     def _has_met(self) -> bool:
         return self._session.greet() if self.rank == 0 else self._flush() is not None
 
-    def check_alike(self, rank: int) -> None:
-        """Raise `RanksDiffer` if `rank` has said that it was given other arguments than this one."""
-        if rank in self._alike or (theirs := self.peek(hello_key(rank))) is None:
-            return
-        if theirs != self._arguments:
-            (first, one), (second, other) = sorted([(self.rank, self._arguments), (rank, theirs)], key=lambda it: it[0])
-            raise RanksDiffer(
-                f"the ranks of this training were given different arguments: {_differences(one, other)} (on rank "
-                f"{first} and rank {second}): give AsyncCheckpointer the same on every rank, and make several of them "
-                "in the same order"
-            )
-        self._alike.add(rank)
+    @property
+    def session(self) -> str | None:
+        """See `Ranks.session`; on rank 0, who has made it up, without asking."""
+        return self._session.known or self._line.ask(self._flush)
 
     def _beat(self, count: int, tasks: Collection[str]) -> None:
         self.tell(pulse_key(self.rank), {"beat": count, "tasks": list(tasks)})
@@ -186,11 +180,6 @@ class StoreRanks:
             yield from (f"{name}/{key}" for key in (*said, left_key(rank)))
             yield from self._session.keys(rank)
         yield from (f"{name}/{key}" for key in list(itertools.chain.from_iterable(self._published.values())))
-
-
-def _differences(one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return "; ".join(f"{name}: {one.get(name)} and {other.get(name)}" for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def read(store: Store, key: str) -> dict[str, Any] | None:
 
 
 class Session:
-    """The session of one checkpointer on one rank; all methods are for one thread."""
+    """The session of one checkpointer on one rank; all methods are for one thread, but where they say otherwise."""
 
     def __init__(self, store: Store, rank: int, world: int) -> None:
         self._store = store
@@ -41,6 +41,11 @@ class Session:
         """Ask rank 0 for the session's name."""
         if self._rank != 0:
             self._store.set(f"join/{self._rank}", json.dumps({"nonce": self._nonce}))
+
+    @property
+    def known(self) -> str | None:
+        """The session's name as far as it was heard; in any thread."""
+        return self._name
 
     def name(self) -> str | None:
         """The session's name, or None as long as rank 0 has not told it."""

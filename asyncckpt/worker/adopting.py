@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from asyncckpt.events import Fallback, Listeners
@@ -18,14 +19,22 @@ logger = logging.getLogger("asyncckpt")
 _LOOK = 0.02
 
 
-async def drained(root: str, seconds: float, listeners: Listeners, *, but: Path | None = None) -> None:
+async def drained(
+    root: str,
+    seconds: float,
+    listeners: Listeners,
+    *,
+    but: Path | None = None,
+    family: Collection[tuple[int, int | None]] = (),
+) -> None:
     """Return once no worker on this machine that lost its trainer is at work in `root`, or after so many seconds.
 
+    Nobody waits for those of the `family`, the trainers of the same training: they wait for who takes the run.
     A worker that is left then will be fenced, and what it has not committed is lost: that is a `Fallback` event.
     """
     deadline = time.monotonic() + seconds
     is_told = False
-    while left := await asyncio.to_thread(_orphans, root, but):
+    while left := await asyncio.to_thread(_orphans, root, but, family):
         if not is_told:
             logger.info("waiting for a worker that an earlier training has left: %s", left[0])
             is_told = True
@@ -36,12 +45,12 @@ async def drained(root: str, seconds: float, listeners: Listeners, *, but: Path 
         await asyncio.sleep(_LOOK)
 
 
-def _orphans(root: str, but: Path | None) -> list[Path]:
+def _orphans(root: str, but: Path | None, family: Collection[tuple[int, int | None]]) -> list[Path]:
     if sys.platform == "linux":
         from asyncckpt.worker import logs
 
         try:
-            return logs.orphans(root, but=but)
+            return logs.orphans(root, but=but, family=family)
         except OSError as error:
             logger.warning("workers that earlier trainings may have left cannot be looked for: %s", error)
     return []

@@ -6,6 +6,7 @@ import asyncio
 
 from asyncckpt.errors import Fenced, OutcomeUnknown
 from asyncckpt.format.names import DataDirectory
+from asyncckpt.worker.announcements import attempt_json
 from asyncckpt.worker.job import Started
 from asyncckpt.worker.landed import nonce_of
 from asyncckpt.worker.phases import Phases
@@ -31,15 +32,9 @@ class Attempt:
     async def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
         """Number the attempt and tell everyone where it goes."""
         job = self.ticket.job
-        self.directory = directory = writer.attempt(job.step, nonce_of(job))
-        said = {
-            "writer": writer.nonce,
-            "seq": directory.seq,
-            "inc": directory.inc,
-            "nonce": directory.nonce,
-            "step": job.step,
-        }
+        self.directory = directory = writer.attempt(job.step, nonce_of(job.id))
         if ranks.world > 1:
+            said = attempt_json(writer.nonce, directory)
             await asyncio.to_thread(ranks.publish, attempt_key(job.ordinal), said)
         self.announced = True
         self.phases.enter("write")

@@ -11,21 +11,20 @@ job back is to send what the socket takes at once, and to leave the rest to the 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, SaveSkipped, WorkerCrashed
-from asyncckpt.events import Failed, Fallback, Listeners
+from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
+from asyncckpt.events import Fallback, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
@@ -33,22 +32,24 @@ from asyncckpt.listing import Listing, Which
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
-from asyncckpt.worker import failures, wire
+from asyncckpt.worker import wire
 from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.job import Committed, Rejected, Started
-from asyncckpt.worker.past import Claim, Past
+from asyncckpt.worker.past import Past
 from asyncckpt.worker.questions import Questions
+from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.reader import Reader
+from asyncckpt.worker.relay import Relay
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.wire import Message
-from asyncckpt.worker.writer import new_writer_id
 
 if sys.platform == "linux":
+    from asyncckpt.worker import jobs
+    from asyncckpt.worker.brief import Brief
+    from asyncckpt.worker.jobs import Jobs
     from asyncckpt.worker.link import Link, Waker
     from asyncckpt.worker.pending import Pending
-    from asyncckpt.worker.priority import cpus_for_worker
     from asyncckpt.worker.shown import Shown
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
@@ -80,22 +81,20 @@ class ProcessExecutor:
         process: ProcessConfig,
         listeners: Listeners,
         clock: Clock,
+        ranks: Ranks,
         fall_back: Callable[[Past], Executor],
     ) -> None:
         self._root = storage.url
-        self._recipe = recipe
-        self._config = config
-        self._process = process
         self._listeners = listeners
+        self._relay = Relay(ranks)
         self._fall_back = fall_back
         self._reader = Reader(Catalog(storage, config.monitor))
-        self._past = Past(Claim(new_writer_id(clock)))
+        self._brief = Brief(recipe, config, process, ranks, clock)
         self._lock = threading.RLock()
         self._link: Link | None = None
         self._successor: Executor | None = None
-        self._jobs: dict[str, Pending] = {}
+        self._jobs = Jobs(self._lock, listeners)
         self._questions = Questions()
-        self._share = 1.0
         self._heard: float | None = None
         self._is_silent = False
         self._clock = clock
@@ -105,7 +104,11 @@ class ProcessExecutor:
         self._waker = Waker()
         self._shown = Shown(self._waker.wake)
         self._thread = threading.Thread(target=self._run, name="asyncckpt-bridge", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._relay.close(0.0)
+            raise
 
     # -- saves ---------------------------------------------------------------------------------------------
 
@@ -122,7 +125,7 @@ class ProcessExecutor:
                 self._successor.submit(ticket)
                 return
             self._shown.watch(ticket)
-            self._jobs[pending.id] = pending
+            self._jobs.add(pending)
             ticket.watermark.follow(lambda: self._follow(pending))
             if self._link is not None:
                 self._link.give(pending)
@@ -137,20 +140,19 @@ class ProcessExecutor:
     def withdraw(self, job: str) -> bool:
         """See `Executor.withdraw`."""
         with self._lock:
-            pending = self._jobs.get(job)
+            pending = self._jobs.find(job)
             if pending is None:
                 return self._successor is not None and self._successor.withdraw(job)
             if not pending.take():
                 return False
-            del self._jobs[job]
+            self._jobs.take(job)
             self._tell({"kind": "withdraw", "job": job})
         pending.keep()
         return True
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """See `Executor.staged`: the worker has everything that it needs to commit it without this process."""
-        with self._lock:
-            pending = self._jobs.get(job)
+        pending = self._jobs.find(job)
         if pending is None:
             tell()
         else:
@@ -159,7 +161,7 @@ class ProcessExecutor:
     def pace(self, share: float, seconds: float | None = None) -> None:
         """See `Executor.pace`."""
         with self._lock:
-            self._share = share if seconds is None else 1.0  # that of a worker to come
+            self._brief.share = share if seconds is None else 1.0  # that of a worker to come
             if self._successor is not None:
                 self._successor.pace(share, seconds)
             self._tell({"kind": "pace", "share": share, "seconds": seconds})
@@ -185,15 +187,13 @@ class ProcessExecutor:
         checkpoint, _ = self.read(lambda catalog: catalog.named(which))
         seq = checkpoint.seq
         with self._lock:
-            self._past.reading[seq] = self._past.reading.get(seq, 0) + 1
+            self._brief.hold(seq)
             self._tell({"kind": "hold", "seq": seq})
         try:
             yield checkpoint
         finally:
             with self._lock:
-                self._past.reading[seq] -= 1
-                if not self._past.reading[seq]:
-                    del self._past.reading[seq]
+                self._brief.release(seq)
                 self._tell({"kind": "release", "seq": seq})
 
     # -- questions -----------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class ProcessExecutor:
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
         """See `Executor.go_on`."""
         with self._lock:
-            self._past.damaged.update(damaged)
+            self._brief.past.damaged.update(damaged)
         text = None if verified is None else wire.contents_text(verified)
         answer = self._ask("go_on", seq=seq, damaged=list(damaged), named=named, verified=text)
         if isinstance(answer, Future):
@@ -261,6 +261,7 @@ class ProcessExecutor:
         self._thread.join(timeout)
         if self._thread.is_alive():
             logger.warning("the background worker did not finish in %s s", timeout)
+        self._relay.close(_left(deadline))
         self._reader.close(_left(deadline))
         if successor is not None:
             successor.close(_left(deadline))
@@ -287,7 +288,9 @@ class ProcessExecutor:
         """Serve one worker process to its end; returns how it died, or None if it ended in order."""
         self._has_ended = False
         try:
-            link = Link(self._root, self._configuration())
+            with self._lock:
+                brief = self._brief.message(SILENCE / 12)
+            link = Link(self._root, brief)
         except OSError as error:
             return f"no worker process can be started: {error}"
         try:
@@ -305,30 +308,14 @@ class ProcessExecutor:
         finally:
             with self._lock:
                 self._link = None
+            self._relay.forget()
             how = link.end()
         return None if self._has_ended else how
-
-    def _configuration(self) -> Message:
-        with self._lock:
-            past, share = wire.past_json(self._past), self._share
-        keep = self._config.keep
-        return {
-            "trainer": os.getpid(),
-            "recipe": list(self._recipe),
-            "keep": None if keep is None else asdict(keep),
-            "monitor": self._config.monitor,
-            "overwrite": self._config.overwrite,
-            "past": past,
-            "share": share,
-            "beat": SILENCE / 12,
-            "cpus": cpus_for_worker(),
-            **asdict(self._process),
-        }
 
     def _begin(self, link: Link) -> None:
         """Tell a new worker process everything that is still to be done."""
         self._link = link
-        for pending in self._jobs.values():
+        for pending in self._jobs:
             link.give(pending)
         for question in self._questions:
             link.channel.post(question.send())
@@ -345,39 +332,29 @@ class ProcessExecutor:
             self._give_up(f"{len(recent)} deaths within {WINDOW:g} s, the last: {how}")
             return True
         with self._lock:
-            gone = [pending for pending in self._jobs.values() if pending.is_lost]
-            for pending in gone:
-                del self._jobs[pending.id]
-            for pending in self._jobs.values():
+            gone = self._jobs.take_all(lambda pending: pending.is_lost)
+            for pending in self._jobs:
                 pending.renew()
-        self._fail_jobs(gone, f"{how}; what it had read of the snapshot was given back")
+        jobs.fail(gone, f"{how}; what it had read of the snapshot was given back")
         self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {how}"))
         time.sleep(_PAUSES[min(len(recent), len(_PAUSES)) - 1])
         return False
 
     def _give_up(self, reason: str) -> None:
         with self._lock:
-            jobs, self._jobs = list(self._jobs.values()), {}
+            left = self._jobs.take_all()
             if not self._is_closed:
-                self._successor = successor = self._fall_back(self._past)
-                successor.pace(self._share)
-                for pending in jobs:
+                self._successor = successor = self._fall_back(self._brief.past)
+                successor.pace(self._brief.share)
+                for pending in left:
                     if not pending.is_given:
                         successor.submit(pending.ticket)
                         pending.keep()
-                jobs = [pending for pending in jobs if pending.is_given]
+                left = [pending for pending in left if pending.is_given]
         if self._successor is not None:
             self._listeners.emit(Fallback("executor", f"{reason}; saves go on in a thread, and end with this process"))
-        self._fail_jobs(jobs, reason)
+        jobs.fail(left, reason)
         self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {reason}"))
-
-    def _fail_jobs(self, jobs: Iterable[Pending], reason: str) -> None:
-        for pending in jobs:
-            job = pending.ticket.job
-            crash = WorkerCrashed(f"the background worker ended before step {job.step} was durable: {reason}")
-            pending.ticket.watermark.leave()
-            pending.ticket.reply(Rejected("worker", crash))
-            pending.keep()
 
     def _fail_questions(self, error: AsyncCkptError) -> None:
         with self._lock:
@@ -407,7 +384,7 @@ class ProcessExecutor:
 
     def _forget(self, link: Link) -> None:
         with self._lock:
-            self._shown.forget(link, [pending.layout for pending in self._jobs.values()])
+            self._shown.forget(link, [pending.layout for pending in self._jobs])
 
     def _hear(self, link: Link) -> None:
         for message, _ in link.receive():
@@ -428,53 +405,27 @@ class ProcessExecutor:
         logger.debug("worker process %s is ready", message["pid"])
         with self._lock:
             if self._link is not None:
-                self._link.ready(list(self._jobs.values()))
+                self._link.ready(list(self._jobs))
 
     def _bye(self, message: Message) -> None:
         self._has_ended = True
 
     def _claimed(self, message: Message) -> None:
         with self._lock:
-            self._past = replace(self._past, claim=wire.claim_of(message["claim"]))
+            self._brief.claimed(message)
 
     def _event(self, message: Message) -> None:
         self._listeners.emit(wire.event_of(message["event"]))
 
-    def _started(self, message: Message) -> None:
+    def _relayed(self, message: Message) -> None:
+        link = self._link
+        self._relay.take(message, lambda answer: self._post(link, answer))
+
+    def _post(self, link: Link | None, answer: Message) -> None:
+        """Answer the worker that asked; another one would not know what for."""
         with self._lock:
-            pending = self._jobs.get(message["job"])
-        if pending is not None:
-            pending.ticket.reply(Started(message["seq"]))
-
-    def _taken(self, message: Message) -> None:
-        with self._lock:
-            pending = self._jobs.get(message["job"])
-        if pending is not None:
-            pending.ticket.watermark.take(message["upto"])
-
-    def _committed(self, message: Message) -> None:
-        pending = self._over(message)
-        if pending is not None:
-            # Told before the handle ends: who has waited for it finds the save in the metrics.
-            if message["event"] is not None:
-                self._listeners.emit(wire.event_of(message["event"]))
-            record = records.decode(message["record"].encode("ascii"), "the worker's record")
-            pending.ticket.reply(Committed(record))
-            pending.keep()
-
-    def _rejected(self, message: Message) -> None:
-        pending = self._over(message)
-        if pending is not None:
-            error = failures.decode(message["error"])
-            pending.ticket.watermark.leave()
-            if not isinstance(error, SaveSkipped):  # given up, which is no failure
-                self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
-            pending.ticket.reply(Rejected(message["phase"], error))
-            pending.keep()
-
-    def _over(self, message: Message) -> Pending | None:
-        with self._lock:
-            return self._jobs.pop(message["job"], None)
+            if link is self._link:
+                self._tell(answer)
 
     def _answered(self, message: Message) -> None:
         with self._lock:
@@ -493,9 +444,11 @@ _HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
     "bye": ProcessExecutor._bye,
     "claim": ProcessExecutor._claimed,
     "event": ProcessExecutor._event,
-    "started": ProcessExecutor._started,
-    "taken": ProcessExecutor._taken,
-    "committed": ProcessExecutor._committed,
-    "rejected": ProcessExecutor._rejected,
     "answer": ProcessExecutor._answered,
+    "ranks": ProcessExecutor._relayed,
+    "started": lambda bridge, message: bridge._jobs.started(message),
+    "taken": lambda bridge, message: bridge._jobs.taken(message),
+    "committed": lambda bridge, message: bridge._jobs.committed(message),
+    "rejected": lambda bridge, message: bridge._jobs.rejected(message),
+    "declined": lambda bridge, message: bridge._jobs.declined(message),
 }

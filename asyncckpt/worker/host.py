@@ -21,26 +21,22 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.errors import AsyncCkptError, RunContended, SaveFailed
-from asyncckpt.events import Durable, Event, Failed, Listeners
+from asyncckpt.errors import AsyncCkptError, SaveFailed
+from asyncckpt.events import Durable, Event, Failed, Fallback, Listeners
 from asyncckpt.format.record import Record
-from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.recipe import Recipe, made
 from asyncckpt.worker import failures, wire
-from asyncckpt.worker.adopting import drained
 from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Committed, Layout, Rejected, Started
 from asyncckpt.worker.pace import Pace
-from asyncckpt.worker.ranks import SingleRank
-from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.past import Claim
+from asyncckpt.worker.remote import RemoteRanks
+from asyncckpt.worker.roles import Leader, Member, Outliving, Role
 from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.wire import Message
-from asyncckpt.worker.writer import Condition, unmoved
 
 if sys.platform == "linux":
     from asyncckpt.worker.channel import Channel
@@ -50,8 +46,6 @@ assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other 
 logger = logging.getLogger("asyncckpt")
 
 _POPULATE_READ = 22
-_LONG_LOOK = 5.0
-"""Seconds after which a store that does not answer is no reason to keep the trainer waiting for a word."""
 
 
 @dataclass(slots=True)
@@ -94,44 +88,30 @@ class Host:
         self._is_alone = False
         self.lost = 0
         """Complete snapshots that could not be committed once the trainer was dead: nobody else knows of them."""
-        self._has_greeted = False
         self._loop = asyncio.get_running_loop()
         self._storage = made(Recipe(*config["recipe"]))
         self._listeners = Listeners([self])
         self._pace = Pace()
         self._pace.set(config["share"])
-        self._service = self._served()
-        self._first_look = asyncio.create_task(self._look())
-        self._unmoved: Condition | None = None
+        self._remote = None if config["ranks"] is None else RemoteRanks(config["ranks"], self._post_soon)
+        self._role = self._cast()
+        self._service = self._role.service
+        self._greeting: asyncio.Task[None] | None = None
 
-    def _served(self) -> SaveService:
-        keep, monitor = self._config["keep"], self._config["monitor"]
-        service = SaveService(
-            self._storage,
-            ServiceConfig(
-                RetentionPolicy(**keep) if keep is not None else None,
-                (monitor[0], monitor[1]) if monitor is not None else None,
-                self._config["overwrite"],
-                self._before_it_is_taken,
-                self._pace,
-            ),
-            self._listeners,
-            SYSTEM_CLOCK,
-            SingleRank(),
-        )
-        service.inherit(wire.past_of(self._config["past"]))
-        service.ownership.on = self._check_alone
-        service.ownership.told = lambda claim: self._post({"kind": "claim", "claim": wire.claim_json(claim)})
-        return service
+    def _cast(self) -> Role:
+        what = self._storage, self._config, self._listeners, self._pace
+        if self._remote is not None and self._remote.rank != 0:
+            return Member(*what, self._remote)
+        return Leader(*what, self._remote, self._claimed, self._is_trainer_alive)
+
+    def _claimed(self, claim: Claim) -> None:
+        self._post({"kind": "claim", "claim": wire.claim_json(claim)})
 
     async def run(self) -> None:
         """Serve until the trainer has closed, or is dead and all that it left is done."""
         self._watch()
         self._beat()
-        self._first_look.add_done_callback(lambda _: self._greet())
-        self._loop.call_later(_LONG_LOOK, self._greet)
-        if self._service.ownership.claim.inc is not None:
-            self._greet()
+        self._greeting = asyncio.create_task(self._greet())
         await self._service.run()
         if not self._is_alone:
             self._post({"kind": "bye"})
@@ -181,6 +161,8 @@ class Host:
             self._loop.remove_reader(self._trainer.fileno())
         for message, descriptors in self._channel.receive():  # its last words
             self._take(message, descriptors)
+        if self._remote is not None:
+            self._remote.lose()
         sealed = [held for held in self._jobs.values() if held.watermark.is_sealed]
         logger.info(
             "the trainer (process %s) is gone: %d snapshots to commit, %d incomplete ones to drop",
@@ -197,42 +179,24 @@ class Host:
         logging.shutdown()
         os._exit(1)
 
-    def _greet(self) -> None:
-        """Say, once, that from now on what is complete will be committed whether or not the trainer lives."""
-        if not self._has_greeted:
-            self._has_greeted = True
-            self._post({"kind": "hello", "pid": os.getpid()})
+    async def _greet(self) -> None:
+        """Say that from now on what is complete will be committed whether or not the trainer lives."""
+        await self._role.ready()
+        self._post({"kind": "hello", "pid": os.getpid()})
+        if self._remote is not None and self._remote.rank == 0:
+            self._name_threads(self._remote)
 
-    # -- a run that it has not taken yet -------------------------------------------------------------------
-
-    async def _before_it_is_taken(self) -> None:
-        """Wait for workers that others have left: what they commit is there before this one takes the run."""
-        await self._first_look
-        timeout, log = self._config["adopt_timeout"], Path(self._config["log"])
-        await drained(self._storage.url, timeout, self._listeners, but=log)
-        await self._look()
-
-    async def _look(self) -> None:
-        """See what is there, as long as the trainer lives: whoever comes later may have come in its place."""
-        try:
-            seen = await self._service.catalog.head()
-        except AsyncCkptError as error:
-            logger.warning("what is in the run before it is taken could not be seen: %s", error)
-            return
-        if self._is_trainer_alive():
-            self._unmoved = unmoved(seen, self._storage.url)
+    def _name_threads(self, ranks: RemoteRanks) -> None:
+        """Say, once, which ranks could not do their part of a save if they were killed."""
+        threads = [str(rank) for rank in range(1, ranks.world) if ranks.has_no_worker(rank)]
+        if threads:
+            reason = "saves in a thread, so that no snapshot outlives it"
+            self._listeners.emit(Fallback("executor", f"rank {', '.join(threads)} {reason}"))
 
     def _is_trainer_alive(self) -> bool:
         if self._is_alone or self._trainer is None:
             return False
         return not select.select([self._trainer.fileno()], [], [], 0)[0]
-
-    def _check_alone(self, found: Record | None) -> None:
-        """Once alone, take a run only as it was before: whoever came since must not be fenced by one who is no more."""
-        if self._is_alone and self._service.ownership.claim.inc is None:
-            if self._unmoved is None:
-                raise RunContended(f"{self._storage.url}: whether somebody else has taken it is not known")
-            self._unmoved(found)
 
     # -- what it sends -------------------------------------------------------------------------------------
 
@@ -299,6 +263,10 @@ class Host:
         if held := self._reading.get(message["seq"]):
             held.pop().close()
 
+    def _heard(self, message: Message, descriptors: list[Descriptor]) -> None:
+        if self._remote is not None:
+            self._remote.hear(message)
+
     def _close(self, message: Message, descriptors: list[Descriptor]) -> None:
         self._pace.set(1.0)
         self._service.finish()
@@ -341,6 +309,11 @@ class Host:
             self.lost += self._is_alone and held is not None and held.watermark.is_sealed
             error = failures.encode(answer.error)
             self._post({"kind": "rejected", "job": job, "phase": answer.phase, "error": error})
+        else:
+            self._post({"kind": "declined", "job": job, "by_step": answer.by_step})
+
+    def _post_soon(self, message: Message) -> None:
+        self._loop.call_soon_threadsafe(self._post, message)
 
     def _post(self, message: Message) -> None:
         if self._is_alone:
@@ -364,27 +337,27 @@ def _text(record: Record) -> str:
     return record.encode().decode("ascii")
 
 
-async def _resume(service: SaveService, message: Message) -> str:
+async def _resume(service: Outliving, message: Message) -> str:
     listing = await service.resume()
     if listing.head is None:
         raise AsyncCkptError("a run that was taken has no head")
     return _text(listing.head)
 
 
-async def _go_on(service: SaveService, message: Message) -> None:
+async def _go_on(service: Outliving, message: Message) -> None:
     verified = None if message["verified"] is None else wire.contents_from(message["verified"])
     await service.go_on(message["seq"], message["damaged"], named=message["named"], verified=verified)
 
 
-async def _prune(service: SaveService, message: Message) -> Message:
+async def _prune(service: Outliving, message: Message) -> Message:
     return wire.plan_json(await service.prune(dry_run=message["dry_run"]))
 
 
-async def _settled(service: SaveService, message: Message) -> None:
+async def _settled(service: Outliving, message: Message) -> None:
     await service.settled()
 
 
-_QUESTIONS: dict[str, Callable[[SaveService, Message], Coroutine[Any, Any, Any]]] = {
+_QUESTIONS: dict[str, Callable[[Outliving, Message], Coroutine[Any, Any, Any]]] = {
     "resume": _resume,
     "go_on": _go_on,
     "prune": _prune,
@@ -404,5 +377,6 @@ _HANDLERS: dict[str, Callable[[Host, Message, list[Descriptor]], None]] = {
     "hold": Host._hold,
     "release": Host._release,
     "call": Host._call,
+    "heard": Host._heard,
     "close": Host._close,
 }

@@ -15,9 +15,9 @@ from asyncckpt.worker.job import SaveJob
 from asyncckpt.worker.writer import Writer
 
 
-def nonce_of(job: SaveJob) -> str:
-    """The nonce of the folders of every attempt at `job`."""
-    return digest(job.id.encode())[:8]
+def nonce_of(job: str) -> str:
+    """The nonce of the folders of every attempt at the job with that id."""
+    return digest(job.encode())[:8]
 
 
 def landed(writer: Writer, job: SaveJob) -> Record | None:
@@ -43,5 +43,5 @@ def _is_of(checkpoint: Checkpoint, job: SaveJob) -> bool:
     return (
         (checkpoint.step, checkpoint.created) == (job.step, job.created)
         and directory is not None
-        and directory.nonce == nonce_of(job)
+        and directory.nonce == nonce_of(job.id)
     )

@@ -6,10 +6,8 @@ deadline no sign of being at work on what it is asked for.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +54,7 @@ class Listening:
         self._began = time.monotonic()
         self._deadline = self._began + ranks.deadline
         self._sign: dict[str, Any] | None = None
+        self._is_gone = False
 
     @property
     def pause(self) -> float:
@@ -80,12 +79,24 @@ class Listening:
                 raise RankMissing(
                     f"no {self._word} from rank {self._rank}: it has closed its checkpointer", [self._rank]
                 )
+        elif self.is_gone:
+            if (said := self._said()) is None:
+                raise self.missing()
         elif self.is_overdue:
             self._extend()
         return said
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the processes of that rank are seen to be dead; its worker process may have written until then."""
+        presence = self._ranks.presence(self._rank)
+        self._is_gone = self._is_gone or (presence is not None and presence.is_gone)
+        return self._is_gone
+
     def missing(self) -> RankMissing:
-        """The error of a word that did not come in time."""
+        """The error of a word that did not come in time, or will not come."""
+        if self._is_gone:
+            return RankMissing(f"no {self._word} from rank {self._rank}: its process is dead", [self._rank])
         return RankMissing(
             f"no {self._word} from rank {self._rank} within {self._ranks.deadline:g} s{self._hint}", [self._rank]
         )
@@ -118,13 +129,3 @@ def wait(listening: Listening) -> dict[str, Any]:
         while (said := listening.look()) is None:
             time.sleep(listening.pause)
         return said
-
-
-async def hear(listening: Listening, threads: Executor) -> dict[str, Any]:
-    """`wait`, for the event loop: every look is taken in one of `threads`."""
-    loop = asyncio.get_running_loop()
-    with listening.losable():
-        while True:
-            if (said := await loop.run_in_executor(threads, listening.look)) is not None:
-                return said
-            await asyncio.sleep(listening.pause)

@@ -13,14 +13,18 @@ import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from asyncckpt.format.digest import digest
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
+
+Trainer: TypeAlias = tuple[int, int | None]
+"""The number of a process, and when it was started."""
 
 FOLDER = "ASYNCCKPT_RUNTIME_DIR"
 """The environment variable that says where logs lie; without it that is a folder of the user's in the temporary one."""
@@ -88,8 +92,8 @@ def remove_if_silent(log: Path) -> None:
             log.unlink()
 
 
-def orphans(root: str, *, but: Path | None = None) -> list[Path]:
-    """The logs of living workers of `root` on this machine whose trainers are dead, `but` for one.
+def orphans(root: str, *, but: Path | None = None, family: Collection[Trainer] = ()) -> list[Path]:
+    """The logs of living workers of `root` on this machine whose trainers are dead and not of the `family`; `but` one.
 
     What earlier ones have left is tidied up.
     """
@@ -103,10 +107,19 @@ def orphans(root: str, *, but: Path | None = None) -> list[Path]:
             with suppress(FileNotFoundError):
                 if not _is_locked(log):
                     ended.append(log)
-                elif not _is_trainer_alive(log):
+                elif not (_is_trainer_alive(log) or _trainer_of(log) in family):
                     found.append(log)
     _tidy(ended)
     return found
+
+
+def has_worker(root: str, trainer: int, start: int | None) -> bool:
+    """Whether a worker of that trainer in `root` lives; blocks for as long as reading a few small files takes."""
+    for log in folder().glob(f"{_prefix(root)}*.log"):
+        with suppress(FileNotFoundError):
+            if _trainer_of(log) == (trainer, start) and _is_locked(log):
+                return True
+    return False
 
 
 def _tidy(ended: list[Path]) -> None:
@@ -124,7 +137,7 @@ def _prefix(root: str) -> str:
 
 def _header(root: str) -> bytes:
     trainer = os.getpid()
-    return json.dumps({"root": root, "trainer": trainer, "started": _started(trainer)}).encode() + b"\n"
+    return json.dumps({"root": root, "trainer": trainer, "started": started(trainer)}).encode() + b"\n"
 
 
 def _lock(descriptor: int) -> None:
@@ -143,12 +156,21 @@ def _is_locked(log: Path) -> bool:
 
 
 def _is_trainer_alive(log: Path) -> bool:
+    return is_running(*_trainer_of(log))
+
+
+def _trainer_of(log: Path) -> Trainer:
     with log.open("rb") as lines:
         header = json.loads(lines.readline())
-    return header["started"] is not None and bool(_started(header["trainer"]) == header["started"])
+    return header["trainer"], header["started"]
 
 
-def _started(pid: int) -> int | None:
+def is_running(pid: int, start: int | None) -> bool:
+    """Whether the process with this number, which was started at `start`, is there still."""
+    return start is not None and started(pid) == start
+
+
+def started(pid: int) -> int | None:
     """When the process with this number was started, in ticks since boot: the number alone is used again."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
@@ -22,12 +21,12 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.announcements import Announcements, Said, directory_in
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping
-from asyncckpt.worker.listening import Listening, hear
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
-from asyncckpt.worker.ranks import Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
+from asyncckpt.worker.ranks import Ranks, at_work, save_task, trouble_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.ticket import Ticket
@@ -49,6 +48,7 @@ class MemberService:
         self._loop = asyncio.get_running_loop()
         # A save that is being written waits for its watermark in two of them.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
+        self._announcements = Announcements(self.catalog, ranks, self._threads)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -57,6 +57,8 @@ class MemberService:
         self._loop.call_soon_threadsafe(self._begin, ticket)
 
     def _begin(self, ticket: Ticket) -> None:
+        if not ticket.claim():
+            return  # taken back on its way
         task = asyncio.create_task(self._carry_out(ticket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -64,6 +66,10 @@ class MemberService:
     def finish(self) -> None:
         """Take no more jobs; on the loop."""
         self._closing.set()
+
+    def orphan(self) -> None:
+        """The training's process is gone: do what is complete, as far as rank 0's worker goes on; on the loop."""
+        self.finish()
 
     def withdraw(self, job: str) -> bool:
         """Only rank 0 decides what is superseded."""
@@ -90,7 +96,7 @@ class MemberService:
     async def run(self) -> None:
         """Serve until `finish`, then carry what was begun to its end."""
         await self._closing.wait()
-        if self._tasks:
+        while self._tasks:
             await asyncio.gather(*self._tasks)
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
@@ -103,22 +109,25 @@ class MemberService:
             self._reject(ticket, phases.now, error)
 
     async def _take_part(self, ticket: Ticket, phases: Phases) -> None:
-        job = ticket.job
-        said = await self._hear(attempt_key(job.ordinal), job, "attempt")
-        if "declined" in said:
-            ticket.watermark.leave()
-            ticket.reply(Declined(said["declined"]["by_step"]))
-            return
-        directory = self._announced(said, job)
-        ticket.reply(Started(directory.seq))
-        # Not while it waits: rank 0 would wait for this rank, and this one for rank 0, as long as both are at work.
-        with at_work(self._ranks, save_task(job.ordinal)):
-            written = await self._write(ticket, directory, said["writer"], phases)
-        phases.enter("commit")
-        verdict = await self._hear(verdict_key(job.ordinal), job, "verdict")
-        if verdict.get("discarded"):
-            await self._discard(directory, job)
-        self._durable(ticket, verdict, written, phases)
+        job, written = ticket.job, 0
+        said: Said | None = await self._announcements.attempt(ticket)
+        while said is not None and ("seq" in said or "declined" in said):
+            if "declined" in said:
+                ticket.watermark.leave()
+                ticket.reply(Declined(said["declined"]["by_step"]))
+                return
+            directory = self._announced(said, job)
+            ticket.reply(Started(directory.seq))
+            # Not while it waits: rank 0 would wait for this rank, and this one for rank 0, as long as both are at work.
+            with at_work(self._ranks, save_task(job.ordinal)):
+                written = await self._write(ticket, directory, said["writer"], phases)
+            phases.enter("commit")
+            # A newer attempt, where the worker process that made this one died.
+            said = await self._announcements.outcome(job, directory)
+            if said is not None and said.get("discarded"):
+                await self._discard(directory, job)
+        if said is not None:
+            self._durable(ticket, said, written, phases)
 
     async def _write(self, ticket: Ticket, directory: DataDirectory, writer: str, phases: Phases) -> int:
         """Write this rank's shard and report it; returns its bytes."""
@@ -131,22 +140,14 @@ class MemberService:
         await write_report(ticket.job, written.contents, directory, writer, self.storage)
         return written.nbytes
 
-    async def _hear(self, key: str, job: SaveJob, word: str) -> dict[str, Any]:
-        """What rank 0 says of a job; raises `RankMissing` once it gives no sign of being at work on it."""
-        hint = ": either it is gone, or it does not call step() and save() as this rank does"
-        word = f"{word} at step {job.step}"
-        task = save_task(job.ordinal)
-        return await hear(Listening(self._ranks, 0, (key,), word, task=task, hint=hint), self._threads)
-
-    def _announced(self, said: dict[str, Any], job: SaveJob) -> DataDirectory:
-        """The folder of the attempt; raises `SaveFailed` if there is none, or if it is one at another save."""
-        _check(said)
+    def _announced(self, said: Said, job: SaveJob) -> DataDirectory:
+        """The folder of the attempt; raises `SaveFailed` if it is one at another save."""
         if said["step"] != job.step:
             raise SaveFailed(
                 f"save number {job.ordinal} is of step {job.step} here and of step {said['step']} on rank 0: call "
                 "step() and save() on every rank, for the same steps in the same order"
             )
-        return DataDirectory(said["seq"], said["step"], said["inc"], said["nonce"])
+        return directory_in(said)
 
     async def _discard(self, directory: DataDirectory, job: SaveJob) -> None:
         """Delete what this rank may have written after rank 0 had emptied the folder."""
@@ -156,10 +157,9 @@ class MemberService:
         except StorageError as error:
             self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
 
-    def _durable(self, ticket: Ticket, verdict: dict[str, Any], written: int, phases: Phases) -> None:
+    def _durable(self, ticket: Ticket, verdict: Said, written: int, phases: Phases) -> None:
         _check(verdict)
         record = records.decode(verdict["record"].encode("ascii"), "rank 0's verdict")
-        ticket.reply(Committed(record))
         if (checkpoint := record.checkpoint) is not None:
             now = self._clock.time()
             seconds = now - ticket.job.created / 1e6
@@ -167,6 +167,8 @@ class MemberService:
             self._listeners.emit(
                 Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written, phases.end())
             )
+        # Told before the handle ends: who has waited for it finds the save in the metrics.
+        ticket.reply(Committed(record))
 
     def _reject(self, ticket: Ticket, phase: str, error: Exception) -> None:
         ticket.watermark.leave()
@@ -178,7 +180,7 @@ class MemberService:
             self._listeners.emit(Failed(ticket.job.step, phase, error))
 
 
-def _check(said: dict[str, Any]) -> None:
+def _check(said: Said) -> None:
     if "skipped" in said:
         raise SaveSkipped(f"rank 0: {said['skipped']}")
     if "error" in said:

@@ -3,13 +3,20 @@
 Only rank 0 opens the run. It announces each attempt (or that there will be none) and afterwards the verdict;
 the others write their shard into the announced folder and report through the store, so that the commit needs
 no trainer. Messages are small JSON objects.
+
+What is said goes through the key-value store of the process group, which may die with any trainer. Where ranks have
+worker processes, these then need nothing but the storage: rank 0's finds the reports there, and the others find there
+what rank 0 has written for a save, since the name of that folder is made from what all of them know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol
+
+from asyncckpt.worker.presence import Presence
 
 DEADLINE = 600.0
 """Seconds that a rank waits for another one that gives no sign of being at work on it."""
@@ -27,6 +34,30 @@ class Ranks(Protocol):
     @property
     def deadline(self) -> float:
         """Seconds to wait for another rank that gives no sign of being at work."""
+        ...
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """What this rank's checkpointer was given, as all ranks must have been."""
+        ...
+
+    @property
+    def session(self) -> str | None:
+        """A name that no other life of any training has; None as long as rank 0 has not told it. Raises
+        `ConnectionError`.
+        """
+        ...
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is a worker process whose trainer is dead: nothing can be heard or said any more."""
+        ...
+
+    def presence(self, rank: int) -> Presence | None:
+        """Where `rank` has a worker process that outlives it; None if it has none, or has not said so, or is cut off.
+
+        What was once heard is known for good.
+        """
         ...
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
@@ -64,6 +95,13 @@ class SingleRank:
     rank = 0
     world = 1
     deadline = DEADLINE
+    arguments: Mapping[str, str] = MappingProxyType({})
+    session: str | None = None
+    is_alone = False
+
+    def presence(self, rank: int) -> Presence | None:
+        """Nobody else is there."""
+        return None
 
     def publish(self, key: str, value: dict[str, Any]) -> None:
         """Nobody listens."""
@@ -137,6 +175,16 @@ def hello_key(rank: int) -> str:
 def pulse_key(rank: int) -> str:
     """Where a rank says, again and again, what it is at work on."""
     return f"pulse/{rank}"
+
+
+def worker_key(rank: int) -> str:
+    """Where a rank says what goes on when it is dead."""
+    return f"worker/{rank}"
+
+
+def job_id(session: str, ordinal: int) -> str:
+    """The id that rank 0's job has at save number `ordinal`: every rank knows by it what rank 0 wrote for that save."""
+    return f"{session}/{ordinal}"
 
 
 def left_key(rank: int) -> str:

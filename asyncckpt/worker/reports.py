@@ -62,20 +62,25 @@ async def _report_of(
     rank: int, own: Report, directory: DataDirectory, storage: Storage, listening: Listening
 ) -> Report | None:
     """Its report, or None if it may still come: looked for after the signs, since it may have been its last."""
-    try:
-        outcome: dict[str, Any] | Exception | None = await asyncio.to_thread(listening.look)
-    except (ConnectionError, RankMissing) as error:
-        # Reports travel through the storage, so that a commit needs nothing but it.
-        outcome = error
+    outcome = await asyncio.to_thread(_signs, listening)
     if (report := await _look(rank, own, directory, storage)) is not None:
         return report
     if isinstance(outcome, RankMissing):
         raise outcome
     if isinstance(outcome, dict):
         raise SaveFailed(f"rank {rank} could not write its shard: {outcome['error']}")
-    if isinstance(outcome, ConnectionError) and listening.is_overdue:
-        raise listening.missing()
     return None
+
+
+def _signs(listening: Listening) -> dict[str, Any] | RankMissing | None:
+    """What that rank says of its part; or why, if it is not there by now, it never will be."""
+    try:
+        return listening.look()
+    except RankMissing as error:
+        return error
+    except ConnectionError:
+        # Reports travel through the storage, so that a commit needs nothing but it.
+        return listening.missing() if listening.is_gone or listening.is_overdue else None
 
 
 def _check_plan(report: Report, own: Report) -> None:

@@ -18,7 +18,7 @@ from asyncckpt.worker import failures
 from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.past import Claim, Past
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Trainer and worker are of one installation; an upgrade under a running training is what tells them apart."""
 
 Message = dict[str, Any]

@@ -39,6 +39,7 @@ def config(root: Path, past: Past, trainer: int) -> wire.Message:
         "keep": None,
         "monitor": None,
         "overwrite": False,
+        "ranks": None,
         "share": 1.0,
         "beat": 60.0,
         "past": wire.past_json(past),

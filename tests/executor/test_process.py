@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig, ProcessConfig, RetentionPolicy, SavePolicy
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.events import Durable, Fallback, Listeners
-from asyncckpt.executing import BREAK_EVEN, executor
-from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.events import Durable, Fallback
+from asyncckpt.executing import BREAK_EVEN
+from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import bridge, priority
 from asyncckpt.worker.bridge import ProcessExecutor
-from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.service import ServiceConfig
 
 from ..checkpointer.trainings import Recorder, Toy, Training, refuse_threads, steps
 from .conftest import Make, worker_of
@@ -212,23 +210,6 @@ def test_where_no_process_can_be_had_a_thread_is_taken_visibly(recorder: Recorde
     (fallback,) = [event for event in recorder.of(Fallback) if event.feature == "executor"]
     assert fallback.reason.startswith("no other process can have the storage at memory://here")
     assert len(recorder.of(Durable)) == 1
-
-
-def test_several_ranks_save_in_threads_visibly(recorder: Recorder, tmp_path: Path) -> None:
-    made = executor(
-        "process",
-        0,
-        2,
-        LocalStorage(tmp_path),
-        ServiceConfig(),
-        Listeners([recorder]),
-        SYSTEM_CLOCK,
-        lambda past: cast("Executor", "a thread"),
-    )
-    assert made == "a thread"
-    assert recorder.of(Fallback) == [
-        Fallback("executor", "several ranks: saves run in a thread, and end with this process")
-    ]
 
 
 def test_a_machine_without_another_thread_for_the_bridge_saves_as_without_a_process(

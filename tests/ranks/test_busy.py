@@ -10,10 +10,8 @@ import torch.distributed as dist
 from asyncckpt import SaveHandle, SavePolicy
 from asyncckpt.events import Event, Skipped, Superseded
 from asyncckpt.saving import OnBusy
-from asyncckpt.storage import from_url
-from asyncckpt.testing.ranks import run_ranks
-from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import listening
+from tests.ranks.executors import Launcher, gated
 from tests.ranks.looking import failure_of, is_leader, steps_of
 from tests.ranks.training import Training
 
@@ -36,7 +34,7 @@ def _saves_every_step(root: Path, on_busy: OnBusy) -> tuple[list[str], list[tupl
     """Rank 0's first pack is held for the whole training; what became of every save, and the events told."""
     if not is_leader():
         listening._FIRST_LOOK = 0.2  # more saves than generations come before this rank learns what became of them
-    training, storage, recorder = Training(), GatedStorage(from_url(root)), Recorder()
+    training, storage, recorder = Training(), gated(root), Recorder()
     gate = storage.hold("put", "*/rank-00000-of-*")
     options = {"save": SavePolicy(every_steps=1), "on_busy": on_busy, "listeners": [recorder]}
     with training.checkpointer(storage, **options) as checkpointer:
@@ -58,17 +56,17 @@ def _saves_every_step(root: Path, on_busy: OnBusy) -> tuple[list[str], list[tupl
     return [handle.status for handle in handles], sorted(recorder.told, key=lambda event: event[1])
 
 
-def test_what_rank_0_supersedes_is_superseded_on_every_rank(tmp_path: Path) -> None:
+def test_what_rank_0_supersedes_is_superseded_on_every_rank(tmp_path: Path, launch: Launcher) -> None:
     statuses = ["durable", *["superseded"] * (STEPS - 2), "durable"]
     told = [("Superseded", step) for step in range(2, STEPS)]
-    assert run_ranks(_saves_every_step, 3, tmp_path, "coalesce") == [(statuses, told)] * 3
+    assert launch(_saves_every_step, 3, tmp_path, "coalesce") == [(statuses, told)] * 3
     assert steps_of(tmp_path) == [1, STEPS]
 
 
-def test_what_rank_0_skips_is_skipped_on_every_rank(tmp_path: Path) -> None:
+def test_what_rank_0_skips_is_skipped_on_every_rank(tmp_path: Path, launch: Launcher) -> None:
     statuses = ["durable", "durable", *["skipped"] * (STEPS - 2)]
     told = [("Skipped", step) for step in range(3, STEPS + 1)]
-    assert run_ranks(_saves_every_step, 3, tmp_path, "skip") == [(statuses, told)] * 3
+    assert launch(_saves_every_step, 3, tmp_path, "skip") == [(statuses, told)] * 3
     assert steps_of(tmp_path) == [1, 2]
 
 
@@ -83,12 +81,12 @@ def _others_do_not_step(root: Path) -> str:
     return handle.status
 
 
-def test_rank_0_needs_nothing_more_of_another_ranks_training_thread(tmp_path: Path) -> None:
-    assert run_ranks(_others_do_not_step, 2, tmp_path, timeout=20) == ["durable"] * 2
+def test_rank_0_needs_nothing_more_of_another_ranks_training_thread(tmp_path: Path, launch: Launcher) -> None:
+    assert launch(_others_do_not_step, 2, tmp_path, timeout=20) == ["durable"] * 2
 
 
 def _one_names_its_successor(root: Path) -> str:
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     with (
         training.checkpointer(storage, save=SavePolicy(every_steps=1)) as checkpointer,
         storage.hold("put", "*/rank-00000-of-*") as gate,
@@ -105,6 +103,6 @@ def _one_names_its_successor(root: Path) -> str:
     return message
 
 
-def test_a_superseded_save_names_the_one_that_took_its_place_on_every_rank(tmp_path: Path) -> None:
+def test_a_superseded_save_names_the_one_that_took_its_place_on_every_rank(tmp_path: Path, launch: Launcher) -> None:
     message = "the snapshot of step 2 was replaced by the one of step 3 before it was written"
-    assert run_ranks(_one_names_its_successor, 2, tmp_path) == [message] * 2
+    assert launch(_one_names_its_successor, 2, tmp_path) == [message] * 2

@@ -22,6 +22,7 @@ from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import RankMissing, SaveFailed
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.worker.ranks import attempt_key, hello_key
+from tests.ranks.executors import Launcher
 from tests.ranks.looking import is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
@@ -48,8 +49,8 @@ def _best(root: Path) -> tuple[list[int], list[int], int]:
     return first, again, at_end.step
 
 
-def test_all_ranks_save_where_rank_0_found_the_best(tmp_path: Path) -> None:
-    assert run_ranks(_best, 3, tmp_path) == [([1, 2, 4, 6], [2, 3, 5], 6)] * 3
+def test_all_ranks_save_where_rank_0_found_the_best(tmp_path: Path, launch: Launcher) -> None:
+    assert launch(_best, 3, tmp_path) == [([1, 2, 4, 6], [2, 3, 5], 6)] * 3
 
 
 class OwnClock:

@@ -21,11 +21,10 @@ from asyncckpt.errors import (
     TransientError,
 )
 from asyncckpt.events import Damaged, Event
-from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
-from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import pulse
 from asyncckpt.worker.ranks import CALL_KEY, pulse_key
+from tests.ranks.executors import Launcher, gated
 from tests.ranks.looking import error_of, is_leader, shorten_deadline, steps_of
 from tests.ranks.training import Training
 
@@ -74,10 +73,12 @@ def _fall_back(root: Path) -> tuple[str, int, tuple[int, int], list[tuple[int | 
 
 
 @pytest.mark.parametrize(("rank", "kind"), [(0, "content"), (1, "missing")])
-def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(tmp_path: Path, rank: int, kind: str) -> None:
-    run_ranks(_train, 3, tmp_path, 3)
+def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(
+    tmp_path: Path, launch: Launcher, rank: int, kind: str
+) -> None:
+    launch(_train, 3, tmp_path, 3)
     _damage(tmp_path, 3, rank, kind)
-    results = run_ranks(_fall_back, 3, tmp_path)
+    results = launch(_fall_back, 3, tmp_path)
     for at, (named, step, taken, damages) in enumerate(results):
         assert named.startswith("CheckpointCorruptError" if at == 0 else "RestoreError: rank 0 could not resume")
         assert f"rank-0000{rank}-of-00003.p0.safetensors" in named
@@ -107,15 +108,15 @@ def _start(root: Path) -> tuple[bool, str]:
     return nothing, _resume(root / "file")
 
 
-def test_an_empty_root_is_none_and_a_file_an_error_on_every_rank(tmp_path: Path) -> None:
+def test_an_empty_root_is_none_and_a_file_an_error_on_every_rank(tmp_path: Path, launch: Launcher) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for nothing, message in run_ranks(_start, 2, tmp_path):
+    for nothing, message in launch(_start, 2, tmp_path):
         assert nothing
         assert "StorageDenied" in message
 
 
 def _one_cannot_read(root: Path) -> tuple[str, int]:
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
         if dist.get_rank() == 1:
             storage.fail("get", "*.safetensors", lambda: TransientError("no route to the store"))
@@ -263,17 +264,17 @@ def _resumes(root: Path) -> int:
         return state.step
 
 
-def test_a_resume_that_failed_on_one_rank_has_not_taken_the_run_back(tmp_path: Path) -> None:
-    leader, member = run_ranks(_goes_back, 2, tmp_path)
+def test_a_resume_that_failed_on_one_rank_has_not_taken_the_run_back(tmp_path: Path, launch: Launcher) -> None:
+    leader, member = launch(_goes_back, 2, tmp_path)
     assert "rank 1 could not put its state back" in leader
     assert "it does not want to" in member
-    assert run_ranks(_resumes, 2, tmp_path) == [3, 3]
+    assert launch(_resumes, 2, tmp_path) == [3, 3]
 
 
 def _slow_resume(root: Path) -> tuple[int, int]:
     """Rank 0's store takes three times as long as the deadline to read from: the other rank sees it at work."""
     pulse.BEAT = 0.3
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
         shorten_deadline(checkpointer, 1.5)
         gate = storage.hold("get", "*/rank-00000-of-*.safetensors")
@@ -339,8 +340,8 @@ def _twice(root: Path) -> tuple[list[int], list[int], list[float]]:
     return found, listed, training.losses
 
 
-def test_resuming_again_in_the_same_process(tmp_path: Path) -> None:
-    results = run_ranks(_twice, 2, tmp_path)
+def test_resuming_again_in_the_same_process(tmp_path: Path, launch: Launcher) -> None:
+    results = launch(_twice, 2, tmp_path)
     for resumed, listed, _ in results:
         assert resumed == [2, 4]
         assert listed == [1, 2, 3, 4, 5]

@@ -14,6 +14,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
+from tests.ranks.executors import Launcher
 from tests.ranks.training import Seen, Training
 
 pytestmark = pytest.mark.ranks
@@ -37,10 +38,10 @@ def _train(root: Path, steps: int) -> tuple[Seen, list[CheckpointInfo]]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_a_resumed_training_is_the_same_on_every_rank_bit_for_bit(tmp_path: Path, world: int) -> None:
-    straight = run_ranks(_train, world, tmp_path / "straight", 6)
-    before = run_ranks(_train, world, tmp_path / "resumed", 4)
-    after = run_ranks(_train, world, tmp_path / "resumed", 6)
+def test_a_resumed_training_is_the_same_on_every_rank_bit_for_bit(tmp_path: Path, launch: Launcher, world: int) -> None:
+    straight = launch(_train, world, tmp_path / "straight", 6)
+    before = launch(_train, world, tmp_path / "resumed", 4)
+    after = launch(_train, world, tmp_path / "resumed", 6)
     for rank in range(world):
         (whole, _), (first, _), (second, _) = straight[rank], before[rank], after[rank]
         second.losses = first.losses + second.losses

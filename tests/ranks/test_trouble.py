@@ -28,6 +28,7 @@ from asyncckpt.testing.ranks import StoreHost, run_ranks
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import listening, pulse
 from asyncckpt.worker.ranks import pulse_key
+from tests.ranks.executors import Launcher, gated
 from tests.ranks.looking import failure_of, is_leader, shorten_deadline, steps_of, unlisted
 from tests.ranks.training import Training
 
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.ranks
 
 def _put_fails(root: Path, victim: int, at: str, error: Callable[[], BaseException]) -> str:
     """The message of a save in which `victim` cannot put `at`; the saves before and after it are durable."""
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
         training.step()
         checkpointer.save(1).wait()
@@ -70,8 +71,8 @@ def _denied() -> StorageDenied:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_cannot_write_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
-    messages = run_ranks(_put_fails, 3, tmp_path, victim, "*.safetensors", _denied)
+def test_a_rank_that_cannot_write_fails_the_save_of_all(tmp_path: Path, launch: Launcher, victim: int) -> None:
+    messages = launch(_put_fails, 3, tmp_path, victim, "*.safetensors", _denied)
     said = "StorageDenied: the file system is read-only"
     if victim == 0:
         assert all(f"rank 0: {said}" in message for message in messages[1:])
@@ -90,7 +91,7 @@ def test_a_worker_that_dies_on_one_rank_fails_the_save_of_all(tmp_path: Path, vi
 
 
 def _commit_stays_unknown(root: Path) -> str:
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
         checkpointer.save(1).wait()
         storage.fail("reply", "commits/*", lambda: OutcomeUnknown("no answer"))
@@ -101,8 +102,8 @@ def _commit_stays_unknown(root: Path) -> str:
     return str(error)
 
 
-def test_a_shard_stays_as_long_as_a_record_may_name_it(tmp_path: Path) -> None:
-    for message in run_ranks(_commit_stays_unknown, 2, tmp_path):
+def test_a_shard_stays_as_long_as_a_record_may_name_it(tmp_path: Path, launch: Launcher) -> None:
+    for message in launch(_commit_stays_unknown, 2, tmp_path):
         assert "could not find out whether it was created" in message
     assert steps_of(tmp_path) == [1, 2, 3]
 
@@ -124,8 +125,8 @@ def _state_is_refused(root: Path, victim: int) -> str:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_call_that_raises_on_one_rank_fails_the_save_of_all(tmp_path: Path, victim: int) -> None:
-    messages = run_ranks(_state_is_refused, 2, tmp_path, victim)
+def test_a_call_that_raises_on_one_rank_fails_the_save_of_all(tmp_path: Path, launch: Launcher, victim: int) -> None:
+    messages = launch(_state_is_refused, 2, tmp_path, victim)
     assert messages[victim] in messages[1 - victim]
     assert f"rank {victim}" in messages[1 - victim]
     assert steps_of(tmp_path) == [2]
@@ -148,9 +149,9 @@ def _start_over(root: Path) -> list[str]:
     return found
 
 
-def test_starting_over_by_accident_is_refused_on_every_rank(tmp_path: Path) -> None:
-    run_ranks(_put_fails, 2, tmp_path, 1, "*.safetensors", _denied)
-    leader, other = run_ranks(_start_over, 2, tmp_path)
+def test_starting_over_by_accident_is_refused_on_every_rank(tmp_path: Path, launch: Launcher) -> None:
+    launch(_put_fails, 2, tmp_path, 1, "*.safetensors", _denied)
+    leader, other = launch(_start_over, 2, tmp_path)
     for step, refusal, message in zip((1, 2), leader, other, strict=True):
         assert "holds 2 checkpoints" in refusal
         assert message == f"the save of step {step} failed (open): rank 0: CheckpointDirectoryExistsError: {refusal}"
@@ -165,8 +166,8 @@ def _out_of_step(root: Path) -> tuple[str, str]:
     return type(error.__cause__).__name__, str(error)
 
 
-def test_ranks_that_save_different_steps_are_told_so(tmp_path: Path) -> None:
-    for kind, message in run_ranks(_out_of_step, 2, tmp_path):
+def test_ranks_that_save_different_steps_are_told_so(tmp_path: Path, launch: Launcher) -> None:
+    for kind, message in launch(_out_of_step, 2, tmp_path):
         assert kind == "SaveFailed"
         assert "save number 1 is of step 2 here and of step 1 on rank 0" in message
     assert steps_of(tmp_path) == [3]
@@ -175,7 +176,7 @@ def test_ranks_that_save_different_steps_are_told_so(tmp_path: Path) -> None:
 def _slow_leader(root: Path) -> int:
     """Rank 0's store takes three times as long as the deadline: it beats until then, and the others wait."""
     pulse.BEAT = 0.3
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
         shorten_deadline(checkpointer, 1.5)
         gate = storage.hold("put", "*/rank-00000-of-*")
@@ -190,7 +191,7 @@ def _slow_leader(root: Path) -> int:
 def _full_leader(root: Path) -> list[int]:
     """Rank 0 has no memory left for a save, three times as long as the deadline: it beats in that call too."""
     pulse.BEAT = 0.3
-    training, storage = Training(), GatedStorage(from_url(root))
+    training, storage = Training(), gated(root)
     options: dict[str, Any] = {"save": SavePolicy(every_seconds=1e-6), "on_busy": "wait", "generations": 1}
     with training.checkpointer(storage, **options) as checkpointer:
         shorten_deadline(checkpointer, 1.5)
@@ -204,8 +205,8 @@ def _full_leader(root: Path) -> list[int]:
         return [handle.wait().step for handle in handles if handle is not None]
 
 
-def test_a_save_that_waits_for_memory_longer_than_the_deadline_is_no_death(tmp_path: Path) -> None:
-    assert run_ranks(_full_leader, 2, tmp_path) == [[1, 2, 3]] * 2
+def test_a_save_that_waits_for_memory_longer_than_the_deadline_is_no_death(tmp_path: Path, launch: Launcher) -> None:
+    assert launch(_full_leader, 2, tmp_path) == [[1, 2, 3]] * 2
     assert steps_of(tmp_path) == [1, 2, 3]
 
 
@@ -227,8 +228,8 @@ def _leaves(root: Path) -> list[str]:
     return [key for key in said if ranks._store.check([key])]
 
 
-def test_nothing_that_was_said_stays_in_the_store_when_all_have_closed(tmp_path: Path) -> None:
-    assert run_ranks(_leaves, 3, tmp_path, store="launcher") == [[], [], []]
+def test_nothing_that_was_said_stays_in_the_store_when_all_have_closed(tmp_path: Path, launch: Launcher) -> None:
+    assert launch(_leaves, 3, tmp_path, store="launcher") == [[], [], []]
 
 
 def _wait_for_beats(checkpointer: AsyncCheckpointer, count: int) -> None:
@@ -253,13 +254,13 @@ def _listens_late(root: Path) -> str:
 
 
 @pytest.mark.parametrize("store", ["rank 0", "launcher"])
-def test_rank_0_leaves_last(tmp_path: Path, store: StoreHost) -> None:
-    assert run_ranks(_listens_late, 2, tmp_path, store=store) == ["1", "00000001"]
+def test_rank_0_leaves_last(tmp_path: Path, launch: Launcher, store: StoreHost) -> None:
+    assert launch(_listens_late, 2, tmp_path, store=store) == ["1", "00000001"]
 
 
 def _store_is_lost(root: Path) -> str:
     """On rank 0 the key-value store stops to answer once the attempt is announced; rank 1 reports after that."""
-    training, storage, store = Training(), GatedStorage(from_url(root)), dist.distributed_c10d._get_default_store()
+    training, storage, store = Training(), gated(root), dist.distributed_c10d._get_default_store()
     gate = storage.hold("put", "*/rank-00001-*.json")
     with training.checkpointer(storage) as checkpointer:
         if is_leader():

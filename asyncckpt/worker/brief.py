@@ -1,0 +1,69 @@
+"""Brief: what a worker process is told before anything else. It grows with what those before it have come to know."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, replace
+
+from asyncckpt.clock import Clock
+from asyncckpt.storage.recipe import Recipe
+from asyncckpt.worker import wire
+from asyncckpt.worker.past import Claim, Past
+from asyncckpt.worker.ranks import Ranks
+from asyncckpt.worker.remote import ranks_json
+from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.settings import ProcessConfig
+from asyncckpt.worker.wire import Message
+from asyncckpt.worker.writer import new_writer_id
+
+if sys.platform == "linux":
+    from asyncckpt.worker.priority import cpus_for_worker
+
+assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
+
+
+class Brief:
+    """For the worker processes of one trainer; not for several threads at once."""
+
+    def __init__(
+        self, recipe: Recipe, config: ServiceConfig, process: ProcessConfig, ranks: Ranks, clock: Clock
+    ) -> None:
+        self.past = Past(Claim(new_writer_id(clock)))
+        self.share = 1.0
+        """Of the time, for digesting and writing, see `Pace.set`."""
+        self._recipe = recipe
+        self._config = config
+        self._process = process
+        self._ranks = ranks
+
+    def message(self, beat: float) -> Message:
+        """For a new one, which is to give a sign of life every `beat` seconds."""
+        keep = self._config.keep
+        return {
+            "trainer": os.getpid(),
+            "recipe": list(self._recipe),
+            "keep": None if keep is None else asdict(keep),
+            "monitor": self._config.monitor,
+            "overwrite": self._config.overwrite,
+            "past": wire.past_json(self.past),
+            "share": self.share,
+            "beat": beat,
+            "ranks": ranks_json(self._ranks),
+            "cpus": cpus_for_worker(),
+            **asdict(self._process),
+        }
+
+    def claimed(self, message: Message) -> None:
+        """What the run is to this training, has changed."""
+        self.past = replace(self.past, claim=wire.claim_of(message["claim"]))
+
+    def hold(self, seq: int) -> None:
+        """Somebody here reads that checkpoint."""
+        self.past.reading[seq] = self.past.reading.get(seq, 0) + 1
+
+    def release(self, seq: int) -> None:
+        """Reads it no more."""
+        self.past.reading[seq] -= 1
+        if not self.past.reading[seq]:
+            del self.past.reading[seq]
