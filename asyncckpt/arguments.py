@@ -46,6 +46,18 @@ def check_values(root: object, close_timeout: float) -> None:
         raise ValueError(f"close_timeout={close_timeout!r}: give seconds, 0 or more")
 
 
+def check_emergency(deadline: float | None, *, emergency: bool, on_busy: object) -> None:
+    """Refuse a deadline that is none, or that is nobody's, and a word about what an emergency never does."""
+    if not emergency:
+        raise ValueError(
+            f"save(deadline={deadline}) belongs to save(emergency=True): handle.wait(timeout=) is for others"
+        )
+    if deadline is not None and not 0 < deadline <= threading.TIMEOUT_MAX:
+        raise ValueError(f"save(deadline={deadline}): give the seconds within which it has to be durable")
+    if on_busy is not None:
+        raise ValueError(f"save(on_busy={on_busy!r}, emergency=True): an emergency save always waits for its turn")
+
+
 def refuse_later(call: str = "AsyncCheckpointer", /, **given: object) -> None:
     """Refuse arguments of `call` that a later version will give a meaning."""
     for name, value in given.items():

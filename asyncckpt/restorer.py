@@ -7,12 +7,12 @@ follows a writer that overtakes it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Damaged, Listeners
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which, which_of
@@ -44,13 +44,13 @@ class Restorer:
         self._counts = counts
         self._call = 0
 
-    def resume(self, which: Which) -> Loaded | None:
+    def resume(self, which: Which, *, allow_partial: bool = False) -> Loaded | None:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
         which = which_of(which)
         damaged: list[int] = []
 
         def choose(consensus: Consensus[Fitted]) -> Fitted | None:
-            return self._sound(consensus, self._executor.resume(), which, damaged)
+            return self._sound(consensus, self._executor.resume(), which, damaged, allow_partial=allow_partial)
 
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.
@@ -58,7 +58,14 @@ class Restorer:
             self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 
         self._counts.begin_anew()
-        loaded = self._agreed(f"resume(which={which!r})", choose, go_on, counts=self._counts, strict=True)
+        call = f"resume(which={which!r}{', allow_partial=True' if allow_partial else ''})"
+        loaded = self._agreed(call, choose, go_on, counts=self._counts, strict=True)
+        if loaded is not None and loaded.checkpoint.partial:
+            logger.warning(
+                "the checkpoint of step %d is partial: it holds no %s, and what this training has of that goes on as "
+                "it is",
+                *(loaded.checkpoint.step, " and no ".join(loaded.checkpoint.partial)),
+            )
         if loaded is not None and (left := unclaimed(loaded, self._trees)):
             logger.warning(
                 "the checkpoint of step %d holds what this training was not given, and will not be in its next one: %s",
@@ -102,7 +109,8 @@ class Restorer:
                 lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
             )
             # Before any rank changes anything.
-            return fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
+            lacking = () if only else checkpoint.partial
+            return fit(loaded, self._trees, strict=strict, only=only, exclude=(*exclude, *lacking))
 
         def put_back(fitted: Fitted) -> None:
             self._guard()
@@ -121,14 +129,26 @@ class Restorer:
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 
-    def _sound(self, consensus: Consensus[Fitted], listing: Listing, which: Which, damaged: list[int]) -> Fitted | None:
+    def _sound(
+        self,
+        consensus: Consensus[Fitted],
+        listing: Listing,
+        which: Which,
+        damaged: list[int],
+        *,
+        allow_partial: bool,
+    ) -> Fitted | None:
         """Propose until a checkpoint stands; None on an empty run. What did not stand is in `damaged`.
 
-        Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are.
+        Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are, and `IncompatibleState`
+        if there are partial ones only, which nobody asked for.
         """
         for lost in listing.lost.values():
             self._report(None, None, lost, "record")
-        for checkpoint in listing.candidates() if which == "latest" else [listing.find(which)]:
+        chosen = listing.candidates(partial=allow_partial) if which == "latest" else [listing.find(which)]
+        if not allow_partial:
+            _refuse_partial(listing.checkpoints if which == "latest" and not listing.lost else chosen)
+        for checkpoint in chosen:
             try:
                 return consensus.propose(checkpoint)
             except CheckpointCorruptError as error:
@@ -158,3 +178,14 @@ class Restorer:
                     if which not in ("latest", "best"):
                         raise
         raise overtaken(which)
+
+
+def _refuse_partial(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise `IncompatibleState` where all there is to take is partial: to start over would be worse."""
+    if checkpoints and all(checkpoint.partial for checkpoint in checkpoints):
+        newest = checkpoints[-1]
+        raise IncompatibleState(
+            f"the checkpoint of step {newest.step} is partial: it holds no {' and no '.join(newest.partial)}. "
+            f"resume(allow_partial=True) takes it and leaves those as they are; restore({f'{newest.seq:08d}'!r}, "
+            'only=("model",)) takes parts of it'
+        )

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, SaveSkipped, WorkerCrashed
+from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, SaveSkipped, SaveSuperseded, WorkerCrashed
 from asyncckpt.events import Failed, Fallback, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
@@ -146,6 +146,13 @@ class ProcessExecutor:
             self._tell({"kind": "withdraw", "job": job})
         pending.keep()
         return True
+
+    def abandon(self, job: str, by_step: int) -> None:
+        """See `Executor.abandon`."""
+        with self._lock:
+            if self._successor is not None:
+                self._successor.abandon(job, by_step)
+            self._tell({"kind": "abandon", "job": job, "by_step": by_step})
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """See `Executor.staged`: the worker has everything that it needs to commit it without this process."""
@@ -467,7 +474,7 @@ class ProcessExecutor:
         if pending is not None:
             error = failures.decode(message["error"])
             pending.ticket.watermark.leave()
-            if not isinstance(error, SaveSkipped):  # given up, which is no failure
+            if not isinstance(error, SaveSkipped | SaveSuperseded):  # given up, which is no failure
                 self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
             pending.ticket.reply(Rejected(message["phase"], error))
             pending.keep()
