@@ -38,12 +38,14 @@ def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
         raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 
 
-def check_values(root: object, close_timeout: float) -> None:
-    """Refuse a root that names nothing, and a time that nobody can wait for."""
+def check_values(root: object, close_timeout: float, generations: int) -> None:
+    """Refuse a root that names nothing, a time that nobody can wait for, and no memory at all."""
     if isinstance(root, str | os.PathLike) and not os.fspath(root):
         raise ValueError(f"root={root!r}: give a path or a URL; the current folder is '.'")
     if not 0 <= close_timeout <= threading.TIMEOUT_MAX:
         raise ValueError(f"close_timeout={close_timeout!r}: give seconds, 0 or more")
+    if generations < 1:
+        raise ValueError(f"generations={generations}: at least 1 is needed")
 
 
 def check_emergency(deadline: float | None, *, emergency: bool, on_busy: object) -> None:

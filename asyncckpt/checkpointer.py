@@ -31,10 +31,11 @@ from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.distributed.counts import Counts
+from asyncckpt.ending import Ending
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
-from asyncckpt.handle import SaveHandle, ended, untold, wait_all
+from asyncckpt.handle import SaveHandle, wait_all
 from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
@@ -47,13 +48,11 @@ from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
-from asyncckpt.stopping import Stopping, urgency
+from asyncckpt.stopping import Stopping
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
-from asyncckpt.worker.adopting import drained
-from asyncckpt.worker.executor import ThreadExecutor
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
@@ -110,10 +109,8 @@ class AsyncCheckpointer:
             check_choices(executor=executor)
         check_monitor(monitor)
         check_keep(keep, monitor)
-        check_values(root, close_timeout)
+        check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        if generations < 1:
-            raise ValueError(f"generations={generations}: at least 1 is needed")
         self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
@@ -135,8 +132,7 @@ class AsyncCheckpointer:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         self._exporter = exporter(metrics)
         speedometer = Speedometer()
-        observers: list[Listener] = [self._exporter, speedometer] if self._exporter else [speedometer]
-        self._listeners = Listeners([*listeners, *observers])
+        self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
         living.replace(self._storage.url, self)
         # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
@@ -153,20 +149,9 @@ class AsyncCheckpointer:
         )
         counts, admission = Counts(), Admission(self._storage, self._listeners)
         self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
-        timeout = (executor if isinstance(executor, ProcessConfig) else ProcessConfig()).adopt_timeout
-        adopt = functools.partial(drained, self._storage.url, timeout, self._listeners)
-        config = ServiceConfig(keep, monitor, overwrite, adopt)
-        service = functools.partial(executing.service, self._storage, config, self._listeners, SYSTEM_CLOCK, ranks)
-        self._executor = executing.executor(
-            executor,
-            roughly(parts),
-            ranks.world,
-            self._storage,
-            config,
-            self._listeners,
-            SYSTEM_CLOCK,
-            lambda past: ThreadExecutor(functools.partial(service, past), config.pace),
-        )
+        config = ServiceConfig(keep, monitor, overwrite)
+        size = roughly(parts)
+        self._executor = executing.made(executor, size, self._storage, config, self._listeners, SYSTEM_CLOCK, ranks)
         self._saver = Saver(
             Capture(saved_here(tracked, here), tracked.lazy),
             self._executor,
@@ -192,6 +177,7 @@ class AsyncCheckpointer:
             overwrite=overwrite,
         )
         self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
+        self._ending = Ending(self._saver, self._executor, self._stopping, self._exporter)
         self._stopping.begin(self._saver, self._executor, ranks)
 
     # -- saving --------------------------------------------------------------------------------------------
@@ -252,16 +238,10 @@ class AsyncCheckpointer:
         self._check_open()
         if emergency or deadline is not None:
             check_emergency(deadline, emergency=emergency, on_busy=on_busy)
-            return self._save_now(step, epoch, metrics, self._urgency(step, deadline))
+            return self._save_now(step, epoch, metrics, self._stopping.urgency(step, deadline, self._decision.alike))
         self._decision.by_hand(step)
         check_choices(on_busy=on_busy or "wait")
         return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
-
-    def _urgency(self, step: int, deadline: float | None) -> Urgency:
-        if deadline is None:
-            return Urgency()
-        end = time.monotonic() + deadline
-        return urgency(self._decision.alike(step, lambda: self._stopping.urgent(step, deadline)), end)
 
     def _save_now(
         self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, urgency: Urgency
@@ -404,14 +384,7 @@ class AsyncCheckpointer:
         Raises `TimeoutError` after `timeout` seconds, and `SaveFailed` for failures that nobody was told of.
         """
         self._check_process()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._saver.settle()
-        left = wait_all(self._saver.handles, timeout)
-        if left:
-            raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
-        if not self._executor.settle(None if deadline is None else max(0.0, deadline - time.monotonic())):
-            raise TimeoutError(f"every save is durable, but after {timeout} s retention was still running")
-        self._raise_untold()
+        self._ending.wait(timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Wait for everything (`close_timeout` where `timeout` is None), then let go; a second call does nothing.
@@ -422,18 +395,10 @@ class AsyncCheckpointer:
         if self._has_ended or os.getpid() != self._process:
             return
         self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
-        limit = self._stopping.limited(self._close_timeout if timeout is None else timeout)
-        deadline = time.monotonic() + limit
-        self._saver.settle()
-        left = wait_all(self._saver.handles, limit)
-        self._stopping.close()
-        self._executor.close(max(0.0, deadline - time.monotonic()))
-        self._saver.close(max(0.0, deadline - time.monotonic()))
-        if self._exporter is not None:
-            self._exporter.close()
+        failed = self._ending.close(self._close_timeout if timeout is None else timeout)
         living.forget(self._storage.url, self)
         self._has_ended = True
-        failed = ended(self._saver.handles, left, limit)
+        self._stopping.pass_on()
         if failed:
             raise failed
 
@@ -462,9 +427,4 @@ class AsyncCheckpointer:
 
     def _check_failures(self) -> None:
         if self._on_failure == "raise":
-            self._raise_untold()
-
-    def _raise_untold(self) -> None:
-        failures = untold(self._saver.handles)
-        if failures is not None:
-            raise failures
+            self._ending.raise_untold()

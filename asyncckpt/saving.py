@@ -19,13 +19,14 @@ from asyncckpt.admission import Admission
 from asyncckpt.budget import Budget
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import PreemptionTimeoutError, SaveError, SaveFailed, SaveSkipped, SaveSuperseded
-from asyncckpt.events import Failed, Fallback, Listeners, OverBudget, Skipped, Stalled, Superseded
+from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSkipped, SaveSuperseded
+from asyncckpt.events import Fallback, Listeners, OverBudget, Stalled
 from asyncckpt.handing import HandOver
-from asyncckpt.handle import SaveHandle, remembered, skipped
+from asyncckpt.handle import SaveHandle, skipped
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
 from asyncckpt.listing import info_of
+from asyncckpt.outcomes import Outcomes
 from asyncckpt.queued import Queued
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.layout import Plan, announce, build
@@ -38,7 +39,7 @@ from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.urgency import Urgency
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
-from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, save_task, trouble_key, verdict_key
+from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, save_task
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -90,7 +91,12 @@ class Saver:
         self._counts = counts
         self._admission = admission
         self._saves = 0
-        self.handles: list[SaveHandle] = []
+        self._outcomes = Outcomes(listeners, ranks)
+
+    @property
+    def handles(self) -> list[SaveHandle]:
+        """Of the saves under way, and of those that failed and nobody was told of."""
+        return self._outcomes.handles
 
     def prepare(self) -> None:
         """Plan the state as it is now, and fault the arenas for it in, so that the first save finds both ready.
@@ -123,7 +129,7 @@ class Saver:
         try:
             yield
         except BaseException as error:
-            self._give_up(self._counts.saves, error)
+            self._outcomes.give_up(self._counts.saves, error)
             raise
 
     def save(
@@ -148,12 +154,12 @@ class Saver:
         handle = SaveHandle(step, self.settle, deadline=deadline, nbytes=plan.layout.bytes)
         if urgency is not None:
             self._make_way(step, urgency)
-        self._remember(handle)
+        self._outcomes.remember(handle)
         patience, given_up = None if urgency else self._patience(step, replaceable=replaceable), False
         try:
             arena = self._lease(plan, step, on_busy, patience, deadline)
             if arena is None:
-                self._skip(handle, skipped(handle, self.handles))
+                self._outcomes.skip(handle, skipped(handle, self.handles), self._counts.saves)
             else:
                 try:
                     job = self._job(step, epoch, metrics, created, arena, plan, captured, urgency)
@@ -166,9 +172,9 @@ class Saver:
                 self._make_ready(plan, arena)
         except SaveSkipped as error:
             given_up = True
-            self._skip(handle, error)
+            self._outcomes.skip(handle, error, self._counts.saves)
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
-            self._failed(handle, self._counts.saves, "stage", error)
+            self._outcomes.failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
@@ -268,7 +274,7 @@ class Saver:
             self._ranks.end(save_task(hand.job.ordinal))
             snapshot.stop()
             snapshot.release()
-            self._failed(hand.handle, hand.job.ordinal, "stage", error)
+            self._outcomes.failed(hand.handle, hand.job.ordinal, "stage", error)
 
     def _enter(self, ticket: Ticket) -> None:
         if self._ranks.rank == 0:  # the others wait for its verdict; it waits for them only while they write
@@ -333,34 +339,9 @@ class Saver:
                 finally:  # an interrupt too: the worker will never answer for what was taken back
                     old.snapshot.release()
                     self._ranks.tell(attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
-                    self._let_go(old.handle, step)
+                    self._outcomes.let_go(old.handle, step)
                 return True
         return False
-
-    def _skip(self, handle: SaveHandle, why: SaveSkipped) -> None:
-        self._ranks.tell(attempt_key(self._counts.saves), {"declined": {"by_step": None}})
-        self._leave_out(handle, why)
-
-    def _let_go(self, handle: SaveHandle, by_step: int | None) -> None:
-        """End the handle of a save that will not be written: superseded by `by_step`, or skipped where None."""
-        if by_step is None:
-            self._leave_out(handle, skipped(handle, self.handles))
-        else:
-            handle._give_way(by_step, self.handles)
-            self._listeners.emit(Superseded(handle.step, by_step))
-
-    def _leave_out(self, handle: SaveHandle, why: SaveSkipped) -> None:
-        handle._end("skipped", error=why)
-        self._listeners.emit(Skipped(handle.step))
-
-    def _give_up(self, ordinal: int, error: BaseException) -> None:
-        """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
-        said = {"error": f"{type(error).__name__}: {error}"}
-        if self._ranks.rank == 0:
-            self._ranks.tell(attempt_key(ordinal), said)
-            self._ranks.tell(verdict_key(ordinal), said)
-        else:
-            self._ranks.tell(trouble_key(ordinal, self._ranks.rank), said)
 
     def _degrade(self, feature: str, reason: str) -> None:
         if reason not in self._degraded:
@@ -384,36 +365,17 @@ class Saver:
         if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:
             handle._end("durable", info=info_of(checkpoint))
         elif isinstance(reply, Declined):
-            self._let_go(handle, reply.by_step)
+            self._outcomes.let_go(handle, reply.by_step)
         elif isinstance(reply, Rejected):
             if isinstance(reply.error, SaveSuperseded):
-                self._let_go(handle, self._gave_way.pop(job.id, job.step))
+                self._outcomes.let_go(handle, self._gave_way.pop(job.id, job.step))
             elif isinstance(reply.error, SaveSkipped):
                 logger.warning("%s", reply.error)
-                self._leave_out(handle, reply.error)
+                self._outcomes.leave_out(handle, reply.error)
             elif reply.phase == "worker":  # a dead worker could not say so itself
-                self._failed(handle, job.ordinal, reply.phase, reply.error)
+                self._outcomes.failed(handle, job.ordinal, reply.phase, reply.error)
             else:
-                self._fail(handle, reply.phase, reply.error)
-
-    def _failed(self, handle: SaveHandle, ordinal: int, phase: str, error: BaseException) -> None:
-        """A failure that nobody else tells of."""
-        self._fail(handle, phase, error)
-        self._listeners.emit(Failed(handle.step, phase, error))
-        self._give_up(ordinal, error)
-
-    def _fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:
-        failure: SaveError = SaveFailed(
-            f"the save of step {handle.step} failed ({phase}): {error}", {handle.step: error}
-        )
-        failure.__cause__ = error
-        if isinstance(error, PreemptionTimeoutError):
-            failure = error
-        handle._end("failed", error=failure)
-        logger.error("%s; training goes on", failure)
-
-    def _remember(self, handle: SaveHandle) -> None:
-        self.handles = [*remembered(self.handles), handle]
+                self._outcomes.fail(handle, reply.phase, reply.error)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of tensors of each part of the state as it is now."""

@@ -62,6 +62,7 @@ class Stopping:
         self._watching: Watching | None = None
         self._killed_at: float | None = None
         self._has_resumed = False
+        self._concluding: threading.Thread | None = None
 
     def begin(self, saver: Saver, executor: Executor, ranks: Ranks) -> None:
         """From now on notices count."""
@@ -102,9 +103,14 @@ class Stopping:
         left = notice.left
         return Stop(notice.source, notice.signum, left, self._plan(step, usable(left), asked=False))
 
-    def urgent(self, step: int, seconds: float) -> Plan:
-        """How a save of `step` that the user asks for is made within `seconds`."""
-        return self._plan(step, seconds, asked=True)
+    def urgency(self, step: int, seconds: float | None, alike: Callable[[int, Callable[[], Plan]], Plan]) -> Urgency:
+        """That of a save of `step` that the user calls an emergency; all ranks plan `alike`."""
+        if seconds is None:
+            return Urgency()
+        end = time.monotonic() + seconds
+        decided = alike(step, lambda: self._plan(step, seconds, asked=True))
+        logger.warning("emergency at step %d: %s. %s", step, sentence(decided), "; ".join(decided.reasons))
+        return urgency(decided, end)
 
     def _plan(self, step: int, left: float, *, asked: bool) -> Plan:
         flights = [flight(handle) for handle in self._saver.handles if not handle.done()]
@@ -122,13 +128,13 @@ class Stopping:
         if settings.exit == "flag":
             handles = self._carry_out(stop.plan, save, end)
             self.should_stop = True
-            conclude = threading.Thread(
+            self._concluding = threading.Thread(
                 target=self._conclude, args=(step, handles, end, leaving), name="asyncckpt-stopping", daemon=True
             )
-            conclude.start()
+            self._concluding.start()
             return handles[-1] if handles else None
         error = self._saved(step, stop.plan, save, end, leaving)
-        self._signals.pass_on()
+        self.pass_on()
         raise Preempted(leaving.code(stop.signum), step, stop.source, self._speedometer.saved) from error
 
     def _tell(self, step: int, stop: Stop) -> None:
@@ -195,10 +201,16 @@ class Stopping:
         return seconds if left <= 0 else min(seconds, left)  # who is alive after the deadline was not killed
 
     def close(self) -> None:
-        """Notices count no more; handlers are as they were."""
+        """Notices count no more; handlers are as they were. What follows a save that was waited for is done first."""
+        if self._concluding is not None:
+            self._concluding.join(max(0.0, self._left))
         if self._watching is not None:
             self._watching.stop()
         self._signals.restore()
+
+    def pass_on(self) -> None:
+        """Call the handlers that were held back until everything else is done: they end the process."""
+        self._signals.pass_on()
 
 
 def flight(handle: SaveHandle) -> Flight:

@@ -245,6 +245,7 @@ class Instruments:
         )
 
     def _preemptions(self, made: _Workshop) -> None:
+        # Not there before they are needed: most processes are never told, and the others end.
         self.notices = made.counters(
             "asyncckpt_preemption_notices_total", "Notices that the process will be killed, by who gave them.", "source"
         )
@@ -252,13 +253,11 @@ class Instruments:
             "asyncckpt_preemption_decisions_total",
             "What was decided to do about a notice.",
             "decision",
-            *("save", "weights", "local", "finish", "nothing"),
         )
         self.outcomes = made.counters(
             "asyncckpt_preemption_outcomes_total",
             "What came of that.",
             "outcome",
-            *("durable", "partial", "nothing", "late", "failed"),
         )
         self.left = made.gauge(
             "asyncckpt_preemption_left_seconds",
