@@ -9,7 +9,6 @@ import functools
 import logging
 import operator
 import os
-import time
 from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal

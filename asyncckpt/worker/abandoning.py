@@ -27,6 +27,7 @@ class Abandoning(Generic[_T]):
     async def unless_abandoned(self, job: str, writing: Coroutine[Any, Any, _T]) -> _T:
         """Carry out `writing`; raises `SaveSuperseded` once it is given up and has stopped."""
         task = asyncio.ensure_future(writing)
+        task.add_done_callback(_seen)
         self._writing = (job, task)
         try:
             return await task
@@ -37,3 +38,9 @@ class Abandoning(Generic[_T]):
         finally:
             self._writing = None
             self._given_up.pop(job, None)
+
+
+def _seen(done: asyncio.Future[Any]) -> None:
+    """What ends the loop keeps who waits from asking, and asyncio would complain."""
+    if not done.cancelled():
+        done.exception()
