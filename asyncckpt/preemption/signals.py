@@ -94,6 +94,10 @@ class Signals:
         for number, former in self._former.items():
             if signal.getsignal(number) is not self._handler:
                 continue
+            owner = getattr(former, "__self__", None)
+            while isinstance(owner, Signals) and owner._is_over:  # another checkpointer's, closed meanwhile
+                former = owner._former[number]
+                owner = getattr(former, "__self__", None)
             try:
                 signal.signal(number, former)
             except ValueError:  # not in the main thread
