@@ -59,7 +59,7 @@ class Restorer:
 
         self._counts.begin_anew()
         call = f"resume(which={which!r}{', allow_partial=True' if allow_partial else ''})"
-        loaded = self._agreed(call, choose, go_on, counts=self._counts, strict=True)
+        loaded = self._agreed(call, choose, go_on, counts=self._counts, strict=True, allow_partial=allow_partial)
         if loaded is not None and loaded.checkpoint.partial:
             logger.warning(
                 "the checkpoint of step %d is partial: it holds no %s, and what this training has of that goes on as "
@@ -98,6 +98,7 @@ class Restorer:
         *,
         counts: Counts | None = None,
         strict: bool,
+        allow_partial: bool = False,
         only: Collection[str] | None = None,
         exclude: Collection[str] = (),
     ) -> Loaded | None:
@@ -109,8 +110,10 @@ class Restorer:
                 lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live)
             )
             # Before any rank changes anything.
-            lacking = () if only else checkpoint.partial
-            return fit(loaded, self._trees, strict=strict, only=only, exclude=(*exclude, *lacking))
+            lacks = checkpoint.partial if allow_partial else ()
+            if strict and not allow_partial:
+                _check_whole(checkpoint, only, exclude)
+            return fit(loaded, self._trees, strict=strict, only=only, exclude=(*exclude, *lacks))
 
         def put_back(fitted: Fitted) -> None:
             self._guard()
@@ -178,6 +181,16 @@ class Restorer:
                     if which not in ("latest", "best"):
                         raise
         raise overtaken(which)
+
+
+def _check_whole(checkpoint: Checkpoint, only: Collection[str] | None, exclude: Collection[str]) -> None:
+    """Raise `IncompatibleState` if a partial checkpoint lacks what is asked of it."""
+    asked = [part for part in checkpoint.partial if part not in exclude and (only is None or part in only)]
+    if asked:
+        raise IncompatibleState(
+            f"the checkpoint of step {checkpoint.step} is partial: it holds no {' and no '.join(asked)}; name what it "
+            'has with only=("model",), or take what there is with strict=False'
+        )
 
 
 def _refuse_partial(checkpoints: Sequence[Checkpoint]) -> None:

@@ -94,12 +94,8 @@ class Signals:
         for number, former in self._former.items():
             if signal.getsignal(number) is not self._handler:
                 continue
-            owner = getattr(former, "__self__", None)
-            while isinstance(owner, Signals) and owner._is_over:  # another checkpointer's, closed meanwhile
-                former = owner._former[number]
-                owner = getattr(former, "__self__", None)
             try:
-                signal.signal(number, former)
+                signal.signal(number, _living(former, number))
             except ValueError:  # not in the main thread
                 logger.info("%s stays handled, as it was before", signal.Signals(number).name)
 
@@ -110,3 +106,12 @@ def _as_before(former: Any, number: int, frame: FrameType | None) -> None:
     elif former == signal.SIG_DFL:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def _living(handler: Any, number: int) -> Any:
+    """The first of those that were there before that no closed checkpointer had installed."""
+    owner = getattr(handler, "__self__", None)
+    while isinstance(owner, Signals) and owner._is_over:
+        handler = owner._former[number]
+        owner = getattr(handler, "__self__", None)
+    return handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -84,7 +85,7 @@ def _in(seconds: float) -> datetime:
 
 # -- AWS -------------------------------------------------------------------------------------------------------
 
-TOKEN = "/latest/api/token"
+TOKEN = "/latest/api/token"  # noqa: S105 -- a path
 ACTION = "/latest/meta-data/spot/instance-action"
 REBALANCE = "/latest/meta-data/events/recommendations/rebalance"
 
@@ -205,8 +206,6 @@ def test_a_file_counts_once_it_is_touched_and_not_as_it_was_found(tmp_path: Path
     assert watched.look(GRACE) == GRACE
     found = WatchedFile(path)
     assert found.look(GRACE) is None
-    import os
-
     os.utime(path, ns=(1, 1))
     assert found.look(GRACE) == GRACE
 
