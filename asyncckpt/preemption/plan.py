@@ -20,7 +20,9 @@ SAFETY = 1.25
 """Times what recent saves would suggest: stores are slow when a whole fleet is told to leave."""
 
 LIGHT = 1 / 100
-"""A part of no more than this part of the state goes with the weights: to leave it out would save no time."""
+FEW = 64 << 10
+"""A part of no more than this part of the state, or so many bytes, goes with the weights: to leave it out would save no
+time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ def _remaining(flight: Flight, speed: Speed) -> float:
 def _shares(sizes: Mapping[str, int]) -> list[frozenset[str]]:
     """What can be saved of a state in parts, most first: the model with all that is light, then the optimizer too."""
     total = sum(sizes.values())
-    heavy = [name for name, nbytes in sizes.items() if nbytes > LIGHT * total]
+    heavy = [name for name, nbytes in sizes.items() if nbytes > max(LIGHT * total, FEW)]
     if "model" not in sizes:
         return []
     light = frozenset(sizes) - frozenset(heavy) | {"model"}

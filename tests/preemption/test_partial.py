@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
-from asyncckpt.cli import main
+from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
 from asyncckpt.preemption.speed import Speed
 
@@ -156,15 +156,15 @@ def test_one_is_never_the_best(make: Make) -> None:
 
 def test_the_command_line_says_so(root: Path) -> None:
     run = CliRunner()
-    listed = run.invoke(main, ["ls", str(root)]).output
+    listed = run.invoke(app, ["ls", str(root)]).output
     assert [line.split()[-1] for line in listed.splitlines()[1:]] == ["latest", "partial"]
-    shown = run.invoke(main, ["show", f"{root}@2"]).output
+    shown = run.invoke(app, ["show", f"{root}@2"]).output
     assert ["state", "partial"] in [line.split() for line in shown.splitlines()]
     assert ["lacks", "optimizer"] in [line.split() for line in shown.splitlines()]
-    told = json.loads(run.invoke(main, ["show", f"{root}@2", "--json"]).output)
+    told = json.loads(run.invoke(app, ["show", f"{root}@2", "--json"]).output)
     assert (told["partial"], told["lacks"]) == (True, ["optimizer"])
-    assert json.loads(run.invoke(main, ["show", f"{root}@1", "--json"]).output)["lacks"] == []
-    assert run.invoke(main, ["verify", str(root)]).exit_code == 0
+    assert json.loads(run.invoke(app, ["show", f"{root}@1", "--json"]).output)["lacks"] == []
+    assert run.invoke(app, ["verify", str(root)]).exit_code == 0
 
 
 def test_a_light_state_is_never_left_out(make: Make) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from json import dumps, loads
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +13,9 @@ from asyncckpt.preemption.plan import SAFETY, Flight, Plan, Situation, plan
 from asyncckpt.preemption.speed import Speed, Speedometer
 from asyncckpt.preemption.stop import plan_of, usable
 
-SIZES = {"model": 100, "optimizer": 200, "rng": 1, "extra": 50}
-SPEED = Speed(rate=10.0)
+MEGA = 1 << 20
+SIZES = {"model": 100 * MEGA, "optimizer": 200 * MEGA, "rng": MEGA, "extra": 50 * MEGA}
+SPEED = Speed(rate=10.0 * MEGA)
 
 
 def decide(left: float, *flights: Flight, **more: object) -> Plan:
@@ -30,12 +34,12 @@ def test_what_there_is_time_for_is_done_best_first() -> None:
 def test_nothing_is_done_for_a_step_that_is_saved_and_a_save_of_it_is_waited_for() -> None:
     assert decide(100, saved=9).action == "nothing"
     assert decide(100, saved=9, asked=True).action == "save"
-    assert decide(100, Flight(9, 351, 1.0)).action == "finish"
-    assert decide(100, Flight(9, 351, 1.0), asked=True).action == "save"
+    assert decide(100, Flight(9, 351 * MEGA, 1.0)).action == "finish"
+    assert decide(100, Flight(9, 351 * MEGA, 1.0), asked=True).action == "save"
 
 
 def test_a_save_under_way_is_finished_before_given_up_for_or_preferred_to_a_part() -> None:
-    begun, queued = Flight(7, 351, 40.0), Flight(8, 351)
+    begun, queued = Flight(7, 351 * MEGA, 40.0), Flight(8, 351 * MEGA)
     rest = SAFETY * 35.1 / 10
     whole = SAFETY * 35.1
     everything = decide(rest + 2 * whole, begun, queued)
@@ -48,14 +52,14 @@ def test_a_save_under_way_is_finished_before_given_up_for_or_preferred_to_a_part
     assert (finish.action, finish.takes_over, finish.gives_up, finish.fits) == ("finish", True, False, True)
     nearly = decide(rest, begun)
     assert (nearly.action, nearly.takes_over) == ("finish", False)
-    part = decide(SAFETY * 10.1, Flight(7, 351, 0.0))
+    part = decide(SAFETY * 10.1, Flight(7, 351 * MEGA, 0.0))
     assert (part.action, part.gives_up) == ("weights", True)
 
 
 def test_a_nearer_tier_comes_before_a_part_and_after_an_older_whole_state() -> None:
-    local = Speed(rate=1000.0)
+    local = Speed(rate=1000.0 * MEGA)
     assert decide(1, local=local).action == "local"
-    assert decide(40, Flight(7, 351, 40.0), local=local).action == "finish"
+    assert decide(40, Flight(7, 351 * MEGA, 40.0), local=local).action == "finish"
 
 
 def test_where_nothing_fits_the_quickest_is_tried_and_that_is_said() -> None:
@@ -67,13 +71,13 @@ def test_where_nothing_fits_the_quickest_is_tried_and_that_is_said() -> None:
 
 
 def test_without_a_measurement_the_whole_state_is_saved() -> None:
-    found = decide(0.1, Flight(7, 351), speed=None)
+    found = decide(0.1, Flight(7, 351 * MEGA), speed=None)
     assert (found.action, found.takes_over, found.seconds, found.fits) == ("save", True, None, None)
-    assert decide(0.1, Flight(9, 351), speed=None).action == "finish"
+    assert decide(0.1, Flight(9, 351 * MEGA), speed=None).action == "finish"
 
 
 def test_a_state_without_a_model_is_saved_whole_or_not_at_all() -> None:
-    situation = Situation(9, 0.1, {"extra": 100, "rng": 1}, speed=SPEED)
+    situation = Situation(9, 0.1, {"extra": 100 * MEGA, "rng": 1}, speed=SPEED)
     assert (plan(situation).action, plan(situation).fits) == ("save", False)
 
 
@@ -131,9 +135,6 @@ def test_more_time_never_makes_less_of_it(now: Situation, more: float) -> None:
 
 @given(situations)
 def test_a_plan_reaches_other_ranks_as_it_is(now: Situation) -> None:
-    from dataclasses import asdict
-    from json import dumps, loads
-
     found = plan(now)
     there = plan_of(loads(dumps(asdict(found))))
     assert (there, there.reasons) == (found, found.reasons)
