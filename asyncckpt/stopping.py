@@ -101,6 +101,9 @@ class Stopping:
         if notice is None or self._killed_at is not None:
             return None
         left = notice.left
+        if left <= 0 and self._settings is not None:
+            logger.warning("%s: the time that it left is over, and this process is not killed yet", notice.source)
+            left = self._settings.deadline  # who gave it was wrong, or this step was long: as much again, or nothing
         return Stop(notice.source, notice.signum, left, self._plan(step, usable(left), asked=False))
 
     def urgency(self, step: int, seconds: float | None, alike: Callable[[int, Callable[[], Plan]], Plan]) -> Urgency:

@@ -168,6 +168,7 @@ class Ownership:
         """Leave sweep and deletion under way to the next start: what is about to be saved matters more."""
         for sweep in self._sweeps:
             sweep.cancel()
+        self._sweep_planned.set()  # one that had not begun never says so
         self.pruner.hurry()
 
     async def leave(self, *, tidy: bool = True) -> None:

@@ -214,7 +214,9 @@ class SaveService:
     @property
     def _is_hasty(self) -> bool:
         """Whether what can be done later is left to the next start, or the next save."""
-        return self._orphaned or self._is_emergency
+        with self._guard:
+            is_awaited = any(ticket.job.emergency for ticket in self._queue)
+        return self._orphaned or self._is_emergency or is_awaited
 
     async def _carry_out(self, ticket: Ticket) -> None:
         """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from asyncckpt import AsyncCheckpointer, MetricsConfig, Preempted, Preemption, RetentionPolicy, SavePolicy, load
 from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSuperseded, TransientError
 from asyncckpt.events import PreemptionEnded, PreemptionNoticed, PreemptionPlanned
+from asyncckpt.preemption.notice import Notice
 from asyncckpt.preemption.speed import Speed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
@@ -277,6 +278,41 @@ def test_retention_and_deletion_are_left_to_later(make: Make, store: GatedStorag
     ckpt.save(4).wait()
     ckpt.wait()
     assert steps(ckpt) == [4]
+
+
+def test_deletion_under_way_is_given_up(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), keep=RetentionPolicy(last=1))
+    with store.hold("delete") as gate:
+        for step in (1, 2, 3):
+            ckpt.save(step).wait()
+        gate.wait_reached()
+        ckpt.save(4)  # what follows its commit waits for that deletion
+        assert ckpt.save(5, emergency=True, deadline=60).wait().step == 5
+    ckpt.save(6).wait()
+    ckpt.wait()
+    assert steps(ckpt) == [6]
+
+
+def test_the_sweep_of_the_start_is_given_up(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    ckpt.close()
+    again = make(store, model=Toy())
+    again.resume()
+    with store.hold("list", "data/") as gate:
+        third = make(store, model=Toy(), overwrite=True)
+        third.save(2)
+        gate.wait_reached()
+        assert third.save(3, emergency=True, deadline=60).wait().step == 3
+
+
+def test_a_process_that_was_not_killed_in_time_takes_as_much_time_again(
+    make: Make, store: GatedStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    ckpt = make(model=Toy(), preemption=Preemption(deadline=30))
+    ckpt._stopping._notices.give(Notice("SIGTERM", time.monotonic() - 5, signal.SIGTERM))
+    assert leave(ckpt, 1).saved == 1
+    assert "this process is not killed yet" in caplog.text
 
 
 def test_P8_an_emergency_save_that_is_cut_off_at_any_request_lists_nothing_partial(tmp_path: Path) -> None:
