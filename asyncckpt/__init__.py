@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncckpt.budget import Budget
     from asyncckpt.checkpointer import AsyncCheckpointer
+    from asyncckpt.errors import Preempted
     from asyncckpt.handle import SaveHandle
     from asyncckpt.listing import CheckpointInfo
     from asyncckpt.loading import Loaded, load
     from asyncckpt.metrics import MetricsConfig
     from asyncckpt.policy import SavePolicy
+    from asyncckpt.preemption import Preemption
     from asyncckpt.retention import PrunePlan, RetentionPolicy
     from asyncckpt.staging.guards import guarded
     from asyncckpt.state.stateful import Stateful
@@ -42,6 +44,8 @@ _HOMES = {
     "CheckpointInfo": "listing",
     "Loaded": "loading",
     "MetricsConfig": "metrics",
+    "Preempted": "errors",
+    "Preemption": "preemption",
     "ProcessConfig": "worker.settings",
     "PrunePlan": "retention",
     "RetentionPolicy": "retention",
@@ -59,6 +63,8 @@ __all__ = [
     "CheckpointInfo",
     "Loaded",
     "MetricsConfig",
+    "Preempted",
+    "Preemption",
     "ProcessConfig",
     "PrunePlan",
     "RetentionPolicy",

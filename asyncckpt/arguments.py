@@ -38,12 +38,26 @@ def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
         raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 
 
-def check_values(root: object, close_timeout: float) -> None:
-    """Refuse a root that names nothing, and a time that nobody can wait for."""
+def check_values(root: object, close_timeout: float, generations: int) -> None:
+    """Refuse a root that names nothing, a time that nobody can wait for, and no memory at all."""
     if isinstance(root, str | os.PathLike) and not os.fspath(root):
         raise ValueError(f"root={root!r}: give a path or a URL; the current folder is '.'")
     if not 0 <= close_timeout <= threading.TIMEOUT_MAX:
         raise ValueError(f"close_timeout={close_timeout!r}: give seconds, 0 or more")
+    if generations < 1:
+        raise ValueError(f"generations={generations}: at least 1 is needed")
+
+
+def check_emergency(deadline: float | None, *, emergency: bool, on_busy: object) -> None:
+    """Refuse a deadline that is none, or that is nobody's, and a word about what an emergency never does."""
+    if not emergency:
+        raise ValueError(
+            f"save(deadline={deadline}) belongs to save(emergency=True): handle.wait(timeout=) is for others"
+        )
+    if deadline is not None and not 0 < deadline <= threading.TIMEOUT_MAX:
+        raise ValueError(f"save(deadline={deadline}): give the seconds within which it has to be durable")
+    if on_busy is not None:
+        raise ValueError(f"save(on_busy={on_busy!r}, emergency=True): an emergency save always waits for its turn")
 
 
 def refuse_later(call: str = "AsyncCheckpointer", /, **given: object) -> None:

@@ -9,38 +9,49 @@ import functools
 import logging
 import operator
 import os
-import time
 from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
 from asyncckpt import __version__, executing, living
 from asyncckpt.admission import Admission
-from asyncckpt.arguments import check_choices, check_keep, check_monitor, check_values, refuse_later, several
+from asyncckpt.arguments import (
+    check_choices,
+    check_emergency,
+    check_keep,
+    check_monitor,
+    check_values,
+    refuse_later,
+    several,
+)
 from asyncckpt.beginning import Beginning
 from asyncckpt.budget import Budget
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.distributed.counts import Counts
+from asyncckpt.ending import Ending
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
-from asyncckpt.handle import SaveHandle, ended, untold, wait_all
+from asyncckpt.handle import SaveHandle, wait_all
 from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.preemption import Preemption
+from asyncckpt.preemption.speed import Speedometer
+from asyncckpt.preemption.stop import Stop
 from asyncckpt.restorer import Restorer
 from asyncckpt.restoring import Loaded
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
+from asyncckpt.stopping import Stopping
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
-from asyncckpt.worker.adopting import drained
-from asyncckpt.worker.executor import ThreadExecutor
+from asyncckpt.urgency import Urgency
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
@@ -84,23 +95,21 @@ class AsyncCheckpointer:
         storage_options: Mapping[str, Any] | None = None,
         local: str | os.PathLike[str] | None = None,
         mirror: str | None = None,
-        preemption: object = None,
+        preemption: Preemption | None = None,
         verify: Verify = "sample",
         overwrite: bool = False,
         close_timeout: float = 600,
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        refuse_later(storage_options=storage_options, local=local, mirror=mirror, preemption=preemption)
+        refuse_later(storage_options=storage_options, local=local, mirror=mirror)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
             check_choices(executor=executor)
         check_monitor(monitor)
         check_keep(keep, monitor)
-        check_values(root, close_timeout)
+        check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        if generations < 1:
-            raise ValueError(f"generations={generations}: at least 1 is needed")
         self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
@@ -121,7 +130,9 @@ class AsyncCheckpointer:
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         self._exporter = exporter(metrics)
-        self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else [])])
+        speedometer = Speedometer()
+        self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
+        self._stopping = Stopping(preemption, self._listeners, speedometer)
         living.replace(self._storage.url, self)
         # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
         self._ranks = ranks = here.ranks(
@@ -130,26 +141,16 @@ class AsyncCheckpointer:
                 "save": repr(save),
                 "monitor": repr(monitor),
                 "on_failure": on_failure,
+                "preemption": "None" if preemption is None else f"exit={preemption.exit}",
                 "objects that all ranks share": ", ".join(shared_names(tracked)),
                 "version": __version__,
             }
         )
         counts, admission = Counts(), Admission(self._storage, self._listeners)
-        self._decision = Decision(decider, monitor, ranks, counts)
-        timeout = (executor if isinstance(executor, ProcessConfig) else ProcessConfig()).adopt_timeout
-        adopt = functools.partial(drained, self._storage.url, timeout, self._listeners)
-        config = ServiceConfig(keep, monitor, overwrite, adopt)
-        service = functools.partial(executing.service, self._storage, config, self._listeners, SYSTEM_CLOCK, ranks)
-        self._executor = executing.executor(
-            executor,
-            roughly(parts),
-            ranks,
-            self._storage,
-            config,
-            self._listeners,
-            SYSTEM_CLOCK,
-            lambda past: ThreadExecutor(functools.partial(service, past), config.pace),
-        )
+        self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
+        config = ServiceConfig(keep, monitor, overwrite)
+        size = roughly(parts)
+        self._executor = executing.made(executor, size, self._storage, config, self._listeners, SYSTEM_CLOCK, ranks)
         self._saver = Saver(
             Capture(saved_here(tracked, here), tracked.lazy),
             self._executor,
@@ -175,6 +176,8 @@ class AsyncCheckpointer:
             overwrite=overwrite,
         )
         self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
+        self._ending = Ending(self._saver, self._executor, self._stopping, self._exporter)
+        self._stopping.begin(self._saver, self._executor, ranks)
 
     # -- saving --------------------------------------------------------------------------------------------
 
@@ -184,11 +187,15 @@ class AsyncCheckpointer:
         """Say that optimizer step `step` is complete; saves if that is due and returns the handle, else None.
 
         Decides once per step number. Raises `UnsupportedState`, and with ``on_failure="raise"`` an earlier save's
-        `SaveFailed`, once what is due now is under way.
+        `SaveFailed`, once what is due now is under way. With `preemption`, once there was notice: saves what there is
+        time for, and raises `Preempted`.
         """
         self._check_open()
         self._saver.stepped(step)
-        if not self._decision.at_step(step, metrics):
+        due = self._decision.at_step(step, metrics)
+        if isinstance(due, Stop):
+            return self._stopping.act(step, due, functools.partial(self._save_now, step, epoch, metrics))
+        if not due:
             self._check_failures()
             self._beginning.prepare()
             return None
@@ -221,17 +228,35 @@ class AsyncCheckpointer:
         """Snapshot the state now, whatever the policy says; never skipped or superseded unless `on_busy` says so.
 
         Raises `UnsupportedState` for what cannot be held, and `CheckpointDirectoryExistsError` for a first save
-        over an earlier training. Everything else is on the handle. `emergency` and `deadline` (seconds) have no effect
-        in this version yet, and are refused.
+        over an earlier training. Everything else is on the handle.
+
+        An `emergency` goes as fast as it can, nothing takes its place, and what can be done later is left undone.
+        `deadline` (seconds) is when its handle's ``wait`` raises `PreemptionTimeoutError`; what there is no time for
+        beside it gives way: saves that are under way, and parts of the state (see `CheckpointInfo.partial`).
         """
         self._check_open()
-        refuse_later("save", emergency=emergency or None, deadline=deadline)
+        if emergency or deadline is not None:
+            check_emergency(deadline, emergency=emergency, on_busy=on_busy)
+            return self._save_now(step, epoch, metrics, self._stopping.urgency(step, deadline, self._decision.alike))
         self._decision.by_hand(step)
         check_choices(on_busy=on_busy or "wait")
         return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
 
+    def _save_now(
+        self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, urgency: Urgency
+    ) -> SaveHandle:
+        self._decision.by_hand(step)
+        return self._save(step, epoch, metrics, replaceable=False, on_busy="wait", urgency=urgency)
+
     def _save(
-        self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, *, replaceable: bool, on_busy: OnBusy
+        self,
+        step: int,
+        epoch: int | None,
+        metrics: Mapping[str, Any] | None,
+        *,
+        replaceable: bool,
+        on_busy: OnBusy,
+        urgency: Urgency | None = None,
     ) -> SaveHandle:
         self._decision.saving(step)
         with self._saver.turn():
@@ -241,10 +266,13 @@ class AsyncCheckpointer:
             self._restorer.check_whole()
             values = numbers(metrics, self._monitor, every=True)
             epoch = None if epoch is None else operator.index(epoch)
-            handle = self._saver.save(operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy)
+            handle = self._saver.save(
+                operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy, urgency=urgency
+            )
         self._decision.saved(handle, values)
         # Not before: ranks learn of a failure at different steps, and must all the same make the same saves.
-        self._check_failures()
+        if urgency is None:
+            self._check_failures()
         return handle
 
     def before_mutation(self) -> None:
@@ -257,30 +285,33 @@ class AsyncCheckpointer:
 
     @property
     def should_stop(self) -> bool:
-        """Whether a preemption notice has arrived: never in this version, which takes no `preemption` yet."""
-        return False
+        """Whether there was notice that the process will be killed, with ``Preemption(exit="flag")``, at a step.
+
+        All ranks see it after the same step.
+        """
+        return self._stopping.should_stop
 
     # -- restoring -----------------------------------------------------------------------------------------
 
     def resume(self, *, which: Which = "latest", allow_partial: bool = False) -> TrainingState | None:
         """Take the run and restore everything in place, random state last; None on an empty root.
 
-        A damaged checkpoint is reported and the one before it taken; one that is named raises. Raises
+        A damaged checkpoint is reported and the one before it taken; one that is named raises. With `allow_partial` one
+        that lacks parts of the state is taken where it is newer: what it lacks stays as it is. Raises
         `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
         cannot be read: never a silent start from nothing. Where it raises when objects were changed already, saves are
         refused until a resume or restore has come to its end.
         """
         self._check_open()
         refuse_late_group(self._ranks)
-        if allow_partial:
-            raise NotImplementedError("allow_partial= has no effect in this version: it writes no partial checkpoints")
         self._saver.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
-        loaded = self._restorer.resume(which)
+        loaded = self._restorer.resume(which, allow_partial=allow_partial)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
         if loaded is None:
             return None
         state = self._restored(loaded)
+        self._stopping.resumed()
         self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
         self._beginning.prepare()
         return state
@@ -354,14 +385,7 @@ class AsyncCheckpointer:
         Raises `TimeoutError` after `timeout` seconds, and `SaveFailed` for failures that nobody was told of.
         """
         self._check_process()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._saver.settle()
-        left = wait_all(self._saver.handles, timeout)
-        if left:
-            raise TimeoutError(f"after {timeout} s still under way: steps {[h.step for h in left]}")
-        if not self._executor.settle(None if deadline is None else max(0.0, deadline - time.monotonic())):
-            raise TimeoutError(f"every save is durable, but after {timeout} s retention was still running")
-        self._raise_untold()
+        self._ending.wait(timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Wait for everything (`close_timeout` where `timeout` is None), then let go; a second call does nothing.
@@ -372,17 +396,10 @@ class AsyncCheckpointer:
         if self._has_ended or os.getpid() != self._process:
             return
         self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
-        limit = self._close_timeout if timeout is None else timeout
-        deadline = time.monotonic() + limit
-        self._saver.settle()
-        left = wait_all(self._saver.handles, limit)
-        self._executor.close(max(0.0, deadline - time.monotonic()))
-        self._saver.close(max(0.0, deadline - time.monotonic()))
-        if self._exporter is not None:
-            self._exporter.close()
+        failed = self._ending.close(self._close_timeout if timeout is None else timeout)
         living.forget(self._storage.url, self)
         self._has_ended = True
-        failed = ended(self._saver.handles, left, limit)
+        self._stopping.pass_on()
         if failed:
             raise failed
 
@@ -411,9 +428,4 @@ class AsyncCheckpointer:
 
     def _check_failures(self) -> None:
         if self._on_failure == "raise":
-            self._raise_untold()
-
-    def _raise_untold(self) -> None:
-        failures = untold(self._saver.handles)
-        if failures is not None:
-            raise failures
+            self._ending.raise_untold()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numbers as abstract
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
-from asyncckpt.distributed.agreement import Agreement
+from asyncckpt.distributed.agreement import Agreement, Due
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.handle import SaveHandle
 from asyncckpt.policy import Decider
+from asyncckpt.preemption.plan import Plan
+from asyncckpt.preemption.stop import Stop, plan_of, stop_of
 from asyncckpt.retention import Monitor
 from asyncckpt.worker.ranks import Ranks
 
@@ -19,7 +22,15 @@ from asyncckpt.worker.ranks import Ranks
 class Decision:
     """What is due, of one training."""
 
-    def __init__(self, decider: Decider, monitor: Monitor | None, ranks: Ranks, counts: Counts) -> None:
+    def __init__(
+        self,
+        decider: Decider,
+        monitor: Monitor | None,
+        ranks: Ranks,
+        counts: Counts,
+        stop: Callable[[int], Stop | None] | None = None,
+    ) -> None:
+        self._stop = stop
         self._decider = decider
         self._monitor = monitor
         self._ranks = ranks
@@ -27,20 +38,34 @@ class Decision:
         self._decided: int | None = None
         self._saved: int | None = None
 
-    def at_step(self, step: int, metrics: Mapping[str, Any] | None) -> bool:
-        """Whether to save after `step`; False when it was asked about that step before, or it was saved by hand."""
+    def at_step(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
+        """Whether to save after `step`, or to stop; False when it was asked about that step before, or it was saved by
+        hand.
+        """
         if step == self._decided:
             return False
-        due = self._agree(step, lambda: self._decider.at_step(step, self._watched(metrics)))
+
+        def own() -> Due:
+            stop = self._stop(step) if self._stop is not None else None
+            return self._decider.at_step(step, self._watched(metrics)) if stop is None else stop.json()
+
+        due = self._agree(step, own)
         self._decided = step  # only now: a call that raised has decided nothing
-        return due
+        return due if isinstance(due, bool) else stop_of(due)
+
+    def alike(self, step: int, own: Callable[[], Plan]) -> Plan:
+        """Rank 0's own plan for `step`, on all ranks, of which each has to ask."""
+        if self._ranks.world == 1:
+            return own()
+        found = self._agreement.decide(step, lambda: asdict(own()))
+        return plan_of(found) if isinstance(found, dict) else own()
 
     def at_epoch_end(self, epoch: int, step: int | None, metrics: Mapping[str, Any] | None) -> int | None:
         """The step to save after `epoch` completed epochs, None if none is due or it is saved already."""
         at = self._decided if step is None else step
         if at is None:
             raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
-        due = self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics)))
+        due = bool(self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics))))
         return at if due and at != self._saved else None
 
     def by_hand(self, step: int) -> None:
@@ -68,9 +93,9 @@ class Decision:
     def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
         return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}
 
-    def _agree(self, step: int, decide: Callable[[], bool]) -> bool:
+    def _agree(self, step: int, decide: Callable[[], Due]) -> Due:
         """This rank's own decision where all ranks decide alike, else rank 0's."""
-        if self._ranks.world == 1 or self._decider.policy.alike_on_all_ranks:
+        if self._ranks.world == 1 or (self._stop is None and self._decider.policy.alike_on_all_ranks):
             return decide()
         return self._agreement.decide(step, decide)
 

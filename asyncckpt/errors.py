@@ -8,6 +8,7 @@
     │   ├── SaveSkipped                        ... because both generations were busy and the policy said skip
     │   ├── SaveSuperseded                     ... because a newer snapshot took its place
     │   ├── TornSnapshot                       ... because saved tensors changed while they were copied
+    │   ├── PreemptionTimeoutError (TimeoutError)  ... before the process was going to be killed
     │   └── RankMissing                        ... because a rank did not report in time
     ├── UnsupportedState (TypeError)         a value that cannot be held, named by its path
     ├── RestoreError                         a checkpoint could not be restored
@@ -29,6 +30,8 @@
         ├── TransientError                     worth another try
         ├── OutcomeUnknown                     neither applied nor not applied: read to find out
         └── StorageDenied                      permission, read-only, no space: a person has to act
+
+`Preempted` stands apart: it is no error but a `SystemExit`, by which a training leaves that was told to.
 """
 
 from __future__ import annotations
@@ -71,6 +74,10 @@ class TornSnapshot(SaveError):
         self.paths = tuple(paths)
 
 
+class PreemptionTimeoutError(SaveError, TimeoutError):
+    """An emergency save was not durable by its deadline; checkpoints from before it are as they were."""
+
+
 class RankMissing(SaveError):
     """Ranks whose report did not arrive before the deadline; `ranks` names them."""
 
@@ -81,6 +88,25 @@ class RankMissing(SaveError):
 
 class UnsupportedState(AsyncCkptError, TypeError):
     """A value in the state cannot be held in a checkpoint; the message names its path and a way out."""
+
+
+class Preempted(SystemExit):
+    """The training was told that its process will be killed, did what there was time for, and leaves.
+
+    `code` is the exit status, `step` the last step made, `source` who gave notice, and `saved` the step of the newest
+    complete checkpoint known to be durable; None where there is none. What an emergency save failed of is the
+    ``__cause__``.
+    """
+
+    def __init__(self, code: int, step: int, source: str, saved: int | None) -> None:
+        super().__init__(code)
+        self.step = step
+        self.source = source
+        self.saved = saved
+
+    def __str__(self) -> str:
+        durable = "nothing is saved" if self.saved is None else f"step {self.saved} is saved"
+        return f"preempted ({self.source}) after step {self.step}; {durable}; exit status {self.code}"
 
 
 # -- restoring -----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ a state of a few kilobytes it may arrive after `Durable`. After `Durable` come t
 `Retained`; `Deleted` follows one commit later. A restore ends with `Restored` or `RestoreFailed`, after any `Damaged`
 that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `OverBudget`, `Paced`, `Skipped` and `Superseded`
 may arrive on the training thread, which a slow listener holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged`
-arrive on the thread that restores; everything else arrives on background threads.
+arrive on the thread that restores; `PreemptionNoticed` and `PreemptionPlanned` arrive on the training thread, and so
+does `PreemptionEnded` with ``exit="raise"``. Everything else arrives on background threads.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Durable(Event):
     """The checkpoint is committed; `seconds` after the save call began.
 
     `bytes` is the size of its state, `written` what this process put into new packs: less, where it shares old ones.
-    `phases` are the seconds that the worker spent in each of them: open, write, stage, report, commit.
+    `phases` are the seconds that the worker spent in each of them: open, write, stage, report, commit. For `rested`
+    seconds of them it did nothing, to spare the training. `partial` are the parts of the state that it lacks.
     """
 
     step: int
@@ -92,6 +94,8 @@ class Durable(Event):
     metrics: Mapping[str, float] = field(default_factory=dict)
     written: int = 0
     phases: Mapping[str, float] = field(default_factory=dict)
+    rested: float = 0.0
+    partial: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,45 @@ class Shortage(Event):
 
     resource: str
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionNoticed(Event):
+    """Somebody has said that this process will be killed, in `seconds`; told at the step after which it acts on that.
+
+    `source` is the name of a signal, or of what was watched: aws, gcp, azure, slurm, file.
+    """
+
+    step: int
+    source: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionPlanned(Event):
+    """What is done about it, and why: `decision` is ``save`` (the whole state), ``weights`` (a partial checkpoint),
+    ``local`` (the nearer tier), ``finish`` (what is under way) or ``nothing`` (the step is saved already).
+
+    `seconds` are left for it, and it is expected to take `expected`, None where nothing was measured yet.
+    """
+
+    step: int
+    decision: str
+    seconds: float
+    expected: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionEnded(Event):
+    """What came of it: ``durable``, ``partial``, ``nothing`` (that was the decision), ``late`` or ``failed``.
+
+    `seconds` were left still before the process would have been killed.
+    """
+
+    step: int
+    outcome: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

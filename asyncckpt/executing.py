@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from asyncckpt.clock import Clock
@@ -12,6 +14,7 @@ from asyncckpt.events import Fallback, Listeners
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import recipe_of
 from asyncckpt.worker import presence
+from asyncckpt.worker.adopting import drained
 from asyncckpt.worker.executor import Executor, Keeper, ThreadExecutor
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.past import Past
@@ -23,6 +26,26 @@ Wanted: TypeAlias = Literal["auto", "thread", "process"] | ProcessConfig
 
 BREAK_EVEN = 64 << 20
 """Bytes of state from which ``executor="auto"`` takes a process: below, a thread has written it before it matters."""
+
+
+def made(
+    wanted: Wanted,
+    nbytes: int,
+    storage: Storage,
+    config: ServiceConfig,
+    listeners: Listeners,
+    clock: Clock,
+    ranks: Ranks,
+) -> Executor:
+    """What carries the saves of this rank out, for a state of about `nbytes`."""
+    timeout = (wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()).adopt_timeout
+    config = replace(config, drained=functools.partial(drained, storage.url, timeout, listeners))
+    serve = functools.partial(service, storage, config, listeners, clock, ranks)
+
+    def thread(past: Past | None) -> Executor:
+        return ThreadExecutor(functools.partial(serve, past), config.pace)
+
+    return executor(wanted, nbytes, ranks, storage, config, listeners, clock, thread)
 
 
 def executor(

@@ -19,7 +19,14 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
-from asyncckpt.errors import CheckpointerClosed, SaveError, SaveFailed, SaveSkipped, SaveSuperseded
+from asyncckpt.errors import (
+    CheckpointerClosed,
+    PreemptionTimeoutError,
+    SaveError,
+    SaveFailed,
+    SaveSkipped,
+    SaveSuperseded,
+)
 from asyncckpt.listing import CheckpointInfo
 
 Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
@@ -34,11 +41,19 @@ class SaveHandle:
     """What became of one save. Every method may be called from any thread.
 
     `settle` compares a snapshot that is being verified with the live tensors: waiting without it would wait
-    for an optimizer step that the waiting thread itself would have to make.
+    for an optimizer step that the waiting thread itself would have to make. That of an emergency save has a `deadline`
+    (of the monotonic clock), at which who waits for it is let go.
     """
 
-    def __init__(self, step: int, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, step: int, settle: Callable[[], None] = lambda: None, *, deadline: float | None = None, nbytes: int = 0
+    ) -> None:
         self.step = step
+        self.deadline = deadline
+        self.nbytes = nbytes
+        """Bytes of state in its snapshot."""
+        self.began: float | None = None
+        """When writing began, by the monotonic clock."""
         self._settle = settle
         self._process = os.getpid()
         self._changed = threading.Condition()
@@ -65,7 +80,7 @@ class SaveHandle:
         with self._changed:
             self._wait_for(lambda: self._seq is not None or self.done())
             if self._seq is None:
-                raise self._failure()
+                raise (None if self.done() else self._late()) or self._failure()
             return f"{self._seq:08d}"
 
     @property
@@ -86,7 +101,9 @@ class SaveHandle:
         self._settle()
         with self._changed:
             if not self._wait_for(lambda: self._staged or self.done(), timeout):
-                raise TimeoutError(f"the snapshot of step {self.step} was not complete after {timeout} s")
+                raise self._late() or TimeoutError(
+                    f"the snapshot of step {self.step} was not complete after {timeout} s"
+                )
             if not self._staged:
                 raise self._failure()
 
@@ -94,12 +111,15 @@ class SaveHandle:
         """Wait until the save is durable (`timeout` in seconds) and return what was committed.
 
         Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `TimeoutError`. What took its
-        place is named by its step, and by its id once it has one.
+        place is named by its step, and by its id once it has one. With a deadline, `PreemptionTimeoutError` is raised
+        once that has come, in any thread.
         """
         self._settle()
         with self._changed:
             if not self._wait_for(self.done, timeout):
-                raise TimeoutError(f"the save of step {self.step} was still {self._status} after {timeout} s")
+                raise self._late() or TimeoutError(
+                    f"the save of step {self.step} was still {self._status} after {timeout} s"
+                )
             if self._info is None:
                 raise self._failure()
             return self._info
@@ -110,7 +130,18 @@ class SaveHandle:
     def _wait_for(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
         if os.getpid() != self._process and not reached():
             raise CheckpointerClosed(f"the save of step {self.step} belongs to the process that was forked")
+        if self.deadline is not None:
+            left = max(0.0, self.deadline - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
         return self._changed.wait_for(reached, timeout)
+
+    def _late(self) -> PreemptionTimeoutError | None:
+        if self.deadline is None or time.monotonic() < self.deadline:
+            return None
+        return PreemptionTimeoutError(
+            f"the emergency save of step {self.step} was still {self._status} at its deadline; what was durable before "
+            "is as it was"
+        )
 
     def _failure(self) -> SaveError:
         self._told = True
@@ -126,6 +157,7 @@ class SaveHandle:
     def _began(self, seq: int) -> None:
         with self._changed:
             self._seq = seq
+            self.began = time.monotonic()
             if not self.done():
                 self._status = "writing"
             self._changed.notify_all()

@@ -48,6 +48,7 @@ class CheckpointInfo:
     pinned: bool = False
     is_best: bool = False
     partial: bool = False
+    """Whether parts of the state are not in it, since there was no time for them."""
     code_version: str | None = None
 
 
@@ -65,6 +66,7 @@ def info_of(checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Ma
         tags=tuple(mark.tag for mark in marks if mark.tag is not None),
         pinned=any(mark.tag is None for mark in marks),
         is_best=is_best,
+        partial=bool(checkpoint.partial),
         code_version=checkpoint.code_version,
     )
 
@@ -104,16 +106,22 @@ class Listing:
         best = self.best
         return [info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ())) for c in self.checkpoints]
 
-    def candidates(self) -> list[Checkpoint]:
+    def candidates(self, *, partial: bool = False) -> list[Checkpoint]:
         """What a resume may take, best first: the latest, then what that training came from.
 
-        What lies between a checkpoint and its parent is a branch that a rollback abandoned, and no candidate.
+        What lies between a checkpoint and its parent is a branch that a rollback abandoned, and no candidate. Of those
+        that are `partial` only the ones since the latest are any, and only if they are asked for.
         """
-        found: list[Checkpoint] = []
-        limit = self.head.latest if self.head else None
-        for checkpoint in sorted(self.checkpoints, key=lambda c: c.seq, reverse=True):
+        if self.head is None:
+            return []
+        latest = self.head.latest or 0
+        limit: int | None = latest
+        newest_first = sorted(self.checkpoints, key=lambda c: c.seq, reverse=True)
+        found = [c for c in newest_first if partial and c.partial and c.seq > latest]
+        for checkpoint in newest_first:
             if limit is not None and checkpoint.seq <= limit:
-                found.append(checkpoint)
+                if not checkpoint.partial:
+                    found.append(checkpoint)
                 limit = checkpoint.parent
         return found
 
@@ -151,4 +159,5 @@ class Listing:
 
 
 def _newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    return max(checkpoints, key=lambda c: c.seq, default=None)
+    """The newest complete one, or the newest."""
+    return max(checkpoints, key=lambda c: (not c.partial, c.seq), default=None)

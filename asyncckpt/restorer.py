@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RestoreError
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState, RestoreError
 from asyncckpt.events import Damaged, Listeners, Restored
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which, which_of
@@ -54,13 +54,13 @@ class Restorer:
                 "of it, which a save would keep: resume() or restore() a sound one before"
             )
 
-    def resume(self, which: Which) -> Loaded | None:
+    def resume(self, which: Which, *, allow_partial: bool = False) -> Loaded | None:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
         which = which_of(which)
         damaged: list[int] = []
 
         def choose(consensus: Consensus[Fitted]) -> Fitted | None:
-            return self._sound(consensus, self._executor.resume(), which, damaged)
+            return self._sound(consensus, self._executor.resume(), which, damaged, allow_partial=allow_partial)
 
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.
@@ -68,8 +68,16 @@ class Restorer:
             self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 
         self._counts.begin_anew()
-        call = f"resume(which={which!r})"
-        loaded = self._agreed(call, choose, go_on, counts=self._counts, strict=True, ahead=False)
+        call = f"resume(which={which!r}{', allow_partial=True' if allow_partial else ''})"
+        loaded = self._agreed(
+            call, choose, go_on, counts=self._counts, strict=True, ahead=False, allow_partial=allow_partial
+        )
+        if loaded is not None and loaded.checkpoint.partial:
+            logger.warning(
+                "the checkpoint of step %d is partial: it holds no %s, and what this training has of that goes on as "
+                "it is",
+                *(loaded.checkpoint.step, " and no ".join(loaded.checkpoint.partial)),
+            )
         if loaded is not None and (left := unclaimed(loaded, self._trees)):
             logger.warning(
                 "the checkpoint of step %d holds what this training was not given, and will not be in its next one: %s",
@@ -103,6 +111,7 @@ class Restorer:
         counts: Counts | None = None,
         strict: bool,
         ahead: bool = True,
+        allow_partial: bool = False,
         only: Collection[str] | None = None,
         exclude: Collection[str] = (),
     ) -> Loaded | None:
@@ -118,7 +127,10 @@ class Restorer:
                 lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live, ahead=ahead)
             )
             # Before any rank changes anything.
-            return fit(loaded, self._trees, strict=strict, only=only, exclude=exclude)
+            lacks = checkpoint.partial if allow_partial else ()
+            if strict and not allow_partial:
+                _check_whole(checkpoint, only, exclude)
+            return fit(loaded, self._trees, strict=strict, only=only, exclude=(*exclude, *lacks))
 
         consensus = Consensus(self._ranks, self._call, call, load, self._place)
         try:
@@ -142,14 +154,26 @@ class Restorer:
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 
-    def _sound(self, consensus: Consensus[Fitted], listing: Listing, which: Which, damaged: list[int]) -> Fitted | None:
+    def _sound(
+        self,
+        consensus: Consensus[Fitted],
+        listing: Listing,
+        which: Which,
+        damaged: list[int],
+        *,
+        allow_partial: bool,
+    ) -> Fitted | None:
         """Propose until a checkpoint stands; None on an empty run. What did not stand is in `damaged`.
 
-        Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are.
+        Raises `CheckpointCorruptError` if the one named by the user is damaged, or if all are, and `IncompatibleState`
+        if there are partial ones only, which nobody asked for.
         """
         for lost in listing.lost.values():
             self._report(None, None, lost, "record")
-        for checkpoint in listing.candidates() if which == "latest" else [listing.find(which)]:
+        chosen = listing.candidates(partial=allow_partial) if which == "latest" else [listing.find(which)]
+        if not allow_partial:
+            _refuse_partial(listing.checkpoints if which == "latest" and not listing.lost else chosen)
+        for checkpoint in chosen:
             try:
                 return consensus.propose(checkpoint)
             except CheckpointCorruptError as error:
@@ -179,3 +203,24 @@ class Restorer:
                     if which not in ("latest", "best"):
                         raise
         raise overtaken(which)
+
+
+def _check_whole(checkpoint: Checkpoint, only: Collection[str] | None, exclude: Collection[str]) -> None:
+    """Raise `IncompatibleState` if a partial checkpoint lacks what is asked of it."""
+    asked = [part for part in checkpoint.partial if part not in exclude and (only is None or part in only)]
+    if asked:
+        raise IncompatibleState(
+            f"the checkpoint of step {checkpoint.step} is partial: it holds no {' and no '.join(asked)}; name what it "
+            'has with only=("model",), or take what there is with strict=False'
+        )
+
+
+def _refuse_partial(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise `IncompatibleState` where all there is to take is partial: to start over would be worse."""
+    if checkpoints and all(checkpoint.partial for checkpoint in checkpoints):
+        newest = checkpoints[-1]
+        raise IncompatibleState(
+            f"the checkpoint of step {newest.step} is partial: it holds no {' and no '.join(newest.partial)}. "
+            f"resume(allow_partial=True) takes it and leaves those as they are; restore({f'{newest.seq:08d}'!r}, "
+            'only=("model",)) takes parts of it'
+        )

@@ -2,7 +2,8 @@
 
 A policy keeps the union of what its rules keep; one without a rule keeps everything. Some checkpoints no rule can
 remove: the one just saved, the best, pinned and tagged ones, those being read in this process, and damaged ones,
-which are evidence and count in no rule.
+which are evidence and count in no rule. Partial ones count in none either, are never the best, and take no complete
+one's place; they stay until a complete one is newer.
 """
 
 from __future__ import annotations
@@ -129,6 +130,9 @@ def plan(
     for seq in told.damaged:
         if seq not in told.unwanted:
             reasons[seq].append("damaged")
+    for seq in unreplaced(listed.values()):
+        if seq not in out:
+            reasons[seq].append("partial, and newer than every complete one")
     ruled = [c for seq, c in listed.items() if seq not in out and seq not in damaged]
     for seq, reason in _ruled(policy, ruled, monitor):
         reasons[seq].append(reason)
@@ -136,6 +140,19 @@ def plan(
     removed = [removal(listed[seq], out, policy) for seq in gone]
     kept = [Kept(seq, c.step, tuple(reasons[seq])) for seq, c in listed.items() if seq in reasons]
     return PrunePlan(tuple(kept), tuple(removed), _freed(listed, set(gone)))
+
+
+def replaces(newest: Checkpoint, other: Checkpoint) -> bool:
+    """Whether `newest` takes the place of `other`, of the same step: a partial one never that of a complete one."""
+    same = newest.seq != other.seq and newest.step == other.step
+    return same and (bool(other.partial) or not newest.partial)
+
+
+def unreplaced(listed: Iterable[Checkpoint]) -> list[int]:
+    """The partial ones that are newer than every complete one of `listed`: all that is left of their steps."""
+    listed = list(listed)
+    complete = max((c.seq for c in listed if not c.partial), default=0)
+    return [c.seq for c in listed if c.partial and c.seq > complete]
 
 
 Why: TypeAlias = tuple[str, str]
@@ -152,7 +169,7 @@ def _out(
     told: Told, listed: Mapping[int, Checkpoint], newest: Checkpoint | None, monitor: Monitor | None
 ) -> dict[int, Why]:
     sound = [c for c in listed.values() if c.seq not in told.damaged]
-    replaced = [c for c in sound if newest and c.seq != newest.seq and c.step == newest.step]
+    replaced = [c for c in sound if newest and replaces(newest, c)]
     best = best_of((c for c in sound if c.seq not in told.unwanted), monitor)
     return outcast(told, replaced, best, newest, monitor)
 
@@ -196,6 +213,7 @@ def _ruled(policy: RetentionPolicy | None, sound: Sequence[Checkpoint], monitor:
     if not rules:
         yield from ((c.seq, "everything is kept") for c in sound)
         return
+    sound = [c for c in sound if not c.partial]  # in place of one of these no rule may count
     ranked = ranking(sound, monitor)
     if monitor is not None and ranked:  # whatever the rules are: nobody wants to lose it
         yield from ((c.seq, f"best {monitor[0]}, {c.metrics[monitor[0]]:g}") for c in ranked[:1])
@@ -271,7 +289,8 @@ Rank: TypeAlias = tuple[float, int]
 
 def rank(checkpoint: Checkpoint, monitor: Monitor | None) -> Rank | None:
     """Where `checkpoint` stands in the ranking, or None if it does not count."""
-    value = math.nan if monitor is None else checkpoint.metrics.get(monitor[0], math.nan)
+    counts = monitor is not None and not checkpoint.partial
+    value = checkpoint.metrics.get(monitor[0], math.nan) if counts and monitor is not None else math.nan
     if monitor is None or math.isnan(value):
         return None
     return (value if monitor[1] == "min" else -value), checkpoint.seq

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,24 +19,27 @@ from asyncckpt.admission import Admission
 from asyncckpt.budget import Budget
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import SaveFailed, SaveSkipped
-from asyncckpt.events import Failed, Fallback, Listeners, OverBudget, Skipped, Stalled, Superseded
+from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSkipped, SaveSuperseded
+from asyncckpt.events import Fallback, Listeners, OverBudget, Stalled
 from asyncckpt.handing import HandOver
-from asyncckpt.handle import SaveHandle, remembered, skipped
+from asyncckpt.handle import SaveHandle, skipped
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
 from asyncckpt.listing import info_of
+from asyncckpt.outcomes import Outcomes
+from asyncckpt.queued import Queued
 from asyncckpt.staging.arena import Arena, ArenaPool
-from asyncckpt.staging.layout import Plan, build
+from asyncckpt.staging.layout import Plan, announce, build
 from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import refuse_capture
 from asyncckpt.staging.window import least
 from asyncckpt.state.capture import Capture, Captured
+from asyncckpt.urgency import Urgency
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
-from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task, trouble_key, verdict_key
+from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -80,13 +82,21 @@ class Saver:
         self._arenas = ArenaPool(generations, budget.memory, functools.partial(self._degrade, "generations"))
         self.stager = Stager(listeners, self._arenas)
         self._interference = Interference(budget.slowdown, executor.pace, listeners)
-        self._lock = threading.Lock()
-        self._queued: list[HandOver] = []
+        self._queued = Queued()
+        self._in_flight: str | None = None
+        """The job that is being written."""
+        self._gave_way: dict[str, int] = {}
+        """Jobs that were given up although they had been begun, and the steps that they were given up for."""
         self._plan: tuple[object, Plan] | None = None
         self._counts = counts
         self._admission = admission
         self._saves = 0
-        self.handles: list[SaveHandle] = []
+        self._outcomes = Outcomes(listeners, ranks)
+
+    @property
+    def handles(self) -> list[SaveHandle]:
+        """Of the saves under way, and of those that failed and nobody was told of."""
+        return self._outcomes.handles
 
     def prepare(self) -> None:
         """Plan the state as it is now, and fault the arenas for it in, so that the first save finds both ready.
@@ -119,11 +129,18 @@ class Saver:
         try:
             yield
         except BaseException as error:
-            self._give_up(self._counts.saves, error)
+            self._outcomes.give_up(self._counts.saves, error)
             raise
 
     def save(
-        self, step: int, epoch: int | None, metrics: Mapping[str, float], *, replaceable: bool, on_busy: OnBusy
+        self,
+        step: int,
+        epoch: int | None,
+        metrics: Mapping[str, float],
+        *,
+        replaceable: bool,
+        on_busy: OnBusy,
+        urgency: Urgency | None = None,
     ) -> SaveHandle:
         """Snapshot the state now; a `replaceable` one may be superseded while it is staged.
 
@@ -131,19 +148,22 @@ class Saver:
         """
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
         refuse_capture(step)
-        captured = self._capture.read()
+        captured = self._capture_for(urgency).read()
         plan = self._planned(captured)
-        handle = SaveHandle(step, self.settle)
-        self._remember(handle)
-        patience, given_up = self._patience(step, replaceable=replaceable), False
+        deadline = None if urgency is None else urgency.deadline
+        handle = SaveHandle(step, self.settle, deadline=deadline, nbytes=plan.layout.bytes)
+        if urgency is not None:
+            self._make_way(step, urgency)
+        self._outcomes.remember(handle)
+        patience, given_up = None if urgency else self._patience(step, replaceable=replaceable), False
         try:
-            arena = self._lease(plan, step, on_busy, patience)
+            arena = self._lease(plan, step, on_busy, patience, deadline)
             if arena is None:
-                self._skip(handle, skipped(handle, self.handles))
+                self._outcomes.skip(handle, skipped(handle, self.handles), self._counts.saves)
             else:
                 try:
-                    job = self._job(step, epoch, metrics, created, arena, plan, captured)
-                    verify = self._is_sampled(plan) and arena.window is None
+                    job = self._job(step, epoch, metrics, created, arena, plan, captured, urgency)
+                    verify = self._is_sampled(plan) and arena.window is None and urgency is None
                     snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=verify, patience=patience)
                 except BaseException:
                     self._arenas.release(arena)
@@ -152,9 +172,9 @@ class Saver:
                 self._make_ready(plan, arena)
         except SaveSkipped as error:
             given_up = True
-            self._skip(handle, error)
+            self._outcomes.skip(handle, error, self._counts.saves)
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
-            self._failed(handle, self._counts.saves, "stage", error)
+            self._outcomes.failed(handle, self._counts.saves, "stage", error)
         except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
             self.handles.remove(handle)
             raise
@@ -191,7 +211,7 @@ class Saver:
         if self._plan is None or self._plan[0] is not captured.sources:
             plan = build(captured.sources)
             if self._plan is None:
-                _announce(plan)
+                announce(plan)
                 self._admission.check(plan.layout.size, self._generations, plan.devices)
             self._plan = (captured.sources, plan)
         return self._plan[1]
@@ -205,6 +225,7 @@ class Saver:
         arena: Arena,
         plan: Plan,
         captured: Captured,
+        urgency: Urgency | None,
     ) -> SaveJob:
         return SaveJob(
             id=self._job_id(),
@@ -219,6 +240,8 @@ class Saver:
             rank=self._ranks.rank,
             world=self._ranks.world,
             plan=self._fingerprint,
+            partial=urgency.leaves_out if urgency else (),
+            emergency=urgency is not None,
         )
 
     def _job_id(self) -> str:
@@ -229,15 +252,14 @@ class Saver:
     def _hand_over(self, hand: HandOver, replaceable: bool) -> None:
         """Have copier and worker take it from here; from now on they let the arena go."""
         snapshot = hand.snapshot
-        if replaceable:
-            with self._lock:
-                self._queued.append(hand)
+        if not hand.job.emergency:  # nothing takes the place of that
+            self._queued.add(hand, replaceable=replaceable)
         try:
             staged = functools.partial(self._executor.staged, hand.job.id, hand.handle._is_staged)
             self.stager.copy(snapshot, begun=functools.partial(self._submit, hand), staged=staged)
         except BaseException as error:
             # An interrupt, and copier and worker may have it already: nobody asked for what they would commit.
-            self._unqueue(hand.job.id)
+            self._queued.remove(hand.job.id)
             snapshot.stop()
             snapshot.watermark.abort(error)
             if hand.withdraw(self._executor.withdraw):
@@ -253,11 +275,11 @@ class Saver:
         try:
             hand.submit(lambda: self._enter(ticket))
         except Exception as error:  # no thread, or closed meanwhile: this save's failure, as it is anywhere else
-            self._unqueue(hand.job.id)
+            self._queued.remove(hand.job.id)
             self._ranks.end(save_task(hand.job.ordinal))
             snapshot.stop()
             snapshot.release()
-            self._failed(hand.handle, hand.job.ordinal, "stage", error)
+            self._outcomes.failed(hand.handle, hand.job.ordinal, "stage", error)
 
     def _enter(self, ticket: Ticket) -> None:
         if self._ranks.rank == 0:  # the others wait for its verdict; it waits for them only while they write
@@ -274,63 +296,57 @@ class Saver:
 
     # -- a generation to copy into -------------------------------------------------------------------------
 
-    def _lease(self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience | None) -> Arena | None:
+    def _capture_for(self, urgency: Urgency | None) -> Capture:
+        if urgency is None or not urgency.leaves_out:
+            return self._capture
+        return self._capture.only([part for part in self._capture.parts if part not in urgency.leaves_out])
+
+    def _make_way(self, step: int, urgency: Urgency) -> None:
+        """Have what matters less than the emergency at `step` give way to it, and everything go as fast as it can."""
+        self.settle()
+        if self._ranks.rank != 0:
+            return
+        while urgency.takes_over and self._supersede(step, replaceable=False):
+            pass
+        if urgency.gives_up and (job := self._in_flight) is not None:
+            self._gave_way[job] = step
+            self._executor.abandon(job, step)
+
+    def _lease(
+        self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience | None, deadline: float | None
+    ) -> Arena | None:
         lease = functools.partial(self._arenas.lease, plan.layout.size, least=lambda: least(plan))
         arena = lease()
         if self._ranks.rank != 0:
             on_busy = "wait"  # rank 0 decides; what it has let go is freed as soon as this rank has heard of it
-        if arena is None and on_busy == "coalesce" and self._supersede(step):
+        if arena is None and on_busy == "coalesce" and self._supersede(step, replaceable=True):
             arena = lease()
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.settle()
             with at_work(self._ranks, STEP_TASK), at_work(self._ranks, save_task(self._counts.saves)):
-                arena = lease(wait=None if patience is None else patience.left)
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                arena = lease(wait=left if patience is None else patience.left)
+            if arena is None and deadline is not None:
+                raise PreemptionTimeoutError(f"step {step} was not saved: no memory came free before the deadline")
             if arena is None and patience is not None:
                 raise patience.exhausted("no memory came free")
         return arena
 
-    def _supersede(self, step: int) -> bool:
-        """Take the newest replaceable save out of the queue, if the worker has not begun it."""
-        with self._lock:
-            candidates = list(reversed(self._queued))
-        for old in candidates:
+    def _supersede(self, step: int, *, replaceable: bool) -> bool:
+        """Take the newest save (that is `replaceable`) out of the queue, if the worker has not begun it."""
+        for old in self._queued.newest_first(replaceable=replaceable):
             if old.withdraw(self._executor.withdraw):
-                self._unqueue(old.job.id)
+                self._queued.remove(old.job.id)
                 self._ranks.end(save_task(old.job.ordinal))
                 try:
                     old.snapshot.cancel(step)
                 finally:  # an interrupt too: the worker will never answer for what was taken back
                     old.snapshot.release()
                     self._ranks.tell(attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
-                    self._let_go(old.handle, step)
+                    self._outcomes.let_go(old.handle, step)
                 return True
         return False
-
-    def _skip(self, handle: SaveHandle, why: SaveSkipped) -> None:
-        self._ranks.tell(attempt_key(self._counts.saves), {"declined": {"by_step": None}})
-        self._leave_out(handle, why)
-
-    def _let_go(self, handle: SaveHandle, by_step: int | None) -> None:
-        """End the handle of a save that will not be written: superseded by `by_step`, or skipped where None."""
-        if by_step is None:
-            self._leave_out(handle, skipped(handle, self.handles))
-        else:
-            handle._give_way(by_step, self.handles)
-            self._listeners.emit(Superseded(handle.step, by_step))
-
-    def _leave_out(self, handle: SaveHandle, why: SaveSkipped) -> None:
-        handle._end("skipped", error=why)
-        self._listeners.emit(Skipped(handle.step))
-
-    def _give_up(self, ordinal: int, error: BaseException) -> None:
-        """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
-        said = {"error": f"{type(error).__name__}: {error}"}
-        if self._ranks.rank == 0:
-            self._ranks.tell(attempt_key(ordinal), said)
-            self._ranks.tell(verdict_key(ordinal), said)
-        else:
-            self._ranks.tell(trouble_key(ordinal, self._ranks.rank), said)
 
     def _degrade(self, feature: str, reason: str) -> None:
         if reason not in self._degraded:
@@ -341,44 +357,37 @@ class Saver:
 
     def _answer(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot, reply: Reply) -> None:
         """Take the worker's reply to the handle; on the worker's thread."""
-        self._unqueue(job.id)
+        self._queued.remove(job.id)
         if isinstance(reply, Started):
+            self._in_flight = job.id
             handle._began(reply.seq)
             return
+        if self._in_flight == job.id:
+            self._in_flight = None
         self._ranks.end(save_task(job.ordinal))
         snapshot.stop()
         snapshot.release()
         if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:
             handle._end("durable", info=info_of(checkpoint))
         elif isinstance(reply, Declined):
-            self._let_go(handle, reply.by_step)
+            self._outcomes.let_go(handle, reply.by_step)
         elif isinstance(reply, Rejected):
-            if isinstance(reply.error, SaveSkipped):
+            if isinstance(reply.error, SaveSuperseded):
+                self._outcomes.let_go(handle, self._gave_way.pop(job.id, job.step))
+            elif isinstance(reply.error, SaveSkipped):
                 logger.warning("%s", reply.error)
-                self._leave_out(handle, reply.error)
+                self._outcomes.leave_out(handle, reply.error)
             elif reply.phase == "worker":  # a dead worker could not say so itself
-                self._failed(handle, job.ordinal, reply.phase, reply.error)
+                self._outcomes.failed(handle, job.ordinal, reply.phase, reply.error)
             else:
-                self._fail(handle, reply.phase, reply.error)
+                self._outcomes.fail(handle, reply.phase, reply.error)
 
-    def _unqueue(self, job: str) -> None:
-        with self._lock:
-            self._queued = [hand for hand in self._queued if hand.job.id != job]
-
-    def _failed(self, handle: SaveHandle, ordinal: int, phase: str, error: BaseException) -> None:
-        """A failure that nobody else tells of."""
-        self._fail(handle, phase, error)
-        self._listeners.emit(Failed(handle.step, phase, error))
-        self._give_up(ordinal, error)
-
-    def _fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:
-        failure = SaveFailed(f"the save of step {handle.step} failed ({phase}): {error}", {handle.step: error})
-        failure.__cause__ = error
-        handle._end("failed", error=failure)
-        logger.error("%s; training goes on", failure)
-
-    def _remember(self, handle: SaveHandle) -> None:
-        self.handles = [*remembered(self.handles), handle]
+    def sizes(self) -> dict[str, int]:
+        """Bytes of tensors of each part of the state as it is now."""
+        found = dict.fromkeys(self._capture.parts, 0)
+        for path, tensor in self._planned(self._capture.read()).layout.tensors.items():
+            found[path[0] if path[0] in found else path[1]] += tensor.nbytes
+        return found
 
     def levels(self) -> Levels:
         """How full queue and memory are now; from any thread."""
@@ -392,16 +401,3 @@ class Saver:
         self.stager.close()
         self._arenas.close()
         self._ranks.part(timeout)
-
-
-def _announce(plan: Plan) -> None:
-    """Say once what a save copies in the call, since that is what it costs the training thread."""
-    eager = sorted((region for region in plan.regions if not region.lazy), key=lambda region: -region.nbytes)
-    logger.info(
-        "a snapshot holds %d tensors, %d bytes; %d of them, %d bytes, are copied in the call (EAGER); largest: %s",
-        len(plan.regions),
-        plan.layout.bytes,
-        len(eager),
-        sum(region.nbytes for region in eager),
-        ", ".join(".".join(region.path) for region in eager[:3]) or "none",
-    )

@@ -110,6 +110,8 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "epoch", "" if info.epoch is None else str(info.epoch)
     yield "saved", f"{saved} ({age(info.created)} ago)"
     yield "state", found.summary.marks
+    if checkpoint.partial:
+        yield "lacks", ", ".join(checkpoint.partial)
     yield "size", size(info.size)
     yield "shared", f"{size(found.shared)} with older checkpoints" if found.shared else ""
     yield "metrics", short(info.metrics)
@@ -148,6 +150,7 @@ def _json(found: Found, tensors: list[Tensor]) -> dict[str, Any]:
         "writer": {"host": record.writer.host, "pid": record.writer.pid, "nonce": record.writer.nonce},
         "folder": found.folder,
         "shared": found.shared,
+        "lacks": list(checkpoint.partial),
         "manifest": {"key": checkpoint.manifest.key, "length": checkpoint.manifest.length},
         "packs": [{"key": p.key, "length": p.length, "live": p.live, "own": found.is_own(p)} for p in checkpoint.packs],
         "components": [component.json() for component in found.contents.components()],

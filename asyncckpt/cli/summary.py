@@ -20,7 +20,8 @@ class Summary:
     @property
     def marks(self) -> str:
         info = self.info
-        told = [name for name, on in (("latest", self.latest), ("best", info.is_best), ("pinned", info.pinned)) if on]
+        kinds = {"latest": self.latest, "best": info.is_best, "partial": info.partial, "pinned": info.pinned}
+        told = [name for name, on in kinds.items() if on]
         return " ".join([*told, *(f"tag:{tag}" for tag in info.tags)])
 
     def json(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import SaveFailed
@@ -12,6 +12,10 @@ from asyncckpt.worker.ranks import DUE_KEY, STEP_TASK, Ranks
 
 NOTABLE = 64
 """Decisions to save that rank 0 still tells: what a rank may be behind it, in saves."""
+
+
+Due: TypeAlias = bool | dict[str, Any]
+"""Whether something is due; what else the ranks have to know of it, as JSON."""
 
 
 class Agreement:
@@ -26,7 +30,7 @@ class Agreement:
         self._missed: int | None = None
         self._notable: list[dict[str, Any]] = []
 
-    def decide(self, step: int, own: Callable[[], bool]) -> bool:
+    def decide(self, step: int, own: Callable[[], Due]) -> Due:
         """Rank 0's ``own()`` decision, on all ranks; `step` is what it is about.
 
         On the other ranks it blocks until rank 0 gets there. Raises `RankMissing` if that takes longer than the
@@ -34,7 +38,7 @@ class Agreement:
         """
         return self._lead(step, own) if self._ranks.rank == 0 else self._follow(step)
 
-    def _lead(self, step: int, own: Callable[[], bool]) -> bool:
+    def _lead(self, step: int, own: Callable[[], Due]) -> Due:
         try:
             due = own()
         except BaseException as error:
@@ -50,7 +54,7 @@ class Agreement:
         if numbered.get("due", True):
             self._notable = [*self._notable, numbered][-NOTABLE:]
 
-    def _follow(self, step: int) -> bool:
+    def _follow(self, step: int) -> Due:
         if self._missed not in (None, step):
             self._counts.decisions += 1  # who gave up on a step and goes on with the next one counts that as well
         self._missed = step
@@ -75,7 +79,8 @@ class Agreement:
                 f"rank {self._ranks.rank} is at step {step} and rank 0 at step {decision['step']}: call step() and "
                 "epoch_end() on every rank, for the same steps in the same order"
             )
-        return bool(decision["due"])
+        due: Due = decision["due"]
+        return due
 
     def _find(self, said: dict[str, Any]) -> dict[str, Any]:
         """The decision that this rank has come to now; those that were "no" are told as long as they are the newest."""

@@ -108,6 +108,8 @@ class Manifest:
     world: int
     contents: Contents
     code_version: str | None = None
+    partial: tuple[str, ...] = ()
+    """The parts of the state that are not in it, as the record says too."""
 
     def encode(self) -> bytes:
         """The manifest's one encoding."""
@@ -120,6 +122,7 @@ class Manifest:
                 "nonce": self.nonce,
                 "world": self.world,
                 "code_version": self.code_version,
+                **({"partial": list(self.partial)} if self.partial else {}),
                 **contents_json(self.contents),
             }
         )
@@ -138,6 +141,7 @@ def decode(data: bytes | memoryview, what: str) -> Manifest:
             fields["world"],
             contents_of(fields),
             fields["code_version"],
+            tuple(map(str, fields.get("partial", ()))),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error

@@ -10,6 +10,7 @@
         manifest.json
     user/                                           pins, tags and requests: see `asyncckpt.format.marks`
     latest  best                                    hints, overwritten, never trusted
+    preemptions                                     how often the run was preempted; overwritten
 
 Numbers are padded for people; they are parsed as integers and never compared as text.
 """
@@ -24,6 +25,7 @@ COMMITS = "commits/"
 DATA = "data/"
 LATEST = "latest"
 BEST = "best"
+PREEMPTIONS = "preemptions"
 
 _RECORD = re.compile(r"commits/(\d{10,})\.json")
 _DIRECTORY = re.compile(r"data/(\d{8,})-step-(\d+)-i(\d+)-([0-9a-f]{8})")

@@ -82,6 +82,8 @@ class Checkpoint:
     code_version: str | None = None
     monitor: tuple[str, str] | None = None
     """The metric that decides which checkpoint is best, and "min" or "max"."""
+    partial: tuple[str, ...] = ()
+    """The parts of the state that it lacks, since there was no time for them; a complete one lacks none."""
 
     @property
     def folder(self) -> str:
@@ -156,7 +158,7 @@ def _writer_json(writer: WriterId) -> Json:
 
 def checkpoint_json(c: Checkpoint) -> dict[str, Json]:
     """A checkpoint as JSON, as records hold it."""
-    return {
+    fields: dict[str, Json] = {
         "seq": c.seq,
         "step": c.step,
         "epoch": c.epoch,
@@ -170,6 +172,7 @@ def checkpoint_json(c: Checkpoint) -> dict[str, Json]:
         "code_version": c.code_version,
         "monitor": list(c.monitor) if c.monitor else None,
     }
+    return fields | ({"partial": list(c.partial)} if c.partial else {})
 
 
 def _record(fields: dict[str, Any], digest: str) -> Record:
@@ -212,4 +215,5 @@ def checkpoint_of(fields: Mapping[str, Any]) -> Checkpoint:
         packs=tuple(PackUse(p["key"], p["length"], p["live"]) for p in fields["packs"]),
         code_version=fields["code_version"],
         monitor=(monitor[0], monitor[1]) if monitor else None,
+        partial=tuple(map(str, fields.get("partial", ()))),
     )

@@ -25,6 +25,9 @@ from asyncckpt.events import (
     Leftover,
     OverBudget,
     Paced,
+    PreemptionEnded,
+    PreemptionNoticed,
+    PreemptionPlanned,
     Pruned,
     Restored,
     RestoreFailed,
@@ -164,6 +167,18 @@ class Exporter:
         self._metrics.target.set(event.target)
         self._metrics.share.set(event.share)
 
+    def _noticed(self, event: PreemptionNoticed) -> None:
+        self._metrics.notices[event.source].inc()
+        self._metrics.left.set(event.seconds)
+
+    def _planned(self, event: PreemptionPlanned) -> None:
+        self._metrics.decisions[event.decision].inc()
+        self._metrics.left.set(event.seconds)
+
+    def _ended(self, event: PreemptionEnded) -> None:
+        self._metrics.outcomes[event.outcome].inc()
+        self._metrics.left.set(event.seconds)
+
     def _leftover(self, event: Leftover) -> None:
         self._metrics.leftovers.inc()
         self._count(event.error)
@@ -206,6 +221,9 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Shortage: Exporter._shortage,
     OverBudget: Exporter._over_budget,
     Paced: Exporter._paced,
+    PreemptionNoticed: Exporter._noticed,
+    PreemptionPlanned: Exporter._planned,
+    PreemptionEnded: Exporter._ended,
     Leftover: Exporter._leftover,
 }
 

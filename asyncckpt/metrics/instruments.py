@@ -122,6 +122,7 @@ class Instruments:
         self._interference(made)
         self._store(made)
         self._restores(made)
+        self._preemptions(made)
         made.one("asyncckpt_build_info", "Versions, as labels; always 1.", **_build())
 
     def _saves(self, made: _Workshop) -> None:
@@ -241,6 +242,26 @@ class Instruments:
             "Listed checkpoints found damaged, by how.",
             "reason",
             *("record", "missing", "unreadable", "content"),
+        )
+
+    def _preemptions(self, made: _Workshop) -> None:
+        # Not there before they are needed: most processes are never told, and the others end.
+        self.notices = made.counters(
+            "asyncckpt_preemption_notices_total", "Notices that the process will be killed, by who gave them.", "source"
+        )
+        self.decisions = made.counters(
+            "asyncckpt_preemption_decisions_total",
+            "What was decided to do about a notice.",
+            "decision",
+        )
+        self.outcomes = made.counters(
+            "asyncckpt_preemption_outcomes_total",
+            "What came of that.",
+            "outcome",
+        )
+        self.left = made.gauge(
+            "asyncckpt_preemption_left_seconds",
+            "Seconds left before the kill when a notice was last acted on, decided on, or done with; 0 before that.",
         )
 
 

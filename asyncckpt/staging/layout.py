@@ -6,6 +6,7 @@ views) becomes an alias in the manifest.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from asyncckpt.staging.streams import has_streams
 from asyncckpt.state.capture import Source
 from asyncckpt.state.dtypes import Stored, logical_name, stored
 from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor
+
+logger = logging.getLogger("asyncckpt")
 
 STORAGE = "$storage"
 """Last component of the path of bytes that several tensors share and none of them covers."""
@@ -299,3 +302,16 @@ def _is_dense(tensor: Tensor) -> bool:
                 return False
             side_by_side *= size
     return True
+
+
+def announce(plan: Plan) -> None:
+    """Say once what a save copies in the call, since that is what it costs the training thread."""
+    eager = sorted((region for region in plan.regions if not region.lazy), key=lambda region: -region.nbytes)
+    logger.info(
+        "a snapshot holds %d tensors, %d bytes; %d of them, %d bytes, are copied in the call (EAGER); largest: %s",
+        len(plan.regions),
+        plan.layout.bytes,
+        len(eager),
+        sum(region.nbytes for region in eager),
+        ", ".join(".".join(region.path) for region in eager[:3]) or "none",
+    )

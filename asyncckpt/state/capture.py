@@ -65,6 +65,16 @@ class Capture:
         self._forms: list[Any] | None = None
         self._all: list[Source] = []
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of what is saved, in the order of restoring."""
+        return tuple(dict.fromkeys(name for tree in self._trees.values() for name in tree))
+
+    def only(self, parts: Collection[str]) -> Capture:
+        """One that reads these parts and no others."""
+        trees = {scope: {n: t for n, t in tree.items() if n in parts} for scope, tree in self._trees.items()}
+        return Capture(trees, self._lazy)
+
     def read(self) -> Captured:
         """The state now; raises `UnsupportedState` naming the path of what cannot be held."""
         if not self._unchanged():

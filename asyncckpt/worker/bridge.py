@@ -150,6 +150,13 @@ class ProcessExecutor:
         pending.keep()
         return True
 
+    def abandon(self, job: str, by_step: int) -> None:
+        """See `Executor.abandon`."""
+        with self._lock:
+            if self._successor is not None:
+                self._successor.abandon(job, by_step)
+            self._tell({"kind": "abandon", "job": job, "by_step": by_step})
+
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """See `Executor.staged`: the worker has everything that it needs to commit it without this process."""
         pending = self._jobs.find(job)

@@ -37,6 +37,10 @@ class Executor(Protocol):
         """Take a job back that has not been begun; False if it has, or is done. Waits for nothing."""
         ...
 
+    def abandon(self, job: str, by_step: int) -> None:
+        """Give a job up although it has been begun, see `Abandoning.abandon`. Waits for nothing."""
+        ...
+
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """The arena of `job` holds its snapshot: call `tell` once whatever can be lost of it can be lost no more."""
         ...
@@ -94,6 +98,8 @@ class Keeper(Service, Protocol):
 
     def hold(self, seq: int) -> AbstractContextManager[None]: ...
 
+    def abandon(self, job: str, by_step: int) -> None: ...
+
     async def resume(self) -> Listing: ...
 
     async def go_on(
@@ -114,6 +120,14 @@ class ThreadExecutor:
         self.withdraw = self.pool.withdraw
         self.settle = self.pool.settle
         self.close = self.pool.close
+
+    def abandon(self, job: str, by_step: int) -> None:
+        """See `Executor.abandon`."""
+
+        async def abandon(service: Keeper) -> None:
+            service.abandon(job, by_step)
+
+        self.pool.start(abandon)
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """At once: what is lost with this process was never anywhere else."""

@@ -251,6 +251,9 @@ class Host:
         self._service.withdraw(message["job"])
         self._jobs.pop(message["job"], None)
 
+    def _abandon(self, message: Message, descriptors: list[Descriptor]) -> None:
+        self._service.abandon(message["job"], message["by_step"])
+
     def _paced(self, message: Message, descriptors: list[Descriptor]) -> None:
         self._pace.set(message["share"], message["seconds"])
 
@@ -373,6 +376,7 @@ _HANDLERS: dict[str, Callable[[Host, Message, list[Descriptor]], None]] = {
     "seal": Host._seal,
     "abort": Host._abort,
     "withdraw": Host._withdrawn,
+    "abandon": Host._abandon,
     "pace": Host._paced,
     "hold": Host._hold,
     "release": Host._release,

@@ -76,6 +76,10 @@ class SaveJob:
     code_version: str | None = None
     parent: int | None = None
     """Sequence number of the checkpoint that was restored last, where nothing was saved since."""
+    partial: tuple[str, ...] = ()
+    """The parts of the state that are left out of it."""
+    emergency: bool = False
+    """Whether the process is about to be killed: what may be done later is left to the next start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from asyncckpt.errors import SaveSkipped, WorkerCrashed
+from asyncckpt.errors import SaveSkipped, SaveSuperseded, WorkerCrashed
 from asyncckpt.events import Failed, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.worker import failures, wire
@@ -79,7 +79,7 @@ class Jobs:
         if (pending := self.take(message["job"])) is not None:
             error = failures.decode(message["error"])
             pending.ticket.watermark.leave()
-            if not isinstance(error, SaveSkipped):  # given up, which is no failure
+            if not isinstance(error, SaveSkipped | SaveSuperseded):  # given up, which is no failure
                 self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
             pending.ticket.reply(Rejected(message["phase"], error))
             pending.keep()

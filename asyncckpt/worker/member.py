@@ -75,6 +75,9 @@ class MemberService:
         """Only rank 0 decides what is superseded."""
         return False
 
+    def abandon(self, job: str, by_step: int) -> None:
+        """Only rank 0 decides what is given up."""
+
     async def resume(self) -> Listing:
         """Never: a second writer would fence the first."""
         raise RunRefused(f"rank {self._ranks.rank} cannot open the run: only rank 0 does")

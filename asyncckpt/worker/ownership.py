@@ -19,7 +19,7 @@ from asyncckpt.events import Leftover, Listeners, Swept
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
 from asyncckpt.worker.past import Claim
-from asyncckpt.worker.prune import Pruner
+from asyncckpt.worker.prune import Pruner, over
 from asyncckpt.worker.sweep import carry_out, plan_sweep
 from asyncckpt.worker.writer import Condition, Writer, new_writer_id, open_run
 
@@ -160,8 +160,16 @@ class Ownership:
 
     async def idle(self) -> None:
         """Wait for sweep and deletion under way."""
-        await asyncio.gather(*self._sweeps)
+        for sweep in tuple(self._sweeps):
+            await over(sweep)
         await self.pruner.finished()
+
+    def hurry(self) -> None:
+        """Leave sweep and deletion under way to the next start: what is about to be saved matters more."""
+        for sweep in self._sweeps:
+            sweep.cancel()
+        self._sweep_planned.set()  # one that had not begun never says so
+        self.pruner.hurry()
 
     async def leave(self, *, tidy: bool = True) -> None:
         """A closing record; then, where `tidy`, what the last commit dropped can be deleted too."""

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.format.digest import digest
@@ -43,6 +43,19 @@ class Written:
     turnover: float | None
 
 
+@dataclass(slots=True)
+class Rest:
+    """Seconds for which one save's two halves did nothing, as the pace demands."""
+
+    writing: float = 0.0
+    digesting: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """By how much it would have been over sooner, about: the halves go side by side."""
+        return max(self.writing, self.digesting)
+
+
 @dataclass(frozen=True, slots=True)
 class Packing:
     """One save's bytes, and where they go. `view` is the arena; `threads` is where waiting and digesting happen.
@@ -59,6 +72,7 @@ class Packing:
     pace: Pace
     taking: Taking | None = None
     """Where what was read is given back."""
+    rest: Rest = field(default_factory=Rest)
 
     async def write(self, base: Base | None = None) -> Written:
         """Write what `base` does not hold and digest everything; returns once all new packs are durable.
@@ -149,7 +163,9 @@ class Packing:
             began = time.monotonic()
             yield chunk
             if self.pace.share < 1:  # a thread is not asked for nothing
-                await self._in_thread(self.pace.rest, time.monotonic() - began)
+                worked_until = time.monotonic()
+                await self._in_thread(self.pace.rest, worked_until - began)
+                self.rest.writing += time.monotonic() - worked_until
 
     def _digest(self) -> _Digested:
         """Digests of every header and every extent, in file order behind the watermark."""
@@ -181,7 +197,10 @@ class Packing:
             found.append(Extent(tensor.pack, start, stop - start, digest(self.view[shift + start : shift + stop])))
             if self.taking is not None:
                 self.taking.digested(shift + stop)
-            self.pace.rest(time.monotonic() - began)
+            if self.pace.share < 1:
+                worked_until = time.monotonic()
+                self.pace.rest(worked_until - began)
+                self.rest.digesting += time.monotonic() - worked_until
         box = Box((0,) * len(tensor.shape), tensor.shape, tuple(found))
         return TensorEntry(tensor.dtype, tensor.shape, (box,), tensor.stride)
 

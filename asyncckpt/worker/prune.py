@@ -46,8 +46,13 @@ class Pruner:
     async def finished(self) -> None:
         """Wait for the deletion under way."""
         if self._running is not None:
-            await self._running
+            await over(self._running)
             self._running = None
+
+    def hurry(self) -> None:
+        """Give up the deletion under way: the next start's sweep will finish it."""
+        if self._running is not None:
+            self._running.cancel()
 
     async def _delete(
         self, writer: Writer, dropped: Sequence[Checkpoint], named: Container[str], slots: Iterable[int]
@@ -63,6 +68,13 @@ class Pruner:
         packs = _packs(dropped)
         size = sum(packs.get(key, 0) for key in keys)
         self._listeners.emit(Deleted(len(keys) + len(stale), size, time.monotonic() - began))
+
+
+async def over(task: asyncio.Task[None]) -> None:
+    """Return once `task` has ended; raises what it raised, but that it was cancelled is an end too."""
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
 
 def _packs(checkpoints: Iterable[Checkpoint]) -> dict[str, int]:

@@ -143,6 +143,10 @@ DUE_KEY = "due"
 """Where rank 0 says which of the times it was asked a save was due."""
 
 
+NOTICE_KEY = "notice"
+"""Where a rank says that it was told to leave."""
+
+
 CALL_KEY = "call"
 """Where rank 0 says which ``resume()`` or ``restore()`` it is in."""
 

@@ -44,7 +44,7 @@ def _chains(policy: RetentionPolicy | None, monitor: Monitor | None, held: Follo
         return
     yield _best(1, monitor, held)
     for name, number in rules.items():
-        yield _chain(name, number, monitor, held)
+        yield _Only(lambda c: not c.partial, _chain(name, number, monitor, held))
 
 
 def _chain(name: str, number: int, monitor: Monitor | None, held: Follower) -> Follower:

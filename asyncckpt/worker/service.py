@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, StorageError
+from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, SaveSuperseded, StorageError
 from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
@@ -26,6 +26,7 @@ from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.abandoning import Abandoning
 from asyncckpt.worker.attempt import Attempt
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.increment import Base
@@ -36,7 +37,7 @@ from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Past
 from asyncckpt.worker.phases import Phases
-from asyncckpt.worker.pipeline import Packing
+from asyncckpt.worker.pipeline import Packing, Written
 from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.taking import Taking
@@ -85,6 +86,10 @@ class SaveService:
         self._actor = asyncio.Lock()
         self._closing = False
         self._orphaned = False
+        self._is_emergency = False
+        """Whether the newest save that was begun is one."""
+        self._abandoning: Abandoning[Written] = Abandoning()
+        self.abandon = self._abandoning.abandon
         self._told: set[str] = set()
 
     @property
@@ -103,6 +108,8 @@ class SaveService:
         """Queue a job; from any thread, and from then on it can be withdrawn."""
         with self._guard:
             self._queue.append(ticket)
+        if ticket.job.emergency:
+            self._loop.call_soon_threadsafe(self.ownership.hurry)
         self._loop.call_soon_threadsafe(self._arrived.set)
 
     def withdraw(self, job: str) -> bool:
@@ -145,7 +152,7 @@ class SaveService:
 
     async def _end(self) -> None:
         async with self._actor:
-            await self.ownership.leave(tidy=not self._orphaned)
+            await self.ownership.leave(tidy=not self._is_hasty)
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
 
@@ -204,13 +211,21 @@ class SaveService:
 
     # -- one save ------------------------------------------------------------------------------------------
 
+    @property
+    def _is_hasty(self) -> bool:
+        """Whether what can be done later is left to the next start, or the next save."""
+        with self._guard:
+            is_awaited = any(ticket.job.emergency for ticket in self._queue)
+        return self._orphaned or self._is_emergency or is_awaited
+
     async def _carry_out(self, ticket: Ticket) -> None:
         """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
         attempt = Attempt(ticket, Phases(self._clock))
+        self._is_emergency = ticket.job.emergency
         try:
             writer = await self.ownership.take()
             if ticket.repeated and (record := landed(writer, ticket.job)) is not None:
-                await self._answer(attempt, record, 0)
+                await self._answer(attempt, record, 0, 0.0)
                 return
             directory = await attempt.begin(writer, self._ranks)
             packing = Packing(
@@ -223,7 +238,7 @@ class SaveService:
                 self._config.pace,
                 Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
             )
-            written = await packing.write(writer.base)
+            written = await self._abandoning.unless_abandoned(ticket.job.id, packing.write(writer.base))
             attempt.phases.enter("stage")
             await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
             attempt.phases.enter("report")
@@ -236,7 +251,7 @@ class SaveService:
         except Exception as error:
             await self._reject(attempt, error)
             return
-        await self._answer(attempt, record, written.nbytes)
+        await self._answer(attempt, record, written.nbytes, packing.rest.seconds)
         await self._follow_up(writer, verdict)
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
@@ -250,6 +265,7 @@ class SaveService:
             job.world,
             contents,
             job.code_version,
+            job.partial,
         )
         data = await asyncio.get_running_loop().run_in_executor(self._threads, manifest.encode)
         await self.storage.put(directory.manifest, [data], length=len(data))
@@ -265,6 +281,7 @@ class SaveService:
             packs=_uses(contents),
             code_version=job.code_version,
             monitor=self._config.monitor,
+            partial=job.partial,
         )
 
     async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[Verdict, Record]:
@@ -278,11 +295,11 @@ class SaveService:
         return verdict, writer.head
 
     async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:
-        if self._orphaned:
+        if self._is_hasty:
             return Verdict()
         return await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
 
-    async def _answer(self, attempt: Attempt, record: Record, written: int) -> None:
+    async def _answer(self, attempt: Attempt, record: Record, written: int, rested: float) -> None:
         job, checkpoint = attempt.ticket.job, record.checkpoint
         if checkpoint is None:
             return
@@ -297,6 +314,8 @@ class SaveService:
                 dict(checkpoint.metrics),
                 written,
                 attempt.phases.end(),
+                rested,
+                checkpoint.partial,
             )
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
@@ -307,7 +326,7 @@ class SaveService:
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """Hints, events and late deletion: nothing here can harm the commit."""
         self._tell(verdict)
-        if self.ownership.is_lost or self._orphaned:
+        if self.ownership.is_lost or self._is_hasty:
             return
         self._listeners.emit(_retained(writer))
         # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
@@ -334,7 +353,7 @@ class SaveService:
         if garbage is not None:
             await self._discard(garbage)
         said: dict[str, str | bool] = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
-        if isinstance(error, SaveSkipped):  # the training gave it up, which is no failure
+        if isinstance(error, SaveSkipped | SaveSuperseded):  # the training gave it up, which is no failure
             said["skipped"] = str(error)
         else:
             self._listeners.emit(Failed(ticket.job.step, attempt.phases.now, error))

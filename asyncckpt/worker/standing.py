@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from asyncckpt.format.record import Checkpoint, Removal
-from asyncckpt.retention import Monitor, RetentionPolicy, Told, outcast, removal
+from asyncckpt.retention import Monitor, RetentionPolicy, Told, outcast, removal, replaces, unreplaced
 from asyncckpt.worker.order import Groups, Ranking
 from asyncckpt.worker.selection import Selection
 
@@ -49,11 +49,13 @@ class Standing:
             self.remove(newest)
 
     def _removed(self, newest: Checkpoint, told: Told) -> tuple[Removal, ...]:
-        replaced = [c for c in self._steps.like(newest) if c is not newest]
+        replaced = [c for c in self._steps.like(newest) if replaces(newest, c)]
         best = self._ranking.first(without=told.unwanted)
         out = outcast(told, replaced, best, newest, self._ranking.monitor)
         unkept_ones = self._unkept(out)
         spared = {newest.seq, *told.reading, *(self._damaged - told.unwanted.keys())}
+        if newest.partial:  # seldom
+            spared.update(seq for seq in unreplaced(self._listed.values()) if seq not in out)
         gone = sorted(seq for seq in unkept_ones if seq not in spared and seq not in told.marks)
         return tuple(removal(self._listed[seq], out, self._policy) for seq in gone)
 

@@ -43,12 +43,14 @@ def job_json(job: SaveJob) -> Message:
         "plan": job.plan,
         "code_version": job.code_version,
         "parent": job.parent,
+        "partial": list(job.partial),
+        "emergency": job.emergency,
     }
 
 
 def job_of(said: Message, layout: Layout) -> SaveJob:
     """The inverse of `job_json`."""
-    return SaveJob(layout=layout, **said)
+    return SaveJob(layout=layout, **{**said, "partial": tuple(said["partial"])})
 
 
 def layout_json(layout: Layout) -> Message:
@@ -112,6 +114,8 @@ def event_of(said: Message) -> Event:
 
 
 def _field_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
     return failures.decode(value["$error"]) if isinstance(value, dict) and "$error" in value else value
 
 

@@ -101,19 +101,20 @@ class Writer:
         self._check_packs(checkpoint)
         slot, gone = self.head.slot + 1, self._present(removed)
         best = self.listed.contest.best(without=gone, added=checkpoint)
+        # A partial one is what nobody may take unasked: the latest stays the one that it was.
+        latest: dict[str, Any] = {"latest": checkpoint.seq, "latest_inc": self.inc, "latest_slot": slot}
         record = self._next(
             "checkpoint",
             live=self.head.live.without(gone.values()).followed_by(slot),
-            latest=checkpoint.seq,
-            latest_inc=self.inc,
-            latest_slot=slot,
+            **({} if checkpoint.partial else latest),
             best_slot=slot if best is checkpoint else self._slot(best),
             checkpoint=checkpoint,
             removed=tuple(removed),
             acknowledged=tuple(acknowledged),
         )
         await self._list(record, gone)
-        self.parent = checkpoint.seq
+        if not checkpoint.partial:
+            self.parent = checkpoint.seq
         return self.head
 
     async def drop(self, removed: Collection[Removal], acknowledged: Collection[int] = ()) -> None:

@@ -61,7 +61,6 @@ def test_the_keywords_and_their_defaults_are_the_promised_ones() -> None:
         ("storage_options", {"anon": True}),
         ("local", "/scratch"),
         ("mirror", "s3://bucket/mirror"),
-        ("preemption", object()),
     ],
 )
 def test_a_keyword_without_effect_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
@@ -124,26 +123,12 @@ def test_a_metric_without_a_name_is_refused_at_the_call(
     assert ckpt.save(3, metrics={"a": 3}).wait().metrics == {"a": 3}
 
 
-@pytest.mark.parametrize("options", [{"emergency": True}, {"deadline": 30}, {"deadline": 0}], ids=str)
-def test_an_emergency_save_is_refused_by_name(make: Make, options: dict[str, object]) -> None:
-    ckpt = make(model=Toy())
-    (name,) = options
-    with pytest.raises(NotImplementedError, match=rf"save\({name}=\) has no effect in this version yet: leave it out"):
-        ckpt.save(1, **options)
-    assert ckpt.save(1, emergency=False, deadline=None).wait().step == 1
-
-
 def test_late_metrics_are_refused_by_name_and_no_notice_has_arrived(make: Make) -> None:
     ckpt = make(model=Toy())
     ckpt.save(1).wait()
     with pytest.raises(NotImplementedError, match=r"record\(\) has no effect in this version yet"):
         ckpt.record(1, {"loss": 0.5})
     assert ckpt.should_stop is False
-
-
-def test_partial_restores_are_refused_by_name(make: Make) -> None:
-    with pytest.raises(NotImplementedError, match="allow_partial="):
-        make(model=Toy()).resume(allow_partial=True)
 
 
 def test_a_root_that_no_backend_understands_is_refused_by_name() -> None:

@@ -78,6 +78,7 @@ def test_the_json_says_where_it_came_from(document: Document, saved: Saved) -> N
         "writer": {key: record["writer"][key] for key in ("host", "pid", "nonce")},
         "folder": folder,
         "shared": 0,
+        "lacks": [],
         "manifest": {"key": f"{folder}/manifest.json", "length": saved.manifest(2).stat().st_size},
         **{key: found[key] for key in ("packs", "components", "tensors", "values")},
     }

@@ -55,6 +55,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         manifest=ObjectRef("data/0/manifest.json", 1, ""),
         packs=(),
         monitor=draw(st.sampled_from(MONITORS)),
+        partial=draw(st.sampled_from([(), (), (), ("optimizer",)])),
     )
 
 

@@ -1,0 +1,70 @@
+"""Outcomes: how saves end, and who is told: the handle, listeners, the log, and the other ranks, who would wait."""
+
+from __future__ import annotations
+
+import logging
+
+from asyncckpt.errors import PreemptionTimeoutError, SaveError, SaveFailed, SaveSkipped
+from asyncckpt.events import Failed, Listeners, Skipped, Superseded
+from asyncckpt.handle import SaveHandle, remembered, skipped
+from asyncckpt.worker.ranks import Ranks, attempt_key, trouble_key, verdict_key
+
+logger = logging.getLogger("asyncckpt")
+
+
+class Outcomes:
+    """Of the saves of one checkpointer, on any thread."""
+
+    def __init__(self, listeners: Listeners, ranks: Ranks) -> None:
+        self._listeners = listeners
+        self._ranks = ranks
+        self.handles: list[SaveHandle] = []
+        """Of those that are under way, and those that failed and nobody was told of."""
+
+    def remember(self, handle: SaveHandle) -> None:
+        """A save begins."""
+        self.handles = [*remembered(self.handles), handle]
+
+    def skip(self, handle: SaveHandle, why: SaveSkipped, ordinal: int) -> None:
+        """Save number `ordinal` never took a snapshot, and no rank shall wait for it."""
+        self._ranks.tell(attempt_key(ordinal), {"declined": {"by_step": None}})
+        self.leave_out(handle, why)
+
+    def let_go(self, handle: SaveHandle, by_step: int | None) -> None:
+        """End the handle of a save that will not be written: superseded by `by_step`, or skipped where None."""
+        if by_step is None:
+            self.leave_out(handle, skipped(handle, self.handles))
+        else:
+            handle._give_way(by_step, self.handles)
+            self._listeners.emit(Superseded(handle.step, by_step))
+
+    def leave_out(self, handle: SaveHandle, why: SaveSkipped) -> None:
+        """End the handle of a save that was skipped."""
+        handle._end("skipped", error=why)
+        self._listeners.emit(Skipped(handle.step))
+
+    def give_up(self, ordinal: int, error: BaseException) -> None:
+        """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
+        said = {"error": f"{type(error).__name__}: {error}"}
+        if self._ranks.rank == 0:
+            self._ranks.tell(attempt_key(ordinal), said)
+            self._ranks.tell(verdict_key(ordinal), said)
+        else:
+            self._ranks.tell(trouble_key(ordinal, self._ranks.rank), said)
+
+    def failed(self, handle: SaveHandle, ordinal: int, phase: str, error: BaseException) -> None:
+        """A failure that nobody else tells of."""
+        self.fail(handle, phase, error)
+        self._listeners.emit(Failed(handle.step, phase, error))
+        self.give_up(ordinal, error)
+
+    def fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:
+        """End the handle of a save that failed, as the listeners were told."""
+        failure: SaveError = SaveFailed(
+            f"the save of step {handle.step} failed ({phase}): {error}", {handle.step: error}
+        )
+        failure.__cause__ = error
+        if isinstance(error, PreemptionTimeoutError):
+            failure = error
+        handle._end("failed", error=failure)
+        logger.error("%s; training goes on", failure)

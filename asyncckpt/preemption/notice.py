@@ -1,0 +1,40 @@
+"""Notice: somebody has said that this process will be killed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Who said so, and when the process is gone by the monotonic clock; `signum` where a signal said it, else 0."""
+
+    source: str
+    deadline: float
+    signum: int = 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return self.deadline - time.monotonic()
+
+
+class Notices:
+    """Every notice given to one training. To give one takes no lock: a signal handler may."""
+
+    def __init__(self) -> None:
+        self._heard: deque[Notice] = deque()
+
+    def give(self, notice: Notice) -> None:
+        """From any thread, and from a signal handler."""
+        self._heard.append(notice)
+
+    @property
+    def first(self) -> Notice | None:
+        """The first one given; its deadline is the earliest that any of them names."""
+        heard = list(self._heard)
+        if not heard:
+            return None
+        return Notice(heard[0].source, min(notice.deadline for notice in heard), heard[0].signum)

@@ -1,0 +1,146 @@
+"""The plan, which is pure: what there is time for, and that it says why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from json import dumps, loads
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncckpt.events import Durable
+from asyncckpt.preemption.plan import SAFETY, Flight, Plan, Situation, plan
+from asyncckpt.preemption.speed import Speed, Speedometer
+from asyncckpt.preemption.stop import plan_of, usable
+
+MEGA = 1 << 20
+SIZES = {"model": 100 * MEGA, "optimizer": 200 * MEGA, "rng": MEGA, "extra": 50 * MEGA}
+SPEED = Speed(rate=10.0 * MEGA)
+
+
+def decide(left: float, *flights: Flight, **more: object) -> Plan:
+    return plan(Situation(9, left, SIZES, flights, **{"speed": SPEED, **more}))
+
+
+def test_what_there_is_time_for_is_done_best_first() -> None:
+    whole = SAFETY * 35.1
+    assert decide(whole) == Plan("save", seconds=whole, fits=True)
+    assert decide(whole - 1).action == "weights"
+    assert decide(whole - 1).leaves_out == ("extra",)
+    assert decide(SAFETY * 30.1 - 1).leaves_out == ("optimizer", "extra")
+    assert decide(SAFETY * 10.1).leaves_out == ("optimizer", "extra")
+
+
+def test_nothing_is_done_for_a_step_that_is_saved_and_a_save_of_it_is_waited_for() -> None:
+    assert decide(100, saved=9).action == "nothing"
+    assert decide(100, saved=9, asked=True).action == "save"
+    assert decide(100, Flight(9, 351 * MEGA, 1.0)).action == "finish"
+    assert decide(100, Flight(9, 351 * MEGA, 1.0), asked=True).action == "save"
+
+
+def test_a_save_under_way_is_finished_before_given_up_for_or_preferred_to_a_part() -> None:
+    begun, queued = Flight(7, 351 * MEGA, 40.0), Flight(8, 351 * MEGA)
+    rest = SAFETY * 35.1 / 10
+    whole = SAFETY * 35.1
+    everything = decide(rest + 2 * whole, begun, queued)
+    assert (everything.action, everything.takes_over, everything.gives_up) == ("save", False, False)
+    after = decide(rest + whole, begun, queued)
+    assert (after.action, after.takes_over, after.gives_up) == ("save", True, False)
+    alone = decide(whole, begun, queued)
+    assert (alone.action, alone.takes_over, alone.gives_up) == ("save", True, True)
+    finish = decide(whole - 1, begun, queued)
+    assert (finish.action, finish.takes_over, finish.gives_up, finish.fits) == ("finish", True, False, True)
+    nearly = decide(rest, begun)
+    assert (nearly.action, nearly.takes_over) == ("finish", False)
+    part = decide(SAFETY * 10.1, Flight(7, 351 * MEGA, 0.0))
+    assert (part.action, part.gives_up) == ("weights", True)
+
+
+def test_a_nearer_tier_comes_before_a_part_and_after_an_older_whole_state() -> None:
+    local = Speed(rate=1000.0 * MEGA)
+    assert decide(1, local=local).action == "local"
+    assert decide(40, Flight(7, 351 * MEGA, 40.0), local=local).action == "finish"
+
+
+def test_where_nothing_fits_the_quickest_is_tried_and_that_is_said() -> None:
+    found = decide(0.5)
+    assert (found.action, found.leaves_out, found.fits) == ("weights", ("optimizer", "extra"), False)
+    assert found.reasons[-1].startswith("nothing is in time; what takes least is tried")
+    assert len(found.reasons) == 4
+    assert "takes 43.9 s: too long" in found.reasons[0]
+
+
+def test_without_a_measurement_the_whole_state_is_saved() -> None:
+    found = decide(0.1, Flight(7, 351 * MEGA), speed=None)
+    assert (found.action, found.takes_over, found.seconds, found.fits) == ("save", True, None, None)
+    assert decide(0.1, Flight(9, 351 * MEGA), speed=None).action == "finish"
+
+
+def test_a_state_without_a_model_is_saved_whole_or_not_at_all() -> None:
+    situation = Situation(9, 0.1, {"extra": 100 * MEGA, "rng": 1}, speed=SPEED)
+    assert (plan(situation).action, plan(situation).fits) == ("save", False)
+
+
+def test_what_was_measured_is_the_state_per_second_without_the_rests_and_the_slowest_counts() -> None:
+    meter = Speedometer()
+    assert (meter.speed, meter.saved) == (None, None)
+    for step, seconds in enumerate([1.0, 4.0, 2.0], 1):
+        phases = {"open": 9.0, "write": seconds + 5, "stage": 0.0, "report": 0.0, "commit": 0.25 * step}
+        meter.on_event(Durable(step, step, 1000, 1.0, 0.0, {}, 10, phases, rested=5.0))
+    assert meter.speed == Speed(rate=250.0, overhead=0.75)
+    meter.on_event(Durable(4, 4, 1000, 1.0, 0.0, {}, 10, {"write": 1.0}, partial=("optimizer",)))
+    assert meter.saved == 3
+
+
+numbers = st.integers(0, 10**12)
+seconds = st.floats(0, 1e6)
+flights = st.lists(st.builds(Flight, st.integers(0, 9), numbers, st.none()), max_size=3)
+begun = st.lists(st.builds(Flight, st.integers(0, 9), numbers, seconds), max_size=1)
+speeds = st.none() | st.builds(Speed, st.floats(1, 1e12), st.floats(0, 100))
+sizes = st.dictionaries(st.sampled_from(["model", "optimizer", "rng", "extra", "scheduler"]), numbers, min_size=1)
+situations = st.builds(
+    lambda left, sizes, one, more, speed, local, saved, asked: Situation(
+        9, left, sizes, [*one, *more], speed, local, saved, asked
+    ),
+    *(seconds, sizes, begun, flights, speeds, speeds, st.none() | st.integers(0, 9), st.booleans()),
+)
+
+
+@given(situations)
+def test_every_plan_is_in_time_or_says_that_it_is_not_and_leaves_nothing_out_without_need(now: Situation) -> None:
+    found = plan(now)
+    assert found.reasons
+    assert (found.fits is None) == (found.seconds is None) == (now.speed is None and found.action != "nothing")
+    if found.seconds is not None:
+        assert found.fits == (found.seconds <= now.left)
+    assert bool(found.leaves_out) == (found.action == "weights")
+    assert "model" not in found.leaves_out
+    assert set(found.leaves_out) < set(now.sizes)
+    if now.asked:
+        assert found.action in ("save", "weights", "local")
+    if found.action == "weights" and found.fits and now.speed is not None:
+        assert SAFETY * now.speed.seconds(sum(now.sizes.values())) > now.left
+    if found.action == "finish":
+        assert now.flights
+
+
+@given(situations, st.floats(0, 1e6))
+def test_more_time_never_makes_less_of_it(now: Situation, more: float) -> None:
+    """What is a complete checkpoint of this step with little time is one with more."""
+    found = plan(now)
+    if found.action == "save" and found.fits:
+        later = plan(Situation(9, now.left + more, *(getattr(now, n) for n in ("sizes", "flights", "speed", "local"))))
+        assert later.action in ("save", "finish")
+
+
+@given(situations)
+def test_a_plan_reaches_other_ranks_as_it_is(now: Situation) -> None:
+    found = plan(now)
+    there = plan_of(loads(dumps(asdict(found))))
+    assert (there, there.reasons) == (found, found.reasons)
+
+
+@given(st.floats(0, 1e9))
+def test_some_of_the_time_is_left_to_end_in(left: float) -> None:
+    assert 0 <= usable(left) <= left
+    assert left - usable(left) <= 2.0000001 * max(1.0, left * 1e-9)

@@ -1,0 +1,528 @@
+"""What a notice does to a training, in one process: what is saved, what gives way, and how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from asyncckpt import AsyncCheckpointer, MetricsConfig, Preempted, Preemption, RetentionPolicy, SavePolicy, load
+from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSuperseded, TransientError
+from asyncckpt.events import PreemptionEnded, PreemptionNoticed, PreemptionPlanned
+from asyncckpt.preemption.notice import Notice
+from asyncckpt.preemption.speed import Speed
+from asyncckpt.storage import MemoryStorage
+from asyncckpt.testing.slow import GatedStorage
+
+from ..checkpointer.scraping import scrape, value
+from ..checkpointer.trainings import Recorder, Toy, steps
+from .conftest import Make
+
+
+def notice(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+def leave(ckpt: AsyncCheckpointer, step: int) -> Preempted:
+    """Make `step` after a notice."""
+    with pytest.raises(Preempted) as raised:
+        ckpt.step(step)
+    return raised.value
+
+
+def measured(ckpt: AsyncCheckpointer, rate: float) -> None:
+    """From now on the store is known to take so many bytes of state per second."""
+    ckpt._stopping._speedometer._recent.extend([Speed(rate)] * 4)
+
+
+# -- raise and flag --------------------------------------------------------------------------------------------
+
+
+def test_the_next_step_saves_and_raises_with_the_conventional_status(
+    make: Make, store: GatedStorage, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    ckpt = make(model=Toy(3))
+    assert ckpt.step(1) is None
+    notice()
+    left = leave(ckpt, 2)
+    assert (left.code, left.step, left.source, left.saved) == (143, 2, "SIGTERM", 2)
+    assert str(left) == "preempted (SIGTERM) after step 2; step 2 is saved; exit status 143"
+    assert load(store).state["model"]["weight"].unique().tolist() == [3]
+    (noticed,), (planned,), (ended,) = map(recorder.of, (PreemptionNoticed, PreemptionPlanned, PreemptionEnded))
+    assert (noticed.step, noticed.source) == (2, "SIGTERM")
+    assert 29 < noticed.seconds <= 30
+    assert (planned.decision, planned.expected) == ("save", None)
+    assert 27 < planned.seconds <= 28
+    assert (ended.step, ended.outcome) == (2, "durable")
+    assert "SIGTERM: this process will be killed in 30.0 s" in caplog.text
+    assert "after step 2: the whole state is saved. nothing was measured yet" in caplog.text
+    assert "preempted after step 2: durable" in caplog.text
+    assert ckpt.should_stop is False
+
+
+def test_with_flag_the_handle_is_returned_and_training_decides(make: Make, recorder: Recorder) -> None:
+    ckpt = make(model=Toy(), preemption=Preemption(exit="flag"))
+    ckpt.step(1)
+    assert ckpt.should_stop is False
+    notice(signal.SIGUSR2)
+    handle = ckpt.step(2)
+    assert ckpt.should_stop is True
+    assert handle.wait().step == 2
+    assert recorder.wait_for(PreemptionEnded)[0].outcome == "durable"
+    assert ckpt.step(3) is None
+    ckpt.close()
+    assert steps(make(ckpt._storage.inner, model=Toy(), preemption=None)) == [2]
+
+
+def test_a_step_that_was_saved_by_hand_is_over_and_the_next_one_leaves(make: Make) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    notice()
+    assert ckpt.step(1) is None  # that step is over
+    assert leave(ckpt, 2).saved == 2
+    assert steps(ckpt) == [1, 2]
+
+
+def test_metrics_count_notice_decision_and_outcome(make: Make) -> None:
+    registry = CollectorRegistry()
+    ckpt = make(model=Toy(), metrics=MetricsConfig(port=None, registry=registry))
+    notice()
+    leave(ckpt, 1)
+    found = scrape(registry)
+    assert value(found, "asyncckpt_preemption_notices_total", source="SIGTERM") == 1
+    assert value(found, "asyncckpt_preemption_decisions_total", decision="save") == 1
+    assert value(found, "asyncckpt_preemption_outcomes_total", outcome="durable") == 1
+    assert 0 < value(found, "asyncckpt_preemption_left_seconds") <= 30
+
+
+def test_who_catches_it_may_train_on(make: Make) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=1))
+    notice()
+    leave(ckpt, 1)
+    ckpt.step(2).wait()
+    assert steps(ckpt) == [1, 2]
+
+
+def test_the_failure_of_an_emergency_save_is_the_cause_and_no_reason_to_stay(
+    make: Make, store: GatedStorage, recorder: Recorder
+) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    store.fail("put", "data/*", lambda: TransientError("the store is away"))
+    notice()
+    left = leave(ckpt, 2)
+    assert (left.code, left.saved) == (143, 1)
+    assert "the store is away" in str(left.__cause__)
+    assert recorder.of(PreemptionEnded)[0].outcome == "failed"
+    store.heal()
+    assert steps(ckpt) == [1]
+
+
+# -- the deadline ----------------------------------------------------------------------------------------------
+
+
+def test_E26_a_late_emergency_save_is_given_up_in_time_and_the_one_before_is_sound(
+    make: Make, store: GatedStorage, recorder: Recorder
+) -> None:
+    ckpt = make(model=Toy(1), preemption=Preemption(deadline=0.5))
+    ckpt.save(1).wait()
+    gate = store.hold("put", "data/*")
+    notice()
+    began = time.monotonic()
+    left = leave(ckpt, 2)
+    with pytest.raises(SaveFailed, match=r"unfinished: steps \[2\]"):
+        ckpt.close()
+    assert time.monotonic() - began < 30
+    assert isinstance(left.__cause__, PreemptionTimeoutError)
+    assert isinstance(left.__cause__, TimeoutError)
+    assert recorder.of(PreemptionEnded)[0].outcome == "late"
+    assert steps(AsyncCheckpointer(store.inner, model=Toy())) == [1]
+    assert load(store.inner, 1).state["model"]["weight"].unique().tolist() == [1]
+    gate.open()
+
+
+def test_E26_who_waits_is_let_go_at_the_deadline_in_any_thread(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    with store.hold("put", "data/*"):
+        handle = ckpt.save(1, emergency=True, deadline=0.2)
+        raised: list[BaseException] = []
+
+        def wait() -> None:
+            for call in (handle.wait, lambda: handle.wait(60)):
+                try:
+                    call()
+                except PreemptionTimeoutError as error:
+                    raised.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+        with pytest.raises(PreemptionTimeoutError, match="step 1 was still writing at its deadline"):
+            handle.wait()
+        assert len(raised) == 2
+    deadline = time.monotonic() + 60
+    while not handle.done():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert handle.wait().step == 1  # late is not lost
+
+
+def test_no_memory_before_the_deadline_is_the_same_error(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), generations=1)
+    with store.hold("put", "data/*"):
+        ckpt.save(1)
+        store_is_reached(store)
+        with pytest.raises(PreemptionTimeoutError, match="no memory came free before the deadline"):
+            ckpt.save(2, emergency=True, deadline=0.2).wait()
+
+
+def store_is_reached(store: GatedStorage) -> None:
+    """Return once a pack is being written."""
+    deadline = time.monotonic() + 60
+    while not store.count("put", "data/*"):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+# -- what gives way --------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_begun_gives_way_and_an_emergency_gives_way_to_nothing(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), generations=3, save=SavePolicy(every_steps=1))
+    with store.hold("put", "data/*"):
+        first = ckpt.save(1)
+        store_is_reached(store)
+        second = ckpt.save(2)
+        third = ckpt.save(3, emergency=True, deadline=60)
+        fourth = ckpt.step(4)
+        assert second.status == "superseded"
+        assert third.status == "staging"
+    for handle in (first, third, fourth):
+        handle.wait()
+    with pytest.raises(SaveSuperseded, match="step 3"):
+        second.wait()
+    assert steps(ckpt) == [1, 3, 4]
+
+
+def test_what_is_being_written_is_given_up_where_there_is_time_for_one_only(
+    make: Make, store: GatedStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    ckpt = make(model=Toy(7))
+    ckpt.save(1).wait()
+    measured(ckpt, sum(ckpt._saver.sizes().values()) / 40)  # 40 s for one, with what is certain to be added 50
+    with store.hold("put", "data/00000002*"):
+        second = ckpt.save(2)
+        assert second.id == "00000002"
+        third = ckpt.save(3, emergency=True, deadline=60)
+        assert third.wait().step == 3
+        with pytest.raises(SaveSuperseded, match="step 3"):
+            second.wait()
+    assert "the whole state is saved, in place of what is being written" in caplog.text
+    assert steps(ckpt) == [1, 3]
+    assert [call for call in store.calls if call[0] == "delete" and "00000002" in call[1]] == []
+
+
+def test_what_is_being_written_is_finished_where_there_is_time_for_both(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(7))
+    ckpt.save(1).wait()
+    measured(ckpt, sum(ckpt._saver.sizes().values()) / 40)
+    with store.hold("put", "data/00000002*"):
+        second = ckpt.save(2)
+        assert second.id == "00000002"
+        third = ckpt.save(3, emergency=True, deadline=110)
+        assert second.status == "writing"
+    assert (second.wait().step, third.wait().step) == (2, 3)
+
+
+def test_a_save_under_way_is_waited_for_where_no_new_one_fits(make: Make, recorder: Recorder) -> None:
+    toy = Toy(1)
+    store = GatedStorage(MemoryStorage("memory-finish"))
+    ckpt = make(store, extra={"toy": toy}, preemption=Preemption(deadline=20))
+    ckpt.save(1).wait()
+    size = sum(ckpt._saver.sizes().values())
+    measured(ckpt, size / 100)
+    gate = store.hold("put", "data/*")
+    handle = ckpt.save(2)
+    store_is_reached(store)
+    while handle.began is None:
+        time.sleep(0.001)
+    handle.began -= 1000  # it has been written for so long that it must be nearly done
+    notice()
+    threading.Timer(0.1, gate.open).start()
+    left = leave(ckpt, 3)
+    assert (left.saved, recorder.of(PreemptionPlanned)[0].decision) == (2, "finish")
+    assert recorder.of(PreemptionEnded)[0].outcome == "durable"
+
+
+def test_retention_and_deletion_are_left_to_later(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), keep=RetentionPolicy(last=1))
+    for step in (1, 2):
+        ckpt.save(step).wait()
+    ckpt.wait()
+    store.calls.clear()
+    ckpt.save(3, emergency=True).wait()
+    ckpt.wait()
+    assert store.count("delete") == 0
+    assert steps(ckpt) == [2, 3]
+    ckpt.save(4).wait()
+    ckpt.wait()
+    assert steps(ckpt) == [4]
+
+
+def test_deletion_under_way_is_given_up(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), keep=RetentionPolicy(last=1))
+    with store.hold("delete") as gate:
+        for step in (1, 2, 3):
+            ckpt.save(step).wait()
+        gate.wait_reached()
+        ckpt.save(4)  # what follows its commit waits for that deletion
+        assert ckpt.save(5, emergency=True, deadline=60).wait().step == 5
+    ckpt.save(6).wait()
+    ckpt.wait()
+    assert steps(ckpt) == [6]
+
+
+def test_the_sweep_of_the_start_is_given_up(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    ckpt.close()
+    again = make(store, model=Toy())
+    again.resume()
+    with store.hold("list", "data/") as gate:
+        third = make(store, model=Toy(), overwrite=True)
+        third.save(2)
+        gate.wait_reached()
+        assert third.save(3, emergency=True, deadline=60).wait().step == 3
+
+
+def test_a_process_that_was_not_killed_in_time_takes_as_much_time_again(
+    make: Make, store: GatedStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    ckpt = make(model=Toy(), preemption=Preemption(deadline=30))
+    ckpt._stopping._notices.give(Notice("SIGTERM", time.monotonic() - 5, signal.SIGTERM))
+    assert leave(ckpt, 1).saved == 1
+    assert "this process is not killed yet" in caplog.text
+
+
+def test_P8_an_emergency_save_that_is_cut_off_at_any_request_lists_nothing_partial(tmp_path: Path) -> None:
+    """Packs, manifest, record, in that order: whatever the last request was, the one before is the latest."""
+    requests = 0
+    for cut in range(100):
+        inner = MemoryStorage(f"{tmp_path}-{cut}")
+        store = GatedStorage(inner)
+        ckpt = AsyncCheckpointer(store, model=Toy(1))
+        ckpt.save(1).wait()
+        ckpt.wait()
+        done = len(store.calls)
+        gates = _From(store, cut)
+        handle = ckpt.save(2, emergency=True, deadline=60)
+        if not gates.wait_until_held_or(handle):
+            requests = len(store.calls) - done
+            gates.release()
+            ckpt.close()
+            break
+        there = AsyncCheckpointer(_copy(inner), model=Toy())
+        listed = there.checkpoints()
+        assert [info.partial for info in listed] == [False] * len(listed)
+        assert steps(listed) in ([1], [1, 2])
+        assert there.restore().step == listed[-1].step
+        there.close()
+        gates.release()
+        ckpt.close()
+    assert requests >= 3
+
+
+class _From:
+    """Holds every request of `store` from number `first` on, counted from now."""
+
+    def __init__(self, store: GatedStorage, first: int) -> None:
+        self._count = first
+        self._held = threading.Event()
+        self._open = threading.Event()
+        arrive = store._arrive
+
+        async def arriving(request: Any, key: str) -> None:
+            if self._count <= 0 and not self._open.is_set():
+                self._held.set()
+                await asyncio.to_thread(self._open.wait)
+            self._count -= 1
+            await arrive(request, key)
+
+        store._arrive = arriving  # type: ignore[method-assign]
+
+    def wait_until_held_or(self, handle: Any) -> bool:
+        """Whether it was held before the save was durable."""
+        while not (self._held.is_set() or handle.done()):
+            time.sleep(0.0005)
+        return self._held.is_set() and not handle.done()
+
+    def release(self) -> None:
+        self._open.set()
+
+
+def _copy(inner: MemoryStorage) -> MemoryStorage:
+    copy = MemoryStorage(f"{inner.url}-copy")
+    copy._objects = dict(inner._objects)
+    return copy
+
+
+# -- how the job comes back ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scontrol that writes down what it was called with."""
+    log, folder = tmp_path / "scontrol.log", tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    return log
+
+
+@pytest.mark.parametrize(
+    ("array", "requeue", "called"),
+    [
+        (None, "scontrol", "requeue 4711\n"),
+        (("12", "3"), "scontrol", "requeue 12_3\n"),
+        (None, "auto", "requeue 4711\n"),
+        (None, "none", ""),
+        (None, "submitit", ""),
+    ],
+)
+def test_E33_the_job_is_put_back_once(
+    make: Make,
+    scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    array: tuple[str, str] | None,
+    requeue: str,
+    called: str,
+) -> None:
+    if array is not None:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", array[0])
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", array[1])
+    ckpt = make(model=Toy(), preemption=Preemption(requeue=requeue))
+    notice(signal.SIGUSR1)
+    assert leave(ckpt, 1).code == 128 + signal.SIGUSR1
+    assert (scontrol.read_text() if scontrol.exists() else "") == called
+
+
+def test_a_scontrol_that_fails_is_told_of_and_the_process_leaves(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("PATH", "/nowhere")
+    ckpt = make(model=Toy(), preemption=Preemption(requeue="scontrol"))
+    notice()
+    assert leave(ckpt, 1).code == 143
+    assert "scontrol requeue 4711 failed" in caplog.text
+
+
+def test_E6_the_fourth_preemption_of_three_is_the_last_and_is_counted_in_the_run(
+    make: Make, store: GatedStorage, scontrol: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes = []
+    for number in range(1, 5):
+        ckpt = make(store, model=Toy(), preemption=Preemption(requeue="scontrol", max_preemptions=3))
+        state = ckpt.resume()
+        assert (state.step if state else 0) == number - 1
+        notice()
+        codes.append(leave(ckpt, number).code)
+        ckpt.close()
+    assert codes == [143, 143, 143, 1]
+    assert scontrol.read_text() == "requeue 4711\n" * 3
+    assert "preemption number 4, and max_preemptions=3: the job is not put back" in caplog.text
+    anew = make(store, model=Toy(), overwrite=True, preemption=Preemption(max_preemptions=3))
+    notice()
+    assert leave(anew, 9).code == 143
+
+
+def test_submitits_handler_is_called_once_the_save_is_durable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[int]] = []
+
+    class SignalHandler:
+        def checkpoint_and_try_requeue(self, number: int, frame: object) -> None:
+            calls.append(steps(ckpt))
+            sys.exit(-1)
+
+    SignalHandler.__module__ = "submitit.core.job_environment"
+    handler = SignalHandler()
+    signal.signal(signal.SIGUSR2, handler.checkpoint_and_try_requeue)
+    ckpt = make(model=Toy(), preemption=Preemption(requeue="auto"))
+    notice(signal.SIGUSR2)
+    assert calls == []
+    with pytest.raises(SystemExit) as raised:
+        ckpt.step(1)
+    assert (raised.value.code, calls) == (-1, [[1]])
+    ckpt.close()
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+
+
+def test_a_run_of_weights_and_biases_is_marked_where_there_is_one_and_stops_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    marked: list[str] = []
+
+    def mark_preempting() -> None:
+        marked.append("marked")
+        raise OSError("offline")
+
+    for run in (None, SimpleNamespace(mark_preempting=mark_preempting)):
+        monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run))
+        ckpt = make(MemoryStorage(f"memory-{run}"), model=Toy())
+        notice()
+        assert leave(ckpt, 1).saved == 1
+        ckpt.close()
+    assert marked == ["marked"]
+    assert "was not marked as preempting: OSError('offline')" in caplog.text
+
+
+# -- what is asked for by hand ---------------------------------------------------------------------------------
+
+
+def test_E17_an_emergency_by_hand_bypasses_the_policy_and_is_awaited_within_its_deadline(make: Make) -> None:
+    ckpt = make(model=Toy(), preemption=None)
+    info = ckpt.save(5, emergency=True, deadline=30).wait()
+    assert (info.step, info.partial) == (5, False)
+    assert ckpt.save(6, emergency=True).wait().step == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"deadline": 3}, r"belongs to save\(emergency=True\)"),
+        ({"emergency": True, "deadline": 0}, r"save\(deadline=0\): give the seconds"),
+        ({"emergency": True, "on_busy": "skip"}, "always waits for its turn"),
+    ],
+)
+def test_an_emergency_that_means_nothing_is_refused(make: Make, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make(model=Toy()).save(1, **options)
+
+
+def test_nothing_is_handled_unless_it_is_asked_for(make: Make) -> None:
+    make(model=Toy(), preemption=None)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_nothing_else_is_logged_in_a_handler(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    ckpt = make(model=Toy())
+    caplog.clear()
+    notice()
+    assert caplog.records == []
+    leave(ckpt, 1)
