@@ -364,6 +364,7 @@ def _until_killed(root: str, notes: str, delay: float) -> None:
     step = state.step if state is not None else 0
     assert training.loader.taken == step
     Path(notes, f"resumed-{rank}").write_text(f"{step} {fallbacks.told}")
+    dist.barrier()  # a rank 0 that has resumed and dies takes the store away, in which the other one waits for its word
     threading.Timer(delay, _die).start()
     with Path(notes, f"staged-{rank}").open("a") as staged, suppress(RuntimeError, SaveFailed):
         while True:
