@@ -307,6 +307,7 @@ def test_the_sweep_of_the_start_is_given_up(make: Make, store: GatedStorage, rec
         again.save(2)
         recorder.wait_for(Retained, 3)  # what follows that commit waits for the sweep from here on
         assert again.save(3, emergency=True, deadline=60).wait().step == 3
+        again.close()
 
 
 def test_a_sweep_that_is_given_up_before_it_has_begun_keeps_nobody_waiting() -> None:
