@@ -51,7 +51,7 @@ class Decision:
 
         due = self._agree(step, own)
         self._decided = step  # only now: a call that raised has decided nothing
-        return due if isinstance(due, bool) else stop_of(due)
+        return stop_of(due) if isinstance(due, dict) else bool(due)  # a step of numpy's decides as numpy does
 
     def alike(self, step: int, own: Callable[[], Plan]) -> Plan:
         """Rank 0's own plan for `step`, on all ranks, of which each has to ask."""

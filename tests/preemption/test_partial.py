@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from click.testing import CliRunner
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
 from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
+from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.preemption.speed import Speed
+from asyncckpt.retention import plan
 
 from ..checkpointer.trainings import Toy, Training, steps
 from .conftest import Make
@@ -94,6 +97,7 @@ def test_a_partial_one_is_taken_where_that_is_allowed_and_the_rest_stays_as_it_i
     with AsyncCheckpointer(root, **parts(big())) as again:
         assert again.resume(allow_partial=True).step == 3
         assert steps(again) == [1, 2, 3]
+        assert [c.step for c in again._listing().candidates()] == [3, 1]  # what it went on from is partial
 
 
 def test_parts_of_it_are_restored_by_name_and_by_no_other_way(root: Path) -> None:
@@ -141,6 +145,15 @@ def test_retention_never_lets_one_replace_or_evict_a_complete_one(root: Path) ->
         ckpt.save(4).wait()
         ckpt.wait()
         assert [(info.step, info.partial) for info in ckpt.checkpoints()] == [(4, False)]
+
+
+@pytest.mark.parametrize("policy", [None, RetentionPolicy(last=1), RetentionPolicy(every_steps=5)], ids=str)
+def test_one_of_the_same_step_replaces_no_complete_one_and_is_replaced_by_it(policy: RetentionPolicy | None) -> None:
+    whole = Checkpoint(1, 5, None, 1, None, 0, {}, ObjectRef("data/1/manifest.json", 1, ""), ())
+    part = replace(whole, seq=2, partial=("optimizer",))
+    assert plan(policy, [whole], newest=part).removed == ()
+    found = plan(policy, [whole, part], newest=replace(whole, seq=3))
+    assert [(gone.seq, gone.rule) for gone in found.removed] == [(1, "replaced"), (2, "replaced")]
 
 
 def test_one_is_never_the_best(make: Make) -> None:

@@ -18,12 +18,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig, Preempted, Preemption, RetentionPolicy, SavePolicy, load
+from asyncckpt.catalog import Catalog
+from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSuperseded, TransientError
-from asyncckpt.events import PreemptionEnded, PreemptionNoticed, PreemptionPlanned
+from asyncckpt.events import Listeners, PreemptionEnded, PreemptionNoticed, PreemptionPlanned, Retained
 from asyncckpt.preemption.notice import Notice
 from asyncckpt.preemption.speed import Speed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.worker.ownership import Ownership
 
 from ..checkpointer.scraping import scrape, value
 from ..checkpointer.trainings import Recorder, Toy, steps
@@ -293,17 +296,38 @@ def test_deletion_under_way_is_given_up(make: Make, store: GatedStorage) -> None
     assert steps(ckpt) == [6]
 
 
-def test_the_sweep_of_the_start_is_given_up(make: Make, store: GatedStorage) -> None:
+def test_the_sweep_of_the_start_is_given_up(make: Make, store: GatedStorage, recorder: Recorder) -> None:
     ckpt = make(model=Toy())
     ckpt.save(1).wait()
     ckpt.close()
     again = make(store, model=Toy())
-    again.resume()
     with store.hold("list", "data/") as gate:
-        third = make(store, model=Toy(), overwrite=True)
-        third.save(2)
+        again.resume()
         gate.wait_reached()
-        assert third.save(3, emergency=True, deadline=60).wait().step == 3
+        again.save(2)
+        recorder.wait_for(Retained, 3)  # what follows that commit waits for the sweep from here on
+        assert again.save(3, emergency=True, deadline=60).wait().step == 3
+        again.close()
+
+
+def test_a_sweep_that_is_given_up_before_it_has_begun_keeps_nobody_waiting() -> None:
+    async def give_up() -> None:
+        ownership = Ownership(Catalog(MemoryStorage()), Listeners(), SYSTEM_CLOCK)
+        await ownership.take()
+        ownership.hurry()
+        await asyncio.wait_for(ownership.sweep_planned(), 60)
+        await ownership.leave()
+
+    asyncio.run(give_up())
+
+
+def test_an_emergency_does_not_give_way_to_another(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), generations=3)
+    with store.hold("put", "data/*"):
+        ckpt.save(1)
+        store_is_reached(store)
+        handles = [ckpt.save(step, emergency=True, deadline=60) for step in (2, 3)]
+    assert [handle.wait().step for handle in handles] == [2, 3]
 
 
 def test_a_process_that_was_not_killed_in_time_takes_as_much_time_again(
