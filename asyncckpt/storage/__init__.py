@@ -35,15 +35,18 @@ def from_url(url: str | os.PathLike[str], options: Mapping[str, Any] | None = No
             from asyncckpt.storage.s3 import S3Storage
 
             return S3Storage(url, options)
+        case None | "file" | "memory" if options:
+            raise StorageError(f"{url} takes no storage_options: they are for object stores")
         case None:
             return LocalStorage(os.path.expanduser(url))
         case "file":
             return LocalStorage(_path_of(url))
         case "memory":
             return _named(url.partition("://")[2])
-        case other:
-            message = f"{url}: {other}:// is not supported in this version yet, nor is any other object store"
-            raise StorageError(f"{message}; give a path on a mounted file system")
+        case _:
+            from asyncckpt.storage.fsspec import FsspecStorage
+
+            return FsspecStorage(url, options)
 
 
 def opened(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> Storage:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
 from asyncckpt.storage.base import Buffer, Parts
 
 
-async def blocks(parts: Parts, size: int) -> AsyncIterator[memoryview]:
+async def blocks(parts: Parts, size: int) -> AsyncGenerator[memoryview, None]:
     """The bytes of `parts` in order, `size` at a time, the last block shorter; none where there are no bytes.
 
     A block stays as it is however long it is kept. Where `parts` are all there from the beginning, what needs no

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from asyncckpt.errors import ObjectNotFound, OutcomeUnknown, StorageDenied, StorageError
-from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, UploadInfo, check_key
+from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, UploadInfo, check_key, each_got
 from asyncckpt.storage.crossing import Crossing
 from asyncckpt.storage.cutting import blocks
 from asyncckpt.storage.recipe import Recipe
@@ -240,14 +240,7 @@ class S3Storage:
 
     async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
         """Read many small objects whole, see `Storage.get_each`; as many at once as the store may be asked for."""
-
-        async def one(key: str) -> memoryview | StorageError:
-            try:
-                return await self.get(key)
-            except StorageError as error:
-                return error
-
-        return await asyncio.gather(*map(one, keys))
+        return await each_got(self, keys, 4 * self._tuning.concurrency)
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object's length, or None if there is none."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ class Tuning:
 
 def tuning_of(given: object, url: str) -> Tuning:
     """What `given` says; raises `StorageError` for what is not known or makes no sense."""
-    known = {field.name: type(field.default) for field in dataclasses.fields(Tuning)}
+    known: dict[str, type[int] | type[float]] = typing.get_type_hints(Tuning)
     if not isinstance(given, Mapping) or not given.keys() <= known.keys():
         raise StorageError(f"{url}: storage_options['asyncckpt'] is a mapping of {', '.join(known)}, not {given!r}")
     values: dict[str, Any] = {}
