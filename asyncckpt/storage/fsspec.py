@@ -112,9 +112,10 @@ class FsspecStorage:
 
     async def probe(self) -> Exclusive:
         """Find out whether creates are exclusive here, by trying, once; leaves nothing behind."""
-        if self._gives is None:
-            self._gives = await self._do("", self._probed)
-        return self._gives
+        gives = self._gives
+        if gives is None:
+            self._gives = gives = await self._do("", self._probed)
+        return gives
 
     def _probed(self) -> Exclusive:
         path = self._path(f".probe-{secrets.token_hex(8)}")
@@ -243,7 +244,7 @@ class FsspecStorage:
             if is_asked and not posixpath.basename(path).startswith("."):
                 yield ObjectInfo(path, size)
 
-    def _found(self) -> list[tuple[str, int]]:
+    def _found(self) -> Sequence[tuple[str, int]]:
         """Everything below the root, drafts included, sorted; also asked anew where fsspec would remember."""
         self._files.invalidate_cache()
         # Else what may not be looked into would be left out.

@@ -6,6 +6,7 @@ It comes with the ``test`` dependency group. Its telemetry is off, and it listen
 from __future__ import annotations
 
 import http.client
+import importlib
 import importlib.metadata
 import json
 import os
@@ -60,16 +61,15 @@ class S3Server:
 
     def client(self) -> Any:
         """A plain client, for looking at what is really there. To be closed."""
-        import botocore.config
-        import botocore.session
-
-        return botocore.session.get_session().create_client(
+        # Not every environment that is type-checked has it, and it has no types.
+        config, session = (importlib.import_module(f"botocore.{name}") for name in ("config", "session"))
+        return session.get_session().create_client(
             "s3",
             endpoint_url=self.endpoint,
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
-            config=botocore.config.Config(retries={"total_max_attempts": 5}),
+            config=config.Config(retries={"total_max_attempts": 5}),
         )
 
     def start(self) -> None:
