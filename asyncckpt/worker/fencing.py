@@ -98,6 +98,8 @@ async def take_fenced(
     on(head)
     record = open_record(head, claim.inc * names.NUMBERS + (head.slot % names.NUMBERS if head else 0) + 1, claim.inc)
     digest = await commit_fenced(catalog, log, record)
+    # Whoever claimed it before the confirmation has gone on from what was there: nobody may from what is listed here.
+    await _check_claims(catalog, log, claim.inc)
     return Taken(replace(record, digest=digest), listing, tuple(sorted({slot for slot, _ in below})))
 
 
