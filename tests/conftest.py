@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from asyncckpt.testing.s3server import S3Server
+    from asyncckpt.testing.s3server import IgnoringServer, S3Server
 
 # The simulated accelerator is one of Linux. There a missing compiler is a failure, and nothing is left out.
 collect_ignore = [] if sys.platform == "linux" else ["simacc"]
@@ -28,7 +28,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     from asyncckpt.testing.s3server import S3Server
 
     with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        client = server.client()
-        client.create_bucket(Bucket="tests")
-        client.close()
+        server.make_bucket("tests")
+        server.make_bucket("elsewhere")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ignoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IgnoringServer]:
+    """A real S3 server that ignores conditions, with a bucket named ``tests``; for all tests, so none may stop it."""
+    from asyncckpt.testing.s3server import IgnoringServer
+
+    with IgnoringServer(tmp_path_factory.mktemp("ignoring")) as server:
+        server.make_bucket("tests")
         yield server

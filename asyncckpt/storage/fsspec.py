@@ -112,9 +112,10 @@ class FsspecStorage:
 
     async def probe(self) -> Exclusive:
         """Find out whether creates are exclusive here, by trying, once; leaves nothing behind."""
-        gives = self._gives
-        if gives is None:
-            self._gives = gives = await self._do("", self._probed)
+        if self._gives is not None:
+            return self._gives
+        gives: Exclusive = await self._do("", self._probed)
+        self._gives = gives
         return gives
 
     def _probed(self) -> Exclusive:

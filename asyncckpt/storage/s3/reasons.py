@@ -112,9 +112,10 @@ def _refused(code: str, status: int, said: str) -> Fault:
 
 _UNREACHABLE = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "ClientConnectorError"}
 _CUT = {
-    "ConnectionClosedError", "HTTPClientError", "ResponseStreamingError", "IncompleteReadError", "ClientPayloadError",
-    "ServerDisconnectedError", "ClientOSError", "ClientConnectionError", "ConnectionError", "ResponseParserError",
+    "ConnectionClosedError", "HTTPClientError", "ServerDisconnectedError", "ClientOSError", "ClientConnectionError",
+    "ConnectionError", "ResponseParserError",
 }  # fmt: skip
+_TRUNCATED = {"Truncated", "ResponseStreamingError", "IncompleteReadError", "ClientPayloadError"}
 _HELPLESS = {
     "NoCredentialsError": f"no credentials were found; {_CREDENTIALS}, or anon=True",
     "PartialCredentialsError": f"the credentials are not complete; {_CREDENTIALS}",
@@ -137,6 +138,8 @@ def _unanswered(error: Exception) -> Fault:
     if isinstance(error, TimeoutError) or "ReadTimeoutError" in names:
         said = "the store did not answer in time" + (f" ({error})" if str(error) else "")
         return Fault("transient", "timeout", said, applied=True)
+    if names & _TRUNCATED:
+        return Fault("transient", "truncated", f"the answer was cut short: {error}", applied=True)
     if names & _CUT:
         return Fault("transient", "reset", f"the connection broke: {error}", applied=True)
     return Fault("other", type(error).__name__, f"{type(error).__name__}: {error}", applied=True)

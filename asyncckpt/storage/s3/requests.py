@@ -95,7 +95,7 @@ class Requests:
                 if is_last and lost and settle is not None and (settled := await settle()) is not None:
                     return settled
                 if is_last:
-                    is_open = lost and fault.kind in ("transient", "other")
+                    is_open = lost and fault.kind in ("transient", "other", "no_upload")
                     raise Failed(fault, is_unknown=settle is not None and is_open) from error
             self.retries[fault.reason] += 1
             logger.debug("%s: attempt %d: %s", self._url, number, fault.message)

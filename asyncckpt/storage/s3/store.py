@@ -25,7 +25,7 @@ from asyncckpt.storage.cutting import blocks
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.room import room
 from asyncckpt.storage.s3.body import Body
-from asyncckpt.storage.s3.download import Found, fill, first
+from asyncckpt.storage.s3.download import Found, fill, first, found_in
 from asyncckpt.storage.s3.listing import objects, unfinished
 from asyncckpt.storage.s3.names import Names
 from asyncckpt.storage.s3.probing import is_ignored
@@ -69,6 +69,11 @@ class S3Storage:
     def fallbacks(self) -> Mapping[str, str]:
         """Keys: ``conditional_writes``."""
         return MappingProxyType(self._fallbacks)
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """How many attempts were made again, by what had failed: ``slow_down``, ``timeout``, ``reset``, ..."""
+        return MappingProxyType(self._requests.retries)
 
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""
@@ -220,7 +225,7 @@ class S3Storage:
         target = memoryview(room(count) if into is None else into)
         target[: len(head)] = head
         await _together(
-            fill(self._requests, where, target[at : at + size], start + at, found.etag)
+            fill(self._requests, where, target[at : at + size], start + at, found.condition)
             for at in range(len(head), count, size)
         )
         return target
@@ -236,7 +241,7 @@ class S3Storage:
         found = await self._head(key)
         if found is None:
             raise ObjectNotFound(errno.ENOENT, f"{self.url}/{key}: there is no such object")
-        return Found(found["ContentLength"], found["ETag"]), b""
+        return found_in(found, found["ContentLength"]), b""
 
     async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
         """Read many small objects whole, see `Storage.get_each`; as many at once as the store may be asked for."""
