@@ -36,6 +36,9 @@ Fault: TypeAlias = Literal["refuse", "lose", "reset", "truncate", "hang", "delay
     delay       passed on `seconds` later
 """
 
+PATIENCE = 60.0
+"""Seconds after which a test that waits for a request that never comes fails instead of hanging."""
+
 _CHUNK = 1 << 16
 _HOST = "127.0.0.1"
 
@@ -78,6 +81,7 @@ class Proxy:
         self._upstream = port
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
+        self._come = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -126,6 +130,15 @@ class Proxy:
     def count(self, pattern: str) -> int:
         """How many requests have come that `pattern` is found in."""
         return sum(re.search(pattern, line) is not None for line in tuple(self.requests))
+
+    async def seen(self, pattern: str, times: int = 1) -> None:
+        """Return once so many of them have come; in any event loop. Raises `TimeoutError` where they never do."""
+        await asyncio.to_thread(self._wait_for, pattern, times)
+
+    def _wait_for(self, pattern: str, times: int) -> None:
+        with self._come:
+            if not self._come.wait_for(lambda: self.count(pattern) >= times, PATIENCE):
+                raise TimeoutError(f"{self.count(pattern)} requests with {pattern!r} have come, not {times}")
 
     def __enter__(self) -> Proxy:
         return self
@@ -183,7 +196,9 @@ class Proxy:
         if not head:
             return False
         line = " ".join(head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")[:2])
-        self.requests.append(line)
+        with self._come:
+            self.requests.append(line)
+            self._come.notify_all()
         rule = self._rule(line)
         if rule is not None and rule.fault == "hang":
             await asyncio.Event().wait()
@@ -194,6 +209,9 @@ class Proxy:
                 pass
             await self._answer(writer, rule)
             return True
+        if rule is not None and rule.fault == "reset" and rule.after == 0:
+            _reset(writer)
+            raise _Closed
         forth.write(head)
         passed = 0
         async for piece in _body(reader, head, line):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 
 import pytest
 
@@ -70,7 +69,7 @@ def test_what_fails_now_and_then_is_tried_again(
         assert await store.get("big") == WHOLE
         proxy.heal()
         await expect(store, "big", WHOLE)
-        assert store.retries.keys() >= {reason} or "NoSuchUpload" in str(store.retries)
+        assert store.retries.keys() >= {reason}
 
     use(store, act)
 
@@ -97,17 +96,15 @@ def test_the_next_part_does_not_wait_for_the_slowest(through: Open, proxy: Proxy
     """A window, not batches: while the first part is stuck, all others go through its other place."""
 
     async def act(store: Storage) -> None:
-        proxy.add("hang", "PUT .*partNumber=1&", times=1)
+        proxy.add("hang", r"PUT .*partNumber=1\b", times=1)
         put = asyncio.create_task(store.put("big", streamed()))
-        while proxy.count("PUT .*partNumber=5&") == 0:
-            await asyncio.sleep(0.01)
-            assert not put.done()
-        assert proxy.count("PUT .*partNumber=1&") == 1
+        await proxy.seen(r"PUT .*partNumber=5\b")
+        assert proxy.count(r"PUT .*partNumber=1\b") == 1
         await put
-        assert proxy.count("PUT .*partNumber=1&") == 2
+        assert proxy.count(r"PUT .*partNumber=1\b") == 2
         assert await store.get("big") == WHOLE
 
-    ends(through(tuning={"memory": 10 * MIB}), act)
+    ends(through(tuning={"memory": 10 * MIB, "deadline": 4}), act)
 
 
 def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> None:
@@ -122,9 +119,7 @@ def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> 
     async def act(store: Storage) -> None:
         proxy.add("hang", "PUT .*partNumber")
         put = asyncio.create_task(store.put("big", endless()))
-        while proxy.count("PUT .*partNumber") < 3:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
+        await proxy.seen("PUT .*partNumber", 3)
         assert taken <= (3 + 2) * 5 * MIB  # in the window, waiting for it, and being filled
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -193,7 +188,7 @@ def test_a_put_that_never_arrived_is_not_there(through: Open, proxy: Proxy) -> N
 
 
 @pytest.mark.parametrize("fault", ["answer", "reset", "lose"])
-@pytest.mark.parametrize("pattern", ["PUT .*partNumber=3&", "PUT .*partNumber", "POST .*uploadId"])
+@pytest.mark.parametrize("pattern", [r"PUT .*partNumber=3\b", "PUT .*partNumber", "POST .*uploadId"])
 def test_an_upload_that_fails_for_good_leaves_nothing(through: Open, proxy: Proxy, fault: str, pattern: str) -> None:
     if (fault, pattern) == ("lose", "POST .*uploadId"):
         pytest.skip("that one is completed")
@@ -209,14 +204,13 @@ def test_an_upload_that_fails_for_good_leaves_nothing(through: Open, proxy: Prox
     ends(through(), act)
 
 
-@pytest.mark.parametrize("at", ["POST .*uploads", "PUT .*partNumber=1&", "PUT .*partNumber=5&"])
+@pytest.mark.parametrize("at", ["POST .*uploads", r"PUT .*partNumber=1\b", r"PUT .*partNumber=5\b"])
 def test_a_cancelled_upload_leaves_nothing(through: Open, proxy: Proxy, at: str) -> None:
     async def act(store: Storage) -> None:
         await store.head("a")
         proxy.add("delay", at, seconds=0.5)
         put = asyncio.create_task(store.put("big", streamed()))
-        while not proxy.count(at):
-            await asyncio.sleep(0.01)
+        await proxy.seen(at)
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
@@ -229,8 +223,7 @@ def test_an_upload_cancelled_while_it_is_completed_is_there(through: Open, proxy
     async def act(store: Storage) -> None:
         proxy.add("delay", "POST .*uploadId", seconds=0.5)
         put = asyncio.create_task(store.put("big", streamed()))
-        while not proxy.count("POST .*uploadId"):
-            await asyncio.sleep(0.01)
+        await proxy.seen("POST .*uploadId")
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
@@ -251,10 +244,10 @@ def test_an_upload_that_could_not_be_aborted_is_listed_under_its_own_root_alone(
         assert left.key == "data/big"
         assert await unfinished(store, "data/") == [left]
         assert await unfinished(store, "commits/") == []
-        for other in (f"{url}-2", url.rpartition("/")[0], f"{url}/data/big", url[:-1]):
-            use_other = through(other)
-            assert [upload async for upload in use_other.uploads()] == ([] if "run" in other[-8:] else [])[:0] or True
-            await use_other.aclose()
+        for other in (f"{url}-2", f"{url}/data/big", url[:-1], url.replace("/run", "/other")):
+            elsewhere = through(other)
+            assert await unfinished(elsewhere) == []
+            await elsewhere.aclose()
         await store.abort(left)
         await store.abort(left)
 
@@ -303,7 +296,7 @@ def test_who_may_not_is_told_so(through: Open) -> None:
 
 
 def test_wrong_credentials_are_told_from_missing_rights(through: Open) -> None:
-    refuses(through(secret="wrong"), StorageDenied, "does not accept this secret key")
+    refuses(through(secret=f"not {STRANGERS_SECRET}"), StorageDenied, "does not accept this secret key")
     refuses(through(key="nobody"), StorageDenied, "does not know this access key")
 
 

@@ -110,10 +110,10 @@ def _refused(code: str, status: int, said: str) -> Fault:
     return Fault("other", code or str(status), said)
 
 
-_UNREACHABLE = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "ClientConnectorError"}
+_UNREACHABLE = {"ConnectTimeoutError", "ProxyConnectionError", "ClientConnectorError", "gaierror"}
 _CUT = {
-    "ConnectionClosedError", "HTTPClientError", "ServerDisconnectedError", "ClientOSError", "ClientConnectionError",
-    "ConnectionError", "ResponseParserError",
+    "ConnectionClosedError", "EndpointConnectionError", "HTTPClientError", "ServerDisconnectedError", "ClientOSError",
+    "ClientConnectionError", "ConnectionError", "ResponseParserError",
 }  # fmt: skip
 _TRUNCATED = {"Truncated", "ResponseStreamingError", "IncompleteReadError", "ClientPayloadError"}
 _HELPLESS = {
@@ -130,7 +130,9 @@ _HELPLESS = {
 
 
 def _unanswered(error: Exception) -> Fault:
-    names = {kind.__name__ for kind in type(error).__mro__}
+    # The client wraps them; and it calls a connection that broke one that was never made.
+    inner = getattr(error, "kwargs", {}).get("error")
+    names = {kind.__name__ for kind in (*type(error).__mro__, *type(inner).__mro__)}
     for name in names & _HELPLESS.keys():
         return Fault("denied", name, f"{_HELPLESS[name]} ({error})")
     if names & _UNREACHABLE:

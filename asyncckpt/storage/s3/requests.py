@@ -20,6 +20,7 @@ from asyncckpt.errors import OutcomeUnknown, StorageError
 from asyncckpt.storage.extras import needed
 from asyncckpt.storage.s3.pressure import Pressure
 from asyncckpt.storage.s3.reasons import RENEWABLE, Fault, fault_of
+from asyncckpt.storage.s3.sockets import Sockets
 from asyncckpt.storage.s3.tuning import Tuning
 
 logger = logging.getLogger("asyncckpt")
@@ -76,6 +77,7 @@ class Requests:
         self._left: list[Any] = []
         """Clients whose credentials were refused; others may be in the middle of a request still."""
         self._opening: asyncio.Lock | None = None
+        self._sockets = Sockets(tuning.read_timeout)
 
     async def make(self, attempt: Attempt[_T], settle: Settle[_T] | None = None) -> _T:
         """What `attempt` returns; raises `Failed`.
@@ -110,10 +112,12 @@ class Requests:
             async with self._pressure, asyncio.timeout(self.tuning.deadline):
                 result = await attempt(await self._client())
         except Exception as error:
-            reason = fault_of(error).reason
-            if reason == "slow_down":
+            fault = fault_of(error)
+            if fault.reason == "slow_down":
                 self._pressure.ease()
-            elif reason in RENEWABLE and self._files is not None:
+            elif fault.kind != "transient":
+                self._pressure.press()
+            if fault.reason in RENEWABLE and self._files is not None:
                 self._left.append(self._files)
                 self._files = None
             raise
@@ -134,6 +138,7 @@ class Requests:
             "connect_timeout": self.tuning.connect_timeout,
             "read_timeout": self.tuning.read_timeout,
             "max_pool_connections": self.tuning.concurrency + 4,
+            "connector_args": {"socket_factory": self._sockets.make},
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             # Every body has a checksum of its own, which the store checks; hashing it for the signature as well
             # would take longer than sending it.
@@ -166,6 +171,7 @@ class Requests:
                 client = await files.get_s3()
                 await client.close()
         self._left, self._files = [], None
+        await self._sockets.shut()
 
 
 def _without_expectation(request: Any, **_: object) -> None:
