@@ -132,10 +132,11 @@ class Proxy:
         return sum(re.search(pattern, line) is not None for line in tuple(self.requests))
 
     async def seen(self, pattern: str, times: int = 1) -> None:
-        """Return once so many of them have come; in any event loop. Raises `TimeoutError` where they never do."""
-        await asyncio.to_thread(self._wait_for, pattern, times)
+        """As `wait_for`, in any event loop."""
+        await asyncio.to_thread(self.wait_for, pattern, times)
 
-    def _wait_for(self, pattern: str, times: int) -> None:
+    def wait_for(self, pattern: str, times: int = 1) -> None:
+        """Return once so many of them have come. Raises `TimeoutError` where they never do."""
         with self._come:
             if not self._come.wait_for(lambda: self.count(pattern) >= times, PATIENCE):
                 raise TimeoutError(f"{self.count(pattern)} requests with {pattern!r} have come, not {times}")
@@ -155,12 +156,15 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _accept(self) -> None:
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._connected, _HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
         if self._server is not None:
             self._server.close()
+            self._server = None
         for connection in tuple(self._connections):
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

@@ -6,6 +6,8 @@ Everything before that is garbage with a name that says whose it is; everything 
 
 from __future__ import annotations
 
+import time
+
 from asyncckpt.catalog import Catalog
 from asyncckpt.commits import Fenced as Log
 from asyncckpt.errors import (
@@ -25,6 +27,9 @@ from asyncckpt.worker.fencing import commit_fenced, fenced_by
 ATTEMPTS = 8
 """How often an unknown outcome is read and the same bytes are created again."""
 
+PATIENCE = 60.0
+"""Seconds after which it is not: a store that is asked over a network has tried again for long by itself."""
+
 
 async def create(storage: Storage, key: str, data: bytes) -> bool:
     """Create `key` with exactly these bytes: True if they stand there now, False if others do.
@@ -33,7 +38,10 @@ async def create(storage: Storage, key: str, data: bytes) -> bool:
     `OutcomeUnknown` when reading did not settle it either.
     """
     last: BaseException | None = None
+    until = time.monotonic() + PATIENCE
     for _ in range(ATTEMPTS):
+        if last is not None and time.monotonic() > until:
+            break
         try:
             await storage.put(key, [data], mode="create")
             return True

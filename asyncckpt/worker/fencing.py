@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -25,6 +26,9 @@ from asyncckpt.storage.base import Storage
 
 ATTEMPTS = 8
 """How often a put of unknown outcome is made again: the name is the writer's own, and the bytes are the same."""
+
+PATIENCE = 60.0
+"""Seconds after which it is not: a store that is asked over a network has tried again for long by itself."""
 
 _LONGEST_PAUSE = 1.0
 """Seconds before another claim, at most, where two writers have started at once."""
@@ -131,7 +135,10 @@ def fenced_by(url: str, inc: int, newer: int, writer: WriterId | None) -> Fenced
 async def _put(storage: Storage, key: str, data: bytes) -> None:
     """Store what nobody else ever writes. Raises `OutcomeUnknown` where it may be there."""
     unknown: StorageError | None = None
+    until = time.monotonic() + PATIENCE
     for _ in range(ATTEMPTS):
+        if unknown is not None and time.monotonic() > until:
+            break
         try:
             await storage.put(key, [data], length=len(data))
             return

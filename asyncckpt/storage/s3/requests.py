@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -84,7 +85,7 @@ class Requests:
 
         With `settle` an attempt that may have been carried out is looked after before the next.
         """
-        lost = False
+        lost, until = False, time.monotonic() + self.tuning.patience
         for number in range(1, self.tuning.attempts + 1):
             try:
                 return await self._once(attempt)
@@ -93,7 +94,7 @@ class Requests:
                     raise
                 fault = fault_of(error)
                 lost = lost or fault.applied
-                is_last = number == self.tuning.attempts or fault.kind != "transient"
+                is_last = number == self.tuning.attempts or fault.kind != "transient" or time.monotonic() > until
                 if is_last and lost and settle is not None and (settled := await settle()) is not None:
                     return settled
                 if is_last:

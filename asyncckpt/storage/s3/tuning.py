@@ -28,7 +28,9 @@ class Tuning:
     """Of copies of parts that are being sent, for each object."""
     attempts: int = 8
     """For one request, the first included."""
-    deadline: float = 120.0
+    patience: float = 120.0
+    """For one request: after that none of its attempts is made again."""
+    deadline: float = 60.0
     """For one attempt, its bytes included."""
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
