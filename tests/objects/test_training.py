@@ -195,12 +195,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_in_order(
     own: S3Server, url: str, goes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncckpt.worker.commit.ATTEMPTS", 2)
+    monkeypatch.setattr("asyncckpt.worker.commit.ATTEMPTS", 1)
     training = Training()
     training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
     first = training.model.weight.detach().clone()
     with Proxy(own.port) as proxy:
-        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 1, "read_timeout": 0.5})
+        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 1, "read_timeout": 3})
         with checkpointer(training, url, options, optimizer=None, close_timeout=60) as ckpt:
             ckpt.save(1).wait()
             with torch.no_grad():
