@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from asyncckpt.commits import Commits, Exclusive, Fenced
 from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointCorruptError,
@@ -44,6 +45,7 @@ class Catalog:
     def __init__(self, storage: Storage, monitor: Monitor | None = None) -> None:
         self.storage = storage
         self.monitor = monitor
+        self.commits: Commits = Exclusive(storage)
 
     async def run(self) -> RunFile | None:
         """The run file, or None where no run was ever opened; one torn before anything was committed is none too.
@@ -54,7 +56,7 @@ class Catalog:
         try:
             data = await self.storage.get(names.RUN)
         except ObjectNotFound:
-            if await self.slots():
+            if await self._is_begun():
                 raise RunRefused(
                     f"{self.storage.url} holds commits but no {names.RUN}: it was damaged or half copied; "
                     f"copy {names.RUN} too, or use another root"
@@ -62,14 +64,21 @@ class Catalog:
             return None
         what = f"{self.storage.url}/{names.RUN}"
         try:
-            return runfile.decode(data, what)
+            run = runfile.decode(data, what)
         except CheckpointCorruptError as error:
-            if await self.slots():
+            if await self._is_begun():
                 raise
             # Whether one may be torn here only a probe could tell, and readers write nothing: a writer looks again.
             if runfile.is_torn(data):
                 return None
             raise runfile.foreign(what) from error
+        if run.mode == "fenced" and not isinstance(self.commits, Fenced):
+            self.commits = Fenced(self.storage)
+        return run
+
+    async def _is_begun(self) -> bool:
+        """Whether anything was ever committed, in whatever mode."""
+        return bool(await self.slots()) or bool(await Fenced(self.storage).slots())
 
     async def check_recorded(self) -> None:
         """Where no slot holds a record: raise `RunRefused` if there is data all the same.
@@ -88,17 +97,15 @@ class Catalog:
             )
 
     async def slots(self, above: int = 0) -> list[int]:
-        """The slots above `above` that hold a record now, in rising order."""
-        after = names.record_key(above) if above else None
-        found = [names.slot_of(o.key) async for o in self.storage.list(names.COMMITS, after)]
-        return sorted(slot for slot in found if slot is not None and slot > above)
+        """The slots above `above` that hold a record which counts now, in rising order."""
+        return await self.commits.slots(above)
 
     async def read(self, slot: int) -> Record:
         """The record in `slot`; raises `ObjectNotFound` or `CheckpointCorruptError`."""
-        return self._record(slot, await self.storage.get(names.record_key(slot)))
+        (key,) = await self.commits.keys([slot])
+        return self._record(slot, key, await self.storage.get(key))
 
-    def _record(self, slot: int, data: memoryview) -> Record:
-        key = names.record_key(slot)
+    def _record(self, slot: int, key: str, data: memoryview) -> Record:
         found = record.decode(data, f"{self.storage.url}/{key}")
         if found.slot != slot:
             raise CheckpointCorruptError(f"{self.storage.url}/{key} holds the record of slot {found.slot}")
@@ -189,8 +196,7 @@ class Catalog:
     async def _on_record(self) -> Listing:
         """Every checkpoint whose record is there and whole, whether or not it is listed."""
         slots = await self.slots()
-        data = await self.storage.get_each([names.record_key(slot) for slot in slots])
-        found = (await asyncio.to_thread(self._decoded, slots, data)).values()
+        found = (await self._decoded(slots)).values()
         # By rising slot: where two tell of one number, the newer counts.
         by_number = {r.checkpoint.seq: r for r in found if isinstance(r, Record) and r.checkpoint is not None}
         records = tuple(record for _, record in sorted(by_number.items()))
@@ -212,27 +218,32 @@ class Catalog:
     async def listing_of(self, head: Record) -> Listing:
         """What `head` lists, whether or not it still is the head."""
         slots = [slot for slot in head.live if slot != head.slot]
-        data = await self.storage.get_each([names.record_key(slot) for slot in slots])
-        found = await asyncio.to_thread(self._decoded, slots, data)
+        found = await self._decoded(slots)
         if head.slot in head.live:
             found[head.slot] = head
         records = [r for r in found.values() if isinstance(r, Record) and r.checkpoint is not None]
         lost = {slot: _as_damage(e) for slot, e in found.items() if isinstance(e, Exception)}
         return Listing(head, tuple(sorted(records, key=_seq)), lost, judge=self.monitor)
 
-    def _decoded(
-        self, slots: Sequence[int], data: Sequence[memoryview | StorageError]
-    ) -> dict[int, Record | StorageError | CheckpointCorruptError]:
-        """Raises a `StorageError` that says nothing about the record: the listing would be wrong without it."""
-        found: dict[int, Record | StorageError | CheckpointCorruptError] = {}
-        for slot, entry in zip(slots, data, strict=True):
+    async def _decoded(self, slots: Sequence[int]) -> dict[int, Record | StorageError | CheckpointCorruptError]:
+        """The records in `slots`, or what is wrong with each.
+
+        Raises a `StorageError` that says nothing about the record: the listing would be wrong without it.
+        """
+        keys = await self.commits.keys(slots)
+        data = await self.storage.get_each(keys)
+        for entry in data:
             if isinstance(entry, StorageError) and not isinstance(entry, ObjectNotFound):
                 raise entry
-            try:
-                found[slot] = entry if isinstance(entry, StorageError) else self._record(slot, entry)
-            except CheckpointCorruptError as error:
-                found[slot] = error
-        return found
+        return await asyncio.to_thread(lambda: dict(map(self._outcome, slots, keys, data)))
+
+    def _outcome(
+        self, slot: int, key: str, entry: memoryview | StorageError
+    ) -> tuple[int, Record | StorageError | CheckpointCorruptError]:
+        try:
+            return slot, entry if isinstance(entry, StorageError) else self._record(slot, key, entry)
+        except CheckpointCorruptError as error:
+            return slot, error
 
     async def manifest(self, checkpoint: Checkpoint) -> Manifest:
         """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""

@@ -48,7 +48,7 @@ from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
-from asyncckpt.storage import from_url
+from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
@@ -69,7 +69,7 @@ class AsyncCheckpointer:
     `overwrite`, `listeners`, `metrics` (a port, or a `MetricsConfig`). Performance: `budget` (bytes of staging memory,
     or a `Budget` of memory, stall and slowdown), `generations`. `executor` says where saves are written: in a
     ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
-    it. `close_timeout` is in seconds.
+    it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        refuse_later(storage_options=storage_options, local=local, mirror=mirror)
+        refuse_later(local=local, mirror=mirror)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
             check_choices(executor=executor)
@@ -110,7 +110,7 @@ class AsyncCheckpointer:
         check_keep(keep, monitor)
         check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        self._storage = from_url(root) if isinstance(root, str | os.PathLike) else root
+        self._storage = opened(root, storage_options)
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
         self._monitor = monitor

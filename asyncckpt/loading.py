@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from asyncckpt.errors import IncompatibleState
 from asyncckpt.listing import CheckpointInfo, Which
 from asyncckpt.restoring import SHARED, own_scope, read_named
 from asyncckpt.state.apply import only_parts
-from asyncckpt.storage import from_url
+from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
 
 
@@ -35,25 +35,31 @@ def load(
     *,
     only: Collection[str] | None = None,
     device: str | torch.device = "cpu",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Read checkpoint `which` of `root`: "latest", "best", a step (int) or an id (str); every byte is checked.
 
-    `only` names parts: ``"model"``, or ``("model", "extra.ema")``. Of a job of several ranks, what is rank 0's alone
-    is there too. Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, `IncompatibleState` for a
-    part that is not there, and `HeadDamaged`, which says what can be read by id then. Writes nothing.
+    `only` names parts: ``"model"``, or ``("model", "extra.ema")``. `storage_options` are those of fsspec's file system
+    for the root's scheme. Of a job of several ranks, what is rank 0's alone is there too. Raises
+    `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, `IncompatibleState` for a part that is not
+    there, and `HeadDamaged`, which says what can be read by id then. Writes nothing.
     """
     only = None if only is None else several(only)
     # Which device "cuda" means differs between threads.
     there = torch.empty(0, device=device).device
     # A thread of its own: the caller may be on an event loop, as a notebook is.
     with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-load") as thread:
-        return thread.submit(asyncio.run, _load(root, which, only, there)).result()
+        return thread.submit(asyncio.run, _load(root, storage_options, which, only, there)).result()
 
 
 async def _load(
-    root: str | os.PathLike[str] | Storage, which: Which, only: Collection[str] | None, device: torch.device
+    root: str | os.PathLike[str] | Storage,
+    options: Mapping[str, Any] | None,
+    which: Which,
+    only: Collection[str] | None,
+    device: torch.device,
 ) -> Loaded:
-    storage = from_url(root) if isinstance(root, str | os.PathLike) else root
+    storage = opened(root, options)
     try:
         found, info = await read_named(Catalog(storage), which, (SHARED, own_scope(0)), only=only, device=device)
         return Loaded(found.state if only is None else _parts(found.state, only, info), info)

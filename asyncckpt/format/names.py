@@ -3,7 +3,9 @@
 ::
 
     run.json                                        id, format, commit mode; written once
-    commits/0000000042.json                         the record in slot 42
+    commits/0000000042.json                         the record in slot 42, in mode "exclusive"
+    commits/0000000003-0000000042-<writer>.json     in mode "fenced": incarnation, number, who wrote it
+        ....ok  ....claim                           that record's confirmation; number 0: an incarnation's claim
     data/00000042-step-1000-i3-5f2c9a01/            sequence number, step, incarnation, nonce of one attempt
         rank-00000-of-00008.p0.safetensors          packs
         rank-00000-of-00008.json                    reports
@@ -28,6 +30,7 @@ BEST = "best"
 PREEMPTIONS = "preemptions"
 
 _RECORD = re.compile(r"commits/(\d{10,})\.json")
+_FENCED = re.compile(r"commits/(\d{10,})-(\d{10,})-([0-9a-f]{32})\.(json|ok|claim)")
 _DIRECTORY = re.compile(r"data/(\d{8,})-step-(\d+)-i(\d+)-([0-9a-f]{8})")
 
 
@@ -40,6 +43,60 @@ def slot_of(key: str) -> int | None:
     """The slot that a key under ``commits/`` names, or None if it is not a record's name."""
     match = _RECORD.fullmatch(key)
     return int(match[1]) if match else None
+
+
+NUMBERS = 10**10
+"""In mode "fenced", slots of one incarnation: incarnation 3 begins with slot 30000000000."""
+
+
+@dataclass(frozen=True, slots=True)
+class FencedName:
+    """What one writer calls a record in mode "fenced": nobody else ever writes it."""
+
+    inc: int
+    number: int
+    writer: str
+
+    @property
+    def slot(self) -> int:
+        """Where it stands among all records."""
+        return self.inc * NUMBERS + self.number
+
+    @property
+    def record(self) -> str:
+        """The key of the record."""
+        return f"{self._base}.json"
+
+    @property
+    def confirmation(self) -> str:
+        """The key of what says that it counts."""
+        return f"{self._base}.ok"
+
+    @property
+    def claim(self) -> str:
+        """The key of what says, under number 0, that the writer wants to have the run."""
+        return f"{self._base}.claim"
+
+    @property
+    def _base(self) -> str:
+        return f"{COMMITS}{self.inc:010d}-{self.number:010d}-{self.writer}"
+
+
+def fenced_name(slot: int, writer: str) -> FencedName:
+    """What `writer` calls the record in `slot`."""
+    return FencedName(*divmod(slot, NUMBERS), writer)
+
+
+def fenced_of(key: str) -> tuple[FencedName, str] | None:
+    """The name in a key under ``commits/``, and its ``json``, ``ok`` or ``claim``; None if it is none of these."""
+    match = _FENCED.fullmatch(key)
+    return (FencedName(int(match[1]), int(match[2]), match[3]), match[4]) if match else None
+
+
+def before_fenced(slot: int) -> str:
+    """A key that sorts before everything in `slot`, and after all in those below."""
+    inc, number = divmod(slot, NUMBERS)
+    return f"{COMMITS}{inc:010d}-{number:010d}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,10 @@ second kind a newest record that fails its digest is a lost slot, which openers 
 kind it is damage, and an alarm."""
 
 
+Mode: TypeAlias = Literal["exclusive", "fenced"]
+"""How two writers are kept apart: see `asyncckpt.commits`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFile:
     """A run's identity and its way of committing."""
@@ -27,10 +31,11 @@ class RunFile:
     publish: Publish
     created: int
     """Microseconds since the epoch."""
+    mode: Mode = "exclusive"
 
     def encode(self) -> bytes:
         """The run file's one encoding."""
-        return seal({"id": self.id, "mode": "exclusive", "publish": self.publish, "created": self.created})
+        return seal({"id": self.id, "mode": self.mode, "publish": self.publish, "created": self.created})
 
 
 _FORM = re.compile(
@@ -55,12 +60,13 @@ def foreign(what: str) -> RunRefused:
 def decode(data: bytes | memoryview, what: str) -> RunFile:
     """Decode and check a run file; raises `CheckpointCorruptError` or `UnsupportedFormat` naming `what`."""
     fields = unseal(data, what)
-    if fields.get("mode") != "exclusive":
-        raise UnsupportedFormat(f"{what} commits in mode {fields.get('mode')!r}: upgrade asyncckpt")
+    mode = fields.get("mode")
+    if mode not in ("exclusive", "fenced"):
+        raise UnsupportedFormat(f"{what} commits in mode {mode!r}: upgrade asyncckpt")
     try:
         publish = fields["publish"]
         if publish not in ("whole", "torn"):
             raise UnsupportedFormat(f"{what} publishes records as {publish!r}: upgrade asyncckpt")
-        return RunFile(str(fields["id"]), cast(Publish, publish), int(fields["created"]))
+        return RunFile(str(fields["id"]), cast(Publish, publish), int(fields["created"]), cast(Mode, mode))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error

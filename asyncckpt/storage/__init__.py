@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from asyncckpt.errors import StorageError
@@ -12,7 +14,7 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.storage.local import LocalStorage
 from asyncckpt.storage.memory import MemoryStorage
 
-__all__ = ["LocalStorage", "MemoryStorage", "Storage", "from_url"]
+__all__ = ["LocalStorage", "MemoryStorage", "Storage", "from_url", "opened"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
@@ -20,23 +22,40 @@ _memory: dict[str, MemoryStorage] = {}
 _memory_lock = threading.Lock()
 
 
-def from_url(url: str | os.PathLike[str]) -> Storage:
-    """The storage at `url`: a path or ``file://`` URL of a local folder, or ``memory://name``.
+def from_url(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Storage:
+    """The storage at `url`: a path or ``file://`` URL of a local folder, ``memory://name``, or an object store's.
 
-    ``~`` is expanded. One name is one `MemoryStorage` in this process. Any other scheme is a `StorageError`.
+    ``~`` is expanded. One name is one `MemoryStorage` in this process. `options` are those of fsspec's file system for
+    the scheme. Raises `StorageError` for what cannot be a root, and where the library that it needs is not installed.
     """
     url = os.fspath(url)
     scheme = _SCHEME.match(url)
     match scheme[1].lower() if scheme else None:
+        case "s3" | "s3a":
+            from asyncckpt.storage.s3 import S3Storage
+
+            return S3Storage(url, options)
+        case None | "file" | "memory" if options:
+            raise StorageError(f"{url} takes no storage_options: they are for object stores")
         case None:
             return LocalStorage(os.path.expanduser(url))
         case "file":
             return LocalStorage(_path_of(url))
         case "memory":
             return _named(url.partition("://")[2])
-        case other:
-            message = f"{url}: {other}:// is not supported in this version yet, nor is any other object store"
-            raise StorageError(f"{message}; give a path on a mounted file system")
+        case _:
+            from asyncckpt.storage.fsspec import FsspecStorage
+
+            return FsspecStorage(url, options)
+
+
+def opened(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> Storage:
+    """The storage that a user means by `root`: itself, or the one at that path or URL."""
+    if isinstance(root, str | os.PathLike):
+        return from_url(root, options)
+    if options is not None:
+        raise StorageError(f"{root.url} is open already: storage_options are for a root that is given as a URL")
+    return root
 
 
 def _path_of(url: str) -> str:

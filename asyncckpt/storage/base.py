@@ -113,16 +113,7 @@ class Storage(Protocol):
         There may be ten thousand of them, as many as checkpoints are listed. A store that can do better than a few at a
         time has a way of its own.
         """
-        limit = asyncio.Semaphore(_CONCURRENT_GETS)
-
-        async def one(key: str) -> memoryview | StorageError:
-            async with limit:
-                try:
-                    return await self.get(key)
-                except StorageError as error:
-                    return error
-
-        return await asyncio.gather(*map(one, keys))
+        return await each_got(self, keys)
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object's length, or None if there is none."""
@@ -154,6 +145,22 @@ class Storage(Protocol):
     async def aclose(self) -> None:
         """Release threads and connections; the storage is not used afterwards."""
         ...
+
+
+async def each_got(
+    storage: Storage, keys: Sequence[str], most: int = _CONCURRENT_GETS
+) -> list[memoryview | StorageError]:
+    """`Storage.get_each` by getting them one by one, `most` at a time."""
+    limit = asyncio.Semaphore(most)
+
+    async def one(key: str) -> memoryview | StorageError:
+        async with limit:
+            try:
+                return await storage.get(key)
+            except StorageError as error:
+                return error
+
+    return await asyncio.gather(*map(one, keys))
 
 
 class Opened(Protocol):

@@ -15,6 +15,9 @@ class Recipe(NamedTuple):
     function: str
     argument: str
 
+    def __repr__(self) -> str:
+        return f"Recipe({self.module}.{self.function})"  # the argument may hold secrets
+
 
 @runtime_checkable
 class Portable(Protocol):

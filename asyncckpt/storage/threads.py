@@ -18,8 +18,8 @@ _COUNT = 4  # buffered cold reads stop gaining at two to four; writes need one
 class Threads:
     """A few threads of one storage, usable from any number of event loops."""
 
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(_COUNT, thread_name_prefix="asyncckpt-io")
+    def __init__(self, count: int = _COUNT) -> None:
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="asyncckpt-io")
 
     async def call(self, path: str, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         """Run `function` in a thread; its OSError is raised translated, naming `path`.

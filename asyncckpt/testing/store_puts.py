@@ -148,7 +148,9 @@ class PutTests(StoreTest):
     def test_probe_tells_how_creates_behave(self) -> None:
         async def act(store: Storage) -> None:
             assert await store.probe() in ("whole", "torn", "none")
-            assert await store.probe() == await self.make().probe()
+            other = self.make()
+            assert await store.probe() == await other.probe()
+            await other.aclose()
             assert await keys(store) == []
             assert await unfinished(store) == []
 

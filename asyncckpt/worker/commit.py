@@ -6,7 +6,10 @@ Everything before that is garbage with a name that says whose it is; everything 
 
 from __future__ import annotations
 
+import time
+
 from asyncckpt.catalog import Catalog
+from asyncckpt.commits import Fenced as Log
 from asyncckpt.errors import (
     AsyncCkptError,
     Fenced,
@@ -19,9 +22,13 @@ from asyncckpt.format import names
 from asyncckpt.format.record import Record
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.fencing import commit_fenced, fenced_by
 
 ATTEMPTS = 8
 """How often an unknown outcome is read and the same bytes are created again."""
+
+PATIENCE = 60.0
+"""Seconds after which it is not: a store that is asked over a network has tried again for long by itself."""
 
 
 async def create(storage: Storage, key: str, data: bytes) -> bool:
@@ -31,7 +38,10 @@ async def create(storage: Storage, key: str, data: bytes) -> bool:
     `OutcomeUnknown` when reading did not settle it either.
     """
     last: BaseException | None = None
+    until = time.monotonic() + PATIENCE
     for _ in range(ATTEMPTS):
+        if last is not None and time.monotonic() > until:
+            break
         try:
             await storage.put(key, [data], mode="create")
             return True
@@ -62,6 +72,8 @@ async def commit(catalog: Catalog, record: Record) -> str:
     `OutcomeUnknown` if the record may stand, and if who stands in its way cannot be told: then the run has to be
     opened anew. After any other error the record does not stand.
     """
+    if isinstance(catalog.commits, Log):
+        return await commit_fenced(catalog, catalog.commits, record)
     data = record.encode()
     stands = await create(catalog.storage, names.record_key(record.slot), data)
     try:
@@ -82,7 +94,4 @@ async def commit(catalog: Catalog, record: Record) -> str:
 
 def fence(url: str, inc: int, head: Record) -> Fenced:
     """The error that tells incarnation `inc` who took the run at `url`."""
-    return Fenced(
-        f"{url} was taken by incarnation {head.inc} (process {head.writer.pid} on {head.writer.host}); "
-        f"this one, {inc}, has stopped: end this process, or start it again to take the run back"
-    )
+    return fenced_by(url, inc, head.inc, head.writer)

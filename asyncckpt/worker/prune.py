@@ -60,7 +60,7 @@ class Pruner:
         storage, began = writer.catalog.storage, time.monotonic()
         try:
             keys = [key for key in await unreachable(storage, dropped, named) if not _may_be_needed(key, writer)]
-            stale = [names.record_key(s) for s in slots if s not in writer.head.live]
+            stale = await writer.catalog.commits.removable(s for s in slots if s not in writer.head.live)
             await storage.delete([*keys, *stale])
         except StorageError as error:
             self._listeners.emit(Leftover("deletion of dropped checkpoints", error))

@@ -54,7 +54,7 @@ async def plan_sweep(writer: Writer) -> SweepPlan:
             unknown.append(found.key)
         elif mark is not None and mark.seq not in live and mark.seq < writer.first_seq and not writer.lost:
             doomed.append(found.key)
-    records = [names.record_key(slot) for slot in writer.before if slot not in writer.head.live]
+    records = await writer.catalog.commits.removable(s for s in writer.before if s not in writer.head.live)
     uploads = [u async for u in storage.uploads() if _is_dead(u, writer)]
     return SweepPlan(tuple(_packs_first(doomed)) + tuple(records), tuple(uploads), tuple(unknown))
 
@@ -68,6 +68,9 @@ def _is_dead(upload: UploadInfo, writer: Writer) -> bool:
     owner = names.directory_of(upload.key)
     if owner is not None:
         return owner.inc < writer.inc
+    fenced = names.fenced_of(upload.key)
+    if fenced is not None:
+        return fenced[0].inc < writer.inc
     slot = names.slot_of(upload.key)
     # A put for a slot that is taken can only fail. Hints and the run file are rewritten or already there.
     return slot <= writer.opened if slot is not None else not upload.key.startswith(names.DATA)

@@ -7,6 +7,7 @@ actor, one after the other.
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import socket
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
+from asyncckpt.commits import Fenced as Log
 from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused, SaveFailed
 from asyncckpt.format import names, runfile
 from asyncckpt.format.names import DataDirectory
@@ -26,6 +28,7 @@ from asyncckpt.format.slots import Slots
 from asyncckpt.listing import Listing
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
+from asyncckpt.worker.fencing import take_fenced
 from asyncckpt.worker.increment import Base
 from asyncckpt.worker.listed import Listed
 
@@ -221,6 +224,10 @@ async def open_run(
 async def _try_open(
     catalog: Catalog, run: RunFile, me: WriterId, after: int | None, on: Condition | None
 ) -> Writer | None:
+    if isinstance(catalog.commits, Log):
+        opening = functools.partial(_open_record, me)
+        taken = await take_fenced(catalog, catalog.commits, run, me, after, on or (lambda head: None), opening)
+        return None if taken is None else _held(catalog, run, taken.record, taken.listing, taken.before)
     present = await catalog.slots()
     if not present:
         await catalog.check_recorded()
@@ -238,7 +245,7 @@ async def _try_open(
         raise fence(catalog.storage.url, after, head)
     if on is not None:
         on(head)  # whoever comes between this and the create makes that fail
-    record = _open_record(head, max(present, default=0) + 1, me)
+    record = _open_record(me, head, max(present, default=0) + 1, head.inc + 1 if head else 1)
     data = record.encode()
     if not await create(catalog.storage, names.record_key(record.slot), data):
         return None
@@ -246,27 +253,32 @@ async def _try_open(
     # other record does, and only a look after the own create can tell.
     if await catalog.slots(above=record.slot):
         return None
+    return _held(catalog, run, replace(record, digest=sealed_digest(data)), listing, tuple(present))
+
+
+def _held(catalog: Catalog, run: RunFile, record: Record, listing: Listing, before: tuple[int, ...]) -> Writer:
+    """The writer whose open record stands."""
     return Writer(
         catalog=catalog,
         run=run,
-        head=replace(record, digest=sealed_digest(data)),
+        head=record,
         listed=Listed(listing.records),
         lost=dict(listing.lost),
         opened=record.slot,
-        before=tuple(present),
+        before=before,
         parent=record.latest,
         next_seq=record.next_seq,
         first_seq=record.next_seq,
     )
 
 
-def _open_record(head: Record | None, slot: int, me: WriterId) -> Record:
+def _open_record(me: WriterId, head: Record | None, slot: int, inc: int) -> Record:
     if head is None:
-        return Record("open", slot, 1, me, None, Slots(), None, 0, 1)
+        return Record("open", slot, inc, me, None, Slots(), None, 0, 1)
     return Record(
         kind="open",
         slot=slot,
-        inc=head.inc + 1,
+        inc=inc,
         writer=me,
         previous=(head.slot, head.digest),
         live=head.live,
@@ -284,13 +296,17 @@ async def _claim(catalog: Catalog, created: int) -> RunFile:
     if run is None:
         await catalog.check_recorded()  # before anything is written
     publish = await catalog.storage.probe()
-    if publish == "none":
-        raise RunRefused(
-            f"{catalog.storage.url} does not create objects exclusively (a second create succeeded): two "
-            "writers could not exclude each other; use a root on another store"
-        )
     if run is None:
-        run = await _begin(catalog, RunFile(secrets.token_hex(8), publish, created))
+        number = secrets.token_hex(8)
+        if publish == "none":
+            run = await _begin_fenced(catalog, RunFile(number, "whole", created, "fenced"))
+        else:
+            run = await _begin(catalog, RunFile(number, publish, created))
+    if run.mode == "exclusive" and publish == "none":
+        raise RunRefused(
+            f"{catalog.storage.url} was begun where objects are created exclusively; here a second create succeeds, "
+            "and two writers could not exclude each other: continue on the former store, or start a new root here"
+        )
     if run.publish == "whole" and publish == "torn":
         raise RunRefused(
             f"{catalog.storage.url} was begun on a file system with atomic exclusive creation; this one has "
@@ -308,6 +324,15 @@ async def _begin(catalog: Catalog, own: RunFile) -> RunFile:
         await _bury(catalog.storage, [names.RUN])
         if await catalog.run() is None:
             await catalog.storage.put(names.RUN, [own.encode()])
+    run = await catalog.run()
+    if run is None:
+        raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")
+    return run
+
+
+async def _begin_fenced(catalog: Catalog, own: RunFile) -> RunFile:
+    """The run file as it stands; of two starts at once the later one's, which says the same but for its id."""
+    await catalog.storage.put(names.RUN, [own.encode()])
     run = await catalog.run()
     if run is None:
         raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")

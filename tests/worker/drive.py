@@ -10,6 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.commits import Fenced
 from asyncckpt.events import Event, Listeners
 from asyncckpt.format import names
 from asyncckpt.format.manifest import Path
@@ -246,10 +247,14 @@ async def checked(storage: Storage, saved: Callable[[int], Tensors] = content) -
 
 async def leftovers(storage: Storage) -> list[str]:
     """Everything in the store that the head does not need."""
-    listing = await Catalog(storage).listing()
+    catalog = Catalog(storage)
+    listing = await catalog.listing()
     assert listing.head is not None
-    needed = {names.RUN, names.LATEST, names.BEST, names.record_key(listing.head.slot)}
-    needed |= {names.record_key(slot) for slot in listing.head.live}
+    needed = {names.RUN, names.LATEST, names.BEST}
+    slots = {listing.head.slot, *listing.head.live}
+    if isinstance(catalog.commits, Fenced):
+        slots.add(listing.head.inc * names.NUMBERS)
+    needed |= set(await catalog.commits.removable(slots)) | set(await catalog.commits.keys(sorted(slots)))
     for checkpoint in listing.checkpoints:
         needed |= {checkpoint.manifest.key, *(pack.key for pack in checkpoint.packs)}
     unfinished = [upload.upload async for upload in storage.uploads()]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from typing import TypeAlias
 
 from asyncckpt.errors import AsyncCkptError
@@ -21,6 +21,9 @@ from tests.worker.drive import Session, drive
 from tests.worker.watching import KEEP, Watch, WatchedStorage
 
 Steps: TypeAlias = Collection[int]
+Made: TypeAlias = Callable[[], MemoryStorage]
+"""What every run begins on: a fresh store of one kind."""
+
 Put: TypeAlias = Callable[[WatchedStorage, int], object]
 """Something to happen to a request."""
 
@@ -76,11 +79,13 @@ class Exploration:
         self.violations: list[str] = []
 
 
-def explore(stories: Iterable[Story], base: Steps = (1, 2, 3), *, first: bool = False) -> Exploration:
+def explore(
+    stories: Iterable[Story], base: Steps = (1, 2, 3), *, first: bool = False, made: Made = MemoryStorage
+) -> Exploration:
     """Tell every story (`first`: until one goes wrong), and hold each run to what was promised."""
-    exploration, origin = Exploration(), drive(began(base))
+    exploration, origin = Exploration(), drive(began(base, made))
     for story in stories:
-        run = drive(_tell(story, origin))
+        run = drive(_tell(story, origin, made))
         exploration.runs += 1
         exploration.kinds |= set(map(kind, run.happened_to))
         exploration.violations += [f"{' | '.join(run.happened_to)}: {each}" for each in run.watch.violations]
@@ -89,16 +94,16 @@ def explore(stories: Iterable[Story], base: Steps = (1, 2, 3), *, first: bool = 
     return exploration
 
 
-async def _tell(story: Story, origin: MemoryStorage) -> Run:
-    run = Run(await copied(origin))
+async def _tell(story: Story, origin: MemoryStorage, made: Made) -> Run:
+    run = Run(await copied(origin, made))
     await story(run)
     await run.watch.conclude(run.sessions)
     return run
 
 
-async def began(steps: Steps) -> MemoryStorage:
+async def began(steps: Steps, made: Made = MemoryStorage) -> MemoryStorage:
     """A run of an earlier incarnation that saved `steps` and left an attempt without a record; empty without steps."""
-    store = MemoryStorage()
+    store = made()
     if steps:
         async with Session(store, keep=KEEP) as session:
             for step in steps:
@@ -107,8 +112,8 @@ async def began(steps: Steps) -> MemoryStorage:
     return store
 
 
-async def copied(store: MemoryStorage) -> MemoryStorage:
-    copy = MemoryStorage()
+async def copied(store: MemoryStorage, made: Made = MemoryStorage) -> MemoryStorage:
+    copy = made()
     async for found in store.list():
         await copy.put(found.key, [await store.get(found.key)])
     return copy
@@ -119,11 +124,11 @@ def kind(request: str) -> str:
     return " ".join(re.sub(r"\d+", "N", re.sub(r"-i\d+-[0-9a-f]{8}", "", request)).split()[:2])
 
 
-def sent(*writers: Steps, base: Steps = (1, 2, 3)) -> list[str]:
+def sent(*writers: Steps, base: Steps = (1, 2, 3), made: Made = MemoryStorage) -> list[str]:
     """The requests of trainings of these steps, one after the other."""
 
     async def act() -> list[str]:
-        run = Run(await began(base))
+        run = Run(await began(base, made))
         shared = run.connect()
         for steps in writers:
             await run.train(shared, steps)
@@ -135,9 +140,9 @@ def sent(*writers: Steps, base: Steps = (1, 2, 3)) -> list[str]:
 # -- stories -----------------------------------------------------------------------------------------------------
 
 
-def faults(put: Put, base: Steps = (1, 2, 3)) -> Iterator[Story]:
+def faults(put: Put, base: Steps = (1, 2, 3), made: Made = MemoryStorage) -> Iterator[Story]:
     """`put` done to each request of a writer."""
-    for number in range(len(sent(MINE, base=base))):
+    for number in range(len(sent(MINE, base=base, made=made))):
         yield partial(_fault, put, number)
 
 
@@ -148,9 +153,9 @@ async def _fault(put: Put, number: int, run: Run) -> None:
     run.happened_to.append(faulty.requests[min(number, len(faulty.requests) - 1)])
 
 
-def zombies(base: Steps = (1, 2, 3)) -> Iterator[Story]:
+def zombies(base: Steps = (1, 2, 3), made: Made = MemoryStorage) -> Iterator[Story]:
     """A writer stopped at each of its requests while another trains to its end, then resumed."""
-    for number in range(len(sent(MINE, base=base))):
+    for number in range(len(sent(MINE, base=base, made=made))):
         yield partial(_zombie, number)
 
 
@@ -163,9 +168,9 @@ async def _zombie(number: int, run: Run) -> None:
     await zombie
 
 
-def openers() -> Iterator[Story]:
+def openers(made: Made = MemoryStorage) -> Iterator[Story]:
     """A writer that takes over stopped at each of its requests while the one that holds the run goes on saving."""
-    for number in range(len(sent(MINE))):
+    for number in range(len(sent(MINE, made=made))):
         yield partial(_opener, number)
 
 
@@ -182,10 +187,10 @@ async def _opener(number: int, run: Run) -> None:
         await holder.save(29)
 
 
-def pairs() -> Iterator[Story]:
-    """Two writers, at every pair of requests: one stops, another stops, they go on in that order."""
-    numbers = range(len(sent(MINE[:2])))
-    for number, other in product(numbers, numbers):
+def pairs(made: Made = MemoryStorage, every: int = 1) -> Iterator[Story]:
+    """Two writers, at every pair of requests (or of `every` pairs one): one stops, another stops, they go on so."""
+    numbers = range(len(sent(MINE[:2], made=made)))
+    for number, other in islice(product(numbers, numbers), 0, None, every):
         yield partial(_pair, number, other)
 
 
@@ -198,9 +203,11 @@ async def _pair(number: int, other: int, run: Run) -> None:
     await two
 
 
-def late(put: Callable[[WatchedStorage, int, int], object], only: str = "") -> Iterator[Story]:
+def late(
+    put: Callable[[WatchedStorage, int, int], object], only: str = "", made: Made = MemoryStorage
+) -> Iterator[Story]:
     """`put` done with each put or create of two writers in turn, and each later request of theirs."""
-    requests = sent(MINE[:2], OTHERS[:1])
+    requests = sent(MINE[:2], OTHERS[:1], made=made)
     for number, after in combinations(range(len(requests)), 2):
         if requests[number].startswith(("put", "create")) and only in requests[number]:
             yield partial(_late, partial(put, after=after), number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from asyncckpt.storage import MemoryStorage
-from asyncckpt.storage.base import Exclusive, Storage
+from asyncckpt.storage.base import Exclusive, ObjectInfo, Parts, PutMode, Storage
 from asyncckpt.testing.requests import FaultyStorage
 
 
@@ -18,6 +18,19 @@ class Giving(MemoryStorage):
 
     async def probe(self) -> Exclusive:
         return self.gives
+
+
+class Ignoring(MemoryStorage):
+    """A store that ignores conditions, as some S3 servers do: nothing can be created exclusively."""
+
+    async def probe(self) -> Exclusive:
+        return "none"
+
+    async def put(
+        self, key: str, parts: Parts, *, length: int | None = None, mode: PutMode = "overwrite"
+    ) -> ObjectInfo:
+        assert mode == "overwrite", key
+        return await super().put(key, parts, length=length)
 
 
 class Reacting(FaultyStorage):

@@ -128,7 +128,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
         "self._late = asyncio.create_task(self.storage.put(directory.manifest, [data], length=len(data)))",
         zombie,
     ),
-    "stale records stay": (writer, "before=tuple(present)", "before=()", repeated),
+    "stale records stay": (writer, "listing, tuple(present))", "listing, ())", repeated),
     "files are not synced": (
         local,
         "await self._threads.call(path, self._files.sync, draft.descriptor)",

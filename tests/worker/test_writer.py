@@ -45,11 +45,27 @@ def test_rule_1_the_way_of_committing_is_fixed_by_the_first_writer(gives: Any) -
     run(act, Giving(gives))
 
 
-def test_rule_1_a_store_without_exclusive_creates_is_refused_and_left_empty() -> None:
+def test_rule_1_a_run_of_exclusive_creates_is_not_continued_where_there_are_none() -> None:
     async def act(store: MemoryStorage) -> None:
-        with pytest.raises(RunRefused, match="exclusively"):
+        await three(store)
+        before = await keys(store)
+        store.gives = "none"
+        with pytest.raises(RunRefused, match="created exclusively"):
             await opened(store)
-        assert await keys(store) == []
+        assert await keys(store) == before
+
+    run(act, Giving("whole"))
+
+
+def test_rule_1_a_store_without_exclusive_creates_is_fenced_and_stays_so_where_there_are_some() -> None:
+    async def act(store: MemoryStorage) -> None:
+        first = await opened(store)
+        store.gives = "whole"
+        second = await opened(store)
+        assert (first.run.mode, second.run.mode) == ("fenced", "fenced")
+        assert (first.inc, second.inc) == (1, 2)
+        with pytest.raises(Fenced, match="incarnation 2"):
+            await first.close()
 
     run(act, Giving("none"))
 

@@ -1,0 +1,41 @@
+"""Cutting: the bytes of an object as blocks of one size, for stores that take them so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+
+from asyncckpt.storage.base import Buffer, Parts
+
+
+async def blocks(parts: Parts, size: int) -> AsyncGenerator[memoryview, None]:
+    """The bytes of `parts` in order, `size` at a time, the last block shorter; none where there are no bytes.
+
+    A block stays as it is however long it is kept. Where `parts` are all there from the beginning, what needs no
+    joining is not copied.
+    """
+    is_lasting = not isinstance(parts, AsyncIterable)
+    joined = bytearray()
+    async for part in _each(parts):
+        view = memoryview(part)
+        while view:
+            if is_lasting and not joined and len(view) >= size:
+                yield view[:size]
+                view = view[size:]
+                continue
+            room = size - len(joined)
+            joined += view[:room]
+            view = view[room:]
+            if len(joined) == size:
+                yield memoryview(joined)
+                joined = bytearray()
+    if joined:
+        yield memoryview(joined)
+
+
+async def _each(parts: Parts) -> AsyncIterator[Buffer]:
+    if isinstance(parts, AsyncIterable):
+        async for part in parts:
+            yield part
+    else:
+        for part in parts:
+            yield part

@@ -1,0 +1,69 @@
+"""Download: one range of one object into memory; what was cut short goes on from where it was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asyncckpt.storage.s3.requests import Requests
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a first read says of the object: its length and version."""
+
+    length: int
+    condition: Mapping[str, str]
+    """What to ask further ranges with, so that they are of the same version; nothing where the store names none."""
+
+
+def found_in(answer: Mapping[str, Any], length: int) -> Found:
+    """The same, from the store's answer."""
+    return Found(length, {"IfMatch": answer["ETag"]} if "ETag" in answer else {})
+
+
+class Truncated(ConnectionError):
+    """The store closed the connection before the last byte."""
+
+
+async def fill(
+    requests: Requests, where: Mapping[str, str], into: memoryview, start: int, condition: Mapping[str, str]
+) -> None:
+    """Read what begins at `start`, of the version that `condition` says, into all of `into`. Raises `Failed`."""
+    filled = 0
+
+    async def attempt(s3: Any) -> None:
+        nonlocal filled
+        last = start + len(into) - 1
+        got = await s3.get_object(**where, Range=f"bytes={start + filled}-{last}", **condition)
+        async with got["Body"] as body:
+            while filled < len(into) and (piece := await body.read(min(_PIECE, len(into) - filled))):
+                into[filled : filled + len(piece)] = piece
+                filled += len(piece)
+        if filled < len(into):
+            raise Truncated(f"{len(into) - filled} of {len(into)} bytes did not come")
+
+    await requests.make(attempt)
+
+
+async def first(requests: Requests, where: Mapping[str, str], start: int, count: int) -> tuple[Found, bytearray]:
+    """Read at most `count` bytes from `start`, and what the object is; fewer where it ends before. Raises `Failed`."""
+
+    async def attempt(s3: Any) -> tuple[Found, bytearray]:
+        got = await s3.get_object(**where, Range=f"bytes={start}-{start + count - 1}")
+        total = int(str(got["ContentRange"]).rpartition("/")[2]) if "ContentRange" in got else int(got["ContentLength"])
+        async with got["Body"] as body:
+            found = bytearray()
+            while piece := await body.read(_PIECE):
+                found += piece
+        wanted = min(count, total - start)
+        if "ContentRange" not in got:
+            del found[:start], found[count:]
+        if len(found) != wanted:
+            raise Truncated(f"{wanted - len(found)} of {wanted} bytes did not come")
+        return found_in(got, total), found
+
+    return await requests.make(attempt)

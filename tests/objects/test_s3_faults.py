@@ -1,0 +1,346 @@
+"""What can happen to the requests of an S3 store: it is got over, or said; and nothing half done is left or seen."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from asyncckpt.errors import ObjectExists, OutcomeUnknown, StorageDenied, StorageError, TransientError
+from asyncckpt.storage.base import Storage
+from asyncckpt.testing.proxy import Proxy
+from asyncckpt.testing.s3server import STRANGER, STRANGERS_SECRET, S3Server
+from asyncckpt.testing.store import content, expect, keys, unfinished, use
+
+from .conftest import Open
+
+MIB = 1 << 20
+WHOLE = hashlib.shake_128(b"whole").digest(23 * MIB + 5)
+"""Five parts of five MiB."""
+
+
+async def streamed(whole: bytes = WHOLE) -> AsyncIterator[bytes]:
+    for at in range(0, len(whole), 3 * MIB):
+        yield whole[at : at + 3 * MIB]
+
+
+def ends(store: Storage, act: Callable[[Storage], Awaitable[None]]) -> None:
+    """Carry out `act`; it leaves no upload."""
+
+    async def whole(store: Storage) -> None:
+        await act(store)
+        assert await unfinished(store) == []
+
+    use(store, whole)
+
+
+# -- got over --------------------------------------------------------------------------------------------------
+
+
+def _failing(proxy: Proxy) -> None:
+    proxy.add("answer", every=2, status=500, body=b"<Error><Code>InternalError</Code></Error>")
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (lambda proxy: proxy.add("answer", every=2), "slow_down"),
+        (_failing, "server_error"),
+        (lambda proxy: proxy.add("reset", "PUT .*partNumber", after=MIB, times=3), "reset"),
+        (lambda proxy: proxy.add("reset", "POST .*uploads", times=2), "reset"),
+        (lambda proxy: proxy.add("lose", "PUT .*partNumber", every=3), "reset"),
+        (lambda proxy: proxy.add("lose", "POST .*uploadId", times=1), "reset"),
+        (lambda proxy: proxy.add("truncate", "GET .*/big$", after=MIB, times=3), "truncated"),
+        (lambda proxy: proxy.add("hang", "PUT .*partNumber=2", times=1), "timeout"),
+        (lambda proxy: proxy.add("hang", "GET .*/big$", times=1), "timeout"),
+    ],
+)
+def test_what_fails_now_and_then_is_tried_again(
+    through: Open, proxy: Proxy, happens: Callable[[Proxy], None], reason: str
+) -> None:
+    store = through(tuning={"attempts": 12})
+
+    async def act(_: Storage) -> None:
+        await store.head("a")
+        happens(proxy)
+        await store.put("big", streamed(), length=len(WHOLE))
+        assert await store.get("big") == WHOLE
+        proxy.heal()
+        await expect(store, "big", WHOLE)
+        assert store.retries.keys() >= {reason}
+
+    use(store, act)
+
+
+def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_and_more_again_later(
+    through: Open, proxy: Proxy
+) -> None:
+    async def act(store: Storage) -> None:
+        await store.head("a")
+        pressure = store._requests._pressure  # type: ignore[attr-defined]
+        assert pressure.limit == 8
+        proxy.add("answer", "GET .*/n", times=20)
+        await asyncio.gather(*(store.head(f"n{n}") for n in range(10)), store.get_each([f"n{n}" for n in range(10)]))
+        low = pressure.limit
+        proxy.heal()
+        await store.get_each([f"n{n}" for n in range(60)])
+        assert low < 8
+        assert pressure.limit > low
+
+    use(through(tuning={"concurrency": 8, "attempts": 12}), act)
+
+
+def test_the_next_part_does_not_wait_for_the_slowest(through: Open, proxy: Proxy) -> None:
+    """A window, not batches: while the first part is stuck, all others go through its other place."""
+
+    async def act(store: Storage) -> None:
+        proxy.add("hang", r"PUT .*partNumber=1\b", times=1)
+        put = asyncio.create_task(store.put("big", streamed()))
+        await proxy.seen(r"PUT .*partNumber=5\b")
+        assert proxy.count(r"PUT .*partNumber=1\b") == 1
+        await put
+        assert proxy.count(r"PUT .*partNumber=1\b") == 2
+        assert await store.get("big") == WHOLE
+
+    ends(through(tuning={"memory": 10 * MIB, "deadline": 4}), act)
+
+
+def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += MIB
+            yield bytes(MIB)
+
+    async def act(store: Storage) -> None:
+        proxy.add("hang", "PUT .*partNumber")
+        put = asyncio.create_task(store.put("big", endless()))
+        await proxy.seen("PUT .*partNumber", 3)
+        assert taken <= (3 + 2) * 5 * MIB  # in the window, waiting for it, and being filled
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+
+    ends(through(tuning={"memory": 15 * MIB}), act)
+
+
+# -- lost answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [5, len(WHOLE)])
+def test_a_create_whose_answer_was_lost_is_known_to_be_ones_own(through: Open, proxy: Proxy, size: int) -> None:
+    async def act(store: Storage) -> None:
+        await store.probe()
+        proxy.add("lose", "(PUT .*/a|POST .*uploadId.*)$", times=1)
+        await store.put("a", [WHOLE[:size]], mode="create")
+        with pytest.raises(ObjectExists):
+            await store.put("a", [WHOLE[:size]], mode="create")
+        await expect(store, "a", WHOLE[:size])
+
+    ends(through(), act)
+
+
+def test_a_create_that_was_not_carried_out_and_whose_answer_was_lost_finds_the_other_one(
+    through: Open, proxy: Proxy
+) -> None:
+    async def act(store: Storage) -> None:
+        await store.probe()
+        await store.put("a", [b"other"], mode="create")
+        proxy.add("lose", "PUT .*/a$", times=1)
+        with pytest.raises(ObjectExists):
+            await store.put("a", [b"mine"], mode="create")
+        assert await content(store, "a") == b"other"
+
+    ends(through(), act)
+
+
+@pytest.mark.parametrize("mode", ["create", "overwrite"])
+def test_an_outcome_that_cannot_be_found_out_is_said_to_be_unknown(through: Open, proxy: Proxy, mode: str) -> None:
+    async def act(store: Storage) -> None:
+        await store.probe()
+        proxy.add("lose", "PUT .*/a$")
+        proxy.add("answer", "HEAD")
+        with pytest.raises(OutcomeUnknown, match="not known"):
+            await store.put("a", [b"x"], mode=mode)  # type: ignore[arg-type]
+        proxy.heal()
+        await expect(store, "a", b"x")
+
+    use(through(), act)
+
+
+def test_a_put_that_never_arrived_is_not_there(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.head("a")
+        proxy.add("reset", "PUT")
+        with pytest.raises(OutcomeUnknown):
+            await store.put("a", [b"x"])
+        proxy.heal()
+        await expect(store, "a", None)
+
+    ends(through(), act)
+
+
+# -- nothing half done -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["answer", "reset", "lose"])
+@pytest.mark.parametrize("pattern", [r"PUT .*partNumber=3\b", "PUT .*partNumber", "POST .*uploadId"])
+def test_an_upload_that_fails_for_good_leaves_nothing(through: Open, proxy: Proxy, fault: str, pattern: str) -> None:
+    if (fault, pattern) == ("lose", "POST .*uploadId"):
+        pytest.skip("that one is completed")
+
+    async def act(store: Storage) -> None:
+        await store.put("big", [b"old"])
+        proxy.add(fault, pattern)  # type: ignore[arg-type]
+        with pytest.raises(StorageError) as caught:
+            await store.put("big", streamed())
+        assert isinstance(caught.value, TransientError | OutcomeUnknown)
+        await expect(store, "big", b"old")
+
+    ends(through(), act)
+
+
+@pytest.mark.parametrize("at", ["POST .*uploads", r"PUT .*partNumber=1\b", r"PUT .*partNumber=5\b"])
+def test_a_cancelled_upload_leaves_nothing(through: Open, proxy: Proxy, at: str) -> None:
+    async def act(store: Storage) -> None:
+        await store.head("a")
+        proxy.add("delay", at, seconds=0.5)
+        put = asyncio.create_task(store.put("big", streamed()))
+        await proxy.seen(at)
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        await expect(store, "big", None)
+
+    ends(through(), act)
+
+
+def test_an_upload_cancelled_while_it_is_completed_is_there(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        proxy.add("delay", "POST .*uploadId", seconds=0.5)
+        put = asyncio.create_task(store.put("big", streamed()))
+        await proxy.seen("POST .*uploadId")
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        await expect(store, "big", WHOLE)
+
+    ends(through(), act)
+
+
+def test_an_upload_that_could_not_be_aborted_is_listed_under_its_own_root_alone(
+    through: Open, proxy: Proxy, url: str
+) -> None:
+    async def act(store: Storage) -> None:
+        proxy.add("answer", "DELETE|POST .*uploadId")
+        with pytest.raises(OutcomeUnknown):
+            await store.put("data/big", streamed())
+        proxy.heal()
+        (left,) = await unfinished(store)
+        assert left.key == "data/big"
+        assert await unfinished(store, "data/") == [left]
+        assert await unfinished(store, "commits/") == []
+        for other in (f"{url}-2", f"{url}/data/big", url[:-1], url.replace("/run", "/other")):
+            elsewhere = through(other)
+            assert await unfinished(elsewhere) == []
+            await elsewhere.aclose()
+        await store.abort(left)
+        await store.abort(left)
+
+    ends(through(), act)
+
+
+# -- what a person has to mend ---------------------------------------------------------------------------------
+
+
+def every_call(store: Storage) -> dict[str, Callable[[], Awaitable[object]]]:
+    return {
+        "get": lambda: store.get("a"),
+        "head": lambda: store.head("a"),
+        "list": lambda: keys(store),
+        "uploads": lambda: unfinished(store),
+        "probe": store.probe,
+        "put": lambda: store.put("a", [b"x"]),
+        "create": lambda: store.put("a", [b"x"], mode="create"),
+        "big put": lambda: store.put("a", streamed()),
+        "delete": lambda: store.delete(["a"]),
+    }
+
+
+def refuses(store: Storage, kind: type[StorageError], said: str) -> None:
+    """Every call raises `kind`, naming the root and what is `said`."""
+
+    async def act(store: Storage) -> None:
+        for name, call in every_call(store).items():
+            with pytest.raises(kind, match=said) as caught:
+                await call()
+            assert store.url in str(caught.value), name
+            assert STRANGERS_SECRET not in str(caught.value)
+
+    use(store, act)
+
+
+def test_a_bucket_that_is_not_there_is_an_error_and_is_not_made(through: Open, s3: S3Server) -> None:
+    refuses(through("s3://not-there/run"), StorageDenied, "there is no bucket of that name; create it")
+    client = s3.client()
+    assert "not-there" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+    client.close()
+
+
+def test_who_may_not_is_told_so(through: Open) -> None:
+    refuses(through(key=STRANGER, secret=STRANGERS_SECRET), StorageDenied, "access denied; let these credentials")
+
+
+def test_wrong_credentials_are_told_from_missing_rights(through: Open) -> None:
+    refuses(through(secret=f"not {STRANGERS_SECRET}"), StorageDenied, "does not accept this secret key")
+    refuses(through(key="nobody"), StorageDenied, "does not know this access key")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("ExpiredToken", 400, "the credentials have expired; renew them"),
+        ("RequestTimeTooSkewed", 403, "clock differs too much from the store's; set it"),
+        ("QuotaExceeded", 403, "the quota is used up"),
+    ],
+)
+def test_what_a_store_refuses_for_is_said_in_words(
+    through: Open, proxy: Proxy, code: str, status: int, said: str
+) -> None:
+    answer = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    proxy.add("answer", status=status, body=answer)
+    refuses(through(), StorageDenied, said)
+
+
+def test_credentials_that_were_renewed_are_taken_up(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("a", [b"x"])
+        before = store._requests._files  # type: ignore[attr-defined]
+        proxy.add("answer", times=1, status=400, body=b"<Error><Code>ExpiredToken</Code></Error>")
+        with pytest.raises(StorageDenied, match="expired"):
+            await store.get("a")
+        assert await content(store, "a") == b"x"
+        assert store._requests._files is not before  # type: ignore[attr-defined]
+
+    use(through(), act)
+
+
+def test_a_store_that_cannot_be_reached_is_not_an_empty_one(through: Open, proxy: Proxy) -> None:
+    proxy.refuse()
+    refuses(through(), TransientError, "check the network, and endpoint_url")
+
+
+def test_a_store_that_does_not_answer_is_waited_for_only_so_long(through: Open, proxy: Proxy) -> None:
+    proxy.add("hang")
+    store = through(tuning={"attempts": 2, "read_timeout": 0.2})
+
+    async def act(store: Storage) -> None:
+        for call in (store.head("a"), keys(store), store.put("a", [b"x"])):
+            with pytest.raises(TransientError, match="did not answer in time"):
+                await call
+
+    use(store, act)

@@ -1,0 +1,291 @@
+"""Trainings whose root is a bucket: saved, killed, resumed elsewhere, and told apart from an empty one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
+from asyncckpt.errors import Fenced, SaveFailed, StorageDenied, StorageError, TransientError
+from asyncckpt.events import Fallback
+from asyncckpt.testing.proxy import Proxy
+from asyncckpt.testing.s3server import KEY, SECRET, STRANGER, STRANGERS_SECRET, IgnoringServer, S3Server
+
+from ..checkpointer.trainings import Recorder, Training, elsewhere, steps
+from .conftest import HASTY
+
+Executor = Literal["thread", "process"]
+
+GO_ON = """
+import sys, torch
+from asyncckpt import AsyncCheckpointer
+from tests.checkpointer.trainings import Training
+training = Training()
+with AsyncCheckpointer(sys.argv[1], model=training.model, optimizer=training.optimizer, executor="thread") as ckpt:
+    state = ckpt.resume()
+    for step in range(state.step + 1, 9):
+        training.step()
+    ckpt.save(8).wait()
+torch.save(training.model.state_dict(), sys.argv[2])
+"""
+
+
+@pytest.fixture(autouse=True)
+def _runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCCKPT_RUNTIME_DIR", str(tmp_path / "runtime"))
+
+
+def checkpointer(training: Training, url: str, options: dict[str, Any], **more: Any) -> AsyncCheckpointer:
+    made: dict[str, Any] = {"model": training.model, "optimizer": training.optimizer, "executor": "thread"}
+    return AsyncCheckpointer(url, storage_options=options, **(made | more))
+
+
+def environment(server: S3Server) -> dict[str, str]:
+    """What a person sets, so that the URL is all a program has to know."""
+    given = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL_S3": server.endpoint}
+    return os.environ | given
+
+
+def stored(server: S3Server, url: str) -> tuple[list[str], list[str]]:
+    """What is really there below a root: objects, and uploads that were never completed."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    with closing(server.client()) as client:
+        objects = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
+        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}/").get("Uploads", [])
+    return [found["Key"].removeprefix(f"{prefix}/") for found in objects], [found["Key"] for found in uploads]
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_a_training_goes_on_in_a_fresh_process_that_knows_only_the_url(
+    s3: S3Server, url: str, executor: Executor, tmp_path: Path
+) -> None:
+    training, twin = Training(), Training()
+    with checkpointer(training, url, s3.options(), executor=executor, keep=RetentionPolicy(last=2)) as ckpt:
+        assert ckpt.resume() is None
+        for step in range(1, 6):
+            training.step()
+            ckpt.save(step).wait()
+        assert steps(ckpt) == [4, 5]
+        ckpt.wait()
+    packs = [key for key in stored(s3, url)[0] if key.endswith(".safetensors")]
+    assert [key.split("-step-")[1][0] for key in packs] == ["4", "5"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", GO_ON, url, str(tmp_path / "weights")],
+        env=environment(s3), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for _ in range(8):
+        twin.step()
+    resumed = torch.load(tmp_path / "weights")
+    assert all(torch.equal(value, resumed[name]) for name, value in twin.model.state_dict().items())
+    loaded = load(url, storage_options=s3.options())
+    assert loaded.info.step == 8
+    assert torch.equal(loaded.state["model"]["weight"], twin.model.weight)
+    assert stored(s3, url)[1] == []
+
+
+def test_the_command_line_reads_a_bucket(s3: S3Server, url: str) -> None:
+    training = Training()
+    with checkpointer(training, url, s3.options()) as ckpt:
+        ckpt.save(1).wait()
+    for command in (["ls", url], ["show", f"{url}@latest"], ["verify", url]):
+        done = subprocess.run(
+            [sys.executable, "-m", "asyncckpt", *command, "--json"],
+            env=environment(s3), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "00000001" in json.dumps(json.loads(done.stdout))
+
+
+def test_secrets_are_nowhere_to_be_seen(
+    s3: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "asyncckpt")
+    training, recorder = Training(), Recorder()
+    with checkpointer(training, url, s3.options(), executor="process", listeners=[recorder]) as ckpt:
+        ckpt.save(1).wait()
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+        logs = b"".join(log.read_bytes() for log in (tmp_path / "runtime").iterdir())
+    seen = [*commands, logs, repr(recorder.events).encode(), caplog.text.encode(), repr(ckpt.__dict__).encode()]
+    assert not any(SECRET.encode() in each for each in seen)
+
+
+def test_options_that_no_other_process_can_be_told_keep_saves_in_this_one(s3: S3Server, url: str) -> None:
+    session = pytest.importorskip("aiobotocore.session")
+    training, recorder = Training(), Recorder()
+    options = s3.options(session=session.AioSession())
+    with checkpointer(training, url, options, executor="process", listeners=[recorder]) as ckpt:
+        ckpt.save(1).wait()
+    assert "no other process can have the storage" in recorder.of(Fallback)[0].reason
+
+
+# -- not an empty root -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("root", "options", "said"),
+    [
+        ("s3://not-there/run", {}, "there is no bucket of that name"),
+        ("s3://tests/run", {"key": STRANGER, "secret": STRANGERS_SECRET}, "access denied"),
+        ("s3://tests/run", {"secret": "not it"}, "secret key"),
+    ],
+)
+def test_a_wrong_root_is_an_error_and_never_a_fresh_start(
+    s3: S3Server, root: str, options: dict[str, str], said: str
+) -> None:
+    training = Training()
+    given = s3.options(**options)
+    with pytest.raises(StorageDenied, match=said):
+        load(root, storage_options=given)
+    with checkpointer(training, root, given) as ckpt:
+        with pytest.raises(StorageDenied, match=said):
+            ckpt.resume()
+        with pytest.raises(SaveFailed, match=said):
+            ckpt.save(1).wait()
+
+
+def test_a_store_that_cannot_be_reached_is_an_error_and_never_a_fresh_start(s3: S3Server, url: str) -> None:
+    training = Training()
+    with Proxy(s3.port) as proxy:
+        options = s3.options(proxy.endpoint, asyncckpt=HASTY)
+    with checkpointer(training, url, options) as ckpt, pytest.raises(TransientError, match="check the network"):
+        ckpt.resume()
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///run", "s3://me:secret@bucket/run", "nothing://x/y", "s3://a/b?c=d"])
+def test_what_names_no_root_is_refused_at_once(url: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        AsyncCheckpointer(url, model=Training().model)
+    assert "secret" not in str(caught.value) or "storage_options" in str(caught.value)
+    assert "me:secret" not in str(caught.value)
+
+
+# -- faults ----------------------------------------------------------------------------------------------------
+
+
+def _down(server: S3Server, proxy: Proxy) -> None:
+    server.kill()
+
+
+def _frozen(server: S3Server, proxy: Proxy) -> None:
+    server.freeze()
+
+
+def _refusing(server: S3Server, proxy: Proxy) -> None:
+    proxy.refuse()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server that tests may stop."""
+    with S3Server(tmp_path_factory.mktemp("own")) as server:
+        server.make_bucket("tests")
+        yield server
+
+
+@pytest.mark.parametrize("goes", [_refusing, _frozen, _down])
+def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_in_order(
+    own: S3Server, url: str, goes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncckpt.worker.commit.ATTEMPTS", 1)
+    training = Training()
+    training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
+    first = training.model.weight.detach().clone()
+    with Proxy(own.port) as proxy:
+        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 1, "read_timeout": 3})
+        with checkpointer(training, url, options, optimizer=None, close_timeout=60) as ckpt:
+            ckpt.save(1).wait()
+            with torch.no_grad():
+                training.model.weight.add_(1)
+            proxy.add("delay", "POST .*uploadId", seconds=1)
+            handle = ckpt.save(2)
+            proxy.wait_for("POST .*uploadId", 2)
+            goes(own, proxy)
+            with torch.no_grad():
+                training.model.weight.add_(1)
+            with pytest.raises(SaveFailed):
+                handle.wait(60)
+            with pytest.raises(SaveFailed):
+                ckpt.save(3).wait(60)
+        own.thaw()
+        if goes is _down:
+            own.start()
+    elsewhere(monkeypatch)
+    other = Training()
+    other.model = torch.nn.Linear(2048, 2048)
+    with checkpointer(other, url, own.options(), optimizer=None) as ckpt:
+        assert steps(ckpt) == [1]
+        state = ckpt.resume()
+        assert state is not None
+        assert state.step == 1
+        assert torch.equal(other.model.weight, first)
+        ckpt.save(4).wait()
+        assert steps(ckpt) == [1, 4]
+    objects, uploads = stored(own, url)
+    assert uploads == []
+    assert len({key.split("/")[1] for key in objects if key.startswith("data/")}) == 2
+
+
+def test_half_of_all_requests_refused_for_too_much_costs_no_save(s3: S3Server, proxy: Proxy, url: str) -> None:
+    training = Training()
+    proxy.add("answer", every=2)
+    options = s3.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 12})
+    with checkpointer(training, url, options) as ckpt:
+        ckpt.resume()
+        for step in (1, 2, 3):
+            training.step()
+            ckpt.save(step).wait()
+        assert steps(ckpt) == [1, 2, 3]
+
+
+def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Proxy, url: str) -> None:
+    training, other = Training(), Training()
+    with checkpointer(training, url, s3.options()) as ckpt:
+        for step in (1, 2):
+            training.step()
+            ckpt.save(step).wait()
+    proxy.add("corrupt", "GET .*00000002-.*safetensors")
+    with checkpointer(other, url, s3.options(proxy.endpoint, asyncckpt=HASTY)) as ckpt:
+        state = ckpt.resume()
+        assert state is not None
+        assert state.step == 1
+
+
+# -- a server that ignores conditions --------------------------------------------------------------------------
+
+
+def test_a_server_that_ignores_conditions_keeps_writers_apart_all_the_same(
+    ignoring: IgnoringServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, recorder = Training(), Recorder()
+    ckpt = checkpointer(first, url, ignoring.options(), listeners=[recorder], keep=RetentionPolicy(last=2))
+    assert ckpt.resume() is None
+    for step in (1, 2, 3):
+        first.step()
+        ckpt.save(step).wait()
+    assert [event.feature for event in recorder.of(Fallback)] == ["conditional_writes"]
+    elsewhere(monkeypatch)
+    second = Training()
+    with checkpointer(second, url, ignoring.options()) as other:
+        state = other.resume()
+        assert state is not None
+        assert state.step == 3
+        assert torch.equal(second.model.weight, first.model.weight)
+        second.step()
+        other.save(4).wait()
+        for step in (5, 6):
+            with pytest.raises(SaveFailed) as caught:
+                ckpt.save(step).wait()
+            assert isinstance(caught.value.failures[step], Fenced)
+            assert "was taken by incarnation 2" in str(caught.value.failures[step])
+        assert steps(other) == [2, 3, 4]
+    ckpt.close()
+    assert load(url, storage_options=ignoring.options()).info.step == 4
