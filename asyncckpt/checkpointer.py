@@ -10,6 +10,7 @@ import logging
 import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFa
 from asyncckpt.events import Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, wait_all
+from asyncckpt.late import LateMetrics
 from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.metrics import MetricsConfig, exporter
 from asyncckpt.policy import Decider, SavePolicy
@@ -176,7 +178,13 @@ class AsyncCheckpointer:
             overwrite=overwrite,
         )
         self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
-        self._ending = Ending(self._saver, self._executor, self._stopping, self._exporter)
+        self._ending = Ending(
+            self._saver,
+            LateMetrics(self._saver, self._executor, self._listeners),
+            self._executor,
+            self._stopping,
+            self._exporter,
+        )
         self._stopping.begin(self._saver, self._executor, ranks)
 
     # -- saving --------------------------------------------------------------------------------------------
@@ -279,9 +287,17 @@ class AsyncCheckpointer:
         """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
         self._saver.stager.guard()
 
-    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Attach late metrics to the checkpoint of `step`: refused, since that has no effect in this version yet."""
-        raise NotImplementedError("record() has no effect in this version yet: give a step's metrics to its save")
+    def record(self, step: int, metrics: Mapping[str, Any]) -> Future[None]:
+        """Attach metrics that arrive late to the checkpoint of `step`, saved or on its way; returns at once.
+
+        Which checkpoint is best is decided again; nothing else is written anew. The future raises what went wrong
+        (`CheckpointNotFoundError` where no checkpoint of that step is listed), which is in the log too. `wait` and
+        `close` wait for it. With several ranks, rank 0's call is the one that counts.
+        """
+        self._check_open()
+        values = numbers(metrics, self._monitor, every=True)
+        self._decision.told(values)
+        return self._ending.late.add(operator.index(step), values)
 
     @property
     def should_stop(self) -> bool:

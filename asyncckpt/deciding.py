@@ -85,6 +85,10 @@ class Decision:
             self._decider.saved()
             self._saved = handle.step
 
+    def told(self, metrics: Mapping[str, float]) -> None:
+        """An earlier checkpoint turns out to have `metrics`: what comes must be better than those."""
+        self._decider.seen(metrics)
+
     def restored(self, metrics: Mapping[str, float]) -> None:
         """The training goes on from a checkpoint with `metrics`, and may come to steps it has decided on before."""
         self._decider.seen(metrics)

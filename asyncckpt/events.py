@@ -146,6 +146,15 @@ class Retained(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Amended(Event):
+    """Late metrics were attached to a listed checkpoint; `metrics` are all that it has now."""
+
+    step: int
+    seq: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted(Event):
     """What an earlier commit had dropped is off the store: `objects`, with `bytes` in packs."""
 

@@ -15,8 +15,10 @@ from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.format.sealed import Json, seal, sealed_digest, unseal
 from asyncckpt.format.slots import Slots
 
-Kind: TypeAlias = Literal["open", "checkpoint", "rollback", "prune", "close"]
-_KINDS = ("open", "checkpoint", "rollback", "prune", "close")
+Kind: TypeAlias = Literal["open", "checkpoint", "amend", "rollback", "prune", "close"]
+_KINDS = ("open", "checkpoint", "amend", "rollback", "prune", "close")
+_TELLING = ("checkpoint", "amend")
+"""Those that tell of a checkpoint: a new one, or a listed one of which more is known now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a record of kind ``checkpoint`` says about its checkpoint."""
+    """What a record of kind ``checkpoint`` or ``amend`` says about its checkpoint."""
 
     seq: int
     step: int
@@ -193,7 +195,7 @@ def _record(fields: dict[str, Any], digest: str) -> Record:
         next_seq=int(fields["next_seq"]),
         latest_slot=fields.get("latest_slot"),  # the first records had neither, and acknowledged nothing
         best_slot=fields.get("best_slot"),
-        checkpoint=checkpoint_of(fields) if kind == "checkpoint" else None,
+        checkpoint=checkpoint_of(fields) if kind in _TELLING else None,
         removed=tuple(Removal(r["seq"], r["step"], r["reason"], r.get("rule", "")) for r in fields["removed"]),
         acknowledged=tuple(map(int, fields.get("acknowledged", ()))),
         digest=digest,

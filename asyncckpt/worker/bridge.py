@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -230,6 +230,11 @@ class ProcessExecutor:
         """See `Executor.prune`."""
         answer = self._ask("prune", dry_run=dry_run)
         return wire.plan_of(answer.result()) if isinstance(answer, Future) else answer.prune(dry_run=dry_run)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
+        """See `Executor.record`."""
+        answer = self._ask("record", step=step, metrics=dict(metrics))
+        return answer if isinstance(answer, Future) else answer.record(step, metrics)
 
     def settle(self, timeout: float | None = None) -> bool:
         """See `Executor.settle`."""

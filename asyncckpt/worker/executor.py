@@ -6,7 +6,7 @@ sent names and no closures; only reading, which stays in the trainer, is whateve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -78,6 +78,10 @@ class Executor(Protocol):
         """Apply the retention policy now, see `SaveService.prune`."""
         ...
 
+    def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
+        """Begin to attach late metrics, see `SaveService.record`."""
+        ...
+
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to do for what was committed; False if that takes longer than `timeout` seconds.
 
@@ -107,6 +111,8 @@ class Keeper(Service, Protocol):
     ) -> None: ...
 
     async def prune(self, *, dry_run: bool) -> PrunePlan: ...
+
+    async def record(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
 
 class ThreadExecutor:
@@ -170,3 +176,7 @@ class ThreadExecutor:
     def prune(self, *, dry_run: bool) -> PrunePlan:
         """See `Executor.prune`."""
         return self.pool.run(lambda service: service.prune(dry_run=dry_run))
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
+        """See `Executor.record`."""
+        return self.pool.start(lambda service: service.record(step, metrics))

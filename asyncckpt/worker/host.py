@@ -356,6 +356,10 @@ async def _prune(service: Outliving, message: Message) -> Message:
     return wire.plan_json(await service.prune(dry_run=message["dry_run"]))
 
 
+async def _record(service: Outliving, message: Message) -> None:
+    await service.record(message["step"], message["metrics"])
+
+
 async def _settled(service: Outliving, message: Message) -> None:
     await service.settled()
 
@@ -364,6 +368,7 @@ _QUESTIONS: dict[str, Callable[[Outliving, Message], Coroutine[Any, Any, Any]]] 
     "resume": _resume,
     "go_on": _go_on,
     "prune": _prune,
+    "record": _record,
     "settled": _settled,
 }
 

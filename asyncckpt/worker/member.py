@@ -7,7 +7,7 @@ several at a time: a save that rank 0 superseded must not wait behind one that i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
@@ -95,6 +95,9 @@ class MemberService:
     async def prune(self, *, dry_run: bool) -> PrunePlan:
         """Say what rank 0 would drop; only rank 0 does."""
         return await self._keeping.preview(await self.catalog.listing())
+
+    async def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Rank 0 does."""
 
     async def run(self) -> None:
         """Serve until `finish`, then carry what was begun to its end."""

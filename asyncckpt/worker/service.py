@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, SaveSuperseded, StorageError
-from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
+from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
@@ -204,6 +204,28 @@ class SaveService:
                 await self.ownership.pruner.committed(writer, (), ())
                 await self.ownership.pruner.finished()
             return planned
+
+    async def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Attach `metrics` to the newest checkpoint of `step`, by a record of its own; what is best is decided again.
+
+        Raises `CheckpointNotFoundError` if none is listed.
+        """
+        async with self._actor:
+            writer = await self.ownership.take()
+            known = writer.listing.find(step)
+            amended = replace(
+                known, metrics={**known.metrics, **metrics}, monitor=known.monitor or self._config.monitor
+            )
+            if amended == known:
+                return
+            try:
+                with self.ownership.recording(writer):
+                    await writer.amend(amended)
+            except Fenced as error:
+                if not error.adopted:
+                    raise
+            self._listeners.emit(Amended(step, amended.seq, dict(amended.metrics)))
+            await self._follow_up(writer, Verdict())
 
     async def _preview(self, listing: Listing) -> PrunePlan:
         writer = self.ownership.writer

@@ -26,6 +26,7 @@ from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.format.slots import Slots
 from asyncckpt.listing import Listing
+from asyncckpt.retention import best_of, monitor_of
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.commit import commit, create, fence
 from asyncckpt.worker.fencing import take_fenced
@@ -131,6 +132,24 @@ class Writer:
             acknowledged=tuple(acknowledged),
         )
         await self._list(record, gone)
+
+    async def amend(self, checkpoint: Checkpoint) -> None:
+        """List `checkpoint`, which is listed, as it is given now; the record that told of it before is stale then."""
+        slot, former = self.head.slot + 1, self.listed.record(checkpoint.seq).slot
+        listed = [checkpoint if c.seq == checkpoint.seq else c for c in self.listed]
+        best = best_of(listed, monitor_of(listed))
+        record = self._next(
+            "amend",
+            live=self.head.live.without([former]).followed_by(slot),
+            latest_slot=slot if self.head.latest == checkpoint.seq else self.head.latest_slot,
+            best_slot=slot if best is checkpoint else self._slot(best),
+            checkpoint=checkpoint,
+        )
+        useless = {former} if self.head.slot in self.head.live else {former, self.head.slot}
+        await self._advance(record)
+        self.dropped, self.stale = [], sorted(useless)
+        # Anew, in order: whoever follows what is listed takes for granted that the newest comes last.
+        self.listed = Listed(self.head if r.slot == former else r for r in self.listed.records)
 
     def _present(self, removed: Iterable[Removal]) -> dict[int, int]:
         """Of what is to go, what is listed: sequence numbers and slots."""

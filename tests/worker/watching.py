@@ -70,11 +70,13 @@ class Watch:
 
     def _hold_to(self, durable: Iterable[Record]) -> None:
         """What was reported durable is lost only by retention."""
-        listed = {record.slot: record for record in self._listing.records}
+        listed = {c.seq: c.manifest for c in self._listing.checkpoints}
         for record in durable:
-            later = [slot for slot in listed if slot > record.slot]
+            saved = record.checkpoint
+            assert saved is not None
+            later = [seq for seq in listed if seq > saved.seq]
             known = record in self._seen or not self.always
-            if listed.get(record.slot) != record and not (known and len(later) >= KEEP):
+            if listed.get(saved.seq) != saved.manifest and not (known and len(later) >= KEEP):
                 self.violations.append(f"over: {_name(record)} was reported durable; listed are {sorted(listed)}")
 
     def _hold_off(self, session: Session, durable: Iterable[Record]) -> None:
