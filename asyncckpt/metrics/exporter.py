@@ -30,6 +30,7 @@ from asyncckpt.events import (
     RestoreFailed,
     Resumed,
     Retained,
+    Retried,
     Shortage,
     Skipped,
     Staged,
@@ -164,6 +165,9 @@ class Exporter:
         self._metrics.target.set(event.target)
         self._metrics.share.set(event.share)
 
+    def _retried(self, event: Retried) -> None:
+        self._metrics.retries[event.reason].inc(event.count)
+
     def _leftover(self, event: Leftover) -> None:
         self._metrics.leftovers.inc()
         self._count(event.error)
@@ -207,6 +211,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     OverBudget: Exporter._over_budget,
     Paced: Exporter._paced,
     Leftover: Exporter._leftover,
+    Retried: Exporter._retried,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, StorageError
-from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
+from asyncckpt.events import Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained, Retried
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Retrying, Storage
 from asyncckpt.worker.attempt import Attempt
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.increment import Base
@@ -86,6 +86,7 @@ class SaveService:
         self._closing = False
         self._orphaned = False
         self._told: set[str] = set()
+        self._retries: Counter[str] = Counter()
 
     @property
     def past(self) -> Past:
@@ -322,6 +323,14 @@ class SaveService:
     def _tell(self, verdict: Verdict) -> None:
         for removal in verdict.removed:
             self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason, removal.rule))
+        self._tell_of_store()
+
+    def _tell_of_store(self) -> None:
+        if isinstance(self.storage, Retrying):
+            for reason, count in self.storage.retries.items():
+                if count > self._retries[reason]:
+                    self._listeners.emit(Retried(reason, count - self._retries[reason]))
+                    self._retries[reason] = count
         for feature, reason in self.storage.fallbacks.items():
             if feature not in self._told:
                 self._told.add(feature)
@@ -330,6 +339,7 @@ class SaveService:
     async def _reject(self, attempt: Attempt, error: Exception) -> None:
         ticket = attempt.ticket
         ticket.watermark.leave()
+        self._tell_of_store()
         garbage = None if attempt.may_be_recorded(error) else attempt.directory
         if garbage is not None:
             await self._discard(garbage)
