@@ -206,13 +206,23 @@ class SaveService:
     # -- one save ------------------------------------------------------------------------------------------
 
     async def _carry_out(self, ticket: Ticket) -> None:
-        """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
+        """Write, commit and answer for one job."""
         attempt = Attempt(ticket, Phases(self._clock))
+        error = await self._attempt(attempt)
+        if error is not None:
+            await self._reject(attempt, error)
+
+    async def _attempt(self, attempt: Attempt) -> Exception | None:
+        """Packs durable, reports, manifest durable, then the record; returns why not.
+
+        By then nothing that it went through is under way any more: whoever is told can let go of all of it.
+        """
+        ticket = attempt.ticket
         try:
             writer = await self.ownership.take()
             if ticket.repeated and (record := landed(writer, ticket.job)) is not None:
                 await self._answer(attempt, record, 0)
-                return
+                return None
             directory = await attempt.begin(writer, self._ranks)
             packing = Packing(
                 ticket.job,
@@ -235,10 +245,10 @@ class SaveService:
             verdict, record = await self._commit(writer, checkpoint)
             writer.base = _next_base(writer.base, contents, written.turnover)
         except Exception as error:
-            await self._reject(attempt, error)
-            return
+            return error
         await self._answer(attempt, record, written.nbytes)
         await self._follow_up(writer, verdict)
+        return None
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
         """Write the manifest; returns what the record will say."""
