@@ -218,6 +218,16 @@ class Fallback(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Retried(Event):
+    """Requests to an object store that were made again since this was told last: `count`, by `reason` (slow_down,
+    conflict, server_error, timeout, reset, truncated, damaged, unreachable).
+    """
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shortage(Event):
     """Before the first save: it will need more of a `resource` (memory, memlock, disk, store) than there is.
 

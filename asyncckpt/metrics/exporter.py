@@ -33,6 +33,7 @@ from asyncckpt.events import (
     RestoreFailed,
     Resumed,
     Retained,
+    Retried,
     Shortage,
     Skipped,
     Staged,
@@ -179,6 +180,9 @@ class Exporter:
         self._metrics.outcomes[event.outcome].inc()
         self._metrics.left.set(event.seconds)
 
+    def _retried(self, event: Retried) -> None:
+        self._metrics.retries[event.reason].inc(event.count)
+
     def _leftover(self, event: Leftover) -> None:
         self._metrics.leftovers.inc()
         self._count(event.error)
@@ -225,6 +229,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     PreemptionPlanned: Exporter._planned,
     PreemptionEnded: Exporter._ended,
     Leftover: Exporter._leftover,
+    Retried: Exporter._retried,
 }
 
 

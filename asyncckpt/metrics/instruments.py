@@ -222,6 +222,12 @@ class Instruments:
         self.leftovers = made.counter(
             "asyncckpt_leftovers_total", "Hints and cleaning that failed after a commit: harmless, done later."
         )
+        self.retries = made.counters(
+            "asyncckpt_storage_retries_total",
+            "Requests to an object store that were made again, by what had failed.",
+            "reason",
+            *("slow_down", "conflict", "server_error", "timeout", "reset", "truncated", "damaged", "unreachable"),
+        )
         self.fallbacks = made.gauges("asyncckpt_fallback", "1 for what runs slower or weaker.", "feature")
         self.shortages = made.gauges(
             "asyncckpt_shortage",

@@ -186,6 +186,16 @@ class Opening(Protocol):
 
 
 @runtime_checkable
+class Retrying(Protocol):
+    """A store that makes failed requests again by itself, and says how often."""
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """How many attempts were made again so far, by what had failed: ``slow_down``, ``timeout``, ``reset``, ..."""
+        ...
+
+
+@runtime_checkable
 class Linking(Protocol):
     """A store that can also show a key under a second, human-friendly name (local disks: a relative symlink).
 

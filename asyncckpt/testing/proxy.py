@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-Fault: TypeAlias = Literal["refuse", "lose", "reset", "truncate", "hang", "delay", "corrupt", "answer"]
+Fault: TypeAlias = Literal["lose", "linger", "reset", "truncate", "hang", "delay", "corrupt", "answer"]
 """What happens to a request::
 
     answer      a status of the proxy's own; the server never hears of it
     lose        the server carries it out; the connection closes instead of the answer
+    linger      the server carries it out; its answer is passed on `seconds` later
     reset       the connection is reset once `after` bytes of the body were passed on
     truncate    the connection closes after `after` bytes of the answer's body
     corrupt     one bit of the answer's body is wrong
@@ -245,6 +246,8 @@ class Proxy:
             head = await _head(back)
         if not head:
             raise _Closed
+        if rule is not None and rule.fault == "linger":
+            await asyncio.sleep(rule.seconds)
         is_lost = rule is not None and rule.fault == "lose"
         if not is_lost:
             writer.write(head)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, SaveSuperseded, StorageError
-from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained
+from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained, Retried
 from asyncckpt.format.manifest import Contents, Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Retrying, Storage
 from asyncckpt.worker.abandoning import Abandoning
 from asyncckpt.worker.attempt import Attempt
 from asyncckpt.worker.hints import show
@@ -91,6 +91,7 @@ class SaveService:
         self._abandoning: Abandoning[Written] = Abandoning()
         self.abandon = self._abandoning.abandon
         self._told: set[str] = set()
+        self._retries: Counter[str] = Counter()
 
     @property
     def past(self) -> Past:
@@ -241,14 +242,24 @@ class SaveService:
         return self._orphaned or self._is_emergency or is_awaited
 
     async def _carry_out(self, ticket: Ticket) -> None:
-        """Write, commit and answer for one job: packs durable, reports, manifest durable, then the record."""
+        """Write, commit and answer for one job."""
         attempt = Attempt(ticket, Phases(self._clock))
         self._is_emergency = ticket.job.emergency
+        error = await self._attempt(attempt)
+        if error is not None:
+            await self._reject(attempt, error)
+
+    async def _attempt(self, attempt: Attempt) -> Exception | None:
+        """Packs durable, reports, manifest durable, then the record; returns why not.
+
+        By then nothing that it went through is under way any more: whoever is told can let go of all of it.
+        """
+        ticket = attempt.ticket
         try:
             writer = await self.ownership.take()
             if ticket.repeated and (record := landed(writer, ticket.job)) is not None:
                 await self._answer(attempt, record, 0, 0.0)
-                return
+                return None
             directory = await attempt.begin(writer, self._ranks)
             packing = Packing(
                 ticket.job,
@@ -271,10 +282,10 @@ class SaveService:
             verdict, record = await self._commit(writer, checkpoint)
             writer.base = _next_base(writer.base, contents, written.turnover)
         except Exception as error:
-            await self._reject(attempt, error)
-            return
+            return error
         await self._answer(attempt, record, written.nbytes, packing.rest.seconds)
         await self._follow_up(writer, verdict)
+        return None
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
         """Write the manifest; returns what the record will say."""
@@ -363,6 +374,14 @@ class SaveService:
     def _tell(self, verdict: Verdict) -> None:
         for removal in verdict.removed:
             self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason, removal.rule))
+        self._tell_of_store()
+
+    def _tell_of_store(self) -> None:
+        if isinstance(self.storage, Retrying):
+            for reason, count in self.storage.retries.items():
+                if count > self._retries[reason]:
+                    self._listeners.emit(Retried(reason, count - self._retries[reason]))
+                    self._retries[reason] = count
         for feature, reason in self.storage.fallbacks.items():
             if feature not in self._told:
                 self._told.add(feature)
@@ -371,6 +390,7 @@ class SaveService:
     async def _reject(self, attempt: Attempt, error: Exception) -> None:
         ticket = attempt.ticket
         ticket.watermark.leave()
+        self._tell_of_store()
         garbage = None if attempt.may_be_recorded(error) else attempt.directory
         if garbage is not None:
             await self._discard(garbage)

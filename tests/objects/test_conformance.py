@@ -22,6 +22,9 @@ class TestS3(StorageSuite):
     def make(self) -> Storage:
         return S3Storage(self.url, self.server.options())
 
+    def test_creates_are_exclusive_here(self) -> None:
+        assert self.run(lambda store: store.probe()) == "whole"
+
 
 class TestFsspecMemory(StorageSuite):
     @pytest.fixture(autouse=True)

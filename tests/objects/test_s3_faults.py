@@ -120,6 +120,8 @@ def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> 
         proxy.add("hang", "PUT .*partNumber")
         put = asyncio.create_task(store.put("big", endless()))
         await proxy.seen("PUT .*partNumber", 3)
+        await asyncio.sleep(0.5)  # that nothing more comes only waiting can show
+        assert proxy.count("PUT .*partNumber") == 3
         assert taken <= (3 + 2) * 5 * MIB  # in the window, waiting for it, and being filled
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -208,7 +210,7 @@ def test_an_upload_that_fails_for_good_leaves_nothing(through: Open, proxy: Prox
 def test_a_cancelled_upload_leaves_nothing(through: Open, proxy: Proxy, at: str) -> None:
     async def act(store: Storage) -> None:
         await store.head("a")
-        proxy.add("delay", at, seconds=0.5)
+        proxy.add("linger", at, seconds=0.5)
         put = asyncio.create_task(store.put("big", streamed()))
         await proxy.seen(at)
         put.cancel()

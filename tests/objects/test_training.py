@@ -15,10 +15,11 @@ import torch
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
 from asyncckpt.errors import Fenced, SaveFailed, StorageDenied, StorageError, TransientError
-from asyncckpt.events import Fallback
+from asyncckpt.events import Fallback, Retried
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import KEY, SECRET, STRANGER, STRANGERS_SECRET, IgnoringServer, S3Server
 
+from ..checkpointer.scraping import scrape, value
 from ..checkpointer.trainings import Recorder, Training, elsewhere, steps
 from .conftest import HASTY
 
@@ -235,15 +236,18 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
 
 
 def test_half_of_all_requests_refused_for_too_much_costs_no_save(s3: S3Server, proxy: Proxy, url: str) -> None:
-    training = Training()
+    training, recorder = Training(), Recorder()
     proxy.add("answer", every=2)
     options = s3.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 12})
-    with checkpointer(training, url, options) as ckpt:
+    with checkpointer(training, url, options, listeners=[recorder], metrics=0, executor="process") as ckpt:
         ckpt.resume()
         for step in (1, 2, 3):
             training.step()
             ckpt.save(step).wait()
         assert steps(ckpt) == [1, 2, 3]
+        told = sum(event.count for event in recorder.of(Retried) if event.reason == "slow_down")
+        assert told > 10
+        assert value(scrape(ckpt.metrics_port), "asyncckpt_storage_retries_total", reason="slow_down") >= told
 
 
 def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Proxy, url: str) -> None:

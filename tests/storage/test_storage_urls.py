@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from asyncckpt.errors import StorageError
-from asyncckpt.storage import LocalStorage, MemoryStorage, from_url
+from asyncckpt.storage import LocalStorage, MemoryStorage, from_url, opened
+from asyncckpt.storage.fsspec import FsspecStorage
+from asyncckpt.storage.recipe import made, recipe_of
+from asyncckpt.storage.s3 import S3Storage
+from asyncckpt.testing.store import use
 
 
 def test_paths_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,11 +50,81 @@ def test_a_memory_name_is_one_store() -> None:
     asyncio.run(act())
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket", "az://x/y", "https://host/run", "S3://bucket"])
-def test_object_stores_are_refused_for_now(url: str) -> None:
-    with pytest.raises(StorageError, match=r"not supported in this version yet.*give a path") as caught:
-        from_url(url)
-    assert url in str(caught.value)
+@pytest.mark.parametrize(
+    ("url", "kind", "known_as"),
+    [
+        ("s3://bucket", S3Storage, "s3://bucket"),
+        ("s3://bucket/", S3Storage, "s3://bucket"),
+        ("S3://bucket/a/b/", S3Storage, "s3://bucket/a/b"),
+        ("s3a://bucket//a", S3Storage, "s3://bucket/a"),
+        ("local:///runs/x/", FsspecStorage, "local:///runs/x"),
+    ],
+)
+def test_the_scheme_says_which_store_it_is(url: str, kind: type, known_as: str) -> None:
+    store = from_url(url)
+    assert isinstance(store, kind)
+    assert store.url == known_as
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"), [("s3://bucket/run", "s3fs", "s3"), ("gs://bucket", "fsspec", "fsspec")]
+)
+def test_what_a_root_needs_and_is_not_installed_is_named(
+    url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(StorageError, match=rf"pip install 'asyncckpt\[{extra}\]'"):
+        use(from_url(url), lambda store: store.head("a"))
+
+
+def test_an_implementation_that_fsspec_misses_is_named() -> None:
+    with pytest.raises(StorageError, match=r"gs://bucket needs a library that is not installed.*gcsfs"):
+        from_url("gs://bucket")
+    with pytest.raises(StorageError, match="no-such-scheme"):
+        from_url("no-such-scheme://x")
+
+
+@pytest.mark.parametrize("url", ["runs/one", "file:///runs/one", "memory://name"])
+def test_options_that_would_have_no_effect_are_refused(url: str) -> None:
+    with pytest.raises(StorageError, match="takes no storage_options"):
+        from_url(url, {"key": "x"})
+    assert from_url(url, {}).url
+    with pytest.raises(StorageError, match="is open already"):
+        opened(from_url(url), {"key": "x"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"asyncckpt": {"atempts": 3}}, "is a mapping of part_size, concurrency"),
+        ({"asyncckpt": 3}, "is a mapping of"),
+        ({"asyncckpt": {"attempts": 0}}, "positive number"),
+        ({"asyncckpt": {"attempts": 2.5}}, "positive number"),
+        ({"asyncckpt": {"deadline": "1"}}, "positive number"),
+        ({"asyncckpt": {"part_size": 1 << 20}}, "no parts below 5 MiB"),
+    ],
+)
+def test_tuning_that_makes_no_sense_is_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(StorageError, match=said):
+        from_url("s3://bucket/run", options)
+
+
+def test_options_that_the_client_does_not_take_are_named() -> None:
+    with pytest.raises(StorageError, match=r"storage_options that s3fs does not take.*endpoint"):
+        use(from_url("s3://bucket/run", {"endpoint": "http://127.0.0.1:1"}), lambda store: store.head("a"))
+
+
+def test_a_recipe_does_not_show_what_is_in_it() -> None:
+    store = from_url("s3://bucket/run", {"key": "me", "secret": "hush"})
+    recipe = recipe_of(store)
+    assert recipe is not None
+    assert "hush" not in repr(recipe)
+    assert "hush" not in str(recipe)
+    again = made(recipe)
+    assert isinstance(again, S3Storage)
+    assert (again.url, recipe_of(again)) == (store.url, recipe)
+    assert recipe_of(from_url("s3://bucket/run", {"session": object()})) is None
 
 
 @pytest.mark.parametrize("url", ["file://run", "file://host/run", "file://"])

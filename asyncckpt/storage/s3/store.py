@@ -72,7 +72,7 @@ class S3Storage:
 
     @property
     def retries(self) -> Mapping[str, int]:
-        """How many attempts were made again, by what had failed: ``slow_down``, ``timeout``, ``reset``, ..."""
+        """See `asyncckpt.storage.base.Retrying`."""
         return MappingProxyType(self._requests.retries)
 
     def recipe(self) -> Recipe | None:

@@ -24,7 +24,7 @@ class Tuning:
     """Of an upload and of one ranged read. An object that would have too many parts has bigger ones."""
     concurrency: int = 16
     """Requests in flight at most; fewer while the store says that it is too much."""
-    memory: int = 48 << 20
+    memory: int = 40 << 20
     """Of copies of parts that are being sent, for each object."""
     attempts: int = 8
     """For one request, the first included."""
