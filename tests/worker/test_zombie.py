@@ -20,8 +20,12 @@ SWEEP = {"list data/", "uploads", "delete data/N-step-N/rank-N-of-N.pN.safetenso
 SAVE = {"put data/N-step-N/rank-N-of-N.pN.safetensors", "put data/N-step-N/manifest.json", "get latest", "put latest"}
 PRUNE = {"list data/N-step-N/"}
 SHARE = {"get data/N-step-N/manifest.json"}
-ALL = OPEN | SHARE | SWEEP | SAVE | PRUNE
-FIRST = ALL - SHARE - {"get commits/N.json", "delete data/N-step-N/rank-N-of-N.pN.safetensors"} | {"create run.json"}
+AMEND = {"delete commits/N.json"}
+"""What was known before of a checkpoint, where its metrics came late."""
+ALL = OPEN | SHARE | SWEEP | SAVE | PRUNE | AMEND
+FIRST = ALL - SHARE - AMEND - {"get commits/N.json", "delete data/N-step-N/rank-N-of-N.pN.safetensors"} | {
+    "create run.json"
+}
 
 
 def test_a_writer_stopped_at_any_request_and_resumed_after_another_took_over() -> None:
