@@ -27,7 +27,7 @@ from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.format.slots import Slots
 from asyncckpt.listing import Listing
 from asyncckpt.retention import best_of, monitor_of
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Opening, Storage
 from asyncckpt.worker.commit import commit, create, fence
 from asyncckpt.worker.fencing import take_fenced
 from asyncckpt.worker.increment import Base
@@ -315,6 +315,15 @@ async def _claim(catalog: Catalog, created: int) -> RunFile:
     if run is None:
         await catalog.check_recorded()  # before anything is written
     publish = await catalog.storage.probe()
+    if publish == "none" and isinstance(catalog.storage, Opening):
+        # Never "fenced" on file systems: one that was stopped in the middle of its probe, whose files another start has
+        # tidied up meanwhile, finds this too, and would write its run file over that of the other.
+        raise RunRefused(
+            f"{catalog.storage.url} does not create files exclusively (a second create succeeded): two writers could "
+            "not exclude each other; use a root on another file system"
+        )
+    if run is None:
+        run = await catalog.run()  # another start may have been faster than the probe
     if run is None:
         number = secrets.token_hex(8)
         if publish == "none":
