@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
+
 PATIENCE = 60.0
 """Seconds that it may take to start."""
 
