@@ -219,6 +219,20 @@ class Fallback(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed(Event):
+    """``executor="auto"`` chose ``thread`` or ``process`` for a state of about `bytes`: a process above `break_even`.
+
+    `rate` is how many bytes were digested per second, None where nothing had to be measured. Told when a checkpointer
+    is made, by the thread that makes it; where that process cannot be had, a `Fallback` follows.
+    """
+
+    executor: str
+    bytes: int
+    break_even: int
+    rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Shortage(Event):
     """Before the first save: it will need more of a `resource` (memory, memlock, disk, store) than there is.
 
