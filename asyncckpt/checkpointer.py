@@ -27,6 +27,7 @@ from asyncckpt.arguments import (
 )
 from asyncckpt.beginning import Beginning
 from asyncckpt.budget import Budget
+from asyncckpt.cadence import Cadence
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
@@ -127,14 +128,15 @@ class AsyncCheckpointer:
             "extra": extra,
         }
         self._tracked = tracked = track(parts, here)
-        plan = fingerprint(tracked)
-        decider = Decider(save or SavePolicy(), monitor, SYSTEM_CLOCK)
+        plan, policy = fingerprint(tracked), save or SavePolicy()
+        decider = Decider(policy, monitor, SYSTEM_CLOCK)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         self._exporter = exporter(metrics)
         speedometer = Speedometer()
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
+        self._cadence = Cadence(policy, SYSTEM_CLOCK, self._listeners)
         living.replace(self._storage.url, self)
         # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
         self._ranks = ranks = here.ranks(
@@ -151,8 +153,9 @@ class AsyncCheckpointer:
         counts, admission = Counts(), Admission(self._storage, self._listeners)
         self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
         config = ServiceConfig(keep, monitor, overwrite)
-        size = roughly(parts)
-        self._executor = executing.made(executor, size, self._storage, config, self._listeners, SYSTEM_CLOCK, ranks)
+        self._executor = executing.made(
+            executor, roughly(parts), self._storage, config, self._listeners, SYSTEM_CLOCK, ranks
+        )
         self._saver = Saver(
             Capture(saved_here(tracked, here), tracked.lazy),
             self._executor,
@@ -200,6 +203,7 @@ class AsyncCheckpointer:
         """
         self._check_open()
         self._saver.stepped(step)
+        self._cadence.step(step)
         due = self._decision.at_step(step, metrics)
         if isinstance(due, Stop):
             return self._stopping.act(step, due, functools.partial(self._save_now, step, epoch, metrics))
@@ -353,6 +357,7 @@ class AsyncCheckpointer:
 
     def _restored(self, loaded: Loaded) -> TrainingState:
         self._decision.restored(loaded.checkpoint.metrics)
+        self._cadence.restored()
         return training_state(info_of(loaded.checkpoint), loaded.state)
 
     # -- the catalog ---------------------------------------------------------------------------------------

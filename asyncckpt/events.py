@@ -8,10 +8,10 @@ Each save ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skippe
 end. `Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
 a state of a few kilobytes it may arrive after `Durable`. After `Durable` come the `Pruned` of the same commit, then
 `Retained`; `Deleted` follows one commit later. A restore ends with `Restored` or `RestoreFailed`, after any `Damaged`
-that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `OverBudget`, `Paced`, `Skipped` and `Superseded`
-may arrive on the training thread, which a slow listener holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged`
-arrive on the thread that restores; `PreemptionNoticed` and `PreemptionPlanned` arrive on the training thread, and so
-does `PreemptionEnded` with ``exit="raise"``. Everything else arrives on background threads.
+that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `OverBudget`, `Paced`, `Expected`, `Skipped`
+and `Superseded` may arrive on the training thread, which a slow listener holds up; `Restored`, `RestoreFailed`,
+`Resumed` and `Damaged` arrive on the thread that restores; `PreemptionNoticed` and `PreemptionPlanned` arrive on the
+training thread, and so does `PreemptionEnded` with ``exit="raise"``. Everything else arrives on background threads.
 """
 
 from __future__ import annotations
@@ -66,6 +66,16 @@ class Paced(Event):
     target: float
     usual: float
     taken: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expected(Event):
+    """Between two periodic saves usually lie `seconds`, by the policy and by how long steps take now.
+
+    Told when that is known, and again when it has changed by more than a tenth.
+    """
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +235,20 @@ class Retried(Event):
 
     reason: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed(Event):
+    """``executor="auto"`` chose ``thread`` or ``process`` for a state of about `bytes`: a process above `break_even`.
+
+    `rate` is how many bytes were digested per second, None where nothing had to be measured. Told when a checkpointer
+    is made, by the thread that makes it; where that process cannot be had, a `Fallback` follows.
+    """
+
+    executor: str
+    bytes: int
+    break_even: int
+    rate: float | None
 
 
 @dataclass(frozen=True, slots=True)

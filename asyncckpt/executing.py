@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import recipe_of
+from asyncckpt.weighing import weigh
 from asyncckpt.worker import presence
 from asyncckpt.worker.adopting import drained
 from asyncckpt.worker.executor import Executor, Keeper, ThreadExecutor
@@ -24,8 +26,7 @@ from asyncckpt.worker.settings import ProcessConfig
 
 Wanted: TypeAlias = Literal["auto", "thread", "process"] | ProcessConfig
 
-BREAK_EVEN = 64 << 20
-"""Bytes of state from which ``executor="auto"`` takes a process: below, a thread has written it before it matters."""
+logger = logging.getLogger("asyncckpt")
 
 
 def made(
@@ -79,7 +80,7 @@ def _executor(
     clock: Clock,
     thread: Callable[[Past | None], Executor],
 ) -> Executor:
-    if wanted == "thread" or (wanted == "auto" and nbytes <= BREAK_EVEN):
+    if wanted == "thread" or (wanted == "auto" and not _is_worth_it(nbytes, ranks, listeners)):
         return thread(None)
     settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
     reason = _why_not(storage)
@@ -90,6 +91,17 @@ def _executor(
             reason = str(error)
     listeners.emit(Fallback("executor", f"{reason}: saves run in a thread, and end with this process"))
     return thread(None)
+
+
+def _is_worth_it(nbytes: int, ranks: Ranks, listeners: Listeners) -> bool:
+    found = weigh(nbytes, ranks.world)
+    measured = "" if found.rate is None else f" (digested here at {found.rate / 1e9:.1f} GB/s)"
+    logger.info(
+        "executor='auto': a %s, for about %s bytes of state; a process is worth it above %s%s",
+        *(found.executor, f"{found.bytes:,}", f"{found.break_even:,}", measured),
+    )
+    listeners.emit(found)
+    return found.executor == "process"
 
 
 def _process(

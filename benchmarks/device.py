@@ -7,10 +7,7 @@ at all says that it does not wait for the copies.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import nn
 
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.storage import MemoryStorage
@@ -39,46 +36,35 @@ def run(options: Options) -> Report:
 
 def measure(turn: Turn) -> list[Sample]:
     """Saves at every step of a training on the simulated device."""
-    from asyncckpt.staging import pinning, streams
     from asyncckpt.testing import simacc
+    from benchmarks.simulated import Simulated, copies_held
 
-    pinning._registrars["sim"] = pinning.Registrar(simacc.host_register, simacc.host_unregister)
-    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4 if turn.quick else 40))).to("sim")
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    data = torch.randn(8, 64).to("sim")
-
-    def step() -> None:
-        model(data).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)  # or gradients would come and go
-
-    step()
+    subject = Simulated(quick=turn.quick)
     samples = list[Sample]()
-    options: dict[str, Any] = {"model": model, "optimizer": optimizer, "verify": "off", "executor": "thread"}
-    with AsyncCheckpointer(MemoryStorage("device"), **options) as checkpointer:
+    with AsyncCheckpointer(
+        MemoryStorage("device"), model=subject.model, optimizer=subject.optimizer, verify="off", executor="thread"
+    ) as checkpointer:
         for number in range(1, WARM + (2 if turn.quick else SAVES) + 1):
             torch.accelerator.synchronize()
             before = simacc.stats()
-            with simacc.hold(streams.stream_device(torch.device("sim", 0))._side):
+            with copies_held():
                 handle = checkpointer.save(number)
                 called = simacc.stats()
-                step()
+                subject.step()
             handle.wait()
             after = simacc.stats()
             if number > WARM:
                 samples.append(_counted(before, called, after, len(simacc.races())))
-    tensors = len(list(model.parameters())) * 2
-    return [s | {"tensors": tensors} for s in samples]
+    return [s | {"tensors": subject.tensors} for s in samples]
 
 
 def _counted(before: dict[str, int], called: dict[str, int], after: dict[str, int], races: int) -> Sample:
-    def more(name: str, then: dict[str, int]) -> float:
-        return then.get(name, 0) - before.get(name, 0)
+    from benchmarks.simulated import more
 
     return {
-        "host waits": more("host_syncs", called),
-        "memory locked": more("pinned_allocs", after) + more("host_registers", after),
-        "device memory taken": max(0.0, more("live_bytes", after)),
-        "copies to the host": more("d2h_pinned", after),
+        "host waits": more("host_syncs", before, called),
+        "memory locked": more("pinned_allocs", before, after) + more("host_registers", before, after),
+        "device memory taken": max(0.0, more("live_bytes", before, after)),
+        "copies to the host": more("d2h_pinned", before, after),
         "races": races,
     }

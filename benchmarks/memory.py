@@ -2,16 +2,19 @@
 
 Memory is the proportional set size of the process and its children, sampled throughout, over the most that training
 held without it. This project stages two states by default, and that is its budget; others have none to declare.
+
+And what a training on a simulated device holds: see `memory_on_device`.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import threading
 from pathlib import Path
 
+from benchmarks import memory_on_device
 from benchmarks.bars import Bar
+from benchmarks.growth import gained, warm
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
 from benchmarks.saves import Save
@@ -24,15 +27,13 @@ BARS = (
     Bar("growth", 1.0),
     Bar("threads gained", 0),
     Bar("descriptors gained", 0),
+    *memory_on_device.BARS,
 )
 
 SAVES = 1_000
 QUICK_SAVES = 50
 PEER_SAVES = 100
 """Enough to show what a peer holds: a thousand would take most of an hour."""
-
-WARM = 0.2
-"""Of all saves: memory is compared from there on."""
 
 GENERATIONS = 2
 """States that this project stages by default."""
@@ -44,29 +45,24 @@ _EVERY = 0.01
 
 
 def run(options: Options) -> Report:
-    """Every system in turn, once."""
+    """What is simulated, which is the same on every machine; then every system in turn, once."""
+    simulated = memory_on_device.run(options)
     turns = take("memory", [OWN, *options.peers], options.turns(1), options)
-    return Report([r for name in turns.systems for r in _rows(name, turns.of(name))], turns.notes, turns.disturbed)
+    rows = [r for name in turns.systems for r in _rows(name, turns.of(name))]
+    return Report([*rows, *simulated.rows], turns.notes, turns.disturbed)
 
 
 def _rows(name: str, found: list[Sample]) -> list[Row]:
     state = found[0]["state"]
     case = f"{state / 1e6:.0f} MB of state, {GENERATIONS} of it as budget"
-    late = [s for s in found if s["progress"] >= WARM]
-    early, end = ([s for s in late if s["progress"] < 2 * WARM], [s for s in late if s["progress"] >= 1 - WARM])
-
-    def gained(key: str) -> list[float]:
-        before = statistics.median(s[key] for s in early)
-        return [s[key] - before for s in end]
-
     rows = [
         row("memory", case, name, "saves", "", [float(len(found))]),
         row("memory", case, name, "peak", "MB", [max(s["peak"] for s in found) / 1e6]),
-        row("memory", case, name, "growth", "MB", [value / 1e6 for value in gained("held")]),
-        row("memory", case, name, "threads gained", "", gained("threads")),
-        row("memory", case, name, "descriptors gained", "", gained("descriptors")),
+        row("memory", case, name, "growth", "MB", [value / 1e6 for value in gained(found, "held")]),
+        row("memory", case, name, "threads gained", "", gained(found, "threads")),
+        row("memory", case, name, "descriptors gained", "", gained(found, "descriptors")),
     ]
-    budget = [s["peak"] / state / GENERATIONS for s in late]
+    budget = [s["peak"] / state / GENERATIONS for s in warm(found)]
     return [*rows, row("memory", case, name, "peak / budget", "x", [max(budget)])]
 
 

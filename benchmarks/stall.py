@@ -3,6 +3,8 @@
 A training of 1,000 tensors and 1.5 GB (250 parameters with their AdamW moments and step counts), the same with an
 exponential average beside it, and the README's own example with one. Between two saves there are steps, so that
 what the call touches is as cold in the caches as in a training.
+
+And what a call asks of a simulated device: see `stall_on_device`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks import stall_on_device
 from benchmarks.bars import Bar
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
@@ -18,7 +21,7 @@ from benchmarks.subjects import Example, Optimized, Subject, parameters, size_of
 from benchmarks.systems import OWN, make
 from benchmarks.turns import Sample, Turn, Turns, take
 
-BARS = (Bar("call", 2.0), Bar("first / later", 1.2))
+BARS = (Bar("call", 2.0), Bar("first / later", 1.2), *stall_on_device.BARS)
 
 FACTOR = 1 / 25
 """Of the numbers per tensor, when only to see that it runs."""
@@ -46,10 +49,11 @@ CASES = (
 
 
 def run(options: Options) -> Report:
-    """Every system in turn, in every case."""
+    """What is simulated, which is the same on every machine; then every system in turn, in every case."""
+    simulated = stall_on_device.run(options)
     turns = take("stall", [OWN, *options.peers], options.turns(3), options)
     rows = [r for number, case in enumerate(CASES) for name in turns.systems for r in _rows(turns, number, case, name)]
-    return Report(rows, turns.notes, turns.disturbed)
+    return Report([*rows, *simulated.rows], turns.notes, turns.disturbed)
 
 
 def measure(turn: Turn) -> list[Sample]:

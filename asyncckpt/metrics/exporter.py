@@ -20,6 +20,7 @@ from asyncckpt.events import (
     Deleted,
     Durable,
     Event,
+    Expected,
     Failed,
     Fallback,
     Leftover,
@@ -168,6 +169,9 @@ class Exporter:
         self._metrics.target.set(event.target)
         self._metrics.share.set(event.share)
 
+    def _expected(self, event: Expected) -> None:
+        self._metrics.expected.set(event.seconds)
+
     def _noticed(self, event: PreemptionNoticed) -> None:
         self._metrics.notices[event.source].inc()
         self._metrics.left.set(event.seconds)
@@ -225,6 +229,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Shortage: Exporter._shortage,
     OverBudget: Exporter._over_budget,
     Paced: Exporter._paced,
+    Expected: Exporter._expected,
     PreemptionNoticed: Exporter._noticed,
     PreemptionPlanned: Exporter._planned,
     PreemptionEnded: Exporter._ended,

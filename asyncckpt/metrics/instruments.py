@@ -6,6 +6,7 @@ Labels have few values, all known here or fixed in the code that names them: nev
 from __future__ import annotations
 
 import functools
+import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +50,15 @@ class _Histogram(Histogram):
         return _without_created(super().collect())
 
 
+class _LateGauge(Gauge):
+    """Without a series until its value is known: it is NaN before, which would make a sum or an alert of it NaN."""
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+            yield metric
+
+
 class Children(dict[str, _C]):
     """A metric's children by the value of its label; the `values` that are known are there from the start, as 0."""
 
@@ -82,6 +92,11 @@ class _Workshop:
 
     def gauge(self, name: str, text: str) -> Gauge:
         return self._bound(self._metric(Gauge, name, text))
+
+    def late_gauge(self, name: str, text: str) -> Gauge:
+        gauge = self._bound(self._metric(_LateGauge, name, text))
+        gauge.set(math.nan)
+        return gauge
 
     def gauges(self, name: str, text: str, label: str, *values: str) -> Children[Gauge]:
         metric = self._metric(Gauge, name, text, label)
@@ -167,6 +182,11 @@ class Instruments:
         self.time = made.gauge(
             "asyncckpt_durable_timestamp_seconds",
             "When the newest checkpoint became durable (when it was saved, after a resume), Unix time; 0 before.",
+        )
+
+        self.expected = made.late_gauge(
+            "asyncckpt_expected_interval_seconds",
+            "Seconds that usually lie between two periodic saves; not there before that is known.",
         )
 
     def _queue(self, made: _Workshop) -> None:

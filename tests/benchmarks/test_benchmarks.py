@@ -13,6 +13,7 @@ import pytest
 from benchmarks import turns
 from benchmarks.__main__ import NAMES
 from benchmarks.bars import Bar
+from benchmarks.growth import gained
 from benchmarks.options import Options
 from benchmarks.results import Report, row
 from benchmarks.systems import OWN, PEERS
@@ -79,6 +80,11 @@ def test_a_peer_that_fails_is_noted_and_this_project_is_not(tmp_path: Path) -> N
 def test_a_sample_is_compared_with_the_limit_of_its_own_round() -> None:
     found = Turns({OWN: [[{"s": 2.0}, {"s": 3.0}], [{"s": 8.0}]], LIMIT: [[{"w": 1.0}], [{"w": 3.0}, {"w": 5.0}]]})
     assert found.against(OWN, "s", "w", lambda sample: sample["s"] != 3.0) == [2.0, 2.0]
+
+
+def test_growth_is_from_once_it_is_warm_to_the_end() -> None:
+    held = [0.0, 0.0, 5.0, 5.0, 6.0, 6.0, 6.0, 6.0, 7.0, 9.0]
+    assert gained([{"progress": at / 10, "held": value} for at, value in enumerate(held)], "held") == [2.0, 4.0]
 
 
 def test_bars_are_judged_by_medians_of_this_project_alone() -> None:

@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig, ProcessConfig, RetentionPolicy, SavePolicy
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.events import Durable, Fallback
-from asyncckpt.executing import BREAK_EVEN
+from asyncckpt.events import Durable, Fallback, Weighed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
+from asyncckpt.weighing import LEAST, WORTH
 from asyncckpt.worker import bridge, priority
 from asyncckpt.worker.bridge import ProcessExecutor
 
@@ -183,27 +183,60 @@ def test_an_arena_that_is_gone_is_gone_in_the_worker_too(make: Make) -> None:
 # -- which executor ----------------------------------------------------------------------------------------
 
 
+SLOW, FAST = LEAST / WORTH, 4 * LEAST / WORTH
+"""Bytes digested per second, by which `big` is worth a process and is not."""
+
+
+def digests(patch: pytest.MonkeyPatch, rate: float) -> None:
+    """From now on this machine is found to digest so many bytes per second."""
+    patch.setattr("asyncckpt.weighing.digest_rate", lambda: rate)
+
+
 def big() -> torch.nn.Module:
-    return torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(BREAK_EVEN // 4 + 1))])
+    return torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2 * LEAST // 4))])
 
 
-def test_auto_takes_a_process_for_what_is_large(tmp_path: Path) -> None:
+def test_auto_takes_a_process_for_what_takes_long_to_digest_here_and_says_why(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "asyncckpt")
     model = big()
-    with AsyncCheckpointer(tmp_path / "large", model=model) as ckpt:
+    digests(monkeypatch, SLOW)
+    with AsyncCheckpointer(tmp_path / "slow", model=model, listeners=[recorder]) as ckpt:
         assert isinstance(ckpt._executor, ProcessExecutor)
         assert ckpt.save(1).wait().step == 1
+    digests(monkeypatch, FAST)
+    with AsyncCheckpointer(tmp_path / "fast", model=model, listeners=[recorder]) as ckpt:
+        assert not isinstance(ckpt._executor, ProcessExecutor)
+    found = recorder.of(Weighed)
+    assert found == [
+        Weighed("process", 2 * LEAST, LEAST, SLOW),
+        Weighed("thread", 2 * LEAST, 4 * LEAST, FAST),
+    ]
+    said = [record.getMessage() for record in caplog.records if "executor='auto'" in record.getMessage()]
+    assert [f"{event.break_even:,}" in line and "GB/s" in line for event, line in zip(found, said, strict=True)] == [
+        True,
+        True,
+    ]
+
+
+def test_auto_takes_a_thread_for_what_is_small(tmp_path: Path) -> None:
     with AsyncCheckpointer(tmp_path / "small", model=Toy(), save=SavePolicy(every_steps=1)) as ckpt:
         assert not isinstance(ckpt._executor, ProcessExecutor)
 
 
-def test_auto_counts_the_state_that_an_optimizer_will_have(tmp_path: Path) -> None:
-    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(BREAK_EVEN // 8))])
+def test_auto_counts_the_state_that_an_optimizer_will_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests(monkeypatch, SLOW)
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(LEAST // 8))])
     with AsyncCheckpointer(tmp_path / "run", model=model, optimizer=torch.optim.Adam(model.parameters())) as ckpt:
         assert isinstance(ckpt._executor, ProcessExecutor)
 
 
 @pytest.mark.parametrize("wanted", ["process", "auto", ProcessConfig()])
-def test_where_no_process_can_be_had_a_thread_is_taken_visibly(recorder: Recorder, wanted: Any) -> None:
+def test_where_no_process_can_be_had_a_thread_is_taken_visibly(
+    recorder: Recorder, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests(monkeypatch, SLOW)
     model = big() if wanted == "auto" else Toy()
     with AsyncCheckpointer(MemoryStorage("here"), model=model, executor=wanted, listeners=[recorder]) as ckpt:
         assert ckpt.save(1).wait().step == 1

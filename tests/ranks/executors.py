@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asyncckpt import executing
+from asyncckpt import weighing
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
@@ -28,13 +28,13 @@ class Launcher:
 def _in(executor: str, runtime: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     os.environ["ASYNCCKPT_RUNTIME_DIR"] = runtime
     if executor == "process":
-        executing.BREAK_EVEN = -1  # from how many bytes of state on a process is worth it
+        weighing.BREAK_EVEN = -1  # from how many bytes of state on a process is worth it
     return function(*args)
 
 
 def gated(root: Path) -> GatedStorage:
     """A store at `root` whose requests this rank can hold and fail, also those of its worker process."""
-    if executing.BREAK_EVEN == -1 and sys.platform == "linux":
+    if weighing.BREAK_EVEN == -1 and sys.platform == "linux":
         from asyncckpt.testing.shared import SharedGates
 
         return SharedGates(root)

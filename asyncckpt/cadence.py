@@ -1,0 +1,70 @@
+"""Cadence: how many seconds usually lie between two periodic saves, so that a save that is missing can be told.
+
+Steps are timed from one call of ``step`` to the next. Their median counts: a pause now and then (an evaluation, a save
+that is waited for) is no part of how long a step takes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+from asyncckpt.clock import Clock
+from asyncckpt.events import Expected, Listeners
+from asyncckpt.policy import SavePolicy
+
+ENOUGH = 8
+"""Steps from which their median means something."""
+
+RECENT = 64
+"""Steps that it is of, at most."""
+
+CHANGE = 0.1
+"""Of what was said last: less than that is not worth an event."""
+
+
+class Cadence:
+    """Of one training, on its thread; tells `listeners` how long an interval of `policy` takes, and when that changes.
+
+    It says nothing where the policy has no period in steps or seconds, and nothing before `ENOUGH` steps where it has
+    one in steps alone.
+    """
+
+    def __init__(self, policy: SavePolicy, clock: Clock, listeners: Listeners) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._listeners = listeners
+        self._steps: deque[float] = deque(maxlen=RECENT)
+        self._last: tuple[int, float] | None = None
+        self._said: float | None = None
+
+    def step(self, step: int) -> None:
+        """Step `step` was completed now."""
+        if self._policy.every_steps is None and self._policy.every_seconds is None:
+            return
+        now = self._clock.monotonic()
+        made = 0 if self._last is None else step - self._last[0]
+        if self._last is not None and made > 0:
+            self._steps.append((now - self._last[1]) / made)
+        if made or self._last is None:  # a step that is said again is timed from when it was said first
+            self._last = (step, now)
+        self._say(self._expected())
+
+    def restored(self) -> None:
+        """The next step is of another branch, and what lies between was no step."""
+        self._last = None
+
+    def _expected(self) -> float | None:
+        usual = statistics.median(self._steps) if len(self._steps) >= ENOUGH else None
+        found = list[float]()
+        if self._policy.every_seconds is not None:
+            # It is only looked at after a step.
+            found.append(max(self._policy.every_seconds, usual or 0.0))
+        if self._policy.every_steps is not None and usual is not None:
+            found.append(self._policy.every_steps * usual)
+        return min(found, default=None)
+
+    def _say(self, seconds: float | None) -> None:
+        if seconds is not None and (self._said is None or abs(seconds - self._said) > CHANGE * self._said):
+            self._said = seconds
+            self._listeners.emit(Expected(seconds))
