@@ -11,7 +11,8 @@ a state of a few kilobytes it may arrive after `Durable`. After `Durable` come t
 that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `OverBudget`, `Paced`, `Expected`, `Skipped`
 and `Superseded` may arrive on the training thread, which a slow listener holds up; `Restored`, `RestoreFailed`,
 `Resumed` and `Damaged` arrive on the thread that restores; `PreemptionNoticed` and `PreemptionPlanned` arrive on the
-training thread, and so does `PreemptionEnded` with ``exit="raise"``. Everything else arrives on background threads.
+training thread, and so do `PreemptionEnded` with ``exit="raise"`` and `Weighed`. Everything else arrives on background
+threads.
 """
 
 from __future__ import annotations
