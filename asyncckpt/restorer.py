@@ -138,14 +138,16 @@ class Restorer:
                 fitted = choose(consensus) if consensus.is_led_here else consensus.follow()
                 if fitted is None:
                     return None
+                self._placed(fitted.loaded, time.monotonic() - began)
                 consensus.finish(lambda: finish(fitted.loaded))
+                return fitted.loaded
         finally:
             self._call = consensus.number
+
+    def _placed(self, loaded: Loaded, seconds: float) -> None:
+        """On all ranks."""
         self._half_placed = None
-        loaded = fitted.loaded
-        checkpoint, seconds = loaded.checkpoint, time.monotonic() - began
-        self._listeners.emit(Restored(checkpoint.step, checkpoint.seq, loaded.bytes, seconds))
-        return loaded
+        self._listeners.emit(Restored(loaded.checkpoint.step, loaded.checkpoint.seq, loaded.bytes, seconds))
 
     def _place(self, fitted: Fitted) -> None:
         self._guard()
