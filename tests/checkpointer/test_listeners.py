@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy, SaveHandle, SavePolicy, events
 from asyncckpt.errors import CheckpointNotFoundError, SaveFailed, StorageDenied
 from asyncckpt.events import (
+    Amended,
     Deleted,
     Durable,
     Event,
@@ -30,6 +31,7 @@ from asyncckpt.events import (
     Stalled,
     Superseded,
     Swept,
+    Weighed,
 )
 from asyncckpt.metrics.exporter import _HANDLERS
 from asyncckpt.testing.slow import GatedStorage
@@ -177,7 +179,7 @@ def test_listeners_are_told_in_the_order_in_which_they_were_given_and_the_metric
 
 def test_every_event_is_counted_or_known_to_be_none_of_the_metrics() -> None:
     kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
-    assert kinds - set(_HANDLERS) == {Event, Swept}
+    assert kinds - set(_HANDLERS) == {Event, Swept, Amended, Weighed}
 
 
 def test_events_come_from_other_threads_except_what_the_call_itself_finds(make: Make, store: GatedStorage) -> None:
