@@ -231,7 +231,7 @@ class Fallback(Event):
 @dataclass(frozen=True, slots=True)
 class Retried(Event):
     """Requests to an object store that were made again since this was told last: `count`, by `reason` (slow_down,
-    conflict, server_error, timeout, reset, truncated, damaged, unreachable).
+    conflict, server_error, timeout, reset, damaged, unreachable).
     """
 
     reason: str

@@ -246,7 +246,7 @@ class Instruments:
             "asyncckpt_storage_retries_total",
             "Requests to an object store that were made again, by what had failed.",
             "reason",
-            *("slow_down", "conflict", "server_error", "timeout", "reset", "truncated", "damaged", "unreachable"),
+            *("slow_down", "conflict", "server_error", "timeout", "reset", "damaged", "unreachable"),
         )
         self.fallbacks = made.gauges("asyncckpt_fallback", "1 for what runs slower or weaker.", "feature")
         self.shortages = made.gauges(

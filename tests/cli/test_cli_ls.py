@@ -187,9 +187,9 @@ def test_an_error_of_the_system_is_told_without_its_number(run: Run, tmp_path: P
 
 
 def test_a_store_that_is_not_supported_is_named(run: Run) -> None:
-    result = run("ls", "s3://bucket/run")
+    result = run("ls", "nothing://bucket/run")
     assert result.exit_code == 4
-    assert result.stderr.startswith("asyncckpt: s3://bucket/run: ")
+    assert result.stderr.startswith("asyncckpt: nothing://bucket/run: ")
 
 
 def test_a_file_url_is_a_root(document: Document, saved: Saved) -> None:

@@ -52,7 +52,7 @@ def _failing(proxy: Proxy) -> None:
         (lambda proxy: proxy.add("reset", "POST .*uploads", times=2), "reset"),
         (lambda proxy: proxy.add("lose", "PUT .*partNumber", every=3), "reset"),
         (lambda proxy: proxy.add("lose", "POST .*uploadId", times=1), "reset"),
-        (lambda proxy: proxy.add("truncate", "GET .*/big$", after=MIB, times=3), "truncated"),
+        (lambda proxy: proxy.add("truncate", "GET .*/big$", after=MIB, times=3), "damaged"),
         (lambda proxy: proxy.add("hang", "PUT .*partNumber=2", times=1), "timeout"),
         (lambda proxy: proxy.add("hang", "GET .*/big$", times=1), "timeout"),
     ],

@@ -141,7 +141,7 @@ def _unanswered(error: Exception) -> Fault:
         said = "the store did not answer in time" + (f" ({error})" if str(error) else "")
         return Fault("transient", "timeout", said, applied=True)
     if names & _TRUNCATED:
-        return Fault("transient", "truncated", f"the answer was cut short: {error}", applied=True)
+        return Fault("transient", "damaged", f"the answer was cut short: {error}", applied=True)
     if names & _CUT:
         return Fault("transient", "reset", f"the connection broke: {error}", applied=True)
     return Fault("other", type(error).__name__, f"{type(error).__name__}: {error}", applied=True)
