@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,7 +202,7 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
     training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
     first = training.model.weight.detach().clone()
     with Proxy(own.port) as proxy:
-        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 1, "read_timeout": 3})
+        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3})
         with checkpointer(training, url, options, optimizer=None, close_timeout=60) as ckpt:
             ckpt.save(1).wait()
             with torch.no_grad():
@@ -209,6 +210,8 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
             proxy.add("delay", "POST .*uploadId", seconds=1)
             handle = ckpt.save(2)
             proxy.wait_for("POST .*uploadId", 2)
+            requests = ckpt._storage._requests
+            requests.tuning = replace(requests.tuning, attempts=1)  # now it is known how that ends
             goes(own, proxy)
             with torch.no_grad():
                 training.model.weight.add_(1)

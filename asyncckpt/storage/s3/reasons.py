@@ -137,7 +137,8 @@ def _unanswered(error: Exception) -> Fault:
         return Fault("denied", name, f"{_HELPLESS[name]} ({error})")
     if names & _UNREACHABLE:
         return Fault("transient", "unreachable", f"{error}; check the network, and endpoint_url")
-    if isinstance(error, TimeoutError) or "ReadTimeoutError" in names:
+    is_stuck = isinstance(inner, OSError) and inner.errno == errno.ETIMEDOUT
+    if isinstance(error, TimeoutError) or is_stuck or "ReadTimeoutError" in names:
         said = "the store did not answer in time" + (f" ({error})" if str(error) else "")
         return Fault("transient", "timeout", said, applied=True)
     if names & _TRUNCATED:
