@@ -55,7 +55,8 @@ class Asyncckpt:
         self._handle.wait()
 
     def prune(self) -> None:
-        """Retention does."""
+        """Retention does; it has run once this returns."""
+        self._checkpointer.wait()
 
     def load(self) -> Mapping[str, Tensor]:
         return tensors_of(asyncckpt.load(self._root).state)
@@ -90,3 +91,6 @@ class Paced(InProcess):
     """So that a step takes 2 % longer at most, which is the default."""
 
     slowdown = 0.02
+
+    def prune(self) -> None:
+        """Retention does. Who waits for it hurries it, and so what comes next."""
