@@ -4,6 +4,8 @@ The loop saves as soon as the save before is durable. ``extra`` is the wall time
 made meanwhile take without saving: stall and slow-down together. ``durable`` is from the call to the last fsync,
 beside a training that goes on. Steps without saving are timed before the system is there and after it was closed:
 what it does in the background while it is there would make them slower, and saving look cheaper.
+
+And what that asks of a simulated device: see `overhead_on_device`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import statistics
 import time
 
+from benchmarks import overhead_on_device
 from benchmarks.bars import Bar
 from benchmarks.limits import copy_seconds, write_seconds
 from benchmarks.loop import SMALL, Shape, Training
@@ -20,7 +23,7 @@ from benchmarks.saves import WARM, Save
 from benchmarks.systems import OWN, System, make
 from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
 
-BARS = (Bar("extra / best peer's", 0.30), Bar("durable / direct write", 1.25))
+BARS = (Bar("extra / best peer's", 0.30), Bar("durable / direct write", 1.25), *overhead_on_device.BARS)
 
 PLAIN = 5
 """Steps without saving, before and after the saves."""
@@ -38,7 +41,8 @@ SAVES = 4
 
 
 def run(options: Options) -> Report:
-    """Every system in turn; then what it cost beside the best peer."""
+    """What is simulated, every system in turn, and then what it cost beside the best peer."""
+    simulated = overhead_on_device.run(options)
     turns = take("overhead", [OWN, LIMIT, *options.peers], options.turns(3), options)
     case = f"{turns.of(LIMIT)[0]['bytes'] / 1e9:.2f} GB"
     rows = [r for name in turns.systems for r in _rows(turns, case, name)]
@@ -49,7 +53,7 @@ def run(options: Options) -> Report:
     limits = turns.of(LIMIT)
     rows.append(row("overhead", case, "limit: memory copy", "extra", "s", [s["copy"] for s in limits]))
     rows.append(row("overhead", case, "limit: direct write", "durable", "s", [s["write"] for s in limits]))
-    return Report(rows, turns.notes, turns.disturbed)
+    return Report([*rows, *simulated.rows], turns.notes, turns.disturbed)
 
 
 def _rows(turns: Turns, case: str, name: str) -> list[Row]:
