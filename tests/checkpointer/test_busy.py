@@ -182,5 +182,7 @@ def test_P6_latest_never_goes_back(make: Make, store: GatedStorage, recorder: Re
     ckpt.wait()
     ckpt.close()
     assert seen == sorted(seen)
-    assert seen == [event.step for event in recorder.of(Durable)]
+    told = [event.step for event in recorder.of(Durable)]
+    # A worker process may have committed the next by the time that this one hears of the last.
+    assert all(latest >= step for latest, step in zip(seen, told, strict=True))
     assert seen[-1] == 20
