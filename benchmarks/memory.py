@@ -24,7 +24,7 @@ from benchmarks.turns import Sample, Turn, take
 
 BARS = (
     Bar("peak / budget", 1.05),
-    Bar("growth", 1.0),
+    Bar("growth / budget", 0.01),
     Bar("threads gained", 0),
     Bar("descriptors gained", 0),
     *memory_on_device.BARS,
@@ -62,8 +62,12 @@ def _rows(name: str, found: list[Sample]) -> list[Row]:
         row("memory", case, name, "threads gained", "", gained(found, "threads")),
         row("memory", case, name, "descriptors gained", "", gained(found, "descriptors")),
     ]
-    budget = [s["peak"] / state / GENERATIONS for s in warm(found)]
-    return [*rows, row("memory", case, name, "peak / budget", "x", [max(budget)])]
+    budget = GENERATIONS * state
+    return [
+        *rows,
+        row("memory", case, name, "peak / budget", "x", [max(s["peak"] for s in warm(found)) / budget]),
+        row("memory", case, name, "growth / budget", "x", [value / budget for value in gained(found, "held")]),
+    ]
 
 
 def measure(turn: Turn) -> list[Sample]:
