@@ -245,8 +245,7 @@ class Instruments:
         self.retries = made.counters(
             "asyncckpt_storage_retries_total",
             "Requests to an object store that were made again, by what had failed.",
-            "reason",
-            *("slow_down", "conflict", "server_error", "timeout", "reset", "damaged", "unreachable"),
+            "reason",  # none before there is one: local disks have none
         )
         self.fallbacks = made.gauges("asyncckpt_fallback", "1 for what runs slower or weaker.", "feature")
         self.shortages = made.gauges(

@@ -32,6 +32,7 @@ class SharedGates(GatedStorage):
         super().__init__(LocalStorage(root))
         self.name = f"asyncckpt-gates-{os.getpid()}-{secrets.token_hex(8)}"
         self._asking: set[asyncio.StreamWriter] = set()
+        self._answering: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gates", daemon=True)
         self._thread.start()
@@ -58,31 +59,41 @@ class SharedGates(GatedStorage):
 
     async def _end(self) -> None:
         self._served.result().close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait(others, timeout=1) if others else None
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        # Again and again: a connection that was just accepted is one task, which makes another that answers it.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=1)
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
         for writer in self._asking:  # also of those who were never answered
             writer.transport.abort()
             with suppress(ConnectionError):
                 await writer.wait_closed()
         await self.inner.aclose()
 
-    async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Here and not in the task, which may be cancelled before it has begun.
         self._asking.add(writer)
-        request, key = json.loads(await reader.readline())
-        said: object = None
+        task = self._loop.create_task(self._answer(reader, writer))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):  # who asked has died meanwhile
+            if asked := await reader.readline():
+                writer.write(json.dumps(await self._word(*json.loads(asked))).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    async def _word(self, request: Request, key: str) -> object:
+        """What the request fails with, once it may go on."""
         try:
             await self._arrive(request, key)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            said = failures.encode(error)
-        with suppress(ConnectionError):  # who asked has died meanwhile
-            writer.write(json.dumps(said).encode() + b"\n")
-            await writer.drain()
-        writer.close()
+            return failures.encode(error)
+        return None
 
 
 class Joined(GatedStorage):
