@@ -14,6 +14,7 @@ import sys
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.recipe import Recipe
@@ -60,7 +61,7 @@ class SharedGates(GatedStorage):
     async def _end(self) -> None:
         self._served.result().close()
         # Again and again: a connection that was just accepted is one task, which makes another that answers it.
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        while others := await _others():
             await asyncio.wait(others, timeout=1)
             for task in others:
                 task.cancel()
@@ -94,6 +95,13 @@ class SharedGates(GatedStorage):
         except BaseException as error:
             return failures.encode(error)
         return None
+
+
+async def _others() -> set[asyncio.Task[Any]]:
+    """The other tasks, those too that come of what has happened already: what is accepted, is made, and calls back."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 class Joined(GatedStorage):
