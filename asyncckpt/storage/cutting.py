@@ -15,7 +15,7 @@ async def blocks(parts: Parts, size: int) -> AsyncGenerator[memoryview, None]:
     """
     is_lasting = not isinstance(parts, AsyncIterable)
     joined = bytearray()
-    async for part in _each(parts):
+    async for part in each(parts):
         view = memoryview(part)
         while view:
             if is_lasting and not joined and len(view) >= size:
@@ -32,7 +32,8 @@ async def blocks(parts: Parts, size: int) -> AsyncGenerator[memoryview, None]:
         yield memoryview(joined)
 
 
-async def _each(parts: Parts) -> AsyncIterator[Buffer]:
+async def each(parts: Parts) -> AsyncIterator[Buffer]:
+    """The parts in order, whether or not they are there from the beginning."""
     if isinstance(parts, AsyncIterable):
         async for part in parts:
             yield part

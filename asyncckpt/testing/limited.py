@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 
 from asyncckpt.storage.base import Buffer, ObjectInfo, Parts, PutMode, Storage
+from asyncckpt.storage.cutting import each
 from asyncckpt.testing.slow import GatedStorage
 
 PIECE = 256 << 10
@@ -26,19 +27,10 @@ class LimitedStorage(GatedStorage):
         return await super().put(key, self._limited(parts), length=length, mode=mode)
 
     async def _limited(self, parts: Parts) -> AsyncIterator[Buffer]:
-        async for part in _each(parts):
+        async for part in each(parts):
             view = memoryview(part)
             for start in range(0, len(view), PIECE):
                 piece = view[start : start + PIECE]
                 async with self._turn:
                     await asyncio.sleep(len(piece) / self._rate)
                 yield piece
-
-
-async def _each(parts: Parts) -> AsyncIterator[Buffer]:
-    if isinstance(parts, AsyncIterable):
-        async for part in parts:
-            yield part
-    else:
-        for part in parts:
-            yield part

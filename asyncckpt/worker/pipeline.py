@@ -11,12 +11,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Box, Contents, EncodedTensors, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.together import together
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
 from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
@@ -111,7 +112,7 @@ class Packing:
     async def _write_whole(self, digested: asyncio.Future[_Digested], base: Base | None) -> Written:
         # While the disk writes what was digested, since the manifest must wait for both.
         described = asyncio.ensure_future(self._described(digested, base))
-        await _all([*self._puts(), described])
+        await together([*self._puts(), described])
         found, (tensors, turnover) = await digested, await described
         packs = [
             self._pack(number, pack.length, pack.header, header)
@@ -234,13 +235,3 @@ class _Digested:
 
     tensors: Mapping[Path, TensorEntry]
     headers: tuple[str, ...]
-
-
-async def _all(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

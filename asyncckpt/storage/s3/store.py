@@ -13,7 +13,7 @@ import functools
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from asyncckpt.storage.s3.requests import Failed, Refused, Requests
 from asyncckpt.storage.s3.tuning import tuning_of
 from asyncckpt.storage.s3.upload import Upload, checksum, forget
 from asyncckpt.storage.spans import check_length, span
+from asyncckpt.storage.together import together
 
 logger = logging.getLogger("asyncckpt")
 
@@ -224,7 +225,7 @@ class S3Storage:
             return memoryview(head)
         target = memoryview(room(count) if into is None else into)
         target[: len(head)] = head
-        await _together(
+        await together(
             fill(self._requests, where, target[at : at + size], start + at, found.condition)
             for at in range(len(head), count, size)
         )
@@ -318,15 +319,3 @@ async def _joined(first: memoryview, second: memoryview, rest: AsyncIterator[mem
     yield second
     async for block in rest:
         yield block
-
-
-async def _together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Carry all out at once; what the first failure raises ends the others."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
