@@ -308,7 +308,11 @@ class Saver:
             return
         while urgency.takes_over and self._supersede(step, replaceable=False):
             pass
-        if urgency.gives_up and (job := self._in_flight) is not None:
+        # What could not be taken back and is not in flight has been begun, and the worker has not said so yet.
+        given_up = {hand.job.id for hand in self._queued.newest_first(replaceable=False) if urgency.takes_over}
+        if urgency.gives_up and (job := self._in_flight) is not None:  # noted there before it leaves the queue
+            given_up.add(job)
+        for job in given_up:
             self._gave_way[job] = step
             self._executor.abandon(job, step)
 
@@ -357,13 +361,15 @@ class Saver:
 
     def _answer(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot, reply: Reply) -> None:
         """Take the worker's reply to the handle; on the worker's thread."""
-        self._queued.remove(job.id)
         if isinstance(reply, Started):
             self._in_flight = job.id
+            self._queued.remove(job.id)
             handle._began(reply.seq)
             return
+        self._queued.remove(job.id)
         if self._in_flight == job.id:
             self._in_flight = None
+        gave_way_to = self._gave_way.pop(job.id, job.step)
         self._ranks.end(save_task(job.ordinal))
         snapshot.stop()
         snapshot.release()
@@ -373,7 +379,7 @@ class Saver:
             self._outcomes.let_go(handle, reply.by_step)
         elif isinstance(reply, Rejected):
             if isinstance(reply.error, SaveSuperseded):
-                self._outcomes.let_go(handle, self._gave_way.pop(job.id, job.step))
+                self._outcomes.let_go(handle, gave_way_to)
             elif isinstance(reply.error, SaveSkipped):
                 logger.warning("%s", reply.error)
                 self._outcomes.leave_out(handle, reply.error)

@@ -88,7 +88,7 @@ class SaveService:
         self._orphaned = False
         self._is_emergency = False
         """Whether the newest save that was begun is one."""
-        self._abandoning: Abandoning[Written] = Abandoning()
+        self._abandoning = Abandoning()
         self.abandon = self._abandoning.abandon
         self._told: set[str] = set()
         self._retries: Counter[str] = Counter()
@@ -131,9 +131,10 @@ class SaveService:
                 if ticket is None:
                     self._arrived.clear()
             if ticket is not None:
-                async with self._actor:
-                    if ticket.claim():
-                        await self._carry_out(ticket)
+                with self._abandoning.until_over(ticket.job.id):
+                    async with self._actor:
+                        if ticket.claim():
+                            await self._carry_out(ticket)
             elif self._closing:
                 await self._end()
                 return
@@ -271,13 +272,9 @@ class SaveService:
                 self._config.pace,
                 Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
             )
-            written = await self._abandoning.unless_abandoned(ticket.job.id, packing.write(writer.base))
-            attempt.phases.enter("stage")
-            await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
-            attempt.phases.enter("report")
-            contents = await gather(ticket.job, written.contents, directory, writer.nonce, self.storage, self._ranks)
-            attempt.phases.enter("commit")
-            checkpoint = await self._describe(ticket.job, writer, directory, contents)
+            written, contents, checkpoint = await self._abandoning.unless_abandoned(
+                self._write(attempt, writer, directory, packing)
+            )
             attempt.recording = True
             verdict, record = await self._commit(writer, checkpoint)
             writer.base = _next_base(writer.base, contents, written.turnover)
@@ -286,6 +283,19 @@ class SaveService:
         await self._answer(attempt, record, written.nbytes, packing.rest.seconds)
         await self._follow_up(writer, verdict)
         return None
+
+    async def _write(
+        self, attempt: Attempt, writer: Writer, directory: DataDirectory, packing: Packing
+    ) -> tuple[Written, Contents, Checkpoint]:
+        """Everything that the record will name, durable; up to its end the save can be given up."""
+        job, watermark = attempt.ticket.job, attempt.ticket.watermark
+        written = await packing.write(writer.base)
+        attempt.phases.enter("stage")
+        await asyncio.get_running_loop().run_in_executor(self._threads, watermark.wait_sealed)
+        attempt.phases.enter("report")
+        contents = await gather(job, written.contents, directory, writer.nonce, self.storage, self._ranks)
+        attempt.phases.enter("commit")
+        return written, contents, await self._describe(job, writer, directory, contents)
 
     async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
         """Write the manifest; returns what the record will say."""

@@ -17,6 +17,7 @@ from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Listeners
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
+from asyncckpt.worker import logs
 from asyncckpt.worker.adopting import drained
 
 from ..checkpointer.trainings import Recorder
@@ -84,6 +85,19 @@ def worker_of(ckpt: AsyncCheckpointer) -> int:
 def wait_for_workers(root: Path) -> None:
     """Return once no worker that has lost its trainer is at work in `root`."""
     asyncio.run(drained(str(root), PATIENCE, Listeners()))
+
+
+def log_of(root: Path) -> str:
+    """What workers of `root` have written."""
+    return " ".join(text for log in logs.folder().glob("*.log") if str(root) in (text := log.read_text()))
+
+
+def wait_until_alone(root: Path) -> None:
+    """Return once the worker at work in `root` has seen that its trainer is dead."""
+    deadline = time.monotonic() + PATIENCE
+    while ") is gone: " not in log_of(root):
+        assert time.monotonic() < deadline, "no worker has lost its trainer"
+        time.sleep(0.001)
 
 
 @pytest.fixture

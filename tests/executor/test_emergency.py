@@ -13,15 +13,18 @@ from ..checkpointer.trainings import Recorder, Toy, steps
 from .conftest import Make
 
 
+@pytest.mark.parametrize("what", ["*.safetensors", "manifest.json"])
 def test_the_worker_gives_up_what_it_writes_for_an_emergency(
-    make: Make, store: SharedGates, recorder: Recorder
+    make: Make, store: SharedGates, recorder: Recorder, what: str
 ) -> None:
-    ckpt = make(model=Toy(3))
+    toy = Toy(3)
+    ckpt = make(model=toy)
     ckpt.save(1).wait()
+    toy.value = 4
     ckpt._stopping._speedometer._recent.extend([Speed(sum(ckpt._saver.sizes().values()) / 40)] * 4)
-    with store.hold("put", "data/00000002*"):
+    with store.hold("put", f"data/00000002-*/{what}") as gate:
         second = ckpt.save(2)
-        assert second.id == "00000002"
+        gate.wait_reached()
         third = ckpt.save(3, emergency=True, deadline=60)
         assert third.wait().step == 3
         with pytest.raises(SaveSuperseded, match="step 3"):
@@ -29,6 +32,24 @@ def test_the_worker_gives_up_what_it_writes_for_an_emergency(
     assert steps(ckpt) == [1, 3]
     assert [event.step for event in recorder.of(Superseded)] == [2]
     assert [event.step for event in recorder.of(Durable)] == [1, 3]
+    assert recorder.of(Failed) == []
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_a_save_is_given_up_also_before_anything_of_it_is_written(
+    make: Make, store: SharedGates, recorder: Recorder, executor: str
+) -> None:
+    ckpt = make(model=Toy(3), executor=executor)
+    ckpt._stopping._speedometer._recent.extend([Speed(sum(ckpt._saver.sizes().values()) / 40)] * 4)
+    with store.hold("put", "commits/*") as gate:
+        first = ckpt.save(1)
+        gate.wait_reached()  # the worker takes the run: it has begun the save, and has not said so
+        second = ckpt.save(2, emergency=True, deadline=60)
+    assert second.wait().step == 2
+    with pytest.raises(SaveSuperseded, match="step 2"):
+        first.wait()
+    assert steps(ckpt) == [2]
+    assert store.count("put", "data/*-step-1-*") == 0
     assert recorder.of(Failed) == []
 
 

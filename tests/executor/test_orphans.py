@@ -20,7 +20,7 @@ from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import logs
 
 from ..checkpointer.trainings import Recorder, Toy, elsewhere, steps
-from .conftest import Kill, Make, wait_for_workers, worker_of
+from .conftest import Kill, Make, log_of, wait_for_workers, worker_of
 from .victim import Counter
 
 pytestmark = pytest.mark.kills
@@ -30,11 +30,6 @@ def impatient(root: Path, recorder: Recorder) -> AsyncCheckpointer:
     """A training that starts without waiting for anybody."""
     limits = ProcessConfig(adopt_timeout=0)
     return AsyncCheckpointer(root, extra={"counter": Counter()}, executor=limits, listeners=[recorder])
-
-
-def log_of(root: Path) -> str:
-    """What workers of `root` have written."""
-    return " ".join(text for log in logs.folder().glob("*.log") if str(root) in (text := log.read_text()))
 
 
 def test_P5_an_orphan_that_is_waited_for_in_vain_is_fenced_and_its_loss_is_an_event(

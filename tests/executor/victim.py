@@ -183,7 +183,7 @@ class Victim:
         """With a store that the test holds, and a worker that may wait for it for `deadline` seconds."""
         store, limits = Joined(root, name), ProcessConfig(deadline=deadline)
         options: Any = {"extra": {"counter": self.counter}, "executor": limits, "verify": "off", "overwrite": True}
-        ckpt = AsyncCheckpointer(store, **options)
+        ckpt = AsyncCheckpointer(store, keep=RetentionPolicy(last=2), **options)
         for _ in range(saves):
             self.save(ckpt).wait()
         self.save(ckpt).wait_staged()
