@@ -1,12 +1,14 @@
 """Catalog: what a run of 10,000 checkpoints costs those who list it, and the writer that adds one and prunes one.
 
 No peer keeps a catalog. The same is measured with 100 checkpoints: what a save and its pruning cost must not
-depend on how many are kept.
+depend on how many are kept. What the file system itself takes longer for in a larger folder is measured beside it: the
+same files are removed by hand there, with nothing around the calls.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -27,7 +29,7 @@ QUICK_COUNTS = (10, 200)
 BARS = (
     Bar("list", 1.0, case="10,000"),
     Bar("latest", 0.1, case="10,000"),
-    Bar("prune one / with few", 1.2),
+    Bar("prune one / with few, beyond the file system", 1.2),
 )
 
 REPEATS = 3
@@ -41,15 +43,26 @@ def run(options: Options) -> Report:
     found = turns.of(OWN)
     few, many = sorted({s["count"] for s in found})
     rows = [r for count in (few, many) for r in _rows(count, [s for s in found if s["count"] == count])]
-    for name in ("prune one", "save and prune one"):
-        least = statistics.median(s[name] for s in found if s["count"] == few and name in s)
+    for name in ("prune one", "remove by hand", "save and prune one"):
+        least = _median(found, few, name)
         ratios = [s[name] / least for s in found if s["count"] == many and name in s]
         rows.append(row("catalog", _case(many), OWN, f"{name} / with few", "x", ratios))
+    grown = (
+        _median(found, few, "prune one")
+        * _median(found, many, "remove by hand")
+        / _median(found, few, "remove by hand")
+    )
+    beyond = [s["prune one"] / grown for s in found if s["count"] == many and "prune one" in s]
+    rows.append(row("catalog", _case(many), OWN, "prune one / with few, beyond the file system", "x", beyond))
     return Report(rows, turns.notes, turns.disturbed)
 
 
+def _median(found: list[Sample], count: float, name: str) -> float:
+    return statistics.median(s[name] for s in found if s["count"] == count and name in s)
+
+
 def _rows(count: float, found: list[Sample]) -> list[Row]:
-    metrics = ("list", "latest", "resume", "prune one", "save and prune one")
+    metrics = ("list", "latest", "resume", "prune one", "remove by hand", "save and prune one")
     return [row("catalog", _case(count), OWN, name, "s", [s[name] for s in found if name in s]) for name in metrics]
 
 
@@ -76,8 +89,36 @@ def _measure(root: Path, count: int) -> list[Sample]:
             step = count + 1 + number
             seconds = _timed(functools.partial(_save, checkpointer, step))
             if number >= 2:  # what one commit drops is deleted after the next
-                samples.append({"save and prune one": seconds, "prune one": deleting.seconds})
+                samples.append(
+                    {"save and prune one": seconds, "prune one": deleting.seconds, "remove by hand": _by_hand(root)}
+                )
     return [s | {"count": count} for s in samples]
+
+
+def _by_hand(root: Path) -> float:
+    """Seconds for removing, durably, the files of one checkpoint and its record."""
+    folder, record = root / "data" / "by-hand", root / "commits" / "by-hand"
+    folder.mkdir()
+    files = [folder / "pack", folder / "manifest", record]
+    for file in files:
+        file.write_bytes(bytes(8192))
+        _sync(file)
+    _sync(folder)
+    return _timed(functools.partial(_remove, files, folder))
+
+
+def _remove(files: list[Path], folder: Path) -> None:
+    for file in files:
+        file.unlink()
+    folder.rmdir()
+    for parent in (folder.parent, files[-1].parent):
+        _sync(parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 class _Deleting:
