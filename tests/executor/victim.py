@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -25,6 +26,7 @@ from asyncckpt.events import Durable, Event, Retained
 from asyncckpt.state.stateful import State
 from asyncckpt.testing.shared import Joined
 from asyncckpt.worker.channel import Channel
+from asyncckpt.worker.link import Link
 from asyncckpt.worker.watermark import Watermark
 
 SIZE = 3_000_000
@@ -56,6 +58,13 @@ class Counter:
 def die() -> None:
     """At once, and without a word."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def link_of(ckpt: AsyncCheckpointer) -> Link:
+    """To the worker process."""
+    executor: Any = ckpt._executor
+    link: Link = executor._link
+    return link
 
 
 class Victim:
@@ -102,7 +111,7 @@ class Victim:
                 die()
             advance(mark, upto)
 
-        Watermark.advance = dying  # type: ignore[method-assign]
+        mock.patch.object(Watermark, "advance", dying).start()
 
     def copying_lazily(self, advances: int) -> None:
         """In the middle of the copy of what may be copied while training goes on."""
@@ -123,7 +132,7 @@ class Victim:
             self.say(message["kind"])
             post(channel, message, *arguments, **options)
 
-        Channel.post = dying  # type: ignore[method-assign]
+        mock.patch.object(Channel, "post", dying).start()
         ckpt = AsyncCheckpointer(self.root, extra={"counter": self.counter}, executor="process", verify="off")
         self.save(ckpt).wait()
         ckpt.wait()
@@ -151,7 +160,7 @@ class Victim:
         ckpt = self.checkpointer(listeners=[Holds()])
         holds.set()
         self.save(ckpt).wait()
-        link = ckpt._executor._link  # type: ignore[attr-defined]
+        link = link_of(ckpt)
         self.save(ckpt).wait_staged()
         select.select([link.channel.fileno()], [], [])
         os.kill(link.process.pid, signal.SIGSTOP)
@@ -187,7 +196,7 @@ class Victim:
         for _ in range(saves):
             self.save(ckpt).wait()
         self.save(ckpt).wait_staged()
-        self.say(ckpt._executor._link.process.pid)  # type: ignore[attr-defined]
+        self.say(link_of(ckpt).process.pid)
         die()
 
     def durable(self, count: int) -> None:

@@ -35,20 +35,19 @@ def trained(training: Training, count: int) -> None:
         training.step()
 
 
-def big() -> Training:
+class Big(Training):
     """One whose random state is light beside its weights."""
-    training = Training()
-    torch.manual_seed(0)
-    training.model = torch.nn.Linear(512, 512)
-    training.optimizer = torch.optim.Adam(training.model.parameters(), lr=0.1)
-    training.step = lambda: step(training)  # type: ignore[method-assign]
-    return training
 
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(512, 512)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
 
-def step(training: Training) -> None:
-    training.model(torch.ones(4, 512)).square().mean().backward()
-    training.optimizer.step()
-    training.optimizer.zero_grad()
+    def step(self) -> None:
+        self.model(torch.ones(4, 512)).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def parts(training: Training) -> dict[str, object]:
@@ -58,7 +57,7 @@ def parts(training: Training) -> dict[str, object]:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A run with a complete checkpoint of step 1 and a partial one of step 2, whose weights lie beside it."""
-    training = big()
+    training = Big()
     with AsyncCheckpointer(tmp_path / "run", **parts(training)) as ckpt:
         trained(training, 1)
         ckpt.save(1).wait()
@@ -75,7 +74,7 @@ def weights(root: Path) -> torch.Tensor:
 
 
 def test_resume_takes_the_newest_complete_one(root: Path) -> None:
-    training = big()
+    training = Big()
     with AsyncCheckpointer(root, **parts(training)) as ckpt:
         assert [(info.step, info.partial) for info in ckpt.checkpoints()] == [(1, False), (2, True)]
         assert ckpt.latest().step == 1
@@ -86,7 +85,7 @@ def test_resume_takes_the_newest_complete_one(root: Path) -> None:
 def test_a_partial_one_is_taken_where_that_is_allowed_and_the_rest_stays_as_it_is(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = big()
+    training = Big()
     with AsyncCheckpointer(root, **parts(training)) as ckpt:
         assert ckpt.resume(allow_partial=True).step == 2
         assert torch.equal(training.model.weight, weights(root))
@@ -94,14 +93,14 @@ def test_a_partial_one_is_taken_where_that_is_allowed_and_the_rest_stays_as_it_i
         assert "it holds no optimizer" in caplog.text
         trained(training, 1)
         ckpt.save(3).wait()
-    with AsyncCheckpointer(root, **parts(big())) as again:
+    with AsyncCheckpointer(root, **parts(Big())) as again:
         assert again.resume(allow_partial=True).step == 3
         assert steps(again) == [1, 2, 3]
         assert [c.step for c in again._listing().candidates()] == [3, 1]  # what it went on from is partial
 
 
 def test_parts_of_it_are_restored_by_name_and_by_no_other_way(root: Path) -> None:
-    training = big()
+    training = Big()
     with AsyncCheckpointer(root, **parts(training)) as ckpt:
         assert ckpt.restore().step == 1
         assert ckpt.restore("00000002", only=("model",)).step == 2
@@ -117,21 +116,21 @@ def test_parts_of_it_are_restored_by_name_and_by_no_other_way(root: Path) -> Non
 
 
 def test_where_there_are_partial_ones_only_nothing_begins_anew(tmp_path: Path) -> None:
-    training = big()
+    training = Big()
     trained(training, 1)
     with AsyncCheckpointer(tmp_path / "run", **parts(training)) as ckpt:
         assert partial(ckpt, 1).partial
         assert ckpt.latest() is None
         with pytest.raises(CheckpointNotFoundError):
             ckpt.restore()
-    with AsyncCheckpointer(tmp_path / "run", **parts(big())) as ckpt:
+    with AsyncCheckpointer(tmp_path / "run", **parts(Big())) as ckpt:
         with pytest.raises(IncompatibleState, match=r"only=\(\"model\",\)"):
             ckpt.resume()
         assert ckpt.resume(allow_partial=True).step == 1
 
 
 def test_retention_never_lets_one_replace_or_evict_a_complete_one(root: Path) -> None:
-    training = big()
+    training = Big()
     keep = RetentionPolicy(last=1)
     with AsyncCheckpointer(root, **parts(training), keep=keep) as ckpt:
         ckpt.resume()
@@ -157,7 +156,7 @@ def test_one_of_the_same_step_replaces_no_complete_one_and_is_replaced_by_it(pol
 
 
 def test_one_is_never_the_best(make: Make) -> None:
-    training = big()
+    training = Big()
     trained(training, 1)
     ckpt = make(**parts(training), monitor=("loss", "min"))
     ckpt.save(1, metrics={"loss": 2.0}).wait()

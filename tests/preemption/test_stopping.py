@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -383,7 +384,7 @@ class _From:
             self._count -= 1
             await arrive(request, key)
 
-        store._arrive = arriving  # type: ignore[method-assign]
+        mock.patch.object(store, "_arrive", arriving).start()
 
     def wait_until_held_or(self, handle: Any) -> bool:
         """Whether it was held before the save was durable."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch.distributed as dist
@@ -213,8 +214,8 @@ def _one_not_staged(url: str, name: str, moment: str) -> None:
         dist.barrier()
         _die()
     if moment == "in mid-copy":
-        Watermark.advance = lambda mark, upto: None  # type: ignore[method-assign]
-        Watermark.seal = lambda mark: None  # type: ignore[method-assign]
+        mock.patch.object(Watermark, "advance").start()
+        mock.patch.object(Watermark, "seal").start()
         checkpointer.save(2)
     dist.barrier()
     _die()
