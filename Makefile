@@ -21,7 +21,7 @@ demo: $(VENV)/.ready
 	$(BIN)/asyncckpt demo
 
 test: check $(BIN)/prometheus
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
