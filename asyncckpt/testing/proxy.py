@@ -18,7 +18,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,11 +29,11 @@ Fault: TypeAlias = Literal["lose", "linger", "reset", "truncate", "hang", "delay
 
     answer      a status of the proxy's own; the server never hears of it
     lose        the server carries it out; the connection closes instead of the answer
-    linger      the server carries it out; its answer is passed on `seconds` later
+    linger      the server carries it out; its answer is passed on `seconds` later, or by `release`
     reset       the connection is reset once `after` bytes of the body were passed on
     truncate    the connection closes after `after` bytes of the answer's body
     corrupt     one bit of the answer's body is wrong
-    hang        nothing is passed on, and nothing answered
+    hang        nothing is passed on, and nothing answered, before `release`
     delay       passed on `seconds` later
 """
 
@@ -51,6 +51,7 @@ class _Rule:
     fault: Fault
     pattern: re.Pattern[str]
     times: int | None
+    skip: int
     every: int
     after: int
     seconds: float
@@ -59,11 +60,11 @@ class _Rule:
     seen: int = 0
 
     def takes(self, line: str) -> bool:
-        """Whether it is about this request: of those that match, the first and each `every` after it."""
+        """Whether it is about this request: of those that match, one after `skip` others, and each `every` after it."""
         if self.times == 0 or not self.pattern.search(line):
             return False
         self.seen += 1
-        if (self.seen - 1) % self.every:
+        if self.seen <= self.skip or (self.seen - self.skip - 1) % self.every:
             return False
         if self.times is not None:
             self.times -= 1
@@ -75,10 +76,15 @@ class _Closed(Exception):
 
 
 class Proxy:
-    """Passes requests on to ``127.0.0.1:port``; also a context manager. `requests` has them in order."""
+    """Passes requests on to ``127.0.0.1:port``; also a context manager.
+
+    `requests` has those that have come, in order, and `held` those of them that hang, or whose answers linger.
+    """
 
     def __init__(self, port: int) -> None:
         self.requests: list[str] = []
+        self.held: list[str] = []
+        self._released = asyncio.Event()
         self._upstream = port
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
@@ -102,6 +108,7 @@ class Proxy:
         pattern: str = "",
         *,
         times: int | None = None,
+        skip: int = 0,
         every: int = 1,
         after: int = 0,
         seconds: float = 0,
@@ -110,15 +117,19 @@ class Proxy:
     ) -> None:
         """From now on this happens to requests that `pattern` is found in: to `times` of them (all where None).
 
-        Of those that match only each `every`-th counts, beginning with the first.
+        Of those that match only each `every`-th counts, beginning with the first after `skip` of them.
         """
         with self._lock:
-            self._rules.append(_Rule(fault, re.compile(pattern), times, every, after, seconds, status, body))
+            self._rules.append(_Rule(fault, re.compile(pattern), times, skip, every, after, seconds, status, body))
 
     def heal(self) -> None:
         """Nothing happens to requests that come from now on; those that hang go on hanging."""
         with self._lock:
             self._rules = []
+
+    def release(self) -> None:
+        """From now on nothing hangs and nothing lingers; what did goes on its way."""
+        self._loop.call_soon_threadsafe(self._released.set)
 
     def refuse(self) -> None:
         """Accept no connections from now on, and reset those that there are."""
@@ -141,6 +152,18 @@ class Proxy:
         with self._come:
             if not self._come.wait_for(lambda: self.count(pattern) >= times, PATIENCE):
                 raise TimeoutError(f"{self.count(pattern)} requests with {pattern!r} have come, not {times}")
+
+    def wait_until_held(self, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Return once a request is held up: True; or False if `unless` comes to hold, see `look`."""
+        with self._come:
+            if not self._come.wait_for(lambda: self.held or unless(), PATIENCE):
+                raise TimeoutError("no request was held up")
+            return bool(self.held)
+
+    def look(self) -> None:
+        """Have `wait_until_held` ask again."""
+        with self._come:
+            self._come.notify_all()
 
     def __enter__(self) -> Proxy:
         return self
@@ -206,7 +229,7 @@ class Proxy:
             self._come.notify_all()
         rule = self._rule(line)
         if rule is not None and rule.fault == "hang":
-            await asyncio.Event().wait()
+            await self._hold(line)
         if rule is not None and rule.fault == "delay":
             await asyncio.sleep(rule.seconds)
         if rule is not None and rule.fault == "answer":
@@ -231,6 +254,12 @@ class Proxy:
         await self._reply(writer, back, line, rule)
         return True
 
+    async def _hold(self, line: str) -> None:
+        with self._come:
+            self.held.append(line)
+            self._come.notify_all()
+        await self._released.wait()
+
     async def _answer(self, writer: asyncio.StreamWriter, rule: _Rule) -> None:
         head = (
             f"HTTP/1.1 {rule.status} Proxy\r\nContent-Type: application/xml\r\nContent-Length: {len(rule.body)}\r\n\r\n"
@@ -247,7 +276,8 @@ class Proxy:
         if not head:
             raise _Closed
         if rule is not None and rule.fault == "linger":
-            await asyncio.sleep(rule.seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hold(line), rule.seconds)
         is_lost = rule is not None and rule.fault == "lose"
         if not is_lost:
             writer.write(head)

@@ -65,6 +65,8 @@ _DENIED = {
     "NotImplemented": "the store does not know this request",
 }
 
+_ABORTED = "this upload was aborted by somebody else, most likely a newer start of this run, which then owns the run"
+
 RENEWABLE = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
 """What new credentials end: the next request asks for them."""
 
@@ -100,7 +102,7 @@ def _refused(code: str, status: int, said: str) -> Fault:
     if code in _MISSING:
         return Fault("missing", "missing", said)
     if code == "NoSuchUpload":
-        return Fault("no_upload", code, said)
+        return Fault("no_upload", code, f"{_ABORTED} ({said})")
     if code == "PreconditionFailed" or status == 412:
         return Fault("exists", "exists", said)
     if code == "InvalidRange" or status == 416:
