@@ -79,7 +79,7 @@ def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_and_more_ag
 ) -> None:
     async def act(store: Storage) -> None:
         await store.head("a")
-        pressure = store._requests._pressure  # type: ignore[attr-defined]
+        pressure = store._client.requests._pressure  # type: ignore[attr-defined]
         assert pressure.limit == 8
         proxy.add("answer", "GET .*/n", times=20)
         await asyncio.gather(*(store.head(f"n{n}") for n in range(10)), store.get_each([f"n{n}" for n in range(10)]))
@@ -321,12 +321,12 @@ def test_what_a_store_refuses_for_is_said_in_words(
 def test_credentials_that_were_renewed_are_taken_up(through: Open, proxy: Proxy) -> None:
     async def act(store: Storage) -> None:
         await store.put("a", [b"x"])
-        before = store._requests._files  # type: ignore[attr-defined]
+        before = store._client.requests.connection._files  # type: ignore[attr-defined]
         proxy.add("answer", times=1, status=400, body=b"<Error><Code>ExpiredToken</Code></Error>")
         with pytest.raises(StorageDenied, match="expired"):
             await store.get("a")
         assert await content(store, "a") == b"x"
-        assert store._requests._files is not before  # type: ignore[attr-defined]
+        assert store._client.requests.connection._files is not before  # type: ignore[attr-defined]
 
     use(through(), act)
 

@@ -210,7 +210,7 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
             proxy.add("delay", "POST .*uploadId", seconds=1)
             handle = ckpt.save(2)
             proxy.wait_for("POST .*uploadId", 2)
-            requests = ckpt._storage._requests
+            requests = ckpt._storage._client.requests
             requests.tuning = replace(requests.tuning, attempts=1)  # now it is known how that ends
             goes(own, proxy)
             with torch.no_grad():
