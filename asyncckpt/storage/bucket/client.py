@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -65,6 +65,11 @@ class Client(Protocol):
     """Whether an upload can be a create."""
     deletes_at_once: int
     """How many objects one request can delete."""
+
+    @property
+    def weaker(self) -> Mapping[str, str]:
+        """What it does in a slower or weaker way than it could, and why; may grow."""
+        ...
 
     async def check(self, prefix: str) -> None:
         """Raise unless the bucket is there and may be listed below `prefix`, which ends with a slash."""

@@ -38,15 +38,15 @@ class BucketStorage:
     """A `Storage` at ``scheme://bucket/prefix`` that `client` asks for.
 
     May be used from several event loops at once, and by several instances and processes on one root. Keys of
-    `fallbacks`: ``conditional_writes``, and what `weaker` says is weaker than it could be.
+    `fallbacks`: ``conditional_writes``, and what the client says is weaker than it could be.
     """
 
-    def __init__(self, names: Names, client: Client, tuning: Tuning, weaker: Mapping[str, str]) -> None:
+    def __init__(self, names: Names, client: Client, tuning: Tuning) -> None:
         self._names = names
         self._client = client
         self._tuning = tuning
         self._crossing = Crossing(f"asyncckpt-{client.name}")
-        self._fallbacks = dict(weaker)
+        self._ignored: str | None = None
         self._gives: Exclusive | None = None
         self._is_there = False
 
@@ -63,7 +63,8 @@ class BucketStorage:
     @property
     def fallbacks(self) -> Mapping[str, str]:
         """See `Storage.fallbacks`."""
-        return MappingProxyType(self._fallbacks)
+        ignored = {} if self._ignored is None else {"conditional_writes": self._ignored}
+        return {**self._client.weaker, **ignored}
 
     @property
     def retries(self) -> Mapping[str, int]:
@@ -77,12 +78,10 @@ class BucketStorage:
             second, race = (functools.partial(self._create_empty, key) for key in keys)
             try:
                 await second()
-                ignored = await is_ignored(second, race)
+                self._ignored = await is_ignored(second, race)
             finally:
                 await self._about("", lambda: self._client.delete([self._names.whole(key) for key in keys]))
-            if ignored is not None:
-                self._fallbacks["conditional_writes"] = ignored
-            self._gives = "whole" if ignored is None else "none"
+            self._gives = "whole" if self._ignored is None else "none"
         return self._gives
 
     async def _create_empty(self, key: str) -> None:
@@ -99,7 +98,7 @@ class BucketStorage:
         """
         check_key(key)
         if mode == "create" and await self.probe() == "none":
-            raise StorageDenied(errno.ENOTSUP, f"{self.url}: {self._fallbacks['conditional_writes']}")
+            raise StorageDenied(errno.ENOTSUP, f"{self.url}: {self._ignored}")
         size = self._tuning.part_of(length)
         async with aclosing(blocks(parts, size)) as cut:
             head = await anext(cut, memoryview(b""))

@@ -17,14 +17,15 @@ from asyncckpt.storage.s3.upload import S3Upload, checksum, condition, forget
 
 
 class S3Client:
-    """Asks a bucket through aiobotocore. `extra` is what every object is stored with besides."""
+    """Asks a bucket through aiobotocore. `extra` is what every object is stored with besides; `weaker` see `Client`."""
 
     name = "s3fs"
     creates_in_parts = True
     deletes_at_once = 1000
 
-    def __init__(self, requests: Requests, names: Names, extra: Mapping[str, Any]) -> None:
+    def __init__(self, requests: Requests, names: Names, extra: Mapping[str, Any], weaker: Mapping[str, str]) -> None:
         self.requests = requests
+        self.weaker = weaker
         self._names = names
         self._extra = extra
 

@@ -27,8 +27,8 @@ class S3Storage(BucketStorage):
         client = {name: value for name, value in self._options.items() if name != "asyncckpt"}
         tuning = tuning_of(self._options.get("asyncckpt", {}), names.url)
         requests = Requests(names.url, tuning, S3Connection(names.url, names.bucket, client, tuning))
-        asking = S3Client(requests, names, client.get("s3_additional_kwargs", {}))
-        super().__init__(names, asking, tuning, self._weaker)
+        asking = S3Client(requests, names, client.get("s3_additional_kwargs", {}), self._weaker)
+        super().__init__(names, asking, tuning)
 
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""
