@@ -14,7 +14,7 @@ from asyncckpt.storage.obstore.connection import Stores
 from asyncckpt.storage.obstore.upload import ObstoreUpload
 from asyncckpt.storage.s3 import S3Storage
 
-_PIECE = 1 << 20
+_PIECE = 256 << 10
 _PAGE = 1000
 
 _UNCOUNTED = "obstore itself tries parts of uploads again, and does not say how often"

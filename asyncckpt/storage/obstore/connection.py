@@ -6,13 +6,13 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from asyncckpt.storage.bucket.faults import Fault
 from asyncckpt.storage.bucket.requests import LONGEST_PAUSE
@@ -113,16 +113,8 @@ def _told_by_aws(
             config.setdefault("endpoint", endpoint)
         return None
     session = importlib.import_module("botocore.session").Session(profile=said.profile)
-    asked = session.create_client(
-        "s3",
-        region_name=config.get("region"),
-        endpoint_url=config.get("endpoint"),
-        aws_access_key_id=config.get("access_key_id"),
-        aws_secret_access_key=config.get("secret_access_key"),
-    )
-    place, region = urlsplit(asked.meta.endpoint_url), asked.meta.region_name
-    asked.close()
-    config["region"] = "us-east-1" if region == "aws-global" else region
+    region, place = _place(session, config)
+    config["region"] = "us-east-1" if region in (None, "aws-global") else region
     config["endpoint"] = f"{place.scheme}://{f'{bucket}.' if said.is_virtual else ''}{place.netloc}"
     config["virtual_hosted_style_request"] = said.is_virtual
     verify = session.get_config_variable("ca_bundle") if said.verify is None else said.verify
@@ -138,13 +130,31 @@ def _told_by_aws(
     return _Credentials(credentials)
 
 
+def _place(session: Any, config: Mapping[str, Any]) -> tuple[str | None, SplitResult]:
+    """The region and the endpoint, as botocore has them."""
+    region, endpoint = config.get("region"), config.get("endpoint")
+    if endpoint is not None:  # a client, which takes a while to make, would say the same
+        return region or session.get_config_variable("region"), urlsplit(endpoint)
+    asked = session.create_client(
+        "s3",
+        region_name=region,
+        aws_access_key_id=config.get("access_key_id"),
+        aws_secret_access_key=config.get("secret_access_key"),
+    )
+    try:
+        return asked.meta.region_name, urlsplit(asked.meta.endpoint_url)
+    finally:
+        asked.close()
+
+
 def _protect(config: dict[str, Any]) -> None:
     """Have the store check every body that it gets: by the signature, or where TLS does, by a cheaper checksum."""
     place = urlsplit(config.get("endpoint") or "https://s3.amazonaws.com")
     is_aws = place.scheme == "https" and f".{place.hostname}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    config["unsigned_payload"] = is_aws
     if is_aws:
-        config["checksum_algorithm"] = "CRC64NVME"
+        config |= {"unsigned_payload": True, "checksum_algorithm": "CRC64NVME"}
+    elif place.scheme == "http":
+        config["unsigned_payload"] = False  # elsewhere AWS_UNSIGNED_PAYLOAD may say otherwise
 
 
 class _Credentials:
