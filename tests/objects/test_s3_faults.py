@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from asyncckpt.errors import ObjectExists, OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.obstore.client import ObstoreClient
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import STRANGER, STRANGERS_SECRET, S3Server
 from asyncckpt.testing.store import content, expect, keys, unfinished, use
@@ -72,6 +74,32 @@ def test_what_fails_now_and_then_is_tried_again(
         assert store.retries.keys() >= {reason} or (backend == "obstore" and "part_retries" in store.fallbacks)
 
     use(store, act)
+
+
+@pytest.mark.parametrize("backend", ["obstore"])
+def test_fewer_bytes_than_were_asked_for_are_asked_for_again(
+    through: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore itself says so where a connection ends early, not where an object is shorter than it was."""
+    came = ObstoreClient._pieces
+    cut = 0
+
+    async def shorter(client: ObstoreClient, got: Any) -> AsyncIterator[bytes]:
+        nonlocal cut
+        cut += 1
+        async for piece in came(client, got):
+            yield piece
+            if cut % 2:
+                return
+
+    async def act(store: Storage) -> None:
+        await store.put("big", [WHOLE])
+        monkeypatch.setattr(ObstoreClient, "_pieces", shorter)
+        assert await store.get("big") == WHOLE
+
+    store = through(tuning={"attempts": 12})
+    use(store, act)
+    assert store.retries["damaged"] > 0
 
 
 def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_and_more_again_later(
@@ -142,6 +170,16 @@ def test_a_create_whose_answer_was_lost_is_known_to_be_ones_own(through: Open, p
         with pytest.raises(ObjectExists):
             await store.put("a", [WHOLE[:size]], mode="create")
         await expect(store, "a", WHOLE[:size])
+
+    ends(through(), act)
+
+
+def test_an_upload_of_whose_completion_no_answer_comes_is_known_to_be_there(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.head("a")
+        proxy.add("lose", "POST .*uploadId")
+        await store.put("big", streamed())
+        await expect(store, "big", WHOLE)
 
     ends(through(), act)
 
@@ -218,6 +256,7 @@ def test_a_cancelled_upload_leaves_nothing(through: Open, proxy: Proxy, backend:
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
+        assert proxy.count(r"GET .*\?uploads") == 0  # nobody had to look for it
         await expect(store, "big", WHOLE if is_last else None)
 
     ends(through(), act)

@@ -112,13 +112,28 @@ class Requests:
             async with self._pressure, asyncio.timeout(self.tuning.deadline):
                 result = await attempt(await self.connection.client())
         except Exception as error:
-            fault = self.connection.fault_of(error)
+            self.judge(error)
+            raise
+        self._pressure.press()
+        return result
+
+    async def begin(self, attempt: Attempt[_T]) -> _T:
+        """What `attempt` returns, which makes requests again by itself; raises `Failed`."""
+        try:
+            return await attempt(await self.connection.client())
+        except StorageError:
+            raise
+        except Exception as error:
+            raise Failed(self.judge(error), is_unknown=False) from error
+
+    def judge(self, error: Exception) -> Fault:
+        """What `error` means, which is minded from now on."""
+        fault = self.connection.fault_of(error)
+        if self._pressure is not None:
             if fault.reason == "slow_down":
                 self._pressure.ease()
             elif fault.kind != "transient":
                 self._pressure.press()
-            if fault.reason in RENEWABLE:
-                self.connection.renew()
-            raise
-        self._pressure.press()
-        return result
+        if fault.reason in RENEWABLE:
+            self.connection.renew()
+        return fault

@@ -21,7 +21,7 @@ _UNCOUNTED = "obstore itself tries parts of uploads again, and does not say how 
 
 
 class Truncated(ConnectionError):
-    """The store closed the connection before the last byte."""
+    """Fewer bytes came than there should be."""
 
 
 class ObstoreClient:

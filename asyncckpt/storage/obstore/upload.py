@@ -13,7 +13,6 @@ from typing import Any
 
 from asyncckpt.storage.bucket.client import Settle
 from asyncckpt.storage.bucket.requests import Failed, Requests
-from asyncckpt.storage.obstore.reasons import fault_of
 
 _PART = re.compile(r"Error performing PUT ")
 _ABORT = re.compile(r"Error performing DELETE ")
@@ -88,14 +87,10 @@ class ObstoreUpload:
         async def attempt(stores: Any) -> None:
             self._feed = _Feed()
             self._sending = asyncio.ensure_future(self._put(stores, self._feed))
-            try:
-                if not await self._feed.asked(self._sending):
-                    self._sending.result()
-            except BaseException:
-                self._sending.cancel()  # else it would go on beside the next attempt
-                raise
+            if not await self._feed.asked(self._sending):
+                self._sending.result()
 
-        await self._requests.make(attempt)
+        await self._requests.begin(attempt)
 
     async def add(self, memory: memoryview) -> None:
         """See `Upload.add`."""
@@ -135,6 +130,6 @@ class ObstoreUpload:
         error = sending.exception()
         if not isinstance(error, Exception):
             raise RuntimeError("obstore ended an upload that had more parts")
-        fault = fault_of(error)
+        fault = self._requests.judge(error)
         is_open = is_shown and fault.kind in ("transient", "other", "no_upload", "missing")
         raise Failed(fault, is_unknown=is_open) from error
