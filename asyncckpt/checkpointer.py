@@ -72,7 +72,8 @@ class AsyncCheckpointer:
     `overwrite`, `listeners`, `metrics` (a port, or a `MetricsConfig`). Performance: `budget` (bytes of staging memory,
     or a `Budget` of memory, stall and slowdown), `generations`. `executor` says where saves are written: in a
     ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
-    it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme.
+    it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme, and
+    ``backend``: see `asyncckpt.storage.from_url`.
     """
 
     def __init__(

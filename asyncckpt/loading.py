@@ -40,9 +40,10 @@ def load(
     """Read checkpoint `which` of `root`: "latest", "best", a step (int) or an id (str); every byte is checked.
 
     `only` names parts: ``"model"``, or ``("model", "extra.ema")``. `storage_options` are those of fsspec's file system
-    for the root's scheme. Of a job of several ranks, what is rank 0's alone is there too. Raises
-    `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, `IncompatibleState` for a part that is not
-    there, and `HeadDamaged`, which says what can be read by id then. Writes nothing.
+    for the root's scheme, and ``backend``: see `asyncckpt.storage.from_url`. Of a job of several ranks, what is rank
+    0's alone is there too. Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`,
+    `IncompatibleState` for a part that is not there, and `HeadDamaged`, which says what can be read by id then. Writes
+    nothing.
     """
     only = None if only is None else several(only)
     # Which device "cuda" means differs between threads.

@@ -26,15 +26,13 @@ def from_url(url: str | os.PathLike[str], options: Mapping[str, Any] | None = No
     """The storage at `url`: a path or ``file://`` URL of a local folder, ``memory://name``, or an object store's.
 
     ``~`` is expanded. One name is one `MemoryStorage` in this process. `options` are those of fsspec's file system for
-    the scheme. Raises `StorageError` for what cannot be a root, and where the library that it needs is not installed.
+    the scheme; ``backend`` in them chooses the library that talks to an object store: ``auto`` (obstore for S3, Google
+    Cloud Storage and Azure, where it is installed), ``obstore`` or ``fsspec``. Raises `StorageError` for what cannot be
+    a root, and where the library that it needs is not installed.
     """
     url = os.fspath(url)
     scheme = _SCHEME.match(url)
     match scheme[1].lower() if scheme else None:
-        case "s3" | "s3a":
-            from asyncckpt.storage.s3 import S3Storage
-
-            return S3Storage(url, options)
         case None | "file" | "memory" if options:
             raise StorageError(f"{url} takes no storage_options: they are for object stores")
         case None:
@@ -43,10 +41,10 @@ def from_url(url: str | os.PathLike[str], options: Mapping[str, Any] | None = No
             return LocalStorage(_path_of(url))
         case "memory":
             return _named(url.partition("://")[2])
-        case _:
-            from asyncckpt.storage.fsspec import FsspecStorage
+        case other:
+            from asyncckpt.storage.choosing import object_store
 
-            return FsspecStorage(url, options)
+            return object_store(other, url, options)
 
 
 def opened(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> Storage:

@@ -47,10 +47,15 @@ _DRAFT = ".draft-"
 class FsspecStorage:
     """A `Storage` at any URL that fsspec knows; `options` are those of its file system.
 
-    May be used from several event loops at once. Keys of `fallbacks`: ``conditional_writes``, ``durability``.
+    May be used from several event loops at once. Keys of `fallbacks`: ``conditional_writes``, ``durability``, and what
+    `weaker` says is weaker than it could be.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    backend = "fsspec"
+
+    def __init__(
+        self, url: str, options: Mapping[str, Any] | None = None, weaker: Mapping[str, str] | None = None
+    ) -> None:
         if urlsplit(url).password is not None:
             scheme = url.partition("://")[0]
             raise StorageError(f"{scheme}://...: a password in a URL ends up in logs; pass it in storage_options")
@@ -68,7 +73,8 @@ class FsspecStorage:
         self._is_object_store = bool(self._files.async_impl)
         # What is not made for it cannot be trusted to serve several threads.
         self._threads = Threads(_THREADS if self._is_object_store else 1)
-        self._fallbacks: dict[str, str] = {}
+        self._weaker = dict(weaker or {})
+        self._fallbacks = dict(self._weaker)
         self._gives: Exclusive | None = None
         if not self._is_object_store:
             self._gives = "none"
@@ -90,9 +96,10 @@ class FsspecStorage:
         if "memory" in self._files.protocol:
             return None
         try:
-            return Recipe("asyncckpt.storage.fsspec", "from_recipe", json.dumps([self._url, self._options]))
+            said = json.dumps([self._url, self._options, self._weaker])
         except (TypeError, ValueError):
             return None
+        return Recipe("asyncckpt.storage.fsspec", "from_recipe", said)
 
     async def aclose(self) -> None:
         """End the threads."""
@@ -308,8 +315,7 @@ class _Draft:
 
 def from_recipe(said: str) -> FsspecStorage:
     """What `FsspecStorage.recipe` describes."""
-    url, options = json.loads(said)
-    return FsspecStorage(url, options)
+    return FsspecStorage(*json.loads(said))
 
 
 @contextmanager

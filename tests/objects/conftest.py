@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pytest
 
-from asyncckpt.storage.s3 import S3Storage
+from asyncckpt.storage import from_url
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import S3Server
 
-Open: TypeAlias = Callable[..., S3Storage]
+Open: TypeAlias = Callable[..., Any]
+Backend: TypeAlias = Literal["fsspec", "obstore"]
 
 HASTY = {"attempts": 4, "pause": 0.01, "deadline": 20, "read_timeout": 2, "connect_timeout": 2, "part_size": 5 << 20}
 
@@ -28,11 +29,19 @@ def proxy(s3: S3Server) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.fixture(params=["fsspec", "obstore"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Both libraries that can talk to the server."""
+    chosen: Backend = request.param
+    return chosen
+
+
 @pytest.fixture
-def through(s3: S3Server, proxy: Proxy, url: str) -> Open:
+def through(s3: S3Server, proxy: Proxy, url: str, backend: Backend) -> Open:
     """Opens the root through the proxy, with little patience; options can be given."""
 
-    def opened(root: str = url, *, tuning: dict[str, float] | None = None, **options: Any) -> S3Storage:
-        return S3Storage(root, s3.options(proxy.endpoint, **{"asyncckpt": HASTY | (tuning or {}), **options}))
+    def opened(root: str = url, *, tuning: dict[str, float] | None = None, **options: Any) -> Any:
+        said = {"asyncckpt": HASTY | (tuning or {}), "backend": backend, **options}
+        return from_url(root, s3.options(proxy.endpoint, **said))
 
     return opened

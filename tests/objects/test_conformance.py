@@ -9,6 +9,7 @@ import pytest
 
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.fsspec import FsspecStorage
+from asyncckpt.storage.obstore import ObstoreStorage
 from asyncckpt.storage.s3 import S3Storage
 from asyncckpt.testing.s3server import S3Server
 from asyncckpt.testing.storage import StorageSuite
@@ -21,6 +22,18 @@ class TestS3(StorageSuite):
 
     def make(self) -> Storage:
         return S3Storage(self.url, self.server.options())
+
+    def test_creates_are_exclusive_here(self) -> None:
+        assert self.run(lambda store: store.probe()) == "whole"
+
+
+class TestObstore(StorageSuite):
+    @pytest.fixture(autouse=True)
+    def _root(self, s3: S3Server) -> None:
+        self.server, self.url = s3, f"s3://tests/{secrets.token_hex(8)}/run"
+
+    def make(self) -> Storage:
+        return ObstoreStorage(self.url, self.server.options())
 
     def test_creates_are_exclusive_here(self) -> None:
         assert self.run(lambda store: store.probe()) == "whole"

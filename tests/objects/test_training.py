@@ -22,7 +22,7 @@ from asyncckpt.testing.s3server import KEY, SECRET, STRANGER, STRANGERS_SECRET, 
 
 from ..checkpointer.scraping import scrape, value
 from ..checkpointer.trainings import Recorder, Training, elsewhere, steps
-from .conftest import HASTY
+from .conftest import HASTY, Backend
 
 Executor = Literal["thread", "process"]
 
@@ -65,12 +65,13 @@ def stored(server: S3Server, url: str) -> tuple[list[str], list[str]]:
     return [found["Key"].removeprefix(f"{prefix}/") for found in objects], [found["Key"] for found in uploads]
 
 
-@pytest.mark.parametrize("executor", ["thread", "process"])
+@pytest.mark.parametrize(("executor", "backend"), [("thread", "fsspec"), ("process", "fsspec"), ("process", "auto")])
 def test_a_training_goes_on_in_a_fresh_process_that_knows_only_the_url(
-    s3: S3Server, url: str, executor: Executor, tmp_path: Path
+    s3: S3Server, url: str, executor: Executor, backend: str, tmp_path: Path
 ) -> None:
     training, twin = Training(), Training()
-    with checkpointer(training, url, s3.options(), executor=executor, keep=RetentionPolicy(last=2)) as ckpt:
+    options = s3.options(backend=backend)
+    with checkpointer(training, url, options, executor=executor, keep=RetentionPolicy(last=2)) as ckpt:
         assert ckpt.resume() is None
         for step in range(1, 6):
             training.step()
@@ -126,7 +127,10 @@ def test_options_that_no_other_process_can_be_told_keep_saves_in_this_one(s3: S3
     options = s3.options(session=session.AioSession())
     with checkpointer(training, url, options, executor="process", listeners=[recorder]) as ckpt:
         ckpt.save(1).wait()
-    assert "no other process can have the storage" in recorder.of(Fallback)[0].reason
+    told = {event.feature: event.reason for event in recorder.of(Fallback)}
+    assert "no other process can have the storage" in told.pop("executor")
+    assert "obstore cannot be told storage_options['session']" in told.pop("obstore")
+    assert not told
 
 
 # -- not an empty root -----------------------------------------------------------------------------------------
@@ -193,16 +197,19 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield server
 
 
-@pytest.mark.parametrize("goes", [_refusing, _frozen, _down])
+@pytest.mark.parametrize(
+    ("goes", "backend"),
+    [(_refusing, "fsspec"), (_frozen, "fsspec"), (_down, "fsspec"), (_refusing, "obstore")],
+)
 def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_in_order(
-    own: S3Server, url: str, goes: Any, monkeypatch: pytest.MonkeyPatch
+    own: S3Server, url: str, goes: Any, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncckpt.worker.commit.ATTEMPTS", 1)
     training = Training()
     training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
     first = training.model.weight.detach().clone()
     with Proxy(own.port) as proxy:
-        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3})
+        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3}, backend=backend)
         with checkpointer(training, url, options, optimizer=None, close_timeout=60) as ckpt:
             ckpt.save(1).wait()
             with torch.no_grad():
@@ -210,7 +217,7 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
             proxy.add("delay", "POST .*uploadId", seconds=1)
             handle = ckpt.save(2)
             proxy.wait_for("POST .*uploadId", 2)
-            requests = ckpt._storage._requests
+            requests = ckpt._storage._client.requests
             requests.tuning = replace(requests.tuning, attempts=1)  # now it is known how that ends
             goes(own, proxy)
             with torch.no_grad():
@@ -270,10 +277,11 @@ def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Pro
 
 
 def test_a_server_that_ignores_conditions_keeps_writers_apart_all_the_same(
-    ignoring: IgnoringServer, url: str, monkeypatch: pytest.MonkeyPatch
+    ignoring: IgnoringServer, url: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, recorder = Training(), Recorder()
-    ckpt = checkpointer(first, url, ignoring.options(), listeners=[recorder], keep=RetentionPolicy(last=2))
+    options = ignoring.options(backend=backend)
+    ckpt = checkpointer(first, url, options, listeners=[recorder], keep=RetentionPolicy(last=2))
     assert ckpt.resume() is None
     for step in (1, 2, 3):
         first.step()
@@ -281,7 +289,7 @@ def test_a_server_that_ignores_conditions_keeps_writers_apart_all_the_same(
     assert [event.feature for event in recorder.of(Fallback)] == ["conditional_writes"]
     elsewhere(monkeypatch)
     second = Training()
-    with checkpointer(second, url, ignoring.options()) as other:
+    with checkpointer(second, url, options) as other:
         state = other.resume()
         assert state is not None
         assert state.step == 3
@@ -295,4 +303,4 @@ def test_a_server_that_ignores_conditions_keeps_writers_apart_all_the_same(
             assert "was taken by incarnation 2" in str(caught.value.failures[step])
         assert steps(other) == [2, 3, 4]
     ckpt.close()
-    assert load(url, storage_options=ignoring.options()).info.step == 4
+    assert load(url, storage_options=options).info.step == 4

@@ -12,6 +12,7 @@ import pytest
 from asyncckpt.errors import StorageError
 from asyncckpt.storage import LocalStorage, MemoryStorage, from_url, opened
 from asyncckpt.storage.fsspec import FsspecStorage
+from asyncckpt.storage.obstore import ObstoreStorage
 from asyncckpt.storage.recipe import made, recipe_of
 from asyncckpt.storage.s3 import S3Storage
 from asyncckpt.testing.store import use
@@ -53,10 +54,11 @@ def test_a_memory_name_is_one_store() -> None:
 @pytest.mark.parametrize(
     ("url", "kind", "known_as"),
     [
-        ("s3://bucket", S3Storage, "s3://bucket"),
-        ("s3://bucket/", S3Storage, "s3://bucket"),
-        ("S3://bucket/a/b/", S3Storage, "s3://bucket/a/b"),
-        ("s3a://bucket//a", S3Storage, "s3://bucket/a"),
+        ("s3://bucket", ObstoreStorage, "s3://bucket"),
+        ("s3://bucket/", ObstoreStorage, "s3://bucket"),
+        ("S3://bucket/a/b/", ObstoreStorage, "s3://bucket/a/b"),
+        ("s3a://bucket//a", ObstoreStorage, "s3://bucket/a"),
+        ("gcs://bucket/a", ObstoreStorage, "gs://bucket/a"),
         ("local:///runs/x/", FsspecStorage, "local:///runs/x"),
     ],
 )
@@ -67,20 +69,39 @@ def test_the_scheme_says_which_store_it_is(url: str, kind: type, known_as: str) 
 
 
 @pytest.mark.parametrize(
-    ("url", "module", "extra"), [("s3://bucket/run", "s3fs", "s3"), ("gs://bucket", "fsspec", "fsspec")]
+    ("url", "backend", "module", "extra"),
+    [
+        ("s3://bucket/run", "fsspec", "s3fs", "s3"),
+        ("gs://bucket", "fsspec", "fsspec", "fsspec"),
+        ("gs://bucket", "obstore", "obstore", "fast"),
+    ],
 )
 def test_what_a_root_needs_and_is_not_installed_is_named(
-    url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    url: str, backend: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(StorageError, match=rf"pip install 'asyncckpt\[{extra}\]'"):
-        use(from_url(url), lambda store: store.head("a"))
+        use(from_url(url, {"backend": backend}), lambda store: store.head("a"))
+
+
+def test_without_obstore_everything_goes_through_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    store = from_url("s3://bucket/run")
+    assert isinstance(store, S3Storage)
+    assert store.fallbacks == {}
+
+
+def test_without_s3fs_uploads_that_were_left_are_for_a_lifecycle_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    store = from_url("s3://bucket/run")
+    assert isinstance(store, ObstoreStorage)
+    assert "lifecycle rule" in store.fallbacks["uploads"]
 
 
 def test_an_implementation_that_fsspec_misses_is_named() -> None:
     with pytest.raises(StorageError, match=r"gs://bucket needs a library that is not installed.*gcsfs"):
-        from_url("gs://bucket")
+        from_url("gs://bucket", {"backend": "fsspec"})
     with pytest.raises(StorageError, match="no-such-scheme"):
         from_url("no-such-scheme://x")
 
@@ -113,16 +134,19 @@ def test_tuning_that_makes_no_sense_is_refused(options: dict[str, object], said:
 def test_options_that_the_client_does_not_take_are_named() -> None:
     with pytest.raises(StorageError, match=r"storage_options that s3fs does not take.*endpoint"):
         use(from_url("s3://bucket/run", {"endpoint": "http://127.0.0.1:1"}), lambda store: store.head("a"))
+    with pytest.raises(StorageError, match=r"obstore cannot be told storage_options\['endpoint'\]"):
+        from_url("s3://bucket/run", {"endpoint": "http://127.0.0.1:1", "backend": "obstore"})
 
 
-def test_a_recipe_does_not_show_what_is_in_it() -> None:
-    store = from_url("s3://bucket/run", {"key": "me", "secret": "hush"})
+@pytest.mark.parametrize(("backend", "kind"), [("fsspec", S3Storage), ("obstore", ObstoreStorage)])
+def test_a_recipe_does_not_show_what_is_in_it(backend: str, kind: type) -> None:
+    store = from_url("s3://bucket/run", {"key": "me", "secret": "hush", "backend": backend})
     recipe = recipe_of(store)
     assert recipe is not None
     assert "hush" not in repr(recipe)
     assert "hush" not in str(recipe)
     again = made(recipe)
-    assert isinstance(again, S3Storage)
+    assert isinstance(again, kind)
     assert (again.url, recipe_of(again)) == (store.url, recipe)
     assert recipe_of(from_url("s3://bucket/run", {"session": object()})) is None
 

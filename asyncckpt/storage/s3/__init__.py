@@ -1,7 +1,7 @@
 """S3: objects in a bucket of anything that speaks its protocol, through s3fs's own client.
 
-``store`` keeps the storage contract; ``requests`` makes one request reliable; ``upload`` is the window of parts;
-``reasons`` says what a failure means.
+``client`` asks in its words; ``upload`` is the window of parts; ``reasons`` says what its errors mean. The storage
+contract itself is kept in ``asyncckpt.storage.bucket``.
 """
 
 from __future__ import annotations

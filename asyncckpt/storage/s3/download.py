@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from asyncckpt.storage.s3.requests import Requests
+from asyncckpt.storage.bucket.client import TOKEN, Found
+from asyncckpt.storage.bucket.requests import Requests
 
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a first read says of the object: its length and version."""
-
-    length: int
-    condition: Mapping[str, str]
-    """What to ask further ranges with, so that they are of the same version; nothing where the store names none."""
-
-
 def found_in(answer: Mapping[str, Any], length: int) -> Found:
-    """The same, from the store's answer."""
-    return Found(length, {"IfMatch": answer["ETag"]} if "ETag" in answer else {})
+    """What the store's answer says of the object."""
+    return Found(length, answer.get("ETag"), answer.get("Metadata", {}).get(TOKEN))
 
 
 class Truncated(ConnectionError):
     """The store closed the connection before the last byte."""
 
 
-async def fill(
-    requests: Requests, where: Mapping[str, str], into: memoryview, start: int, condition: Mapping[str, str]
-) -> None:
-    """Read what begins at `start`, of the version that `condition` says, into all of `into`. Raises `Failed`."""
+async def fill(requests: Requests, where: Mapping[str, str], into: memoryview, start: int, version: str | None) -> None:
+    """Read what begins at `start`, of that version, into all of `into`. Raises `Failed`."""
     filled = 0
+    condition = {} if version is None else {"IfMatch": version}
 
     async def attempt(s3: Any) -> None:
         nonlocal filled

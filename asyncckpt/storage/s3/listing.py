@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncckpt.storage.base import ObjectInfo, UploadInfo
-from asyncckpt.storage.s3.names import Names
-from asyncckpt.storage.s3.requests import Requests
+from asyncckpt.storage.bucket.names import Names
+from asyncckpt.storage.bucket.requests import Requests
 
 
 async def objects(requests: Requests, names: Names, prefix: str, start_after: str | None) -> list[ObjectInfo]:

@@ -1,74 +1,11 @@
-"""Reasons: what a failed request means, whether it is worth another try, and what a person can do about it."""
+"""Reasons: what an error of the client means that s3fs uses, which is known by its names alone."""
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageError, TransientError
-
-Kind: TypeAlias = Literal["transient", "missing", "exists", "no_upload", "range", "denied", "other"]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One failed attempt."""
-
-    kind: Kind
-    reason: str
-    """In one word, for counting: ``slow_down``, ``timeout``, ``reset``, ..."""
-    message: str
-    applied: bool = False
-    """Whether it may have been carried out all the same."""
-
-    def error(self, what: str) -> StorageError:
-        """The same as this package raises it, about `what`."""
-        match self.kind:
-            case "transient":
-                return TransientError(errno.EAGAIN, f"{what}: {self.message}")
-            case "missing":
-                return ObjectNotFound(errno.ENOENT, f"{what}: there is no such object")
-            case "exists":
-                return ObjectExists(errno.EEXIST, f"{what}: there is an object of that name")
-            case "denied":
-                return StorageDenied(errno.EACCES, f"{what}: {self.message}")
-            case _:
-                return StorageError(errno.EIO, f"{what}: {self.message}")
-
-
-_SLOW = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestThrottled"}
-_CONFLICT = {"ConditionalRequestConflict", "OperationAborted"}
-_DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
-_MISSING = {"NoSuchKey", "404", "NotFound"}
-
-_CREDENTIALS = "give others (storage_options key=, secret=, token=, the environment, or a profile)"
-_DENIED = {
-    "NoSuchBucket": "there is no bucket of that name; create it, or correct the URL or endpoint_url",
-    "InvalidBucketName": "that is no name for a bucket; correct the URL",
-    "ExpiredToken": f"the credentials have expired; renew them, or {_CREDENTIALS}",
-    "TokenRefreshRequired": f"the credentials have expired; renew them, or {_CREDENTIALS}",
-    "InvalidToken": f"the session token is not valid; {_CREDENTIALS}",
-    "InvalidAccessKeyId": f"the store does not know this access key; {_CREDENTIALS}",
-    "SignatureDoesNotMatch": f"the store does not accept this secret key; {_CREDENTIALS}",
-    "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set it (NTP)",
-    "RequestExpired": "this machine's clock differs too much from the store's; set it (NTP)",
-    "AccessDenied": "access denied; let these credentials get, put, list, delete and abort uploads below this root, or "
-    "give others",
-    "AllAccessDisabled": "the store has disabled all access to this bucket; ask its owner",
-    "AccountProblem": "the store refuses this account; ask its owner",
-    "QuotaExceeded": "the quota is used up; free some space, have it raised, or keep fewer checkpoints",
-    "InsufficientCapacity": "the store is full; free some space, or keep fewer checkpoints",
-    "PermanentRedirect": "the bucket is in another region; give storage_options client_kwargs={'region_name': ...}",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; give storage_options client_kwargs="
-    "{'region_name': ...}",
-    "NotImplemented": "the store does not know this request",
-}
-
-_ABORTED = "this upload was aborted by somebody else, most likely a newer start of this run, which then owns the run"
-
-RENEWABLE = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
-"""What new credentials end: the next request asks for them."""
+from asyncckpt.storage.bucket.faults import CREDENTIALS, Fault, answered
 
 
 def fault_of(error: Exception) -> Fault:
@@ -82,34 +19,7 @@ def fault_of(error: Exception) -> Fault:
 def _answered(response: dict[str, Any], error: Exception) -> Fault:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = f"the store answered {code or status}: {response.get('Error', {}).get('Message') or error}"
-    if code in _SLOW or status == 429 or (status == 503 and code in ("503", "ServiceUnavailable", "")):
-        return Fault("transient", "slow_down", said, applied=status == 503)
-    if code in _CONFLICT:
-        return Fault("transient", "conflict", said)
-    if code in _DAMAGED:
-        return Fault("transient", "damaged", said)
-    if code == "RequestTimeout":
-        return Fault("transient", "timeout", said)
-    if status >= 500 and code not in _DENIED:
-        return Fault("transient", "server_error", said, applied=True)
-    return _refused(code, status, said)
-
-
-def _refused(code: str, status: int, said: str) -> Fault:
-    if code in _DENIED:
-        return Fault("denied", code, f"{_DENIED[code]} ({said})")
-    if code in _MISSING:
-        return Fault("missing", "missing", said)
-    if code == "NoSuchUpload":
-        return Fault("no_upload", code, f"{_ABORTED} ({said})")
-    if code == "PreconditionFailed" or status == 412:
-        return Fault("exists", "exists", said)
-    if code == "InvalidRange" or status == 416:
-        return Fault("range", "range", said)
-    if status in (401, 403):
-        return Fault("denied", "AccessDenied", f"{_DENIED['AccessDenied']} ({said})")
-    return Fault("other", code or str(status), said)
+    return answered(code, status, str(response.get("Error", {}).get("Message") or error))
 
 
 _UNREACHABLE = {"ConnectTimeoutError", "ProxyConnectionError", "ClientConnectorError", "gaierror"}
@@ -118,14 +28,17 @@ _CUT = {
     "ClientConnectionError", "ConnectionError", "ResponseParserError",
 }  # fmt: skip
 _TRUNCATED = {"Truncated", "ResponseStreamingError", "IncompleteReadError", "ClientPayloadError"}
+UNTRUSTED = (
+    "the TLS connection is not to be trusted; correct endpoint_url, or give storage_options "
+    "client_kwargs={'verify': '/path/to/ca.pem'}"
+)
 _HELPLESS = {
-    "NoCredentialsError": f"no credentials were found; {_CREDENTIALS}, or anon=True",
-    "PartialCredentialsError": f"the credentials are not complete; {_CREDENTIALS}",
-    "CredentialRetrievalError": f"the credentials could not be had; {_CREDENTIALS}",
-    "TokenRetrievalError": f"the credentials could not be had; {_CREDENTIALS}",
-    "ProfileNotFound": f"there is no such profile; {_CREDENTIALS}",
-    "SSLError": "no trusted TLS connection; correct endpoint_url, or give storage_options client_kwargs={'verify': "
-    "'/path/to/ca.pem'}",
+    "NoCredentialsError": f"no credentials were found; {CREDENTIALS}, or anon=True",
+    "PartialCredentialsError": f"the credentials are not complete; {CREDENTIALS}",
+    "CredentialRetrievalError": f"the credentials could not be had; {CREDENTIALS}",
+    "TokenRetrievalError": f"the credentials could not be had; {CREDENTIALS}",
+    "ProfileNotFound": f"there is no such profile; {CREDENTIALS}",
+    "SSLError": UNTRUSTED,
     "NoRegionError": "no region is known; give storage_options client_kwargs={'region_name': ...}",
     "ParamValidationError": "the client refuses this request",
 }

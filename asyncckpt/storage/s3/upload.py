@@ -8,8 +8,10 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from asyncckpt.storage.base import PutMode
+from asyncckpt.storage.bucket.client import Found, Settle
+from asyncckpt.storage.bucket.requests import Failed, Requests
 from asyncckpt.storage.s3.body import Body
-from asyncckpt.storage.s3.requests import Failed, Requests, Settle
 
 
 def checksum(memory: memoryview) -> str:
@@ -17,24 +19,39 @@ def checksum(memory: memoryview) -> str:
     return base64.b64encode(zlib.crc32(memory).to_bytes(4, "big")).decode()
 
 
-class Upload:
+def condition(mode: PutMode) -> dict[str, str]:
+    """What a put of that mode asks for."""
+    return {"IfNoneMatch": "*"} if mode == "create" else {}
+
+
+class S3Upload:
     """One multipart upload; all on the loop of `requests`, one call after the other.
 
-    `where` is bucket and key. At most `window` parts are held at once.
+    `where` is bucket and key, `given` what the object is stored with, `wanted` what it is completed with. At most
+    `window` parts are held at once.
     """
 
-    def __init__(self, requests: Requests, where: Mapping[str, str], window: int) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        where: Mapping[str, str],
+        given: Mapping[str, Any],
+        wanted: Mapping[str, str],
+        window: int,
+    ) -> None:
         self._requests = requests
         self._where = where
+        self._given = given
+        self._wanted = wanted
         self._room = asyncio.Semaphore(window)
         self._id: str | None = None
         self._parts: list[asyncio.Task[dict[str, Any]]] = []
 
-    async def begin(self, **given: Any) -> None:
+    async def begin(self) -> None:
         """Have the store begin it."""
 
         async def attempt(s3: Any) -> str:
-            made = await s3.create_multipart_upload(**self._where, **given, ChecksumAlgorithm="CRC32")
+            made = await s3.create_multipart_upload(**self._where, **self._given, ChecksumAlgorithm="CRC32")
             return str(made["UploadId"])
 
         self._id = await self._requests.make(attempt)
@@ -68,15 +85,15 @@ class Upload:
         """Return once all parts have been sent; raises what went wrong with one."""
         await asyncio.gather(*self._parts)
 
-    async def complete(self, settle: Settle[dict[str, Any]], **given: Any) -> None:
+    async def complete(self, settle: Settle) -> None:
         """Have the store show the object, once all parts were `sent`."""
         parts = [part.result() for part in self._parts]
 
-        async def attempt(s3: Any) -> dict[str, Any]:
+        async def attempt(s3: Any) -> Found:
             done = await s3.complete_multipart_upload(
-                **self._where, UploadId=self._id, MultipartUpload={"Parts": parts}, **given
+                **self._where, UploadId=self._id, MultipartUpload={"Parts": parts}, **self._wanted
             )
-            return dict(done)
+            return Found(0, done.get("ETag"))
 
         await self._requests.make(attempt, settle)
         self._id = None

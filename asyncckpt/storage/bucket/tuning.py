@@ -1,4 +1,4 @@
-"""Tuning: how patient and how wide an S3 store is; the ``asyncckpt`` entry of its storage options."""
+"""Tuning: how patient and how wide an object store is; the ``asyncckpt`` entry of its storage options."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def tuning_of(given: object, url: str) -> Tuning:
         values[name] = known[name](value)
     tuning = Tuning(**values)
     if tuning.part_size < 5 << 20:
-        raise StorageError(f"{url}: part_size={tuning.part_size}: S3 takes no parts below 5 MiB")
+        raise StorageError(f"{url}: part_size={tuning.part_size}: stores take no parts below 5 MiB")
     return tuning

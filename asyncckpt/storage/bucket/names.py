@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from asyncckpt.errors import StorageError
 from asyncckpt.storage.base import check_key
 
+_SAME = {"s3a": "s3", "gcs": "gs"}
 _EARLY = re.compile(r"[-.]")
 
 
@@ -19,14 +20,15 @@ class Names:
         if "@" in parts.netloc:
             host = parts.netloc.rpartition("@")[2]
             raise StorageError(
-                f"{parts.scheme}://...@{host}: credentials in a URL end up in logs; pass storage_options={{'key': ..., "
-                "'secret': ...}, or set them in the environment"
+                f"{parts.scheme}://...@{host}: credentials in a URL end up in logs; pass them in storage_options, or "
+                "set them in the environment"
             )
+        scheme = _SAME.get(parts.scheme, parts.scheme)
         if not parts.netloc or parts.query or parts.fragment:
-            raise StorageError(f"{url}: write s3://bucket/folder")
+            raise StorageError(f"{url}: write {scheme}://bucket/folder")
         self.bucket = parts.netloc
         self._prefix = "".join(f"{name}/" for name in parts.path.split("/") if name)
-        self.url = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
+        self.url = f"{scheme}://{self.bucket}/{self._prefix}".rstrip("/")
 
     def whole(self, key: str) -> str:
         """The store's name for `key`, or for what keys begin with."""

@@ -1,0 +1,6 @@
+"""Bucket: what holds for every object store, whichever client asks it.
+
+``store`` keeps the storage contract; ``client`` says what it wants of a client; ``requests`` makes one request
+reliable; ``faults`` says what a failure means to a person. The clients are ``asyncckpt.storage.s3`` and
+``asyncckpt.storage.obstore``.
+"""

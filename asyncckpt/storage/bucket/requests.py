@@ -1,0 +1,139 @@
+"""Requests: one request, carried out reliably: tried again with growing, random pauses, each attempt within a deadline.
+
+The client below does not try again by itself where this does: only who sees every attempt knows whether one of them may
+have been carried out although its answer was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from asyncckpt.errors import OutcomeUnknown, StorageError
+from asyncckpt.storage.bucket.faults import RENEWABLE, Fault
+from asyncckpt.storage.bucket.pressure import Pressure
+from asyncckpt.storage.bucket.tuning import Tuning
+
+logger = logging.getLogger("asyncckpt")
+
+_T = TypeVar("_T")
+
+Attempt: TypeAlias = Callable[[Any], Awaitable[_T]]
+"""Asks the client that it is given once."""
+
+LONGEST_PAUSE = 5.0
+
+
+class Connection(Protocol):
+    """A library's client for one bucket."""
+
+    async def client(self) -> Any:
+        """What attempts are made with. It is made with the credentials that there are then, after `renew`."""
+        ...
+
+    def renew(self) -> None:
+        """The credentials were refused."""
+        ...
+
+    def fault_of(self, error: Exception) -> Fault:
+        """What `error`, raised by an attempt, means."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Failed(Exception):
+    """A request that is not tried again; the store turns it into an error of this package."""
+
+    def __init__(self, fault: Fault, *, is_unknown: bool) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+        self._is_unknown = is_unknown
+
+    def error(self, what: str) -> StorageError:
+        """The same as this package raises it, about `what`."""
+        if self._is_unknown:
+            message = f"{what}: whether it was stored is not known: {self.fault.message}"
+            return OutcomeUnknown(errno.EIO, message)
+        return self.fault.error(what)
+
+
+class Requests:
+    """What one store asks its server; all on one event loop. `retries` counts by reason what was tried again.
+
+    Once the store refuses its credentials, the next request asks for those that there are then.
+    """
+
+    def __init__(self, url: str, tuning: Tuning, connection: Connection) -> None:
+        self.retries: Counter[str] = Counter()
+        self.tuning = tuning
+        self.connection = connection
+        self._url = url
+        self._pressure: Pressure | None = None
+
+    async def make(self, attempt: Attempt[_T], settle: Callable[[], Awaitable[_T | None]] | None = None) -> _T:
+        """What `attempt` returns; raises `Failed`.
+
+        With `settle` an attempt that may have been carried out is looked after before the next.
+        """
+        lost, until = False, time.monotonic() + self.tuning.patience
+        for number in range(1, self.tuning.attempts + 1):
+            try:
+                return await self._once(attempt)
+            except Exception as error:
+                if isinstance(error, StorageError):
+                    raise
+                fault = self.connection.fault_of(error)
+                lost = lost or fault.applied
+                is_last = number == self.tuning.attempts or fault.kind != "transient" or time.monotonic() > until
+                if is_last and lost and settle is not None and (settled := await settle()) is not None:
+                    return settled
+                if is_last:
+                    is_open = lost and fault.kind in ("transient", "other", "no_upload")
+                    raise Failed(fault, is_unknown=settle is not None and is_open) from error
+            self.retries[fault.reason] += 1
+            logger.debug("%s: attempt %d: %s", self._url, number, fault.message)
+            pause = min(LONGEST_PAUSE, self.tuning.pause * 2**number)
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 -- so that many clients do not come back at once
+        raise AssertionError("unreachable")
+
+    async def _once(self, attempt: Attempt[_T]) -> _T:
+        if self._pressure is None:
+            self._pressure = Pressure(self.tuning.concurrency)
+        try:
+            async with self._pressure, asyncio.timeout(self.tuning.deadline):
+                result = await attempt(await self.connection.client())
+        except Exception as error:
+            self.judge(error)
+            raise
+        self._pressure.press()
+        return result
+
+    async def begin(self, attempt: Attempt[_T]) -> _T:
+        """What `attempt` returns, which makes requests again by itself; raises `Failed`."""
+        try:
+            return await attempt(await self.connection.client())
+        except StorageError:
+            raise
+        except Exception as error:
+            raise Failed(self.judge(error), is_unknown=False) from error
+
+    def judge(self, error: Exception) -> Fault:
+        """What `error` means, which is minded from now on."""
+        fault = self.connection.fault_of(error)
+        if self._pressure is not None:
+            if fault.reason == "slow_down":
+                self._pressure.ease()
+            elif fault.kind != "transient":
+                self._pressure.press()
+        if fault.reason in RENEWABLE:
+            self.connection.renew()
+        return fault

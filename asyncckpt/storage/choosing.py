@@ -1,0 +1,56 @@
+"""Choosing: which library talks to an object store; ``backend`` in its options, else obstore where that keeps up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from asyncckpt.errors import StorageError
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.extras import needed
+
+_BACKENDS = ("auto", "obstore", "fsspec")
+_FSSPECS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
+"""What obstore has a store for, and the library that fsspec uses there."""
+
+
+def object_store(scheme: str, url: str, options: Mapping[str, Any] | None) -> Storage:
+    """The storage at `url` through the library that `options` choose with ``backend``.
+
+    ``auto`` is obstore where it is installed and can be told all `options`; where it cannot, that is a fallback of the
+    storage. Raises `StorageError`.
+    """
+    given = dict(options or {})
+    backend = given.pop("backend", "auto")
+    if backend not in _BACKENDS:
+        raise StorageError(f"{url}: storage_options['backend'] is one of {', '.join(_BACKENDS)}, not {backend!r}")
+    if backend == "obstore":
+        if scheme not in _FSSPECS:
+            raise StorageError(f"{url}: obstore is for {', '.join(_FSSPECS)}; leave out backend='obstore'")
+        needed("obstore", "fast", url)
+    if backend == "fsspec" or scheme not in _FSSPECS or not is_installed("obstore"):
+        return _by_fsspec(scheme, url, given, {})
+    from asyncckpt.storage.obstore import ObstoreStorage, Untranslatable
+
+    try:
+        return ObstoreStorage(url, given)
+    except Untranslatable as error:
+        if backend == "obstore" or not is_installed(_FSSPECS[scheme]):
+            raise
+        return _by_fsspec(scheme, url, given, {"obstore": str(error)})
+
+
+def _by_fsspec(scheme: str, url: str, options: Mapping[str, Any], weaker: Mapping[str, str]) -> Storage:
+    if scheme in ("s3", "s3a"):
+        from asyncckpt.storage.s3 import S3Storage
+
+        return S3Storage(url, options, weaker)
+    from asyncckpt.storage.fsspec import FsspecStorage
+
+    return FsspecStorage(url, options, weaker)
+
+
+def is_installed(module: str) -> bool:
+    """Whether it can be imported, without doing that."""
+    return find_spec(module) is not None

@@ -1,0 +1,207 @@
+"""Client: what a bucket's store asks for, in obstore's words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
+from asyncckpt.storage.bucket.client import TOKEN, Found, Settle
+from asyncckpt.storage.bucket.names import Names
+from asyncckpt.storage.bucket.requests import Failed, Requests
+from asyncckpt.storage.obstore.connection import Stores
+from asyncckpt.storage.obstore.upload import ObstoreUpload
+from asyncckpt.storage.s3 import S3Storage
+
+_PIECE = 256 << 10
+_PAGE = 1000
+
+_UNCOUNTED = "obstore itself tries parts of uploads again, and does not say how often"
+
+
+class Truncated(ConnectionError):
+    """Fewer bytes came than there should be."""
+
+
+class ObstoreClient:
+    """Asks a bucket through obstore. `extra` are attributes that every object is stored with besides."""
+
+    name = "obstore"
+    creates_in_parts = False
+    deletes_at_once = 1000
+
+    def __init__(self, requests: Requests, names: Names, extra: dict[str, str]) -> None:
+        self.requests = requests
+        self.weaker: dict[str, str] = {}
+        self.sweeper: S3Storage | None = None
+        """Finds uploads that were left, which obstore cannot."""
+        self._names = names
+        self._extra = extra
+
+    async def check(self, prefix: str) -> None:
+        """See `Client.check`."""
+
+        async def attempt(stores: Stores) -> None:
+            async for _ in self._pages(stores, prefix, None):
+                return
+
+        await self.requests.make(attempt)
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    async def put(self, name: str, memory: memoryview, token: str, mode: PutMode, settle: Settle) -> None:
+        """See `Client.put`."""
+
+        async def attempt(stores: Stores) -> Found:
+            given = {"attributes": self._given(token), "mode": mode, "use_multipart": False}
+            await stores.obstore.put_async(stores.asking, name, memory, **given)
+            return Found(len(memory), None, token)
+
+        await self.requests.make(attempt, settle)
+
+    def upload(self, name: str, token: str, mode: PutMode, part: int, window: int) -> ObstoreUpload:
+        """See `Client.upload`."""
+        self.weaker["part_retries"] = _UNCOUNTED
+
+        def put(stores: Stores, parts: Any) -> asyncio.Future[Any]:
+            given = {"attributes": self._given(token), "chunk_size": part, "max_concurrency": window}
+            begun: asyncio.Future[Any] = stores.obstore.put_async(stores.sending, name, parts, **given)
+            return begun
+
+        return ObstoreUpload(self.requests, put, lambda: self._sweep(name))
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """See `Client.delete`; one request for each: what some servers answer to one for many, obstore cannot read."""
+        for done in await asyncio.gather(*map(self._delete, names), return_exceptions=True):
+            if done is not None:
+                raise done
+
+    async def _delete(self, name: str) -> None:
+        async def attempt(stores: Stores) -> None:
+            await self._answer(stores.obstore.delete_async(stores.asking, name))
+
+        try:
+            await self.requests.make(attempt)
+        except Failed as failed:
+            if failed.fault.kind != "missing":
+                raise
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    async def head(self, name: str) -> Found | None:
+        """See `Client.head`."""
+
+        async def attempt(stores: Stores) -> Found:
+            asked = stores.obstore.get_async(stores.asking, name, options={"head": True})
+            return _found(await self._answer(asked))
+
+        try:
+            return await self.requests.make(attempt)
+        except Failed as failed:
+            if failed.fault.kind != "missing":
+                raise
+            return None
+
+    async def first(self, name: str, start: int, count: int) -> tuple[Found, bytearray]:
+        """See `Client.first`."""
+
+        async def attempt(stores: Stores) -> tuple[Found, bytearray]:
+            asked = stores.obstore.get_async(stores.asking, name, options={"range": (start, start + count)})
+            got = await self._answer(asked)
+            whole = bytearray()
+            async for piece in self._pieces(got):
+                whole += piece
+            _check(min(count, got.meta["size"] - start) - len(whole))
+            return _found(got), whole
+
+        return await self.requests.make(attempt)
+
+    async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
+        """See `Client.fill`; what was cut short goes on from where it was cut."""
+        filled = 0
+
+        async def attempt(stores: Stores) -> None:
+            nonlocal filled
+            options = {"range": (start + filled, start + len(into)), "if_match": version}
+            got = await self._answer(stores.obstore.get_async(stores.asking, name, options=options))
+            async for piece in self._pieces(got):
+                into[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            _check(len(into) - filled)
+
+        await self.requests.make(attempt)
+
+    async def _pieces(self, got: Any) -> AsyncIterator[bytes]:
+        pieces = got.stream(min_chunk_size=_PIECE)
+        while True:
+            try:
+                yield await self._answer(anext(pieces))
+            except StopAsyncIteration:
+                return
+
+    async def objects(self, prefix: str, start_after: str | None) -> list[ObjectInfo]:
+        """See `Client.objects`."""
+
+        async def attempt(stores: Stores) -> list[ObjectInfo]:
+            found = []
+            async for name, size in self._pages(stores, self._names.whole(prefix), before):
+                key = self._names.key(name)
+                if key is not None and key.startswith(prefix) and (start_after is None or key > start_after):
+                    found.append(ObjectInfo(key, size))
+            return sorted(found, key=lambda info: info.key)
+
+        before = self._names.before(prefix, start_after) if start_after else None
+        return await self.requests.make(attempt)
+
+    async def _pages(self, stores: Stores, prefix: str, after: str | None) -> AsyncIterator[tuple[str, int]]:
+        """Everything in the folder that `prefix` ends in, which obstore lists no finer."""
+        folder = prefix.rpartition("/")[0]
+        pages = stores.obstore.list(stores.asking, folder or None, offset=after, chunk_size=_PAGE)
+        while True:
+            try:
+                page = await self._answer(anext(pages))
+            except StopAsyncIteration:
+                return
+            for entry in page:
+                yield entry["path"], entry["size"]
+
+    # -- uploads that were left ----------------------------------------------------------------------------
+
+    async def unfinished(self, prefix: str) -> list[UploadInfo]:
+        """See `Client.unfinished`."""
+        return [] if self.sweeper is None else [upload async for upload in self.sweeper.uploads(prefix)]
+
+    async def forget(self, upload: UploadInfo) -> None:
+        """See `Client.forget`."""
+        if self.sweeper is not None:
+            await self.sweeper.abort(upload)
+
+    async def _sweep(self, name: str) -> None:
+        """Abort all uploads for this very name, which no other put uses."""
+        for upload in await self.unfinished(key := self._names.key(name) or ""):
+            if upload.key == key:
+                await self.forget(upload)
+
+    async def aclose(self) -> None:
+        """See `Client.aclose`."""
+        if self.sweeper is not None:
+            await self.sweeper.aclose()
+        await self.requests.connection.aclose()
+
+    async def _answer(self, asked: Any) -> Any:
+        """What comes of a request that waits for the store alone."""
+        async with asyncio.timeout(self.requests.tuning.read_timeout):
+            return await asked
+
+    def _given(self, token: str) -> dict[str, str]:
+        return {**self._extra, TOKEN: token}
+
+
+def _found(got: Any) -> Found:
+    return Found(got.meta["size"], got.meta["e_tag"], got.attributes.get(TOKEN))
+
+
+def _check(missing: int) -> None:
+    if missing > 0:
+        raise Truncated(f"{missing} bytes did not come")

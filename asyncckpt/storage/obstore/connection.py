@@ -1,0 +1,173 @@
+"""Connection: obstore's stores for one bucket, told where it is and who asks as every AWS tool would find out."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from asyncckpt.storage.bucket.faults import Fault
+from asyncckpt.storage.bucket.requests import LONGEST_PAUSE
+from asyncckpt.storage.bucket.tuning import Tuning
+from asyncckpt.storage.extras import needed
+from asyncckpt.storage.obstore.options import Said
+from asyncckpt.storage.obstore.reasons import fault_of
+
+logger = logging.getLogger("asyncckpt")
+
+_LIFETIME = timedelta(minutes=10)
+"""After half of that, obstore asks for credentials again; whoever has them renews them long before they expire."""
+
+_KINDS = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """One bucket twice: a store that leaves trying again to this package, and one that does it for parts of uploads."""
+
+    obstore: Any
+    asking: Any
+    sending: Any
+
+
+class ObstoreConnection:
+    """The stores of one bucket; all on one event loop."""
+
+    def __init__(self, url: str, bucket: str, said: Said, tuning: Tuning) -> None:
+        self._url = url
+        self._bucket = bucket
+        self._said = said
+        self._tuning = tuning
+        self._stores: Stores | None = None
+        self._opening: asyncio.Lock | None = None
+
+    def renew(self) -> None:
+        """Have the next request ask for the credentials that there are then."""
+        self._stores = None
+
+    def fault_of(self, error: Exception) -> Fault:
+        """What `error` means."""
+        return fault_of(error)
+
+    async def client(self) -> Stores:
+        """The stores."""
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._stores is None:
+                self._stores = await asyncio.to_thread(self._opened)
+                logger.info("%s: through obstore %s", self._url, self._stores.obstore.__version__)
+            return self._stores
+
+    def _opened(self) -> Stores:
+        obstore = needed("obstore", "fast", self._url)
+        scheme = self._url.partition("://")[0]
+        kind = getattr(importlib.import_module("obstore.store"), _KINDS[scheme])
+        config, client = dict(self._said.config), dict(self._said.client)
+        given: dict[str, Any] = {"config": config, "client_options": client}
+        if scheme == "s3":
+            if (provider := _told_by_aws(self._bucket, self._said, config, client)) is not None:
+                given["credential_provider"] = provider
+            _protect(config)
+            config["disable_bulk_delete"] = True
+        client["allow_http"] = str(config.get("endpoint") or config.get("base_url") or "").startswith("http://")
+        client["connect_timeout"] = timedelta(seconds=self._tuning.connect_timeout)
+        client["timeout"] = timedelta(seconds=self._tuning.deadline)
+        asking, sending = (kind(self._bucket, **given, retry_config=self._retries(often)) for often in (False, True))
+        return Stores(obstore, asking, sending)
+
+    def _retries(self, often: bool) -> dict[str, Any]:
+        return {
+            "max_retries": self._tuning.attempts - 1 if often else 0,
+            "retry_timeout": timedelta(seconds=self._tuning.patience),
+            "backoff": {
+                "init_backoff": timedelta(seconds=self._tuning.pause),
+                "max_backoff": timedelta(seconds=LONGEST_PAUSE),
+                "base": 2,
+            },
+        }
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        self._stores = None
+
+
+def _told_by_aws(
+    bucket: str, said: Said, config: dict[str, Any], client: dict[str, Any]
+) -> Callable[[], dict[str, Any]] | None:
+    """Add to `config` and `client` what profiles and the environment say; and who is asked for credentials, if anybody.
+
+    Without botocore obstore looks at the environment and the machine's role by itself.
+    """
+    if find_spec("botocore") is None:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            config.setdefault("endpoint", endpoint)
+        return None
+    session = importlib.import_module("botocore.session").Session(profile=said.profile)
+    region, place = _place(session, config)
+    config["region"] = "us-east-1" if region in (None, "aws-global") else region
+    config["endpoint"] = f"{place.scheme}://{f'{bucket}.' if said.is_virtual else ''}{place.netloc}"
+    config["virtual_hosted_style_request"] = said.is_virtual
+    verify = session.get_config_variable("ca_bundle") if said.verify is None else said.verify
+    if verify is False:
+        client["allow_invalid_certificates"] = True
+    elif isinstance(verify, str):
+        client["root_certificate"] = Path(verify).read_bytes()
+    if "access_key_id" in config or "skip_signature" in config:
+        return None
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise importlib.import_module("botocore.exceptions").NoCredentialsError
+    return _Credentials(credentials)
+
+
+def _place(session: Any, config: Mapping[str, Any]) -> tuple[str | None, SplitResult]:
+    """The region and the endpoint, as botocore has them."""
+    region, endpoint = config.get("region"), config.get("endpoint")
+    if endpoint is not None:  # a client, which takes a while to make, would say the same
+        return region or session.get_config_variable("region"), urlsplit(endpoint)
+    asked = session.create_client(
+        "s3",
+        region_name=region,
+        aws_access_key_id=config.get("access_key_id"),
+        aws_secret_access_key=config.get("secret_access_key"),
+    )
+    try:
+        return asked.meta.region_name, urlsplit(asked.meta.endpoint_url)
+    finally:
+        asked.close()
+
+
+def _protect(config: dict[str, Any]) -> None:
+    """Have the store check every body that it gets: by the signature, or where TLS does, by a cheaper checksum."""
+    place = urlsplit(config.get("endpoint") or "https://s3.amazonaws.com")
+    is_aws = place.scheme == "https" and f".{place.hostname}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    if is_aws:
+        config |= {"unsigned_payload": True, "checksum_algorithm": "CRC64NVME"}
+    elif place.scheme == "http":
+        config["unsigned_payload"] = False  # elsewhere AWS_UNSIGNED_PAYLOAD may say otherwise
+
+
+class _Credentials:
+    """Those that botocore has, as obstore asks for them."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> dict[str, Any]:
+        frozen = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _LIFETIME,
+        }
