@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from asyncckpt.damage import readable
 from asyncckpt.format.digest import digesting
 from asyncckpt.format.manifest import Extent, Pack, Path
-from asyncckpt.reading import check_digest, readable
+from asyncckpt.reading import check_digest
 from asyncckpt.storage.base import Opened, Opening
 
 _CHUNK = 1 << 20

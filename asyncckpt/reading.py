@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, StorageError, TransientError
+from asyncckpt.damage import readable
+from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Contents, Extent, Pack, Path
 from asyncckpt.format.record import Checkpoint
@@ -96,7 +96,8 @@ async def fetch(
     """The bytes of the tensors at `paths`, aligned for their element size, each writable and private.
 
     `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming tensor and
-    pack if anything is missing, unreadable or not what its digest says; then nothing is returned.
+    pack if anything is missing, unreadable or not what its digest says; then nothing is returned. Raises `StorageError`
+    if the store cannot be read.
     """
     found: dict[Path, memoryview] = {}
 
@@ -142,19 +143,6 @@ async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
     with readable(what):
         await storage.get(span.pack.key, start=span.start, length=span.length, into=buffer)
     return await asyncio.to_thread(_checked, span, buffer, what)
-
-
-@contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Around requests for the pack at `what`: a failure is damage, unless it is one of the moment."""
-    try:
-        yield
-    except ObjectNotFound as error:
-        raise CheckpointCorruptError(f"{what} is missing", "missing") from error
-    except TransientError:
-        raise
-    except StorageError as error:
-        raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
 
 
 def check_digest(found: str, what: str, path: Path, extent: Extent) -> None:

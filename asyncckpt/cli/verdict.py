@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.following import unless_removed
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError, StorageDenied
+from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import verify
 
@@ -49,13 +49,8 @@ async def judge(catalog: Catalog, checkpoint: Checkpoint, *, full: bool) -> Verd
     except CheckpointNotFoundError:
         raise
     except AsyncCkptError as error:
-        return verdict(checkpoint, "damaged" if _is_damage(error) else "unread", error)
+        return verdict(checkpoint, "damaged" if isinstance(error, CheckpointCorruptError) else "unread", error)
     return verdict(checkpoint, "ok")
-
-
-def _is_damage(error: AsyncCkptError) -> bool:
-    # Bytes that this user may not read are no worse for it.
-    return isinstance(error, CheckpointCorruptError) and not isinstance(error.__cause__, StorageDenied)
 
 
 def exit_for_all(verdicts: Iterable[Verdict]) -> Exit:
