@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -41,11 +41,20 @@ def verdict(checkpoint: Checkpoint, state: State, error: AsyncCkptError | None =
     return Verdict(f"{checkpoint.seq:08d}", checkpoint.step, state, reason(error) if error else None)
 
 
-async def judge(catalog: Catalog, checkpoint: Checkpoint, *, full: bool) -> Verdict:
-    """Whether `checkpoint` is whole; raises `CheckpointNotFoundError` if retention removed it meanwhile."""
+async def judge(
+    catalog: Catalog,
+    checkpoint: Checkpoint,
+    *,
+    full: bool,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> Verdict:
+    """Whether `checkpoint` is whole; raises `CheckpointNotFoundError` if retention removed it meanwhile.
+
+    `progress` is told how many bytes more were checked.
+    """
     try:
         async with unless_removed(catalog, checkpoint):
-            await verify(catalog, checkpoint, full=full)
+            await verify(catalog, checkpoint, full=full, progress=progress)
     except CheckpointNotFoundError:
         raise
     except AsyncCkptError as error:
