@@ -167,10 +167,17 @@ def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview
     return {path: buffer[at:end] for path, (at, end) in found.items()}
 
 
-async def verify(catalog: Catalog, checkpoint: Checkpoint, *, full: bool = True) -> None:
+async def verify(
+    catalog: Catalog,
+    checkpoint: Checkpoint,
+    *,
+    full: bool = True,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
     """Check a checkpoint: lengths and headers of its packs, and with `full` every byte of its tensors.
 
-    Raises `CheckpointCorruptError` naming the first thing that is wrong.
+    `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming the first thing that
+    is wrong, and `StorageError` if the store cannot be read.
     """
     manifest = await catalog.manifest(checkpoint)
     for pack in manifest.contents.packs:
@@ -178,6 +185,7 @@ async def verify(catalog: Catalog, checkpoint: Checkpoint, *, full: bool = True)
     if full:
         for span in spans(manifest.contents):
             await _read(catalog.storage, span)
+            progress(sum(piece.extent.length for piece in span.pieces))
 
 
 async def _verify_pack(storage: Storage, pack: Pack) -> None:
