@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from asyncckpt.commits import Commits, Exclusive, Fenced
+from asyncckpt.damage import readable
 from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointCorruptError,
@@ -20,7 +21,6 @@ from asyncckpt.errors import (
     RunContended,
     RunRefused,
     StorageError,
-    TransientError,
 )
 from asyncckpt.format import manifest as manifests
 from asyncckpt.format import names, record, runfile
@@ -249,14 +249,8 @@ class Catalog:
         """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""
         ref = checkpoint.manifest
         what = f"{self.storage.url}/{ref.key}"
-        try:
+        with readable(what):
             data = await self.storage.get(ref.key)
-        except ObjectNotFound as error:
-            raise CheckpointCorruptError(f"{what} is missing", "missing") from error
-        except TransientError:
-            raise
-        except StorageError as error:
-            raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
         if len(data) != ref.length:
             raise CheckpointCorruptError(f"{what} has {len(data)} bytes instead of {ref.length}")
         found = manifests.decode(data, what)

@@ -8,11 +8,11 @@ Each save ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skippe
 end. `Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
 a state of a few kilobytes it may arrive after `Durable`. After `Durable` come the `Pruned` of the same commit, then
 `Retained`; `Deleted` follows one commit later. A restore ends with `Restored` or `RestoreFailed`, after any `Damaged`
-that it met; `Resumed` is the last that ``resume()`` tells. `Stalled`, `OverBudget`, `Paced`, `Expected`, `Skipped`
-and `Superseded` may arrive on the training thread, which a slow listener holds up; `Restored`, `RestoreFailed`,
-`Resumed` and `Damaged` arrive on the thread that restores; `PreemptionNoticed` and `PreemptionPlanned` arrive on the
-training thread, and so do `PreemptionEnded` with ``exit="raise"`` and `Weighed`. Everything else arrives on background
-threads.
+that it met and any `Restoring`, which says how far it is; `Resumed` is the last that ``resume()`` tells. `Stalled`,
+`OverBudget`, `Paced`, `Expected`, `Skipped` and `Superseded` may arrive on the training thread, which a slow listener
+holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged` arrive on the thread that restores; `PreemptionNoticed`
+and `PreemptionPlanned` arrive on the training thread, and so do `PreemptionEnded` with ``exit="raise"`` and `Weighed`.
+Everything else arrives on background threads.
 """
 
 from __future__ import annotations
@@ -179,6 +179,20 @@ class Swept(Event):
     """The start's sweep removed `objects` leftovers of earlier incarnations."""
 
     objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring(Event):
+    """A restore has read and checked `done` of the `total` bytes that it has to read, `seconds` after it began.
+
+    Told every few seconds, so that a short one tells nothing. A part that is checked before anything may change is read
+    twice, and counts so.
+    """
+
+    step: int
+    done: int
+    total: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

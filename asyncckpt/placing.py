@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any
 
+from asyncckpt.damage import readable
 from asyncckpt.format.digest import digesting
 from asyncckpt.format.manifest import Extent, Pack, Path
-from asyncckpt.reading import check_digest, readable
+from asyncckpt.reading import check_digest
 from asyncckpt.storage.base import Opened, Opening
 
 _CHUNK = 1 << 20
@@ -39,6 +41,10 @@ class Place:
     owner: object
     """Keeps the memory alive."""
 
+    def take(self, at: int, room: Any, start: int, length: int) -> None:
+        """Copy what is in a `asyncckpt.arriving.Room`, see `asyncckpt.arriving.Destination`."""
+        self.memory[at : at + length] = room.memory[start : start + length]
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -50,9 +56,20 @@ class _Piece:
 
 
 class Places:
-    """Reads tensors of one checkpoint, which lies in `packs`, into `places`: all that do not need too many packs."""
+    """Reads tensors of one checkpoint, which lies in `packs`, into `places`: all that do not need too many packs.
 
-    def __init__(self, storage: Opening, url: str, packs: Sequence[Pack], places: Mapping[Path, Place]) -> None:
+    `progress` is told the bytes of each extent that was read, from several threads.
+    """
+
+    def __init__(
+        self,
+        storage: Opening,
+        url: str,
+        packs: Sequence[Pack],
+        places: Mapping[Path, Place],
+        progress: Callable[[int], None] = lambda nbytes: None,
+    ) -> None:
+        self._progress = progress
         self._storage = storage
         self._url = url
         self._packs = packs
@@ -127,6 +144,7 @@ class Places:
                 self._opened[extent.pack].fill(into, extent.offset + at)
                 found.update(into)
         check_digest(found.hexdigest(), what, piece.path, extent)
+        self._progress(extent.length)
 
     def _what(self, number: int) -> str:
         return f"{self._url}/{self._packs[number].key}"

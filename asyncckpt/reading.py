@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, StorageError, TransientError
+from asyncckpt.damage import readable
+from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Contents, Extent, Pack, Path
 from asyncckpt.format.record import Checkpoint
@@ -96,7 +96,8 @@ async def fetch(
     """The bytes of the tensors at `paths`, aligned for their element size, each writable and private.
 
     `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming tensor and
-    pack if anything is missing, unreadable or not what its digest says; then nothing is returned.
+    pack if anything is missing, unreadable or not what its digest says; then nothing is returned. Raises `StorageError`
+    if the store cannot be read.
     """
     found: dict[Path, memoryview] = {}
 
@@ -144,19 +145,6 @@ async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
     return await asyncio.to_thread(_checked, span, buffer, what)
 
 
-@contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Around requests for the pack at `what`: a failure is damage, unless it is one of the moment."""
-    try:
-        yield
-    except ObjectNotFound as error:
-        raise CheckpointCorruptError(f"{what} is missing", "missing") from error
-    except TransientError:
-        raise
-    except StorageError as error:
-        raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
-
-
 def check_digest(found: str, what: str, path: Path, extent: Extent) -> None:
     """Raise `CheckpointCorruptError` unless `found` is the digest that the tensor at `path` has in `extent`."""
     if found != extent.digest:
@@ -179,10 +167,17 @@ def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview
     return {path: buffer[at:end] for path, (at, end) in found.items()}
 
 
-async def verify(catalog: Catalog, checkpoint: Checkpoint, *, full: bool = True) -> None:
+async def verify(
+    catalog: Catalog,
+    checkpoint: Checkpoint,
+    *,
+    full: bool = True,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
     """Check a checkpoint: lengths and headers of its packs, and with `full` every byte of its tensors.
 
-    Raises `CheckpointCorruptError` naming the first thing that is wrong.
+    `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming the first thing that
+    is wrong, and `StorageError` if the store cannot be read.
     """
     manifest = await catalog.manifest(checkpoint)
     for pack in manifest.contents.packs:
@@ -190,6 +185,7 @@ async def verify(catalog: Catalog, checkpoint: Checkpoint, *, full: bool = True)
     if full:
         for span in spans(manifest.contents):
             await _read(catalog.storage, span)
+            progress(sum(piece.extent.length for piece in span.pieces))
 
 
 async def _verify_pack(storage: Storage, pack: Pack) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.consensus import Consensus
@@ -17,7 +18,8 @@ from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, In
 from asyncckpt.events import Damaged, Listeners, Restored
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which, which_of
-from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_tensors, overtaken, read, unclaimed
+from asyncckpt.progress import Progress
+from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_parts, overtaken, read, unclaimed
 from asyncckpt.state.capture import Tree
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
@@ -122,9 +124,19 @@ class Restorer:
         began = time.monotonic()
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Fitted:
-            live = live_tensors(self._trees)
+            live = live_parts(self._trees)
+            progress = Progress(checkpoint.step, self._listeners)
             loaded = self._executor.read(
-                lambda catalog: read(catalog, checkpoint, scopes, only=only, exclude=exclude, live=live, ahead=ahead)
+                partial(
+                    read,
+                    checkpoint=checkpoint,
+                    scopes=scopes,
+                    only=only,
+                    exclude=exclude,
+                    live=live,
+                    ahead=ahead,
+                    progress=progress,
+                )
             )
             # Before any rank changes anything.
             lacks = checkpoint.partial if allow_partial else ()
@@ -152,7 +164,7 @@ class Restorer:
     def _place(self, fitted: Fitted) -> None:
         self._guard()
         self._half_placed = fitted.loaded.checkpoint
-        apply(fitted)
+        apply(fitted, self._executor.read)
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 

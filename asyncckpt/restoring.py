@@ -5,19 +5,26 @@ checked before the first parameter changes, and what goes straight into live mem
 It does not matter when a training resumes: there everything is read once, and a damage that shows late is mended by
 the next older checkpoint, which replaces all that was changed. Objects are put back in the order they were given,
 random state last.
+
+Local disks read into live host memory (``placing``). From any other store, and on its way to a device, what a resume
+reads arrives when it is its component's turn (``arriving``), in live memory or in memory that will be the state's; what
+must be checked before anything changes arrives in memory of its own, once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asyncckpt.arriving import Arrivals, HostRooms
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.events import Listeners, RestoreFailed
@@ -25,22 +32,29 @@ from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import CheckpointInfo, Which, which_of
 from asyncckpt.placing import Place, Places
+from asyncckpt.progress import Progress
 from asyncckpt.reading import check_packs, fetch
 from asyncckpt.state.apply import (
     Missing,
     around,
     below,
+    can_be_shaped_before,
     only_parts,
     plain,
+    rooms_for,
+    shaped,
     state_of,
     tensors_of,
     wanted,
     without_missing,
 )
 from asyncckpt.state.capture import Tree, components
-from asyncckpt.state.landing import fitting, memory_of
+from asyncckpt.state.landing import SMALLEST, fitting, memory_of
 from asyncckpt.state.stateful import Component
 from asyncckpt.storage.base import Opening, Storage
+from asyncckpt.unloading import OnDevice, PinnedRooms, follow, unloading, use_here
+
+CPU = torch.device("cpu")
 
 SHARED = "state"
 """The scope of what is the same on every rank; with one rank, of everything."""
@@ -62,6 +76,8 @@ class Loaded:
     """What was read and matched its digests, and so may be shared by the next save."""
     places: Places | None = None
     """The live tensors in `scopes`, which `apply` has yet to fill."""
+    late: Late | None = None
+    """More of them, and others whose bytes are not there yet."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -72,6 +88,31 @@ class Loaded:
         return merged
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """What is fetched when it is needed."""
+
+    arrivals: Arrivals
+    fresh: tuple[Tensor, ...]
+    """What is no live tensor."""
+    devices: frozenset[torch.device]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What of a training a checkpoint may be read straight into."""
+
+    tensors: Mapping[Path, Tensor]
+    """By their paths in a checkpoint."""
+    parts: frozenset[Path]
+    """The components: what is stored below may come when it is their turn."""
+    homes: Mapping[Path, torch.device]
+    """See `Component.homes`."""
+
+
+NOTHING_LIVE = Live({}, frozenset(), {})
+
+
 async def read(
     catalog: Catalog,
     checkpoint: Checkpoint,
@@ -79,24 +120,31 @@ async def read(
     *,
     only: Collection[str] | None = None,
     exclude: Collection[str] = (),
-    device: str | torch.device = "cpu",
-    live: Mapping[Path, Tensor] | None = None,
+    device: torch.device = CPU,
+    live: Live = NOTHING_LIVE,
     ahead: bool = True,
+    progress: Progress | None = None,
 ) -> Loaded:
     """Read a checkpoint (its `scopes`, all of them where None) onto `device` and check every digest.
 
-    What fits one of the `live` tensors is only checked, and without `ahead` not even that: the tensor itself is in the
-    state, for `apply` to fill.
-    Raises `CheckpointCorruptError` if anything is wrong, and `CheckpointNotFoundError` if retention removed it
-    meanwhile, which is not damage.
+    What fits one of the `live` tensors may be checked only, and without `ahead` not even that: the tensor itself is in
+    the state, for `apply` to fill. So are those, without `ahead`, that are not live and not there yet.
+    Raises `CheckpointCorruptError` if anything is wrong, `CheckpointNotFoundError` if retention removed it
+    meanwhile, which is not damage, and `StorageError` if the store cannot be read.
     """
+    progress = progress or Progress(checkpoint.step, Listeners())
     try:
         contents = (await catalog.manifest(checkpoint)).contents
         paths = _paths(contents, scopes, only, exclude)
         await check_packs(catalog.storage, contents, paths)
-        places, landed = await _landed(catalog.storage, contents, fitting(contents, paths, live or {}), ahead=ahead)
-        found = await fetch(catalog.storage, contents, paths - landed.keys())
-        tensors = tensors_of(contents, found, device) | landed
+        progress.expect(sum(contents.tensors[path].nbytes for path in paths))
+        fit = fitting(contents, paths, live.tensors)
+        places, tensors = await _landed(catalog.storage, contents, fit, progress, ahead=ahead)
+        later = {} if ahead else _later(catalog.storage, contents, paths - tensors.keys(), live, fit)
+        late = _late(catalog.storage, contents, later, fit, progress)
+        tensors |= {path: fit[path] for path in later if path in fit}
+        tensors |= shaped(contents, {path: flat for path, flat in later.items() if path not in fit})
+        tensors |= await _now(catalog.storage, contents, paths - tensors.keys(), device, progress)
     except CheckpointCorruptError:
         if not await catalog.is_listed(checkpoint):
             raise CheckpointNotFoundError(
@@ -112,7 +160,7 @@ async def read(
         if scopes is None or scope in scopes
     }
     size = sum(tensor.nbytes for tensor in tensors.values())
-    return Loaded(checkpoint, states, size, verified, places)
+    return Loaded(checkpoint, states, size, verified, places, late)
 
 
 async def read_named(
@@ -121,7 +169,7 @@ async def read_named(
     scopes: Collection[str] | None = None,
     *,
     only: Collection[str] | None = None,
-    device: str | torch.device = "cpu",
+    device: torch.device = CPU,
 ) -> tuple[Loaded, CheckpointInfo]:
     """Read the checkpoint that `which` names now; "latest" and "best" follow a writer that overtakes the reader.
 
@@ -163,28 +211,95 @@ def _paths(
 
 
 async def _landed(
-    storage: Storage, contents: Contents, fit: Mapping[Path, Tensor], *, ahead: bool
+    storage: Storage, contents: Contents, fit: Mapping[Path, Tensor], progress: Progress, *, ahead: bool
 ) -> tuple[Places | None, dict[Path, Tensor]]:
     """Open what is stored of the live tensors that `fit`, and check it `ahead`; those to be filled are returned."""
-    if not fit or not isinstance(storage, Opening):  # another store would fetch everything twice
+    big = {path: tensor for path, tensor in fit.items() if tensor.nbytes >= SMALLEST and tensor.device == CPU}
+    if not big or not isinstance(storage, Opening):  # another store would fetch everything twice
         return None, {}
-    into = {
-        path: Place(memory_of(tensor), contents.tensors[path].boxes[0].extents, tensor) for path, tensor in fit.items()
-    }
-    places = Places(storage, storage.url, contents.packs, into)
+    into = {path: _place(contents, path, tensor) for path, tensor in big.items()}
+    places = Places(storage, storage.url, contents.packs, into, progress.add)
     await asyncio.to_thread(places.open)
     if ahead:
+        progress.expect(sum(fit[path].nbytes for path in places.paths))
         await asyncio.to_thread(places.check)
     return places, {path: fit[path] for path in places.paths}
 
 
-def live_tensors(trees: Mapping[str, Mapping[str, Tree]]) -> dict[Path, Tensor]:
-    """The live tensors of `trees`, by their paths in a checkpoint, that it may be read straight into."""
+def _later(
+    storage: Storage, contents: Contents, paths: Collection[Path], live: Live, fit: Mapping[Path, Tensor]
+) -> dict[Path, Tensor]:
+    """Where the bytes of those of `paths` belong that need not be there before it is their component's turn."""
     found: dict[Path, Tensor] = {}
-    for tree in trees.values():
-        for component in components(tree):
-            found |= component.landing()
+    fresh: defaultdict[torch.device, list[Path]] = defaultdict(list)
+    for path in can_be_shaped_before(contents).intersection(paths):
+        home = live.homes.get(path[:-1], CPU)
+        if path in fit:
+            home = fit[path].device
+        # What is stored beside something else under a parameter's name (a step counter) stays in host memory.
+        if home == CPU or contents.tensors[path].nbytes < SMALLEST:
+            home = home if path in fit else CPU
+        if isinstance(storage, Opening) and home == CPU:
+            continue
+        if path in fit:
+            found[path] = fit[path]
+        elif any(path[: len(part)] == part for part in live.parts):
+            fresh[home].append(path)
+    for device, there in fresh.items():
+        found |= rooms_for(contents, there, device)
     return found
+
+
+def _late(
+    storage: Storage,
+    contents: Contents,
+    later: Mapping[Path, Tensor],
+    fit: Mapping[Path, Tensor],
+    progress: Progress,
+) -> Late | None:
+    if not later:
+        return None
+    fresh = tuple(tensor for path, tensor in later.items() if path not in fit)
+    return Late(_arrivals(storage, contents, later, progress), fresh, _devices(later))
+
+
+async def _now(
+    storage: Storage, contents: Contents, paths: Collection[Path], device: torch.device, progress: Progress
+) -> dict[Path, Tensor]:
+    """The tensors at `paths`, in memory of their own on `device`."""
+    if isinstance(storage, Opening) and device == CPU:
+        return tensors_of(contents, await fetch(storage, contents, paths, progress.add))
+    rooms = await asyncio.to_thread(rooms_for, contents, paths, device)
+    with unloading({device} - {CPU}):
+        await _arrivals(storage, contents, rooms, progress).fill(())
+    return shaped(contents, rooms, device)
+
+
+def _arrivals(storage: Storage, contents: Contents, flat: Mapping[Path, Tensor], progress: Progress) -> Arrivals:
+    places = {path: _place(contents, path, tensor) for path, tensor in flat.items()}
+    devices = _devices(flat)
+    follow(devices)  # memory that was asked for just now may be in use until then
+    return Arrivals(storage, contents.packs, places, PinnedRooms() if devices else HostRooms(), progress.add)
+
+
+def _place(contents: Contents, path: Path, tensor: Tensor) -> Any:
+    extents = tuple(extent for box in contents.tensors[path].boxes for extent in box.extents)
+    return Place(memory_of(tensor), extents, tensor) if tensor.device == CPU else OnDevice(tensor, extents)
+
+
+def _devices(tensors: Mapping[Path, Tensor]) -> frozenset[torch.device]:
+    return frozenset(tensor.device for tensor in tensors.values()) - {CPU}
+
+
+def live_parts(trees: Mapping[str, Mapping[str, Tree]]) -> Live:
+    """What of `trees` a checkpoint may be read straight into."""
+    found = [component for tree in trees.values() for component in components(tree)]
+    tensors: dict[Path, Tensor] = {}
+    homes: dict[Path, torch.device] = {}
+    for component in found:
+        tensors |= component.landing()
+        homes |= component.homes()
+    return Live(tensors, frozenset(component.path for component in found), homes)
 
 
 @contextmanager
@@ -244,20 +359,29 @@ def fit(
     return Fitted(loaded, found)
 
 
-def apply(fitted: Fitted) -> None:
-    """Put a loaded state back into the components it fits.
+def apply(fitted: Fitted, wait: Callable[[Callable[[Catalog], Coroutine[Any, Any, None]]], None]) -> None:
+    """Put a loaded state back into the components it fits; what is still to be fetched, `wait` fetches.
 
     Raises `IncompatibleState` where one refuses its part, and as `read` does for what is found only now; what comes
     before is changed then.
     """
     loaded = fitted.loaded
+    if loaded.late is not None:
+        use_here(loaded.late.fresh)
     for component, part, whole in fitted.parts:
         # Not before its turn: what another's load_state_dict finds here is what it found without this.
         if loaded.places is not None:
             loaded.places.fill(component.path)
+        if loaded.late is not None:
+            with unloading(loaded.late.devices):
+                wait(partial(_arrive, loaded.late.arrivals, component.path))
         component.load(part, strict=whole)
     if loaded.places is not None:
         loaded.places.close()
+
+
+async def _arrive(arrivals: Arrivals, part: Path, _: Catalog) -> None:
+    await arrivals.fill(part)
 
 
 def _check_parts(parts: Collection[str], trees: Mapping[str, Mapping[str, Tree]]) -> None:

@@ -1,4 +1,7 @@
-"""``asyncckpt demo``: train, save continuously, die in the middle of a save, resume, and compare with a twin."""
+"""``asyncckpt demo``: train, save continuously, die in the middle of a save, resume, and compare with a twin.
+
+The second part (``demo_bucket``) does it again in a bucket, with a notice in place of a kill.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from asyncckpt.cli.demo_bucket import BucketDemo, missing
 from asyncckpt.cli.demo_metrics import free_port, headlines, scrape
 from asyncckpt.cli.demo_process import TrainerProcess
 from asyncckpt.cli.demo_report import Kill, Story, rows
@@ -24,29 +28,44 @@ UNHURT = "the run ended before a save could be interrupted: give it more --steps
 
 @click.command()
 @click.option("--root", type=click.Path(path_type=Path), help="Where to keep the checkpoints [default: nowhere].")
-@click.option("--steps", type=click.IntRange(min=40), help="Steps to train [default: 160; with --quick 120].")
+@click.option("--steps", type=click.IntRange(min=40), help="Steps to train [default: 120; with --quick as many].")
 @click.option("--quick", is_flag=True, help="A tiny model: seconds instead of a minute.")
 def demo(root: Path | None, steps: int | None, quick: bool) -> None:
     """Kill a training run in the middle of a save, and show that nothing is lost.
 
     A small GPT learns to write Python while its state is saved every few steps. The process is killed with
-    SIGKILL during a save and resumed in a new one; a twin that was never interrupted runs beside it. Exits
-    with 1 unless losses, parameters, optimizer and random generators of both are equal to the last bit.
+    SIGKILL during a save and resumed in a new one; a twin that was never interrupted runs beside it. Then the
+    same training saves to a bucket of a real S3 server on this machine, is told to leave with SIGTERM, and goes on
+    in a new process, in an empty folder, from the URL alone. Exits with 1 unless losses, parameters, optimizer and
+    random generators of all are equal to the last bit.
     """
     with contextlib.ExitStack() as stack:
         if root is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncckpt-demo-")))
         else:
             home = _empty(root)
-        plan = Plan(home, "quick" if quick else "full", steps or (120 if quick else 160), 3 if quick else 4)
+        plan = Plan(home, "quick" if quick else "full", steps or 120, 3 if quick else 4)
         show = screen(plan.steps)
         with show:
             story = Demo(plan, show).run()
         show.table("asyncckpt demo", rows(story))
+        if not story.succeeded:
+            raise click.ClickException("the resumed run is not what its twin is: see the table above")
+        _show_bucket(plan, story)
     if root is not None:
         click.echo(f"\nLook around: asyncckpt ls {plan.store}")
-    if not story.succeeded:
-        raise SystemExit(1)
+
+
+def _show_bucket(plan: Plan, story: Story) -> None:
+    """The second part, or why it is left out."""
+    if reason := missing():
+        click.echo(f"\nThe second part, a run that saves to an S3 server, is left out: {reason}")
+        return
+    show = screen(plan.steps)
+    with show:
+        arguments = [f"--steps={plan.steps}", f"--size={plan.size}"]
+        found = BucketDemo(plan.bucket(), show, plan.steps, 10, arguments, story.twin).run()
+    show.table("asyncckpt demo, part two: a bucket", found)
 
 
 def _empty(root: Path) -> Path:
@@ -69,6 +88,12 @@ class Plan:
     def store(self) -> Path:
         """The root of the checkpoints."""
         return self.home / "run"
+
+    def bucket(self) -> Path:
+        """A folder for the second part."""
+        folder = self.home / "bucket"
+        folder.mkdir()
+        return folder
 
     @property
     def kill_after(self) -> int:

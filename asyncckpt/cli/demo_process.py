@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,11 +19,22 @@ Line = dict[str, Any]
 class TrainerProcess:
     """One process of ``asyncckpt.cli.demo_trainer``; its stdout goes to `log` as JSON lines.
 
-    Leaving the ``with`` block kills what still runs.
+    It works in `folder`, with what `environment` adds to this process's, and is to end with `status`. Leaving the
+    ``with`` block kills what still runs.
     """
 
-    def __init__(self, log: Path, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        log: Path,
+        arguments: Sequence[str],
+        *,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        status: int = 0,
+    ) -> None:
         self.log = log
+        self.folder = folder or Path.cwd()
+        self._status = status
         self.lines: list[Line] = []
         self._errors = log.with_suffix(".stderr")
         self._read = 0
@@ -33,7 +44,8 @@ class TrainerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+                cwd=self.folder,
             )
 
     def __enter__(self) -> Self:
@@ -55,13 +67,13 @@ class TrainerProcess:
         return [line for line in self.lines if line["event"] == event]
 
     def running(self) -> bool:
-        """Read what it printed since the last call; False once it has ended well.
+        """Read what it printed since the last call; False once it has ended as it is to.
 
         Raises `click.ClickException` with the end of its stderr if it failed.
         """
         status = self._process.poll()
         self._follow()
-        if status:
+        if status not in (None, self._status):
             error = self._errors.read_text(errors="replace")[-2000:]
             raise click.ClickException(f"a training process ended with status {status}:\n{error}")
         return status is None
@@ -69,6 +81,10 @@ class TrainerProcess:
     def kill(self) -> None:
         """Send SIGKILL (on Windows, terminate it) and return at once."""
         self._process.kill()
+
+    def terminate(self) -> None:
+        """Send SIGTERM and return at once."""
+        self._process.terminate()
 
     def wait(self) -> None:
         """Wait for its end and read its last lines."""

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
-from asyncckpt import AsyncCheckpointer, Budget, CheckpointInfo, RetentionPolicy, SavePolicy, load
+from asyncckpt import AsyncCheckpointer, Budget, CheckpointInfo, Preemption, RetentionPolicy, SavePolicy, load
 from asyncckpt.cli.demo_model import GPT, SIZES, Windows, draws, fingerprint, standard_library
 from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.events import Event
@@ -38,6 +38,7 @@ def train(run: Run, options: argparse.Namespace) -> list[CheckpointInfo]:
         save=SavePolicy(every_steps=options.every),
         keep=RetentionPolicy(last=3),
         budget=Budget(slowdown=None),  # it saves every few steps: paced, most of them would be superseded
+        preemption=Preemption(deadline=options.grace) if options.grace else None,
         metrics=options.metrics_port,
         listeners=[Reporter()],
     ) as ckpt:
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="where to save and resume; without it, the uninterrupted twin runs")
     parser.add_argument("--steps", type=int, required=True, help="steps of the whole run")
     parser.add_argument("--every", type=int, default=4, help="steps from one save to the next")
+    parser.add_argument("--grace", type=float, help="seconds from SIGTERM to the kill")
     parser.add_argument("--size", choices=sorted(SIZES), default="full")
     parser.add_argument("--metrics-port", type=int, default=0, help="0 takes a free port")
     return parser

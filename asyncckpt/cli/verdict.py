@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.following import unless_removed
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError, StorageDenied
+from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import verify
 
@@ -41,21 +41,25 @@ def verdict(checkpoint: Checkpoint, state: State, error: AsyncCkptError | None =
     return Verdict(f"{checkpoint.seq:08d}", checkpoint.step, state, reason(error) if error else None)
 
 
-async def judge(catalog: Catalog, checkpoint: Checkpoint, *, full: bool) -> Verdict:
-    """Whether `checkpoint` is whole; raises `CheckpointNotFoundError` if retention removed it meanwhile."""
+async def judge(
+    catalog: Catalog,
+    checkpoint: Checkpoint,
+    *,
+    full: bool,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> Verdict:
+    """Whether `checkpoint` is whole; raises `CheckpointNotFoundError` if retention removed it meanwhile.
+
+    `progress` is told how many bytes more were checked.
+    """
     try:
         async with unless_removed(catalog, checkpoint):
-            await verify(catalog, checkpoint, full=full)
+            await verify(catalog, checkpoint, full=full, progress=progress)
     except CheckpointNotFoundError:
         raise
     except AsyncCkptError as error:
-        return verdict(checkpoint, "damaged" if _is_damage(error) else "unread", error)
+        return verdict(checkpoint, "damaged" if isinstance(error, CheckpointCorruptError) else "unread", error)
     return verdict(checkpoint, "ok")
-
-
-def _is_damage(error: AsyncCkptError) -> bool:
-    # Bytes that this user may not read are no worse for it.
-    return isinstance(error, CheckpointCorruptError) and not isinstance(error.__cause__, StorageDenied)
 
 
 def exit_for_all(verdicts: Iterable[Verdict]) -> Exit:

@@ -82,5 +82,12 @@ class Check:
                 yield verdict(checkpoint, "removed", error)
 
     async def _judged(self, catalog: Catalog, checkpoint: Checkpoint, place: str) -> Verdict:
-        self._status.show(f"checking {place}: step {checkpoint.step}, {size(checkpoint.size)}")
-        return await judge(catalog, checkpoint, full=self._full)
+        what, done = f"checking {place}: step {checkpoint.step}, {size(checkpoint.size)}", 0
+
+        def more(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            self._status.show(f"{what}, {min(100, 100 * done // checkpoint.size)} %")
+
+        self._status.show(what)
+        return await judge(catalog, checkpoint, full=self._full, progress=more)

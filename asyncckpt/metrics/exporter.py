@@ -32,6 +32,7 @@ from asyncckpt.events import (
     Pruned,
     Restored,
     RestoreFailed,
+    Restoring,
     Resumed,
     Retained,
     Retried,
@@ -137,7 +138,11 @@ class Exporter:
         self._metrics.bytes["pruned"].inc(event.bytes)
         self._metrics.phases["prune"].observe(event.seconds)
 
+    def _restoring(self, event: Restoring) -> None:
+        self._metrics.restoring.set(event.done / event.total)
+
     def _restored(self, event: Restored) -> None:
+        self._metrics.restoring.set(1)
         self._metrics.restores["restored"].inc()
         self._metrics.restore.observe(event.seconds)
         self._metrics.bytes["read"].inc(event.bytes)
@@ -221,6 +226,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Pruned: Exporter._pruned,
     Retained: Exporter._retained,
     Deleted: Exporter._deleted,
+    Restoring: Exporter._restoring,
     Restored: Exporter._restored,
     RestoreFailed: Exporter._restore_failed,
     Resumed: Exporter._resumed,

@@ -259,6 +259,9 @@ class Instruments:
         self.restores = made.counters(
             "asyncckpt_restores_total", "Restores by how they ended.", "outcome", "restored", "failed"
         )
+        self.restoring = made.gauge(
+            "asyncckpt_restore_progress_ratio", "How far the newest restore is: 0 before any, 1 once it is over."
+        )
         self.restore = made.histogram(
             "asyncckpt_restore_duration_seconds", "Time to read and check a checkpoint that was restored.", SAVE
         )

@@ -87,6 +87,30 @@ def tensors_of(
         view = data.pop(path)
         flat[path] = _flat(view, leads.get(path, 0), device, stays=id(view.obj) not in moved)
         del view
+    return shaped(contents, flat, device)
+
+
+def rooms_for(contents: Contents, paths: Iterable[Path], device: str | torch.device = "cpu") -> dict[Path, Tensor]:
+    """Fresh memory on `device` for the bytes of the tensors at `paths`: what `shaped` takes, once they are there."""
+    leads = _leads(contents)
+    found = {}
+    for path in paths:
+        lead, size = leads.get(path, 0), contents.tensors[path].nbytes
+        if size:
+            found[path] = torch.empty(lead + size, dtype=torch.uint8, device=device)[lead:]
+    return found
+
+
+def can_be_shaped_before(contents: Contents) -> set[Path]:
+    """The stored tensors that are a view of their bytes, in the order in which these are stored, and share them with no
+    other: they can be made before the bytes are there.
+    """
+    shared = {alias.of for alias in contents.aliases.values()}
+    return {path for path, entry in contents.tensors.items() if entry.stride is None and path not in shared}
+
+
+def shaped(contents: Contents, flat: Mapping[Path, Tensor], device: str | torch.device = "cpu") -> dict[Path, Tensor]:
+    """Every stored tensor whose bytes are in `flat`, every alias of one, and all that have no bytes."""
     found = {path: _shaped(entry, flat.get(path), path) for path, entry in contents.tensors.items() if path in flat}
     for path, entry in contents.tensors.items():
         if not entry.nbytes:

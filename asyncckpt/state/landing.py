@@ -17,7 +17,7 @@ from asyncckpt.format.manifest import Contents, Path, TensorEntry
 from asyncckpt.state.dtypes import from_logical
 
 SMALLEST = 1 << 20
-"""Bytes: many smaller ones are read faster in one request than each into its place."""
+"""Bytes: many smaller ones are read faster off a disk in one request than each into its place."""
 
 _COPYING = (nn.Module._load_from_state_dict, nn.BatchNorm1d._load_from_state_dict)
 """What copies into parameters and buffers and does nothing else to them (all batch norms share one)."""
@@ -46,7 +46,7 @@ def _runs(module: nn.Module, name: str, *functions: object) -> bool:
 
 
 def landing(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the `live` tensors of a module whose memory is what a stored tensor is: big, dense and their own."""
+    """Those of the `live` tensors of a module whose memory is what a stored tensor is: dense and their own."""
     if not all(map(_is_ordinary, live.values())):
         return {}  # with whom the others share memory cannot be told then
     # Which of two copies into the same memory comes last must not depend on which of them is read into place.
@@ -54,7 +54,7 @@ def landing(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach()
         for name, tensor in live.items()
-        if tensor.nbytes >= SMALLEST and _is_plain_memory(tensor) and users[_storage(tensor)] == 1
+        if tensor.nbytes and _is_plain_memory(tensor) and users[_storage(tensor)] == 1
     }
 
 
@@ -68,7 +68,7 @@ def _storage(tensor: Tensor) -> int:
 
 def _is_plain_memory(tensor: Tensor) -> bool:
     return (
-        tensor.device.type == "cpu"
+        _has_addresses(tensor.device.type)
         and tensor.is_contiguous()
         # Memory that holds other numbers than the tensor shows.
         and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
@@ -76,6 +76,12 @@ def _is_plain_memory(tensor: Tensor) -> bool:
         # Sharded training takes the memory of a parameter away and leaves its shape.
         and tensor.storage_offset() * tensor.itemsize + tensor.nbytes <= tensor.untyped_storage().nbytes()
     )
+
+
+def _has_addresses(kind: str) -> bool:
+    """Whether tensors on devices of this kind are bytes that can be copied to."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return kind == "cpu" or (accelerator is not None and kind == accelerator.type)
 
 
 def fitting(contents: Contents, paths: Collection[Path], live: Mapping[Path, Tensor]) -> dict[Path, Tensor]:

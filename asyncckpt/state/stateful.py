@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -70,8 +71,15 @@ class Component(Protocol):
         """Live tensors, by their paths in a checkpoint, that `load` would only copy into; it may be given them."""
         ...
 
+    def homes(self) -> Mapping[Path, torch.device]:
+        """Devices on which it will keep what is stored right below a path, where that is not host memory."""
+        ...
+
     def check(self, state: State, *, strict: bool) -> None:
-        """Raise `IncompatibleState` for a `state` that is known not to fit; changes nothing."""
+        """Raise `IncompatibleState` for a `state` that is known not to fit; changes nothing.
+
+        Looks at names and shapes only: the bytes of its tensors need not be there yet.
+        """
         ...
 
     def load(self, state: State, *, strict: bool) -> None:
@@ -122,6 +130,10 @@ class StatefulComponent:
         """None: what the object does with what it is given is its own affair."""
         return {}
 
+    def homes(self) -> Mapping[Path, torch.device]:
+        """Host memory, as far as anybody knows."""
+        return {}
+
     def check(self, state: State, *, strict: bool) -> None:
         """Only the object itself can tell."""
 
@@ -170,7 +182,7 @@ class ModuleComponent(StatefulComponent):
         return Names(self.target).cleaned(self.target.state_dict())
 
     def landing(self) -> Mapping[Path, Tensor]:
-        """Big parameters and buffers; none where hooks or code of its own have a say."""
+        """Parameters and buffers; none where hooks or code of its own have a say."""
         if not (_is_plain_module(self.target) and only_copies(self.target)):
             return {}
         names, live = Names(self.target), self.target.state_dict(keep_vars=True)
@@ -238,6 +250,15 @@ class OptimizerComponent(StatefulComponent):
             groups.append({**hyper, "params": list(range(start, end))})
         encoded = encode(groups, (*self.path, "param_groups"), sink)
         return {"$dict": [["state", skeleton], ["param_groups", encoded]]}
+
+    def homes(self) -> Mapping[Path, torch.device]:
+        """Where each parameter is: torch puts there what belongs to it."""
+        parameters = (p for group in self.target.param_groups for p in group["params"])
+        return {
+            (*self.path, "state", str(number)): p.device
+            for number, p in enumerate(parameters)
+            if p.device.type != "cpu"
+        }
 
     def check(self, state: State, *, strict: bool) -> None:
         """As many parameters in each group."""

@@ -328,7 +328,7 @@ def _translated(what: str) -> Iterator[None]:
     except OSError as error:
         raise _error_of(error, what) from error
     except Exception as error:
-        raise StorageError(errno.EIO, f"{what}: {type(error).__name__}: {error}") from error
+        raise StorageError(errno.EPROTO, f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _error_of(error: OSError, what: str) -> StorageError:
@@ -342,5 +342,7 @@ def _error_of(error: OSError, what: str) -> StorageError:
             return StorageDenied(errno.EACCES, f"{what}: access denied ({error}); give other credentials, or rights")
         case TimeoutError() | ConnectionError():
             return TransientError(errno.EAGAIN, f"{what}: {error}")
+        case OSError(errno=None | errno.EIO):  # what an implementation makes of any answer that it does not know
+            return StorageError(errno.EPROTO, f"{what}: {error}")
         case _:
             return translate(error, what)

@@ -54,6 +54,7 @@ def test_a_scrape_tells_what_happened_to_saves(store: GatedStorage) -> None:
     assert value(found, "asyncckpt_restores_total", outcome="restored") == 1
     assert value(found, "asyncckpt_restores_total", outcome="failed") == 0
     assert value(found, "asyncckpt_restore_duration_seconds_count") == 1
+    assert value(found, "asyncckpt_restore_progress_ratio") == 1
     assert value(found, "asyncckpt_storage_errors_total", reason="full") == 1
     for phase in ("open", "write", "stage", "report", "commit"):
         assert value(found, "asyncckpt_phase_seconds_count", phase=phase) == 3

@@ -221,11 +221,11 @@ def _other_bytes(root: Path, store: GatedStorage) -> None:
 
 
 def _no_pack_to_read(root: Path, store: GatedStorage) -> None:
-    store.fail("get", "data/*-step-3-*.safetensors", lambda: StorageDenied(13, "Permission denied"))
+    store.fail("get", "data/*-step-3-*.safetensors", lambda: StorageError(5, "Input/output error"))
 
 
 def _no_manifest_to_read(root: Path, store: GatedStorage) -> None:
-    store.fail("get", "data/*-step-3-*/manifest.json", lambda: StorageDenied(13, "Permission denied"))
+    store.fail("get", "data/*-step-3-*/manifest.json", lambda: StorageError(5, "Input/output error"))
 
 
 KINDS = ("record", "missing", "unreadable", "content")
@@ -236,8 +236,13 @@ def test_a_pack_that_cannot_be_read_is_the_stores_failure_too(
 ) -> None:
     ckpt = make(model=Toy())
     ckpt.save(1).wait()
-    store.fail("get", "data/*.safetensors", lambda: StorageDenied(13, "Permission denied"))
+    store.fail("get", "data/*.safetensors", lambda: StorageError(5, "Input/output error"))
     with pytest.raises(CheckpointCorruptError):
+        ckpt.restore("latest")
+    assert value(scrape(registry), "asyncckpt_storage_errors_total", reason="other") == 1
+    store.heal()
+    store.fail("get", "data/*.safetensors", lambda: StorageDenied(13, "Permission denied"))
+    with pytest.raises(StorageDenied):
         ckpt.restore("latest")
     assert value(scrape(registry), "asyncckpt_storage_errors_total", reason="denied") == 1
 

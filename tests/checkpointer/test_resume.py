@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from asyncckpt.errors import (
     SaveFailed,
     StorageDenied,
     StorageError,
+    TransientError,
     UnsupportedFormat,
 )
 from asyncckpt.events import Damaged
@@ -120,13 +122,39 @@ def test_P11_resume_reports_a_damaged_checkpoint_and_takes_the_one_before_it(
     assert steps(ckpt) == [1, 2, 3]
 
 
-def test_resume_passes_a_pack_that_cannot_be_read(make: Make, root: Path, recorder: Recorder) -> None:
+def test_resume_passes_a_pack_that_the_disk_cannot_read(make: Make, root: Path, recorder: Recorder) -> None:
     store = GatedStorage(LocalStorage(root))
-    store.fail("get", "data/*-step-3-*", lambda: StorageDenied(13, "Permission denied"))
+    store.fail("get", "data/*-step-3-*", lambda: StorageError(errno.EIO, "Input/output error"))
     toy = Toy()
     assert make(store, model=toy).resume().step == 2
     assert toy.value == 2
-    assert "Permission denied" in recorder.of(Damaged)[0].reason
+    assert "Input/output error" in recorder.of(Damaged)[0].reason
+
+
+@pytest.mark.parametrize("at", ["data/*-step-3-*.safetensors", "data/*-step-3-*/manifest.json"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageDenied(errno.EACCES, "access denied"),
+        TransientError(errno.EAGAIN, "out of reach"),
+        StorageError(errno.EMFILE, "Too many open files"),
+        StorageError(errno.EPROTO, "an answer that nobody knows"),
+    ],
+    ids=lambda error: errno.errorcode[error.errno],
+)
+def test_a_store_that_cannot_be_read_any_more_never_makes_a_resume_step_back(
+    make: Make, root: Path, recorder: Recorder, error: StorageError, at: str
+) -> None:
+    store = GatedStorage(LocalStorage(root))
+    store.fail("get", at, lambda: error)
+    toy = Toy()
+    ckpt = make(store, model=toy, overwrite=True)
+    with pytest.raises(type(error), match=f"the store cannot be read: {error.strerror}"):
+        ckpt.resume()
+    assert recorder.of(Damaged) == []
+    store.heal()
+    assert ckpt.resume().step == 3
+    assert toy.value == 3
 
 
 def test_retention_never_deletes_what_was_found_damaged(make: Make, root: Path) -> None:

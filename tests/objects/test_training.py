@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
-from asyncckpt.errors import Fenced, SaveFailed, StorageDenied, StorageError, TransientError
-from asyncckpt.events import Fallback, Retried
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, arriving, load, progress
+from asyncckpt.errors import Fenced, RestoreError, SaveFailed, StorageDenied, StorageError, TransientError
+from asyncckpt.events import Damaged, Event, Fallback, Restoring, Retried
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import KEY, SECRET, STRANGER, STRANGERS_SECRET, IgnoringServer, S3Server
 
@@ -271,6 +272,60 @@ def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Pro
         state = ckpt.resume()
         assert state is not None
         assert state.step == 1
+
+
+def _forbids(proxy: Proxy) -> None:
+    proxy.add("answer", "GET .*safetensors", status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+
+
+def _goes(proxy: Proxy) -> None:
+    proxy.refuse()
+
+
+@pytest.mark.parametrize(
+    ("turns", "raised"), [(_forbids, "access denied"), (_goes, "check the network|connection broke")]
+)
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_a_store_that_cannot_be_read_from_the_middle_of_a_resume_on_never_makes_it_step_back(
+    s3: S3Server,
+    proxy: Proxy,
+    url: str,
+    turns: Callable[[Proxy], None],
+    raised: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arriving, "PIECE", 1 << 20)
+    monkeypatch.setattr(progress, "EVERY", 0)
+    training, recorder = Training(), Recorder()
+    training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: twice as many requests as are under way at once
+    with checkpointer(training, url, s3.options(), optimizer=None) as ckpt:
+        for step in (1, 2):
+            with torch.no_grad():
+                training.model.weight.fill_(step)
+            ckpt.save(step).wait()
+
+    class Amid:
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, Restoring) and event.done < event.total:
+                turns(proxy)
+
+    other = Training()
+    other.model = torch.nn.Linear(2048, 2048)
+    options = s3.options(proxy.endpoint, asyncckpt=HASTY)
+    with checkpointer(other, url, options, optimizer=None, listeners=[recorder, Amid()], overwrite=True) as ckpt:
+        with pytest.raises(StorageError, match=f"the store cannot be read: .*({raised})"):
+            ckpt.resume()
+        assert recorder.of(Restoring)
+        assert recorder.of(Damaged) == []
+        with pytest.raises(RestoreError, match="step 2 ended halfway"):
+            ckpt.save(3)
+        ckpt._listeners._listeners = (recorder,)
+        proxy.heal()
+        proxy.accept()
+        state = ckpt.resume()
+        assert state is not None
+        assert state.step == 2
+        assert other.model.weight.eq(2).all()
 
 
 # -- a server that ignores conditions --------------------------------------------------------------------------

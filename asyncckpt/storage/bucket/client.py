@@ -91,8 +91,13 @@ class Client(Protocol):
         """What there is."""
         ...
 
-    async def first(self, name: str, start: int, count: int) -> tuple[Found, bytearray]:
-        """At most `count` bytes from `start`, and what the object is; fewer where it ends before."""
+    async def first(
+        self, name: str, start: int, count: int, into: memoryview | None = None
+    ) -> tuple[Found, memoryview]:
+        """At most `count` bytes from `start`, and what the object is; fewer where it ends before.
+
+        They are read into `into`, which has room for them, or into memory of their own.
+        """
         ...
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:

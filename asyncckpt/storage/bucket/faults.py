@@ -34,7 +34,7 @@ class Fault:
             case "denied":
                 return StorageDenied(errno.EACCES, f"{what}: {self.message}")
             case _:
-                return StorageError(errno.EIO, f"{what}: {self.message}")
+                return StorageError(errno.EPROTO, f"{what}: {self.message}")
 
 
 _SLOW = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestThrottled"}

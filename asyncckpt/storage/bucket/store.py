@@ -183,30 +183,34 @@ class BucketStorage:
     async def _get(self, key: str, start: int, length: int | None, into: Buffer | None) -> memoryview:
         name, size = self._names.whole(key), self._tuning.part_size
         asked = size if length is None else min(size, length)
-        found, head = await self._first(key, start, asked)
+        # What is no room for what was asked for is refused below.
+        fits = into is not None and len(into) == length and not memoryview(into).readonly
+        target = memoryview(into) if into is not None and fits else None
+        found, head = await self._first(key, start, asked, None if target is None else target[:asked])
         count = span(f"{self.url}/{key}", found.length, start, length, into)
         if into is None and len(head) == count:
-            return memoryview(head)
-        target = memoryview(room(count) if into is None else into)
-        target[: len(head)] = head
+            return head
+        if target is None:
+            target = memoryview(room(count) if into is None else into)
+            target[: len(head)] = head
         await together(
             self._client.fill(name, target[at : at + size], start + at, found.version)
             for at in range(len(head), count, size)
         )
         return target
 
-    async def _first(self, key: str, start: int, count: int) -> tuple[Found, Buffer]:
+    async def _first(self, key: str, start: int, count: int, into: memoryview | None) -> tuple[Found, memoryview]:
         """The object, and at most its first `count` bytes from `start`; none for a range that it does not have."""
         if start >= 0 and count > 0:
             try:
-                return await self._client.first(self._names.whole(key), start, count)
+                return await self._client.first(self._names.whole(key), start, count, into)
             except Failed as failed:
                 if failed.fault.kind != "range":
                     raise
         found = await self._client.head(self._names.whole(key))
         if found is None:
             raise ObjectNotFound(errno.ENOENT, f"{self.url}/{key}: there is no such object")
-        return found, b""
+        return found, memoryview(b"")
 
     async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
         """Read many small objects whole, see `Storage.get_each`; as many at once as the store may be asked for."""

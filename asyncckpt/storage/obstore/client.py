@@ -103,19 +103,24 @@ class ObstoreClient:
                 raise
             return None
 
-    async def first(self, name: str, start: int, count: int) -> tuple[Found, bytearray]:
+    async def first(
+        self, name: str, start: int, count: int, into: memoryview | None = None
+    ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
+        target = memoryview(bytearray(count)) if into is None else into
 
-        async def attempt(stores: Stores) -> tuple[Found, bytearray]:
+        async def attempt(stores: Stores) -> tuple[Found, int]:
             asked = stores.obstore.get_async(stores.asking, name, options={"range": (start, start + count)})
             got = await self._answer(asked)
-            whole = bytearray()
+            filled = 0
             async for piece in self._pieces(got):
-                whole += piece
-            _check(min(count, got.meta["size"] - start) - len(whole))
-            return _found(got), whole
+                target[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            _check(min(count, got.meta["size"] - start) - filled)
+            return _found(got), filled
 
-        return await self.requests.make(attempt)
+        found, filled = await self.requests.make(attempt)
+        return found, target[:filled]
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
         """See `Client.fill`; what was cut short goes on from where it was cut."""

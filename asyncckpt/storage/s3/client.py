@@ -78,9 +78,11 @@ class S3Client:
                 raise
             return None
 
-    async def first(self, name: str, start: int, count: int) -> tuple[Found, bytearray]:
+    async def first(
+        self, name: str, start: int, count: int, into: memoryview | None = None
+    ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
-        return await first(self.requests, self._where(name), start, count)
+        return await first(self.requests, self._where(name), start, count, into)
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
         """See `Client.fill`."""

@@ -39,21 +39,30 @@ async def fill(requests: Requests, where: Mapping[str, str], into: memoryview, s
     await requests.make(attempt)
 
 
-async def first(requests: Requests, where: Mapping[str, str], start: int, count: int) -> tuple[Found, bytearray]:
-    """Read at most `count` bytes from `start`, and what the object is; fewer where it ends before. Raises `Failed`."""
+async def first(
+    requests: Requests, where: Mapping[str, str], start: int, count: int, into: memoryview | None = None
+) -> tuple[Found, memoryview]:
+    """Read at most `count` bytes from `start`, and what the object is; fewer where it ends before. Raises `Failed`.
 
-    async def attempt(s3: Any) -> tuple[Found, bytearray]:
+    They are read into `into`, which has room for them, or into memory of their own.
+    """
+    target = memoryview(bytearray(count)) if into is None else into
+
+    async def attempt(s3: Any) -> tuple[Found, int]:
         got = await s3.get_object(**where, Range=f"bytes={start}-{start + count - 1}")
-        total = int(str(got["ContentRange"]).rpartition("/")[2]) if "ContentRange" in got else int(got["ContentLength"])
+        is_part = "ContentRange" in got
+        total = int(str(got["ContentRange"]).rpartition("/")[2]) if is_part else int(got["ContentLength"])
+        skip, filled = 0 if is_part else start, 0  # a store that knows no ranges sends everything
         async with got["Body"] as body:
-            found = bytearray()
-            while piece := await body.read(_PIECE):
-                found += piece
+            while filled < count and (piece := await body.read(_PIECE)):
+                rest = memoryview(piece)[skip : skip + count - filled]
+                skip = max(0, skip - len(piece))
+                target[filled : filled + len(rest)] = rest
+                filled += len(rest)
         wanted = min(count, total - start)
-        if "ContentRange" not in got:
-            del found[:start], found[count:]
-        if len(found) != wanted:
-            raise Truncated(f"{wanted - len(found)} of {wanted} bytes did not come")
-        return found_in(got, total), found
+        if filled != wanted:
+            raise Truncated(f"{wanted - filled} of {wanted} bytes did not come")
+        return found_in(got, total), filled
 
-    return await requests.make(attempt)
+    found, filled = await requests.make(attempt)
+    return found, target[:filled]

@@ -1,0 +1,181 @@
+"""What is restored to a device goes through a few rooms of page-locked memory, filled while others are copied."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import asyncckpt
+from asyncckpt import AsyncCheckpointer, arriving, unloading
+from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.state import landing
+from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.storage.base import Storage
+from asyncckpt.testing import simacc
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
+
+from .trainings import DEVICE, differing, side, tensors
+
+PIECE = 16 << 10
+WIDE = 128
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of 64 KiB are big here, and have four requests each."""
+    for module in (arriving, unloading):
+        monkeypatch.setattr(module, "PIECE", PIECE)
+    monkeypatch.setattr("asyncckpt.restoring.SMALLEST", WIDE * WIDE)
+
+
+class Training:
+    """Eight layers on a device, and AdamW."""
+
+    def __init__(self, seed: int = 0, device: torch.device = DEVICE) -> None:
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(*(nn.Linear(WIDE, WIDE) for _ in range(8))).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+
+    def step(self) -> None:
+        self.model(torch.ones(4, WIDE, device=DEVICE)).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def checkpointer(self, store: Storage, **options: Any) -> AsyncCheckpointer:
+        return AsyncCheckpointer(
+            store, model=self.model, optimizer=self.optimizer, executor="thread", overwrite=True, **options
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return tensors({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+
+
+Open = Callable[[], Storage]
+
+
+@pytest.fixture(params=["memory", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens one that is a local disk, or is none."""
+    memory = MemoryStorage("device")
+    return (lambda: memory) if request.param == "memory" else (lambda: LocalStorage(tmp_path / "run"))
+
+
+def saved(store: Storage) -> Training:
+    training = Training()
+    training.step()
+    with training.checkpointer(store) as ckpt:
+        ckpt.save(1).wait()
+    return training
+
+
+class Counted(unloading.PinnedRooms):
+    """Rooms that are counted."""
+
+    made: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        Counted.last = self
+
+    last: Counted
+
+
+@pytest.mark.parametrize("has_stepped", [False, True])
+def test_a_resumed_training_is_on_its_device_and_came_there_through_a_few_rooms(
+    store: Open, has_stepped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+    before = saved(store())
+    training = Training(1)
+    if has_stepped:
+        training.step()
+    addresses = [parameter.data_ptr() for parameter in training.model.parameters()]
+    with training.checkpointer(store()) as ckpt:
+        assert ckpt.resume() is not None
+    assert differing(training.state(), before.state()) == []
+    assert [parameter.data_ptr() for parameter in training.model.parameters()] == addresses
+    moments = [value for state in training.optimizer.state.values() for name, value in state.items() if name != "step"]
+    assert {value.device for value in moments} == {DEVICE}
+    assert 1 < Counted.last._made <= unloading.MOST
+    before.step()
+    training.step()
+    assert differing(training.state(), before.state()) == []
+
+
+def test_rooms_are_page_locked(store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+    saved(store())
+    with Training(1).checkpointer(store()) as ckpt:
+        ckpt.resume()
+    assert all(room.tensor.is_pinned() for room in Counted.last._free)
+
+
+def test_requests_go_on_while_the_device_copies_and_stop_when_all_rooms_are_full() -> None:
+    store = GatedStorage(MemoryStorage("device"))
+    before = saved(store)
+    training = Training(1)
+    with training.checkpointer(store) as ckpt:
+        store.calls.clear()
+        with simacc.hold(side()):
+            resuming = threading.Thread(target=ckpt.resume)
+            resuming.start()
+            deadline = time.monotonic() + PATIENCE
+            while store.count("get", "*.safetensors") < 1 + unloading.MOST:  # the header, and every room
+                assert resuming.is_alive()
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            assert resuming.is_alive()
+            assert store.count("get", "*.safetensors") == 1 + unloading.MOST
+        resuming.join(PATIENCE)
+    assert store.count("get", "*.safetensors") > 4 * unloading.MOST
+    assert differing(training.state(), before.state()) == []
+
+
+def test_what_the_device_still_reads_is_not_written_over(store: Open) -> None:
+    before = saved(store())
+    training = Training(1)
+    with training.checkpointer(store()) as ckpt:
+        with simacc.hold(torch.accelerator.current_stream(DEVICE)) as gate:
+            out = training.model(torch.ones(4, WIDE, device=DEVICE))
+            resuming = threading.Thread(target=ckpt.resume)
+            resuming.start()
+            gate()
+            resuming.join(PATIENCE)
+        assert torch.isfinite(out).all()
+    assert differing(training.state(), before.state()) == []
+
+
+def test_a_state_is_loaded_onto_a_device_the_same_way(store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+    before = saved(store())
+    found = asyncckpt.load(store(), device=DEVICE).state
+    assert found["model"]["0.weight"].device == DEVICE
+    assert differing(tensors({name: found[name] for name in ("model", "optimizer")}), before.state()) == []
+    assert 1 < Counted.last._made <= unloading.MOST
+
+
+def test_a_restore_changes_nothing_on_the_device_unless_every_byte_is_sound(tmp_path: Path) -> None:
+    saved(LocalStorage(tmp_path / "run"))
+    shutil.copytree(tmp_path / "run", tmp_path / "other", symlinks=True)
+    (pack,) = (tmp_path / "other").glob("data/*/*.safetensors")
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.write_bytes(data)
+    training = Training(1)
+    wanted = training.state()
+    with training.checkpointer(LocalStorage(tmp_path / "other")) as ckpt, pytest.raises(CheckpointCorruptError):
+        ckpt.restore()
+    assert differing(training.state(), wanted) == []
+
+
+def test_parameters_of_all_forms_are_where_bytes_can_be_copied_to() -> None:
+    assert list(landing.landing({"it": nn.Parameter(torch.zeros(4, 4, device=DEVICE))})) == ["it"]
+    assert landing.landing({"it": torch.zeros(4, 4, device=DEVICE).t()}) == {}
