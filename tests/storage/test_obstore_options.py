@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,17 @@ async def _head(store: ObstoreStorage) -> None:
         await store.head("a")
     finally:
         await store.aclose()
+
+
+def test_without_botocore_the_environment_is_all_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "botocore", None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://h:1/path/")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    found = config("s3://b", {"config_kwargs": {"s3": {"addressing_style": "virtual"}}})
+    assert found["endpoint"] == "http://b.h:1/path"
+    with pytest.raises(StorageError, match=r"\['profile'\] needs botocore: pip install 'asyncckpt\[s3\]'"):
+        opened("s3://b", {"profile": "work"})
 
 
 def test_bodies_are_checked_by_the_signature_or_where_tls_protects_that_by_a_checksum() -> None:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
+from asyncckpt.errors import StorageError
 from asyncckpt.storage.bucket.faults import Fault
 from asyncckpt.storage.bucket.requests import LONGEST_PAUSE
 from asyncckpt.storage.bucket.tuning import Tuning
@@ -74,7 +75,7 @@ class ObstoreConnection:
         config, client = dict(self._said.config), dict(self._said.client)
         given: dict[str, Any] = {"config": config, "client_options": client}
         if scheme == "s3":
-            if (provider := _told_by_aws(self._bucket, self._said, config, client)) is not None:
+            if (provider := _told_by_aws(self._url, self._said, config, client)) is not None:
                 given["credential_provider"] = provider
             _protect(config)
             config["disable_bulk_delete"] = True
@@ -101,40 +102,45 @@ class ObstoreConnection:
 
 
 def _told_by_aws(
-    bucket: str, said: Said, config: dict[str, Any], client: dict[str, Any]
+    url: str, said: Said, config: dict[str, Any], client: dict[str, Any]
 ) -> Callable[[], dict[str, Any]] | None:
     """Add to `config` and `client` what profiles and the environment say; and who is asked for credentials, if anybody.
 
     Without botocore obstore looks at the environment and the machine's role by itself.
     """
-    if find_spec("botocore") is None:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
-            config.setdefault("endpoint", endpoint)
-        return None
-    session = importlib.import_module("botocore.session").Session(profile=said.profile)
-    region, place = _place(session, config)
-    config["region"] = "us-east-1" if region in (None, "aws-global") else region
-    config["endpoint"] = f"{place.scheme}://{f'{bucket}.' if said.is_virtual else ''}{place.netloc}"
+    session, verify = None, said.verify
+    endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if find_spec("botocore") is not None:
+        session = importlib.import_module("botocore.session").Session(profile=said.profile)
+        region, endpoint = _place(session, config)
+        config["region"] = "us-east-1" if region in (None, "aws-global") else region
+        verify = session.get_config_variable("ca_bundle") if verify is None else verify
+    elif said.profile is not None:
+        raise StorageError(f"{url}: storage_options['profile'] needs botocore: pip install 'asyncckpt[s3]'")
     config["virtual_hosted_style_request"] = said.is_virtual
-    verify = session.get_config_variable("ca_bundle") if said.verify is None else said.verify
+    if endpoint:
+        place = urlsplit(endpoint)
+        host = f"{urlsplit(url).netloc}.{place.netloc}" if said.is_virtual else place.netloc
+        config["endpoint"] = f"{place.scheme}://{host}{place.path.rstrip('/')}"
     if verify is False:
         client["allow_invalid_certificates"] = True
     elif isinstance(verify, str):
         client["root_certificate"] = Path(verify).read_bytes()
-    if "access_key_id" in config or "skip_signature" in config:
-        return None
+    return None if session is None or config.keys() & {"access_key_id", "skip_signature"} else _asked(session)
+
+
+def _asked(session: Any) -> _Credentials:
     credentials = session.get_credentials()
     if credentials is None:
         raise importlib.import_module("botocore.exceptions").NoCredentialsError
     return _Credentials(credentials)
 
 
-def _place(session: Any, config: Mapping[str, Any]) -> tuple[str | None, SplitResult]:
+def _place(session: Any, config: Mapping[str, Any]) -> tuple[str | None, str]:
     """The region and the endpoint, as botocore has them."""
     region, endpoint = config.get("region"), config.get("endpoint")
     if endpoint is not None:  # a client, which takes a while to make, would say the same
-        return region or session.get_config_variable("region"), urlsplit(endpoint)
+        return region or session.get_config_variable("region"), endpoint
     asked = session.create_client(
         "s3",
         region_name=region,
@@ -142,7 +148,7 @@ def _place(session: Any, config: Mapping[str, Any]) -> tuple[str | None, SplitRe
         aws_secret_access_key=config.get("secret_access_key"),
     )
     try:
-        return asked.meta.region_name, urlsplit(asked.meta.endpoint_url)
+        return asked.meta.region_name, asked.meta.endpoint_url
     finally:
         asked.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 from asyncckpt.storage.bucket.client import Settle
 from asyncckpt.storage.bucket.requests import Failed, Requests
 
-_PART = re.compile(r"Error performing PUT ")
+_PART = re.compile(r"Error performing PUT (?!\S*comp=blocklist)")  # which is how Azure completes one
 _ABORT = re.compile(r"Error performing DELETE ")
 
 
