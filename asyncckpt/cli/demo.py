@@ -28,7 +28,7 @@ UNHURT = "the run ended before a save could be interrupted: give it more --steps
 
 @click.command()
 @click.option("--root", type=click.Path(path_type=Path), help="Where to keep the checkpoints [default: nowhere].")
-@click.option("--steps", type=click.IntRange(min=40), help="Steps to train [default: 120; with --quick as many].")
+@click.option("--steps", type=click.IntRange(min=40), help="Steps to train [default: 90; with --quick 120].")
 @click.option("--quick", is_flag=True, help="A tiny model: seconds instead of a minute.")
 def demo(root: Path | None, steps: int | None, quick: bool) -> None:
     """Kill a training run in the middle of a save, and show that nothing is lost.
@@ -44,7 +44,7 @@ def demo(root: Path | None, steps: int | None, quick: bool) -> None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncckpt-demo-")))
         else:
             home = _empty(root)
-        plan = Plan(home, "quick" if quick else "full", steps or 120, 3 if quick else 4)
+        plan = Plan(home, "quick" if quick else "full", steps or (120 if quick else 90), 3 if quick else 4)
         show = screen(plan.steps)
         with show:
             story = Demo(plan, show).run()
@@ -64,7 +64,7 @@ def _show_bucket(plan: Plan, story: Story) -> None:
     show = screen(plan.steps)
     with show:
         arguments = [f"--steps={plan.steps}", f"--size={plan.size}"]
-        found = BucketDemo(plan.bucket(), show, plan.steps, 10, arguments, story.twin).run()
+        found = BucketDemo(plan.bucket(), show, plan.steps, 15, arguments, story.twin).run()
     show.table("asyncckpt demo, part two: a bucket", found)
 
 

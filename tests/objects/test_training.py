@@ -285,7 +285,6 @@ def _goes(proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     ("turns", "raised"), [(_forbids, "access denied"), (_goes, "check the network|connection broke")]
 )
-@pytest.mark.parametrize("executor", ["thread", "process"])
 def test_a_store_that_cannot_be_read_from_the_middle_of_a_resume_on_never_makes_it_step_back(
     s3: S3Server,
     proxy: Proxy,
