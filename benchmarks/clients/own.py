@@ -1,0 +1,99 @@
+"""This project: saves of a checkpointer, and its store alone."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any, Literal
+
+from asyncckpt import AsyncCheckpointer, Budget, RetentionPolicy
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.s3 import S3Storage
+from benchmarks.clients import Wait
+from benchmarks.clients.place import Place
+from benchmarks.clients.raw import KEY, Raw
+from benchmarks.clients.tensors import Tensors
+
+
+class Saved(Tensors):
+    """Its defaults but for `verify` and the pace, as the other benchmarks have it."""
+
+    executor: Literal["auto", "thread"] = "auto"
+
+    def __init__(self, place: Place, nbytes: int) -> None:
+        super().__init__(nbytes)
+        root, options = self.root(place)
+        self._checkpointer = AsyncCheckpointer(
+            root,
+            storage_options=options,
+            model=self.subject.model,
+            optimizer=self.subject.optimizer,
+            keep=RetentionPolicy(last=1),
+            verify="off",
+            executor=self.executor,
+            budget=Budget(slowdown=None),
+        )
+        self.subject.before_update(self._checkpointer.before_mutation)
+
+    def root(self, place: Place) -> tuple[str | Storage, dict[str, str] | None]:
+        """Where to, and with which options."""
+        return place.url, place.options
+
+    def open(self) -> None:
+        self._checkpointer.resume()
+
+    def change(self) -> None:
+        self._checkpointer.wait()  # until what the last save replaced is gone
+        self.subject.step()
+
+    def begin(self, number: int) -> Wait:
+        handle = self._checkpointer.save(number)
+
+        def wait() -> None:
+            handle.wait()
+
+        return wait
+
+    def get(self) -> None:
+        self._checkpointer.resume()
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+
+class SavedInThread(Saved):
+    """Uploaded by a thread of the training's process."""
+
+    executor = "thread"
+
+
+class SavedByObstore(Saved):
+    """Through obstore; its store cannot be chosen by a URL alone."""
+
+    def root(self, place: Place) -> tuple[str | Storage, dict[str, str] | None]:
+        made: Any = importlib.import_module("asyncckpt.storage.obstore").ObstoreStorage
+        return made(place.url, place.options), None
+
+
+class Stored(Raw):
+    """The store alone, which is given the memory as a whole."""
+
+    def __init__(self, place: Place, nbytes: int) -> None:
+        super().__init__(place, nbytes)
+        self._store = S3Storage(place.url, place.options)
+
+    def open(self) -> None:
+        asyncio.run(self._store.probe())
+
+    def begin(self, number: int) -> Wait:
+        return lambda: _ignored(asyncio.run(self._store.put(KEY, [self.memory], length=len(self.memory))))
+
+    def get(self) -> None:
+        asyncio.run(self._store.get(KEY, into=self.memory))
+
+    def close(self) -> None:
+        asyncio.run(self._store.aclose())
+
+
+def _ignored(_: object) -> None:
+    """For a function that is to return nothing."""
