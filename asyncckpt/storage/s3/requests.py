@@ -114,7 +114,7 @@ class Requests:
                 result = await attempt(await self._client())
         except Exception as error:
             fault = fault_of(error)
-            if fault.reason == "slow_down":
+            if fault.reason in ("slow_down", "timeout"):  # on a slow line fewer parts at once are each there in time
                 self._pressure.ease()
             elif fault.kind != "transient":
                 self._pressure.press()

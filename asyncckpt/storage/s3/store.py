@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from asyncckpt.errors import ObjectNotFound, OutcomeUnknown, StorageDenied, StorageError
 from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, UploadInfo, check_key, each_got
 from asyncckpt.storage.crossing import Crossing
-from asyncckpt.storage.cutting import blocks
+from asyncckpt.storage.cutting import blocks, lasts
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.room import room
 from asyncckpt.storage.s3.body import Body
@@ -120,9 +120,12 @@ class S3Storage:
             second = await anext(cut, None)
             if second is None:
                 check_length(key, len(head), length)
-                await self._about(key, lambda: self._put_whole(key, head, mode))
+                # A copy: what a connection that was given up has left to send, it may send when the put has ended.
+                whole = memoryview(bytes(head))
+                await self._about(key, lambda: self._put_whole(key, whole, mode))
                 return ObjectInfo(key, len(head))
-            return await self._put_parts(key, _joined(head, second, cut), self._tuning.window(size), length, mode)
+            window = self._tuning.window(None if lasts(parts) else size)
+            return await self._put_parts(key, _joined(head, second, cut), window, length, mode)
 
     async def _put_whole(self, key: str, memory: memoryview, mode: PutMode) -> None:
         token = secrets.token_hex(16)

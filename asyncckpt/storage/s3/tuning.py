@@ -44,9 +44,9 @@ class Tuning:
             return self.part_size
         return math.ceil(length / MOST_PARTS / _MIB) * _MIB
 
-    def window(self, part: int) -> int:
-        """How many parts of that size may be under way at once."""
-        return max(1, min(self.concurrency, self.memory // part))
+    def window(self, copied: int | None) -> int:
+        """How many parts may be under way at once: those that are copied, of so many bytes, or such as need not be."""
+        return self.concurrency if copied is None else max(1, min(self.concurrency, self.memory // copied))
 
 
 def tuning_of(given: object, url: str) -> Tuning:
