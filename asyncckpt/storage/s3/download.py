@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,30 +40,44 @@ async def fill(
         last = start + len(into) - 1
         got = await s3.get_object(**where, Range=f"bytes={start + filled}-{last}", **condition)
         async with got["Body"] as body:
-            while filled < len(into) and (piece := await body.read(min(_PIECE, len(into) - filled))):
+            async for piece in _pieces(body, len(into) - filled):
                 into[filled : filled + len(piece)] = piece
                 filled += len(piece)
-        if filled < len(into):
-            raise Truncated(f"{len(into) - filled} of {len(into)} bytes did not come")
 
     await requests.make(attempt)
 
 
-async def first(requests: Requests, where: Mapping[str, str], start: int, count: int) -> tuple[Found, bytearray]:
-    """Read at most `count` bytes from `start`, and what the object is; fewer where it ends before. Raises `Failed`."""
+async def first(
+    requests: Requests, where: Mapping[str, str], start: int, count: int, into: memoryview | None
+) -> tuple[Found, memoryview]:
+    """Read at most `count` bytes from `start`, and what the object is; fewer where it ends before.
 
-    async def attempt(s3: Any) -> tuple[Found, bytearray]:
+    They are in `into`, where that is given, and otherwise in memory of their own. Raises `Failed`.
+    """
+
+    async def attempt(s3: Any) -> tuple[Found, memoryview]:
         got = await s3.get_object(**where, Range=f"bytes={start}-{start + count - 1}")
         total = int(str(got["ContentRange"]).rpartition("/")[2]) if "ContentRange" in got else int(got["ContentLength"])
+        wanted, filled = max(0, min(count, total - start)), 0
+        room = memoryview(bytearray(wanted)) if into is None else into[:wanted]
         async with got["Body"] as body:
-            found = bytearray()
-            while piece := await body.read(_PIECE):
-                found += piece
-        wanted = min(count, total - start)
-        if "ContentRange" not in got:
-            del found[:start], found[count:]
-        if len(found) != wanted:
-            raise Truncated(f"{wanted - len(found)} of {wanted} bytes did not come")
-        return found_in(got, total), found
+            if "ContentRange" not in got:  # the store sends everything
+                async for _ in _pieces(body, min(start, total)):
+                    pass
+            async for piece in _pieces(body, wanted):
+                room[filled : filled + len(piece)] = piece
+                filled += len(piece)
+        return found_in(got, total), room
 
     return await requests.make(attempt)
+
+
+async def _pieces(body: Any, count: int) -> AsyncIterator[bytes]:
+    """The next `count` bytes of an answer; raises `Truncated` where it ends before."""
+    left = count
+    while left:
+        piece = await body.read(min(_PIECE, left))
+        if not piece:
+            raise Truncated(f"{left} of {count} bytes did not come")
+        left -= len(piece)
+        yield piece

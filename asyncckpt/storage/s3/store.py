@@ -220,32 +220,34 @@ class S3Storage:
         return await self._about(key, lambda: self._get(key, start, length, into))
 
     async def _get(self, key: str, start: int, length: int | None, into: Buffer | None) -> memoryview:
-        where, size = self._where(key), self._tuning.part_size
-        asked = size if length is None else min(size, length)
-        found, head = await self._first(key, start, asked)
+        where, size = self._where(key), self._tuning.range_size
+        target = None if into is None or memoryview(into).readonly else memoryview(into)
+        most = len(target) if target is not None else size if length is None else length
+        found, head = await self._first(key, start, min(size, most), target)
         count = span(f"{self.url}/{key}", found.length, start, length, into)
-        if into is None and len(head) == count:
-            return memoryview(head)
-        target = memoryview(room(count) if into is None else into)
-        target[: len(head)] = head
+        if target is None:
+            if len(head) == count:
+                return head
+            target = memoryview(room(count))
+            target[: len(head)] = head
         await together(
             fill(self._requests, where, target[at : at + size], start + at, found.condition)
             for at in range(len(head), count, size)
         )
         return target
 
-    async def _first(self, key: str, start: int, count: int) -> tuple[Found, Buffer]:
+    async def _first(self, key: str, start: int, count: int, into: memoryview | None) -> tuple[Found, memoryview]:
         """The object, and at most its first `count` bytes from `start`; none for a range that it does not have."""
         if start >= 0 and count > 0:
             try:
-                return await first(self._requests, self._where(key), start, count)
+                return await first(self._requests, self._where(key), start, count, into)
             except Failed as failed:
                 if failed.fault.kind != "range":
                     raise
         found = await self._head(key)
         if found is None:
             raise ObjectNotFound(errno.ENOENT, f"{self.url}/{key}: there is no such object")
-        return found_in(found, found["ContentLength"]), b""
+        return found_in(found, found["ContentLength"]), memoryview(b"")
 
     async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
         """Read many small objects whole, see `Storage.get_each`; as many at once as the store may be asked for."""
