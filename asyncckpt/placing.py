@@ -8,6 +8,7 @@ into its place. What comes between the two readings does not go unnoticed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,16 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from asyncckpt.format.digest import digesting
+from asyncckpt.format.digest import digest, digesting
 from asyncckpt.format.manifest import Extent, Pack, Path
-from asyncckpt.reading import check_digest, readable
-from asyncckpt.storage.base import Opened, Opening
+from asyncckpt.reading import check_digest, readable, several
+from asyncckpt.storage.base import Opened, Opening, Storage
 
 _CHUNK = 1 << 20
 """Bytes of one read: few enough to be in the processor's cache when they are digested."""
 
 _THREADS = min(4, os.cpu_count() or 1)
 """More than there are cores made cold reads slower; four saturate the disks measured."""
+
+_FAR = 16
+"""Reads of a store that is far away at once: none takes memory, and it bounds its requests itself."""
 
 _PACKS = 64
 """Most packs that are kept open: increments may lie in hundreds, and a process has perhaps a thousand descriptors."""
@@ -89,14 +93,16 @@ class Places:
             finally:
                 rooms.put(room)
 
-        _each(check, self._pieces(()))
+        _each(check, _pieces(self._places, ()))
 
     def fill(self, part: Path) -> None:
         """Read what belongs to `part` of the state into its places, after `open`.
 
         Raises as `asyncckpt.reading.fetch` does: then the part is changed, but not wholly.
         """
-        _each(lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), self._pieces(part))
+        _each(
+            lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), _pieces(self._places, part)
+        )
 
     def close(self) -> None:
         """Let the packs go; again does nothing."""
@@ -108,14 +114,6 @@ class Places:
             return False
         self._numbers = numbers
         return True
-
-    def _pieces(self, part: Path) -> Iterator[_Piece]:
-        for path, place in self._places.items():
-            if path[: len(part)] == part:
-                at = 0
-                for extent in place.extents:
-                    yield _Piece(path, extent, place.memory[at : at + extent.length])
-                    at += extent.length
 
     def _read(self, piece: _Piece, room: Callable[[int, int], memoryview]) -> None:
         """Read one extent into what `room` gives for each offset and size, and check its digest."""
@@ -130,6 +128,49 @@ class Places:
 
     def _what(self, number: int) -> str:
         return f"{self._url}/{self._packs[number].key}"
+
+
+class FarPlaces:
+    """The same for a store that is far away, without a check before: nothing is read twice.
+
+    What is read of it otherwise goes through memory of its own, which takes longer to touch than the bytes to come.
+    """
+
+    def __init__(self, storage: Storage, packs: Sequence[Pack], places: Mapping[Path, Place]) -> None:
+        self._storage = storage
+        self._packs = packs
+        self._places = places
+
+    @property
+    def paths(self) -> set[Path]:
+        """All that it was given."""
+        return set(self._places)
+
+    def fill(self, part: Path) -> None:
+        """Read what belongs to `part` of the state into its places; raises and leaves behind as `Places.fill` does."""
+        if pieces := list(_pieces(self._places, part)):
+            # In a thread: an event loop may be running in the one that restores.
+            with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-place") as thread:
+                thread.submit(asyncio.run, several(self._read, pieces, _FAR)).result()
+
+    async def _read(self, piece: _Piece) -> None:
+        extent, pack = piece.extent, self._packs[piece.extent.pack]
+        what = f"{self._storage.url}/{pack.key}"
+        with readable(what):
+            await self._storage.get(pack.key, start=extent.offset, length=extent.length, into=piece.memory)
+        check_digest(await asyncio.to_thread(digest, piece.memory), what, piece.path, extent)
+
+    def close(self) -> None:
+        """It keeps nothing open."""
+
+
+def _pieces(places: Mapping[Path, Place], part: Path) -> Iterator[_Piece]:
+    for path, place in places.items():
+        if path[: len(part)] == part:
+            at = 0
+            for extent in place.extents:
+                yield _Piece(path, extent, place.memory[at : at + extent.length])
+                at += extent.length
 
 
 def _close(opened: Mapping[int, Opened]) -> None:

@@ -10,6 +10,7 @@ random state last.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from asyncckpt.events import Listeners, RestoreFailed
 from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import CheckpointInfo, Which, which_of
-from asyncckpt.placing import Place, Places
+from asyncckpt.placing import FarPlaces, Place, Places
 from asyncckpt.reading import check_packs, fetch
 from asyncckpt.state.apply import (
     Missing,
@@ -40,7 +41,7 @@ from asyncckpt.state.apply import (
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.landing import fitting, memory_of
 from asyncckpt.state.stateful import Component
-from asyncckpt.storage.base import Opening, Storage
+from asyncckpt.storage.base import Opening, Ranging, Storage
 
 SHARED = "state"
 """The scope of what is the same on every rank; with one rank, of everything."""
@@ -60,7 +61,7 @@ class Loaded:
     bytes: int
     verified: Contents
     """What was read and matched its digests, and so may be shared by the next save."""
-    places: Places | None = None
+    places: Places | FarPlaces | None = None
     """The live tensors in `scopes`, which `apply` has yet to fill."""
 
     @property
@@ -96,7 +97,7 @@ async def read(
         await check_packs(catalog.storage, contents, paths)
         places, landed = await _landed(catalog.storage, contents, fitting(contents, paths, live or {}), ahead=ahead)
         found = await fetch(catalog.storage, contents, paths - landed.keys())
-        tensors = tensors_of(contents, found, device) | landed
+        tensors = tensors_of(contents, found, device) | dict(landed)
     except CheckpointCorruptError:
         if not await catalog.is_listed(checkpoint):
             raise CheckpointNotFoundError(
@@ -164,13 +165,19 @@ def _paths(
 
 async def _landed(
     storage: Storage, contents: Contents, fit: Mapping[Path, Tensor], *, ahead: bool
-) -> tuple[Places | None, dict[Path, Tensor]]:
+) -> tuple[Places | FarPlaces | None, Mapping[Path, Tensor]]:
     """Open what is stored of the live tensors that `fit`, and check it `ahead`; those to be filled are returned."""
-    if not fit or not isinstance(storage, Opening):  # another store would fetch everything twice
+    if not isinstance(storage, Opening):
+        # To check it ahead would fetch everything twice.
+        least = storage.long_range if isinstance(storage, Ranging) and not ahead else sys.maxsize
+        fit = {path: tensor for path, tensor in fit.items() if tensor.nbytes >= least}
+    if not fit:
         return None, {}
     into = {
         path: Place(memory_of(tensor), contents.tensors[path].boxes[0].extents, tensor) for path, tensor in fit.items()
     }
+    if not isinstance(storage, Opening):
+        return FarPlaces(storage, contents.packs, into), fit
     places = Places(storage, storage.url, contents.packs, into)
     await asyncio.to_thread(places.open)
     if ahead:

@@ -201,6 +201,16 @@ class Opening(Protocol):
 
 
 @runtime_checkable
+class Ranging(Protocol):
+    """A store far away, of which a long range may be read straight to where it belongs."""
+
+    @property
+    def long_range(self) -> int:
+        """Bytes from which on a range is worth a request of its own."""
+        ...
+
+
+@runtime_checkable
 class Retrying(Protocol):
     """A store that makes failed requests again by itself, and says how often."""
 

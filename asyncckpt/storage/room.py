@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import sys
-from contextlib import suppress
 
 
 def room(length: int) -> mmap.mmap:
@@ -14,9 +13,4 @@ def room(length: int) -> mmap.mmap:
     else:
         # By default it would be shared with children: what a forked loader's worker does to a tensor that was read
         # into it would be seen here. And private memory takes a fifth less time to touch.
-        made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if sys.platform == "linux":
-            with suppress(OSError):  # a kernel that has none
-                # In big pages it is filled more than twice as fast: every first touch of a page stops who fills it.
-                made.madvise(mmap.MADV_HUGEPAGE)
-        return made
+        return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

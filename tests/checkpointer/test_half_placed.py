@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import errno
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -14,7 +18,8 @@ from asyncckpt.errors import CheckpointCorruptError, RestoreError, TransientErro
 from asyncckpt.events import Damaged, Restored, RestoreFailed
 from asyncckpt.placing import Places
 from asyncckpt.state.landing import SMALLEST
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.storage.base import Buffer
 from asyncckpt.testing.files import FailingFiles
 
 from .conftest import Make
@@ -62,6 +67,54 @@ def flip(root: Path, step: int) -> None:
     pack.write_bytes(data)
 
 
+class Far(MemoryStorage):
+    """A store that long ranges are read from straight into their places, with what is in the folder `root`."""
+
+    long_range = SMALLEST
+
+    def __init__(self, root: Path) -> None:
+        super().__init__("far")
+        self.into: list[int] = []
+        self.failing = 0
+        for path in root.rglob("*"):
+            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+                asyncio.run(self.put(path.relative_to(root).as_posix(), [path.read_bytes()]))
+
+    async def get(
+        self, key: str, *, start: int = 0, length: int | None = None, into: Buffer | None = None
+    ) -> memoryview:
+        if into is not None and len(into) >= SMALLEST:
+            self.into.append(ctypes.addressof(ctypes.c_char.from_buffer(into)))
+            if len(self.into) == self.failing:
+                raise TransientError(errno.EAGAIN, "not now")
+        return await super().get(key, start=start, length=length, into=into)
+
+
+Opens: TypeAlias = Callable[[Path], "Path | Far"]
+near_and_far = pytest.mark.parametrize("opened", [Path, Far], ids=["near", "far"])
+
+
+def test_a_resume_reads_from_afar_straight_into_place_and_once(make: Make, root: Path) -> None:
+    store, model = Far(root), made(-1.0)
+    state = make(store, model=model).resume()
+    assert state is not None
+    assert values(model) == all_of(3.0)
+    assert sorted(store.into) == sorted(tensor.data_ptr() for tensor in model.parameters() if tensor.numel() == WIDE)
+
+
+def test_a_failure_of_the_moment_from_afar_says_that_the_state_is_mixed(make: Make, root: Path) -> None:
+    store, model = Far(root), made(-1.0)
+    store.failing = 2
+    ckpt = make(store, model=model, overwrite=True)
+    with pytest.raises(TransientError, match="not now"):
+        ckpt.resume()
+    with pytest.raises(RestoreError, match="of step 3 ended halfway"):
+        ckpt.save(4)
+    assert ckpt.resume()
+    assert values(model) == all_of(3.0)
+    ckpt.save(4).wait()
+
+
 def test_a_resume_reads_everything_once(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Places, "check")
     model = made(-1.0)
@@ -71,12 +124,13 @@ def test_a_resume_reads_everything_once(make: Make, root: Path, monkeypatch: pyt
     assert values(model) == all_of(3.0)
 
 
+@near_and_far
 def test_a_resume_replaces_all_that_a_damaged_checkpoint_has_changed(
-    make: Make, root: Path, recorder: Recorder
+    make: Make, root: Path, recorder: Recorder, opened: Opens
 ) -> None:
     flip(root, 3)
     model = made(-1.0)
-    ckpt = make(root, model=model)
+    ckpt = make(opened(root), model=model)
     state = ckpt.resume()
     assert state is not None
     assert state.step == 2
@@ -110,11 +164,12 @@ def test_a_resume_that_ends_halfway_says_so_at_every_save_until_a_whole_checkpoi
     ckpt.save(4).wait()
 
 
+@near_and_far
 @pytest.mark.parametrize("which", ["latest", 3])
-def test_a_restore_of_what_is_damaged_changes_nothing(make: Make, root: Path, which: str | int) -> None:
+def test_a_restore_of_what_is_damaged_changes_nothing(make: Make, root: Path, which: str | int, opened: Opens) -> None:
     flip(root, 3)
     model = made(-1.0)
-    ckpt = make(root, model=model)
+    ckpt = make(opened(root), model=model)
     with pytest.raises(CheckpointCorruptError, match="third does not match its digest"):
         ckpt.restore(which)
     assert values(model) == all_of(-1.0)

@@ -76,6 +76,11 @@ class S3Storage:
         """See `asyncckpt.storage.base.Retrying`."""
         return MappingProxyType(self._requests.retries)
 
+    @property
+    def long_range(self) -> int:
+        """See `asyncckpt.storage.base.Ranging`: half of what is read with one request."""
+        return self._tuning.range_size // 2
+
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""
         try:
