@@ -3,8 +3,8 @@
 What is in live memory matters when a training restores a named checkpoint: then every byte is read and its digest
 checked before the first parameter changes, and what goes straight into live memory is read once more (``placing``).
 It does not matter when a training resumes: there everything is read once, and a damage that shows late is mended by
-the next older checkpoint, which replaces all that was changed. Objects are put back in the order they were given,
-random state last.
+the next older checkpoint, which replaces all that was changed. From afar nothing is read twice: there only a resume
+reads into live memory. Objects are put back in the order they were given, random state last.
 """
 
 from __future__ import annotations

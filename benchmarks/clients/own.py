@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from asyncckpt import AsyncCheckpointer, Budget, RetentionPolicy
-from asyncckpt.storage.base import Storage
 from asyncckpt.storage.s3 import S3Storage
 from benchmarks.clients import Wait
 from benchmarks.clients.place import Place
@@ -19,13 +17,14 @@ class Saved(Tensors):
     """Its defaults but for `verify` and the pace, as the other benchmarks have it."""
 
     executor: Literal["auto", "thread"] = "auto"
+    more: ClassVar[dict[str, str]] = {}
+    """Further storage options."""
 
     def __init__(self, place: Place, nbytes: int) -> None:
         super().__init__(nbytes)
-        root, options = self.root(place)
         self._checkpointer = AsyncCheckpointer(
-            root,
-            storage_options=options,
+            place.url,
+            storage_options=place.options | self.more,
             model=self.subject.model,
             optimizer=self.subject.optimizer,
             keep=RetentionPolicy(last=1),
@@ -34,10 +33,6 @@ class Saved(Tensors):
             budget=Budget(slowdown=None),
         )
         self.subject.before_update(self._checkpointer.before_mutation)
-
-    def root(self, place: Place) -> tuple[str | Storage, dict[str, str] | None]:
-        """Where to, and with which options."""
-        return place.url, place.options
 
     def open(self) -> None:
         self._checkpointer.resume()
@@ -68,11 +63,9 @@ class SavedInThread(Saved):
 
 
 class SavedByObstore(Saved):
-    """Through obstore; its store cannot be chosen by a URL alone."""
+    """Through obstore."""
 
-    def root(self, place: Place) -> tuple[str | Storage, dict[str, str] | None]:
-        made: Any = importlib.import_module("asyncckpt.storage.obstore").ObstoreStorage
-        return made(place.url, place.options), None
+    more: ClassVar[dict[str, str]] = {"backend": "obstore"}
 
 
 class Stored(Raw):
