@@ -10,6 +10,8 @@ from types import TracebackType
 
 import torch
 
+from benchmarks.held import cpu_seconds_of
+
 _TICK = os.sysconf("SC_CLK_TCK")
 _LOOK = 1.0
 _QUIET = 0.2
@@ -36,20 +38,27 @@ def wait_until_quiet(longest: float) -> None:
 class Foreign:
     """``with Foreign() as foreign`` around a child process: `cores` is what all others used of the CPU meanwhile.
 
-    The kernel's own threads count as others, so a child that writes through the page cache causes some.
+    The kernel's own threads count as others, so a child that writes through the page cache causes some. What the
+    process `server` computes for the child counts as the child's.
     """
 
     cores = 0.0
 
+    def __init__(self, server: int | None = None) -> None:
+        self._server = server
+
     def __enter__(self) -> Foreign:
-        self._began, self._busy, self._own = time.monotonic(), _busy(), _children()
+        self._began, self._busy, self._own = time.monotonic(), _busy(), self._used()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        others = (_busy() - self._busy) - (_children() - self._own)
+        others = (_busy() - self._busy) - (self._used() - self._own)
         self.cores = max(0.0, others / (time.monotonic() - self._began))
+
+    def _used(self) -> float:
+        return _children() + (cpu_seconds_of(self._server) if self._server is not None else 0.0)
 
 
 def _busy() -> float:

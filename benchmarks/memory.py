@@ -9,12 +9,11 @@ And what a training on a simulated device holds: see `memory_on_device`.
 from __future__ import annotations
 
 import os
-import threading
-from pathlib import Path
 
 from benchmarks import memory_on_device
 from benchmarks.bars import Bar
 from benchmarks.growth import gained, warm
+from benchmarks.held import Sampled, proportional
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
 from benchmarks.saves import Save
@@ -40,8 +39,6 @@ GENERATIONS = 2
 
 STEPS = 30
 """Without saving: gradients come and go in each, and are not what saving holds."""
-
-_EVERY = 0.01
 
 
 def run(options: Options) -> Report:
@@ -74,7 +71,7 @@ def measure(turn: Turn) -> list[Sample]:
     """One process's turn."""
     subject = Optimized(parameters(20, 25_000 if turn.quick else 500_000))
     loaded(turn.system)  # a library's code is no part of what a save holds
-    with _Sampled() as sampled:
+    with Sampled(proportional) as sampled:
         for _ in range(STEPS):
             subject.step()
         before = sampled.take()
@@ -82,7 +79,7 @@ def measure(turn: Turn) -> list[Sample]:
     system.after_step(STEPS)
     saves = QUICK_SAVES if turn.quick else SAVES if turn.system == OWN else PEER_SAVES
     samples = list[Sample]()
-    with _Sampled() as sampled:
+    with Sampled(proportional) as sampled:
         for number in range(saves):
             save = Save(system, number + STEPS + 1)
             subject.step()
@@ -90,7 +87,7 @@ def measure(turn: Turn) -> list[Sample]:
             samples.append(
                 {
                     "progress": number / saves,
-                    "held": _held() - before,
+                    "held": proportional() - before,
                     "peak": sampled.take() - before,
                     "threads": len(os.listdir("/proc/self/task")),
                     "descriptors": len(os.listdir("/proc/self/fd")),
@@ -99,54 +96,3 @@ def measure(turn: Turn) -> list[Sample]:
     system.close()
     _, nbytes = size_of(subject)
     return [s | {"state": nbytes} for s in samples]
-
-
-class _Sampled:
-    """A thread that looks at the memory held, and keeps the most since it was last asked."""
-
-    def __init__(self) -> None:
-        self._most = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> _Sampled:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def take(self) -> float:
-        """The most bytes that were held since the last call."""
-        most, self._most = max(self._most, _held()), 0.0
-        return most
-
-    def _look(self) -> None:
-        while not self._over.wait(_EVERY):
-            self._most = max(self._most, _held())
-
-
-def _held() -> float:
-    """Bytes that this process and its descendants hold, shared ones in proportion."""
-    return sum(map(_proportional, _tree(os.getpid())))
-
-
-def _tree(process: int) -> list[int]:
-    children = [child for task in Path(f"/proc/{process}/task").glob("*") for child in _children(task)]
-    return [process, *(one for child in children for one in _tree(child))]
-
-
-def _children(task: Path) -> list[int]:
-    try:
-        return [int(child) for child in (task / "children").read_text().split()]
-    except OSError:  # the thread has just ended
-        return []
-
-
-def _proportional(process: int) -> float:
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(1024.0 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))

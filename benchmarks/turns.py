@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from asyncckpt.testing.s3server import S3Server
+from benchmarks.installed import is_installed
 from benchmarks.machine import Foreign, wait_until_quiet
 from benchmarks.options import Options
-from benchmarks.systems import OWN, is_installed
+from benchmarks.systems import OWN
 
 Sample: TypeAlias = dict[str, float]
 
@@ -44,6 +46,8 @@ class Turn:
     system: str
     folder: Path
     quick: bool
+    endpoint: str = ""
+    """Of the run's object store, where it has one."""
 
 
 @dataclass
@@ -64,6 +68,14 @@ class Turns:
         """Every sample of `system`."""
         return [sample for samples in self.rounds.get(system, []) for sample in samples]
 
+    def over(self, system: str, other: str, key: str) -> list[float]:
+        """`key` of each sample of `system` over its median in `other`'s turn of the same round."""
+        return [
+            sample[key] / statistics.median(one[key] for one in others)
+            for samples, others in zip(self.rounds[system], self.rounds[other], strict=False)
+            for sample in samples
+        ]
+
     def against(self, system: str, key: str, limit: str, where: Callable[[Sample], bool]) -> list[float]:
         """`key` of each sample of `system` over the median `limit` of its round's limits."""
         return [
@@ -74,8 +86,11 @@ class Turns:
         ]
 
 
-def take(bench: str, systems: Iterable[str], rounds: int, options: Options) -> Turns:
-    """`rounds` rounds of every one of `systems`. A peer that fails is noted and left out; this project must not."""
+def take(bench: str, systems: Iterable[str], rounds: int, options: Options, server: S3Server | None = None) -> Turns:
+    """`rounds` rounds of every one of `systems`. A peer that fails is noted and left out; this project must not.
+
+    What `server` computes for them counts as theirs.
+    """
     turns, foreign = Turns(), list[float]()
     for name in systems:
         if name == LIMIT or is_installed(name):
@@ -83,13 +98,17 @@ def take(bench: str, systems: Iterable[str], rounds: int, options: Options) -> T
         else:
             turns.notes.append(f"{name}: not installed")
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="bench-") as folder:
+
+        def turn_of(name: str) -> Turn:
+            return Turn(name, Path(folder), options.quick, server.endpoint if server else "")
+
         for number in range(rounds):
             for name in list(turns.rounds):
                 print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
                 if not options.quick:
                     wait_until_quiet(_PATIENCE)
-                with Foreign() as others:
-                    problem = _take_one(turns, bench, Turn(name, Path(folder), options.quick))
+                with Foreign(server.process if server else None) as others:
+                    problem = _take_one(turns, bench, turn_of(name))
                 foreign.append(others.cores)
                 turns.disturbed |= name in (OWN, LIMIT) and others.cores > _DISTURBING
                 if problem:
@@ -103,7 +122,7 @@ def take(bench: str, systems: Iterable[str], rounds: int, options: Options) -> T
 def _take_one(turns: Turns, bench: str, turn: Turn) -> str | None:
     """One turn; returns why a peer failed."""
     found = turn.folder / "samples.json"
-    arguments = [bench, turn.system, str(turn.folder), str(int(turn.quick))]
+    arguments = [bench, turn.system, str(turn.folder), str(int(turn.quick)), turn.endpoint]
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.turns", *arguments]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_LONGEST)
@@ -126,9 +145,9 @@ def _last_line(text: str) -> str:
     return lines[-1][:200]
 
 
-def main(bench: str, system: str, folder: str, quick: str) -> None:
+def main(bench: str, system: str, folder: str, quick: str, endpoint: str) -> None:
     """The process of one turn."""
-    turn = Turn(system, Path(folder), bool(int(quick)))
+    turn = Turn(system, Path(folder), bool(int(quick)), endpoint)
     samples: Sequence[Sample] = importlib.import_module(f"benchmarks.{bench}").measure(turn)
     (turn.folder / "samples.json").write_text(json.dumps(samples))
 

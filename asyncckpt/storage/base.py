@@ -21,6 +21,21 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Parts: TypeAlias = Sequence[Buffer] | AsyncIterable[Buffer]
 """The bytes of one object in order; an async iterable is written behind whoever fills it."""
 
+
+class Lasting:
+    """Parts that come one after the other, and stay as they are until the put that takes them has ended.
+
+    Of any other async iterable a part is gone when the next is asked for, and a store that sends several at once has to
+    copy it.
+    """
+
+    def __init__(self, parts: AsyncIterable[Buffer]) -> None:
+        self._parts = parts
+
+    def __aiter__(self) -> AsyncIterator[Buffer]:
+        return aiter(self._parts)
+
+
 PutMode: TypeAlias = Literal["overwrite", "create"]
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
-from asyncckpt.storage.base import Buffer, Parts
+from asyncckpt.storage.base import Buffer, Lasting, Parts
 
 
 async def blocks(parts: Parts, size: int) -> AsyncGenerator[memoryview, None]:
     """The bytes of `parts` in order, `size` at a time, the last block shorter; none where there are no bytes.
 
-    A block stays as it is however long it is kept. Where `parts` are all there from the beginning, what needs no
-    joining is not copied.
+    A block stays as it is at least as long as `parts` that last. Of those, what needs no joining is not copied.
     """
-    is_lasting = not isinstance(parts, AsyncIterable)
+    is_lasting = lasts(parts)
     joined = bytearray()
     async for part in each(parts):
         view = memoryview(part)
@@ -30,6 +29,11 @@ async def blocks(parts: Parts, size: int) -> AsyncGenerator[memoryview, None]:
                 joined = bytearray()
     if joined:
         yield memoryview(joined)
+
+
+def lasts(parts: Parts) -> bool:
+    """Whether every one of `parts` stays as it is until the put has ended."""
+    return isinstance(parts, Lasting) or not isinstance(parts, AsyncIterable)
 
 
 async def each(parts: Parts) -> AsyncIterator[Buffer]:

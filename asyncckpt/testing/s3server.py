@@ -55,6 +55,12 @@ class _Server:
         """Where S3 is served."""
         return f"http://{_HOST}:{self.port}"
 
+    @property
+    def process(self) -> int:
+        """The process that serves."""
+        assert self._process is not None, "it was killed"
+        return self._process.pid
+
     def options(self, endpoint: str | None = None, **more: Any) -> dict[str, Any]:
         """Storage options for it, or for `endpoint`, a way to it."""
         return {"key": KEY, "secret": SECRET, "endpoint_url": endpoint or self.endpoint, **more}

@@ -16,7 +16,7 @@ from typing import TypeVar, TypeVarTuple
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Box, Contents, EncodedTensors, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Lasting, Storage
 from asyncckpt.storage.together import together
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
 from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
@@ -139,7 +139,11 @@ class Packing:
             await self._put(number, pack)
 
     async def _put(self, number: int, pack: PlannedPack) -> None:
-        await self.storage.put(self._key(number), self._paced(self._chunks(number, pack)), length=pack.length)
+        parts = self._paced(self._chunks(number, pack))
+        # The arena is this save's until its puts have ended; but what goes through a window gives its room back.
+        await self.storage.put(
+            self._key(number), parts if self.taking is not None else Lasting(parts), length=pack.length
+        )
 
     async def _chunks(self, number: int, pack: PlannedPack) -> AsyncIterator[memoryview]:
         """The pack's bytes as the watermark reaches them: all that is there at once, up to `MOST`.

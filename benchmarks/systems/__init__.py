@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -74,22 +73,10 @@ _CLASSES = {
     "torchsnapshot": "torchsnapshot_take:TorchSnapshot",
 }
 
-_PACKAGES = {
-    "safetensors": "safetensors",
-    "torch_checkpointing": "torch_checkpointing",
-    "lightning": "pytorch_lightning",
-    "torchsnapshot": "torchsnapshot",
-}
-
 PEERS = tuple(name for name in _CLASSES if not name.startswith(OWN))
 
 QUICK_PEERS = ("torch.save", "safetensors", "dcp.thread")
 """The peers of a quick run: importing and starting the others takes longer than all it measures."""
-
-
-def is_installed(name: str) -> bool:
-    """Whether the package that system `name` needs is there."""
-    return name not in _PACKAGES or find_spec(_PACKAGES[name]) is not None
 
 
 def loaded(name: str) -> type:

@@ -82,6 +82,17 @@ def test_a_sample_is_compared_with_the_limit_of_its_own_round() -> None:
     assert found.against(OWN, "s", "w", lambda sample: sample["s"] != 3.0) == [2.0, 2.0]
 
 
+def test_a_sample_is_compared_with_another_system_in_the_same_round() -> None:
+    found = Turns({OWN: [[{"s": 2.0}, {"s": 3.0}], [{"s": 8.0}]], "peer": [[{"s": 1.0}], [{"s": 3.0}, {"s": 5.0}]]})
+    assert found.over(OWN, "peer", "s") == [2.0, 3.0, 2.0]
+
+
+def test_a_peer_that_a_benchmark_does_not_have_is_refused() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run("download", "--peers", "boto3", "torch.save")
+    assert "download has no peers torch.save, but obstore" in refused.value.stderr
+
+
 def test_growth_is_from_once_it_is_warm_to_the_end() -> None:
     held = [0.0, 0.0, 5.0, 5.0, 6.0, 6.0, 6.0, 6.0, 7.0, 9.0]
     assert gained([{"progress": at / 10, "held": value} for at, value in enumerate(held)], "held") == [2.0, 4.0]

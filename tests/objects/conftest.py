@@ -13,7 +13,10 @@ from asyncckpt.testing.s3server import S3Server
 Open: TypeAlias = Callable[..., Any]
 Backend: TypeAlias = Literal["fsspec", "obstore"]
 
-HASTY = {"attempts": 4, "pause": 0.01, "deadline": 20, "read_timeout": 2, "connect_timeout": 2, "part_size": 5 << 20}
+HASTY = {"attempts": 4, "pause": 0.01, "deadline": 20, "read_timeout": 2, "connect_timeout": 2} | {
+    "part_size": 5 << 20,
+    "range_size": 5 << 20,
+}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncckpt.errors import ObjectExists, OutcomeUnknown, StorageDenied, StorageError, TransientError
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Lasting, Storage
 from asyncckpt.storage.obstore.client import ObstoreClient
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import STRANGER, STRANGERS_SECRET, S3Server
@@ -102,14 +102,15 @@ def test_fewer_bytes_than_were_asked_for_are_asked_for_again(
     assert store.retries["damaged"] > 0
 
 
-def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_and_more_again_later(
-    through: Open, proxy: Proxy
+@pytest.mark.parametrize(("fault", "times"), [("answer", 20), ("hang", 8)])
+def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_or_is_and_more_again_later(
+    through: Open, proxy: Proxy, fault: str, times: int
 ) -> None:
     async def act(store: Storage) -> None:
         await store.head("a")
         pressure = store._client.requests._pressure  # type: ignore[attr-defined]
         assert pressure.limit == 8
-        proxy.add("answer", "GET .*/n", times=20)
+        proxy.add(fault, "GET .*/n", times=times)
         await asyncio.gather(*(store.head(f"n{n}") for n in range(10)), store.get_each([f"n{n}" for n in range(10)]))
         low = pressure.limit
         proxy.heal()
@@ -156,6 +157,24 @@ def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> 
             await put
 
     ends(through(tuning={"memory": 15 * MIB}), act)
+
+
+def test_what_lasts_is_sent_by_as_many_requests_as_there_may_be(through: Open, proxy: Proxy) -> None:
+    """No memory is taken for it, so that none limits the window."""
+    sent = [WHOLE[at : at + 5 * MIB] for at in range(0, 20 * MIB, 5 * MIB)]
+
+    async def parts() -> AsyncIterator[bytes]:
+        for part in sent:
+            yield part
+
+    async def act(store: Storage) -> None:
+        proxy.add("hang", "PUT .*partNumber", times=3)
+        put = asyncio.create_task(store.put("big", Lasting(parts())))
+        await proxy.seen("PUT .*partNumber", 3)
+        await put
+        assert await store.get("big") == b"".join(sent)
+
+    ends(through(tuning={"memory": 5 * MIB, "concurrency": 3}), act)
 
 
 # -- lost answers ----------------------------------------------------------------------------------------------

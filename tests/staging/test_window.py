@@ -20,6 +20,8 @@ from asyncckpt.staging import schedule
 from asyncckpt.staging.arena import PAGE, Arena
 from asyncckpt.staging.window import least, occupied
 from asyncckpt.storage import MemoryStorage
+from asyncckpt.storage.base import ObjectInfo, Parts, PutMode
+from asyncckpt.storage.cutting import blocks
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from ..checkpointer.trainings import Recorder
@@ -103,6 +105,26 @@ def test_P3_a_state_larger_than_the_budget_goes_through_it_bit_for_bit(
     told = {event.feature: event.reason for event in run.recorder.of(Fallback)}
     assert "goes through 178,257,920 bytes of memory" in told["staging window"]
     assert "the optimizer waits until the store has taken" in told["staging window"]
+
+
+class Keeping(MemoryStorage):
+    """Takes all parts before it uses one, as a store may that sends several at once."""
+
+    async def put(
+        self, key: str, parts: Parts, *, length: int | None = None, mode: PutMode = "overwrite"
+    ) -> ObjectInfo:
+        return await super().put(key, [block async for block in blocks(parts, 8 * MB)], length=length, mode=mode)
+
+
+def test_P3_memory_that_was_given_back_is_not_what_a_store_has_yet_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Keeping("keeping")
+    run = Run(store, monkeypatch, executor="thread")
+    with run.checkpointer as checkpointer:
+        expected = run.state()
+        checkpointer.save(1)
+        run.change()
+    assert run.taken <= WINDOW
+    assert same(expected, asyncckpt.load(store, 1).state["model"])
 
 
 def test_P3_the_optimizer_waits_for_the_store_and_a_save_that_fails_lets_it_go(

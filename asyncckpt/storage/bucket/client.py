@@ -63,6 +63,8 @@ class Client(Protocol):
     requests: Requests
     creates_in_parts: bool
     """Whether an upload can be a create."""
+    copies_parts: bool
+    """Whether an upload copies what it is given to send, also what lasts."""
     deletes_at_once: int
     """How many objects one request can delete."""
 

@@ -130,7 +130,7 @@ class Requests:
         """What `error` means, which is minded from now on."""
         fault = self.connection.fault_of(error)
         if self._pressure is not None:
-            if fault.reason == "slow_down":
+            if fault.reason in ("slow_down", "timeout"):  # on a slow line fewer parts at once are each there in time
                 self._pressure.ease()
             elif fault.kind != "transient":
                 self._pressure.press()

@@ -24,7 +24,7 @@ from asyncckpt.storage.bucket.probing import is_ignored
 from asyncckpt.storage.bucket.requests import Failed
 from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.crossing import Crossing
-from asyncckpt.storage.cutting import blocks
+from asyncckpt.storage.cutting import blocks, lasts
 from asyncckpt.storage.room import room
 from asyncckpt.storage.spans import check_length, span
 from asyncckpt.storage.together import together
@@ -104,11 +104,14 @@ class BucketStorage:
             head = await anext(cut, memoryview(b""))
             second = await anext(cut, None)
             if second is not None and (mode != "create" or self._client.creates_in_parts):
-                return await self._put_parts(key, _joined(head, second, cut), size, length, mode)
+                is_copied = self._client.copies_parts or not lasts(parts)
+                window = self._tuning.window(size if is_copied else None)
+                return await self._put_parts(key, _joined(head, second, cut), size, window, length, mode)
             if second is not None:
                 head = memoryview(b"".join([block async for block in _joined(head, second, cut)]))
             check_length(key, len(head), length)
-            await self._put_whole(key, head, mode)
+            # A copy: what a connection that was given up has left to send, it may send when the put has ended.
+            await self._put_whole(key, memoryview(bytes(head)), mode)
             return ObjectInfo(key, len(head))
 
     async def _put_whole(self, key: str, memory: memoryview, mode: PutMode) -> None:
@@ -116,10 +119,10 @@ class BucketStorage:
         await self._about(key, lambda: self._client.put(name, memory, token, mode, lambda: self._settled(key, token)))
 
     async def _put_parts(
-        self, key: str, cut: AsyncIterator[memoryview], size: int, length: int | None, mode: PutMode
+        self, key: str, cut: AsyncIterator[memoryview], size: int, window: int, length: int | None, mode: PutMode
     ) -> ObjectInfo:
         token, written = secrets.token_hex(16), 0
-        upload = self._client.upload(self._names.whole(key), token, mode, size, self._tuning.window(size))
+        upload = self._client.upload(self._names.whole(key), token, mode, size, window)
         try:
             await self._about(key, upload.begin, to_the_end=True)
             async for block in cut:
@@ -181,7 +184,7 @@ class BucketStorage:
         return await self._about(key, lambda: self._get(key, start, length, into))
 
     async def _get(self, key: str, start: int, length: int | None, into: Buffer | None) -> memoryview:
-        name, size = self._names.whole(key), self._tuning.part_size
+        name, size = self._names.whole(key), self._tuning.range_size
         asked = size if length is None else min(size, length)
         # What is no room for what was asked for is refused below.
         fits = into is not None and len(into) == length and not memoryview(into).readonly

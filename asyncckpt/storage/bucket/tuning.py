@@ -21,11 +21,13 @@ class Tuning:
     """Sizes are bytes, times seconds."""
 
     part_size: int = 8 << 20
-    """Of an upload and of one ranged read. An object that would have too many parts has bigger ones."""
+    """Of an upload. An object that would have too many parts has bigger ones."""
     concurrency: int = 16
     """Requests in flight at most; fewer while the store says that it is too much."""
     memory: int = 40 << 20
     """Of copies of parts that are being sent, for each object."""
+    range_size: int = 16 << 20
+    """Of one ranged read. Where it is read to is there: only how many there are costs anything."""
     attempts: int = 8
     """For one request, the first included."""
     patience: float = 120.0
@@ -44,9 +46,9 @@ class Tuning:
             return self.part_size
         return math.ceil(length / MOST_PARTS / _MIB) * _MIB
 
-    def window(self, part: int) -> int:
-        """How many parts of that size may be under way at once."""
-        return max(1, min(self.concurrency, self.memory // part))
+    def window(self, copied: int | None) -> int:
+        """How many parts may be under way at once: those that are copied, of so many bytes, or such as need not be."""
+        return self.concurrency if copied is None else max(1, min(self.concurrency, self.memory // copied))
 
 
 def tuning_of(given: object, url: str) -> Tuning:

@@ -29,6 +29,7 @@ class ObstoreClient:
 
     name = "obstore"
     creates_in_parts = False
+    copies_parts = True
     deletes_at_once = 1000
 
     def __init__(self, requests: Requests, names: Names, extra: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ class S3Client:
 
     name = "s3fs"
     creates_in_parts = True
+    copies_parts = False
     deletes_at_once = 1000
 
     def __init__(self, requests: Requests, names: Names, extra: Mapping[str, Any], weaker: Mapping[str, str]) -> None:
