@@ -113,15 +113,18 @@ class Trainer:
 
 @pytest.mark.kills
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("fault", "pattern"), [("hang", ""), ("linger", CHANGES)])
+@pytest.mark.parametrize(
+    ("fault", "pattern", "library"),
+    [("hang", "", "obstore"), ("hang", CHANGES, "fsspec"), ("linger", CHANGES, "fsspec")],
+)
 def test_P8_a_trainer_killed_at_any_request_is_gone_on_from_as_it_was_before_or_after_its_save(
-    s3: S3Server, url: str, fault: Literal["hang", "linger"], pattern: str
+    s3: S3Server, url: str, fault: Literal["hang", "linger"], pattern: str, library: str
 ) -> None:
     old, new, held = 0, 0, list[str]()
     for number in range(200):
         with Proxy(s3.port) as proxy:  # a new one: those that hang in it are nobody's any more
             proxy.add(fault, pattern, times=1, skip=number, seconds=600)
-            trainer = Trainer(url, s3.options(proxy.endpoint, asyncckpt=TUNING), proxy)
+            trainer = Trainer(url, s3.options(proxy.endpoint, asyncckpt=TUNING, backend=library), proxy)
             is_held = proxy.wait_until_held(unless=trainer.has_ended)
             said = trainer.killed()
         if "resumed" in said:

@@ -269,10 +269,11 @@ def test_a_cancelled_upload_leaves_nothing(through: Open, proxy: Proxy, backend:
 
     async def act(store: Storage) -> None:
         await store.head("a")
-        proxy.add("linger", at, seconds=0.5)
+        proxy.add("linger", at, seconds=60)
         put = asyncio.create_task(store.put("big", streamed()))
         await proxy.seen(at)
         put.cancel()
+        proxy.release()
         with pytest.raises(asyncio.CancelledError):
             await put
         assert proxy.count(r"GET .*\?uploads") == 0  # nobody had to look for it
