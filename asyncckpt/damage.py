@@ -29,5 +29,6 @@ def readable(what: str) -> Iterator[None]:
         raise CheckpointCorruptError(f"{what} is missing", "missing") from error
     except StorageError as error:
         if isinstance(error, StorageDenied | TransientError) or error.errno not in _OF_THE_BYTES:
-            raise type(error)(error.errno, f"the store cannot be read: {error.strerror or error}") from error
+            said = f"the store cannot be read: {error.strerror or error}"
+            raise (type(error)(said) if error.errno is None else type(error)(error.errno, said)) from error
         raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error

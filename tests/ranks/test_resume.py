@@ -130,8 +130,9 @@ def _one_cannot_read(root: Path) -> tuple[str, int]:
 def test_a_rank_that_cannot_read_fails_the_resume_of_all_and_the_next_one_works(tmp_path: Path) -> None:
     run_ranks(_train, 3, tmp_path, 1)
     leader, victim, other = run_ranks(_one_cannot_read, 3, tmp_path)
-    assert victim == ("TransientError: no route to the store", 1)
-    assert leader == ("RestoreError: rank 1 could not resume: TransientError: no route to the store", 1)
+    error = "TransientError: the store cannot be read: no route to the store"
+    assert victim == (error, 1)
+    assert leader == (f"RestoreError: rank 1 could not resume: {error}", 1)
     assert other == (f"RestoreError: rank 0 could not resume: {leader[0]}", 1)
 
 
