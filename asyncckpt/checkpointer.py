@@ -51,8 +51,8 @@ from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
-from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.tiers import stores
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
 from asyncckpt.worker.service import ServiceConfig
@@ -73,6 +73,7 @@ class AsyncCheckpointer:
     or a `Budget` of memory, stall and slowdown), `generations`. `executor` says where saves are written: in a
     ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
     it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme.
+    `mirror` is a second root that every checkpoint is copied to after it is durable; it never holds a save up.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class AsyncCheckpointer:
         listeners: Iterable[Listener] = (),
         storage_options: Mapping[str, Any] | None = None,
         local: str | os.PathLike[str] | None = None,
-        mirror: str | None = None,
+        mirror: str | os.PathLike[str] | Storage | None = None,
         preemption: Preemption | None = None,
         verify: Verify = "sample",
         overwrite: bool = False,
@@ -105,7 +106,7 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        refuse_later(local=local, mirror=mirror)
+        refuse_later(local=local)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
             check_choices(executor=executor)
@@ -113,7 +114,7 @@ class AsyncCheckpointer:
         check_keep(keep, monitor)
         check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        self._storage = opened(root, storage_options)
+        self._storage, copies = stores(root, mirror, storage_options)
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
         self._monitor = monitor
@@ -132,7 +133,7 @@ class AsyncCheckpointer:
         decider = Decider(policy, monitor, SYSTEM_CLOCK)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
-        self._exporter = exporter(metrics)
+        self._exporter = exporter(metrics, tiers=[] if copies is None else ["mirror"])
         speedometer = Speedometer()
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
@@ -152,7 +153,7 @@ class AsyncCheckpointer:
         )
         counts, admission = Counts(), Admission(self._storage, self._listeners)
         self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
-        config = ServiceConfig(keep, monitor, overwrite)
+        config = ServiceConfig(keep, monitor, overwrite, mirror=copies)
         self._executor = executing.made(
             executor, roughly(parts), self._storage, config, self._listeners, SYSTEM_CLOCK, ranks
         )
