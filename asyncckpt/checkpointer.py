@@ -28,6 +28,7 @@ from asyncckpt.arguments import (
 from asyncckpt.beginning import Beginning
 from asyncckpt.budget import Budget
 from asyncckpt.cadence import Cadence
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
@@ -40,6 +41,7 @@ from asyncckpt.handle import SaveHandle, wait_all
 from asyncckpt.late import LateMetrics
 from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.metrics import MetricsConfig, exporter
+from asyncckpt.nearest import Nearest
 from asyncckpt.policy import Decider, SavePolicy
 from asyncckpt.preemption import Preemption
 from asyncckpt.preemption.speed import Speedometer
@@ -181,7 +183,10 @@ class AsyncCheckpointer:
             admission,
             overwrite=overwrite,
         )
-        self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
+        self._restorer = Restorer(
+            *(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation),
+            Nearest({} if copies is None else {"mirror": Catalog(copies)}, self._listeners),
+        )
         self._ending = Ending(
             self._saver,
             LateMetrics(self._saver, self._executor, self._listeners),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
-from asyncckpt.events import Listeners, RestoreFailed
+from asyncckpt.events import HOME, Listeners, RestoreFailed
 from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import CheckpointInfo, Which, which_of
@@ -62,6 +62,8 @@ class Loaded:
     """What was read and matched its digests, and so may be shared by the next save."""
     places: Places | None = None
     """The live tensors in `scopes`, which `apply` has yet to fill."""
+    tier: str = HOME
+    """Where it was read."""
 
     @property
     def state(self) -> dict[str, Any]:

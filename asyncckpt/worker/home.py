@@ -27,6 +27,8 @@ class Seen:
 
     inc: int = 0
     next_seq: int = 1
+    is_ahead: bool = False
+    """Whether a checkpoint was found that home has never numbered: home was set back since."""
 
 
 def number_of(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, RunContended, RunError, RunRefused
-from asyncckpt.events import Damaged, Listeners, TierDurable, TierFailed
+from asyncckpt.events import Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.worker.home import Home, Seen
 from asyncckpt.worker.pace import Pace
@@ -66,14 +66,18 @@ class Mirroring:
         """
         try:
             async with asyncio.timeout(LOOK):
-                return await self._tier.look(self._source)
+                seen = await self._tier.look(self._source)
         except RunRefused:
             raise
         except (AsyncCkptError, OSError, TimeoutError) as error:
-            logger.warning(
-                "the %s could not be looked at: %s", self._tier.name, str(error) or f"no answer in {LOOK:g} s"
-            )
+            reason = str(error) or f"no answer within {LOOK:g} s"
+            logger.warning("the %s could not be looked at: %s", self._tier.name, reason)
             return Seen()
+        if seen.is_ahead:
+            url = self._tier.catalog.storage.url
+            reason = f"{url} holds checkpoints that the root has lost, or never had: training goes on from the root's"
+            self._listeners.emit(Fallback(self._tier.name, f"{reason}; give {url} as the root to go on from those"))
+        return seen
 
     # -- what happens at home ------------------------------------------------------------------------------
 

@@ -83,7 +83,8 @@ class Tier:
                 f"{home.storage.url} is empty, and its {self.name} {url} holds {count} checkpoint(s): if the root was "
                 f"lost, go on in {url}, or copy that back; if this is a new training, give it a {self.name} of its own"
             )
-        return Seen(head.inc, head.next_seq)
+        before = await home.head()
+        return Seen(head.inc, head.next_seq, before is not None and (head.latest or 0) >= before.next_seq)
 
     async def take(self, home: Home, checkpoint: Checkpoint, source: Catalog, pace: Pace) -> int | None:
         """Copy a checkpoint of `home` from `source`, and list it; returns the bytes that were put for it.

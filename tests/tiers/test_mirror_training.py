@@ -14,7 +14,7 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import RunRefused, StorageDenied, StorageError
-from asyncckpt.events import Durable, Fallback, Resumed, TierDurable, TierFailed
+from asyncckpt.events import Damaged, Durable, Fallback, Restored, Resumed, TierDurable, TierFailed
 from asyncckpt.reading import verify
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import Storage
@@ -147,6 +147,87 @@ def test_a_root_that_was_lost_is_not_begun_anew_beside_its_mirror(make: Make, mi
     ckpt = make(mirror=mirror, model=Toy())
     with pytest.raises(RunRefused, match=r"is empty, and its mirror .* holds 1 checkpoint"):
         ckpt.resume()
+
+
+def flip(storage: Storage, step: int) -> None:
+    """Damage the last byte of a step's pack."""
+
+    async def act() -> None:
+        keys = [found.key async for found in storage.list("data/")]
+        (key,) = [key for key in keys if f"-step-{step}-" in key and key.endswith(".safetensors")]
+        data = bytearray(await storage.get(key))
+        data[-1] ^= 1
+        await storage.put(key, [bytes(data)])
+
+    asyncio.run(act())
+
+
+def mirrored(make: Make, mirror: GatedStorage, *steps: int) -> None:
+    model = Toy()
+    with make(mirror=mirror, model=model) as ckpt:
+        for step in steps:
+            train(ckpt, model, step)
+            ckpt._listeners._listeners[0].wait_for(TierDurable, steps.index(step) + 1)
+
+
+@pytest.mark.parametrize("call", ["resume", "restore"])
+def test_damage_at_home_is_mended_from_the_mirror_and_nothing_of_it_is_shared(
+    make: Make, store: GatedStorage, mirror: GatedStorage, recorder: Recorder, call: str
+) -> None:
+    mirrored(make, mirror, 1, 2)
+    flip(plain(store), 2)
+    model = Toy()
+    ckpt = make(mirror=mirror, model=model)
+    assert getattr(ckpt, call)().step == 2
+    assert model.value == 2
+    assert [(event.step, event.tier) for event in recorder.of(Damaged)] == [(2, "home")]
+    assert [event.tier for event in recorder.of(Restored)] == ["mirror"]
+    if call == "resume":
+        ckpt.save(3).wait()  # the same weights, and yet not those that lie damaged at home
+        ckpt.close()
+        assert asyncckpt.load(plain(store), which=3).info.step == 3
+
+
+def test_what_no_tier_has_sound_is_passed_over(
+    make: Make, store: GatedStorage, mirror: GatedStorage, recorder: Recorder
+) -> None:
+    mirrored(make, mirror, 1, 2)
+    for storage in (plain(store), plain(mirror)):
+        flip(storage, 2)
+    model = Toy()
+    ckpt = make(mirror=mirror, model=model)
+    assert ckpt.resume().step == 1
+    assert model.value == 1
+    assert [(event.step, event.tier) for event in recorder.of(Damaged)] == [(2, "mirror"), (2, "home")]
+    assert [event.tier for event in recorder.of(Restored)] == ["home"]
+
+
+def test_a_mirror_that_cannot_be_read_leaves_the_next_older_checkpoint(
+    make: Make, store: GatedStorage, mirror: GatedStorage
+) -> None:
+    mirrored(make, mirror, 1, 2)
+    flip(plain(store), 2)
+    for request in ("get", "list"):
+        mirror.fail(request, "*", lambda: StorageDenied(13, "Permission denied"), times=1000)
+    model = Toy()
+    ckpt = make(mirror=mirror, model=model)
+    assert ckpt.resume().step == 1
+    assert model.value == 1
+
+
+def test_damage_that_shows_while_objects_are_filled_is_mended_too(
+    make: Make, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, copies = tmp_path / "home", tmp_path / "copies"
+    model = Toy()
+    with make(root, mirror=copies, model=model) as ckpt:
+        train(ckpt, model, 1)
+    flip(LocalStorage(root), 1)  # a resume reads what lies on a disk once, straight into the objects
+    found = Toy()
+    ckpt = make(root, mirror=copies, model=found)
+    assert ckpt.resume().step == 1
+    assert found.value == 1
+    assert [event.tier for event in recorder.of(Restored)] == ["mirror"]
 
 
 def test_a_mirror_in_the_root_or_around_it_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointCorruptError, RunRefused, StorageDenied, TransientError
-from asyncckpt.events import Damaged, Event, Leftover, Pruned, TierDurable, TierFailed
+from asyncckpt.events import Damaged, Event, Fallback, Leftover, Pruned, TierDurable, TierFailed
 from asyncckpt.format import names
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
@@ -269,6 +269,8 @@ def test_rule_27_numbers_go_on_above_those_of_a_mirror_that_is_ahead() -> None:
             assert record.checkpoint is not None
             assert record.checkpoint.seq == 5  # above all that the mirror has
             assert record.inc == 3
+            (fallback,) = [event for event in session.log.of(Fallback) if event.feature == "mirror"]
+            assert "give memory://mirror as the root to go on from those" in fallback.reason
             await mirrored(session, 9)
         assert (await digests(mirror))[9] == (await digests(copy))[9]
         await checked(mirror)
