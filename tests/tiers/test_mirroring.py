@@ -16,7 +16,7 @@ from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import copying, keeping, mirroring, sweep, tier
+from asyncckpt.worker import copying, keeping, mirroring, ownership, sweep, tier
 from asyncckpt.worker.job import Committed
 from tests.worker.drive import Session, changing, checked, drive, keys, leftovers, steps
 from tests.worker.mutants import mutate
@@ -513,3 +513,70 @@ def test_tier_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, tier, "replace(event, tier=self._tier)", "replace(event)")
     with pytest.raises(AssertionError):
         test_what_happens_in_a_mirror_says_so()
+
+
+def test_rule_28_another_checkpoint_of_the_same_number_is_never_merged() -> None:
+    async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
+        await _trained(home, inner, 1)
+        back = MemoryStorage("back")
+        for key in await keys(home):
+            await back.put(key, [await home.get(key)])
+        await _trained(home, inner, 3, count=1)
+        before = await digests(inner)
+        for _ in range(2):
+            async with Session(back) as session:
+                await session.resume()
+        mirror = FaultyStorage(inner)
+        mirror.refuse(0)  # the look before the start
+        async with Session(back, mirror=mirror) as session:
+            await session.go_on(await session.resume())
+            record = await session.saved(9)
+            assert record.checkpoint is not None
+            assert record.checkpoint.seq == 3
+            (failed,) = await told(session, TierFailed)
+            assert "holds another checkpoint under the number 3" in str(failed.error)
+            assert failed.is_final
+        assert await digests(inner) == before
+        await checked(inner)
+
+    run(act)
+
+
+def test_a_copy_that_is_broken_off_at_any_request_is_made_up_for_by_the_next() -> None:
+    async def act(number: int) -> None:
+        home, inner = MemoryStorage(), MemoryStorage()
+        await _trained(home, inner, 1)
+        mirror = FaultyStorage(inner)
+        pause = mirror.pause(number)
+        async with Session(home, mirror=mirror, keep=2) as session:
+            going = asyncio.create_task(_go_on(session))
+            if await pause.reached(going) and session.service._mirroring is not None:
+                session.service._mirroring.hurry()  # as an emergency does
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            pause.release()
+            await going
+            await session.saved(4)
+            await mirrored(session, 4)
+        assert session.log.of(TierFailed) == []
+        await checked(inner)
+        await _trained(home, inner, 5)
+        await _trained(home, inner, 7)
+        assert (await steps(inner))[-1] == 8
+        assert await leftovers(inner) == [], mirror.requests[number]
+
+    for number in range(_requests()):
+        drive(act(number))
+
+
+async def _go_on(session: Session) -> None:
+    await session.go_on(await session.resume())
+    await session.saved(3)
+    for _ in range(400):
+        await asyncio.sleep(0)
+
+
+def test_a_commit_that_is_broken_off_would_be_taken_for_somebody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, ownership, "except (OutcomeUnknown, asyncio.CancelledError):", "except OutcomeUnknown:")
+    with pytest.raises(AssertionError):
+        test_a_copy_that_is_broken_off_at_any_request_is_made_up_for_by_the_next()
