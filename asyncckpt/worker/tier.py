@@ -18,12 +18,13 @@ from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.aftermath import follow_up, tell
 from asyncckpt.worker.copying import Copying
+from asyncckpt.worker.founding import of_another_run
 from asyncckpt.worker.home import Home, Seen
 from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.sweep import needed
-from asyncckpt.worker.writer import Writer, of_another_run
+from asyncckpt.worker.writer import Writer
 
 
 class InTier:

@@ -138,7 +138,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     "folders are not synced": (local, "            self._folders.sync(folder)\n", "            pass\n", power),
     "who goes past a claim lets it be": (
         writer,
-        "await _bury(catalog.storage, map(names.record_key, passed))",
+        "await bury(catalog.storage, map(names.record_key, passed))",
         "pass",
         race,
     ),
