@@ -161,15 +161,20 @@ def _requests() -> int:
     return drive(act())
 
 
-@pytest.mark.parametrize("fault", ["refuse", "lose_reply"])
-def test_a_mirror_that_fails_at_any_request_harms_no_save_and_catches_up(fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "store"), [("refuse", MemoryStorage), ("lose_reply", MemoryStorage), ("refuse", Ignoring)]
+)
+def test_a_mirror_that_fails_at_any_request_harms_no_save_and_catches_up(
+    fault: str, store: type[MemoryStorage]
+) -> None:
     async def act(number: int) -> None:
-        home, mirror = MemoryStorage(), MemoryStorage()
+        home, mirror = MemoryStorage(), store()
         await _trained(home, mirror, 1)
         faulty = FaultyStorage(mirror)
         getattr(faulty, fault)(number, TransientError)
-        await _trained(home, faulty, 3)
+        session = await _trained(home, faulty, 3)
         assert await steps(home) == [3, 4]
+        assert set(await steps(mirror)) >= {event.step for event in session.log.of(TierDurable)}
         await checked(mirror)
         await _trained(home, mirror, 5)
         assert (await steps(mirror))[-1] == 6
