@@ -28,6 +28,7 @@ from asyncckpt.arguments import (
 from asyncckpt.beginning import Beginning
 from asyncckpt.budget import Budget
 from asyncckpt.cadence import Cadence
+from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.distributed.coordinator import place, refuse_late_group
@@ -40,6 +41,7 @@ from asyncckpt.handle import SaveHandle, wait_all
 from asyncckpt.late import LateMetrics
 from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
 from asyncckpt.metrics import MetricsConfig, exporter
+from asyncckpt.nearest import Nearest
 from asyncckpt.policy import Decider, SavePolicy
 from asyncckpt.preemption import Preemption
 from asyncckpt.preemption.speed import Speedometer
@@ -51,8 +53,8 @@ from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
-from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.tiers import stores
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
 from asyncckpt.worker.service import ServiceConfig
@@ -74,6 +76,7 @@ class AsyncCheckpointer:
     ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
     it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme, and
     ``backend``: see `asyncckpt.storage.from_url`.
+    `mirror` is a second root that every checkpoint is copied to after it is durable; it never holds a save up.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class AsyncCheckpointer:
         listeners: Iterable[Listener] = (),
         storage_options: Mapping[str, Any] | None = None,
         local: str | os.PathLike[str] | None = None,
-        mirror: str | None = None,
+        mirror: str | os.PathLike[str] | Storage | None = None,
         preemption: Preemption | None = None,
         verify: Verify = "sample",
         overwrite: bool = False,
@@ -106,7 +109,7 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        refuse_later(local=local, mirror=mirror)
+        refuse_later(local=local)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
             check_choices(executor=executor)
@@ -114,7 +117,7 @@ class AsyncCheckpointer:
         check_keep(keep, monitor)
         check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        self._storage = opened(root, storage_options)
+        self._storage, copies = stores(root, mirror, storage_options)
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
         self._monitor = monitor
@@ -133,7 +136,7 @@ class AsyncCheckpointer:
         decider = Decider(policy, monitor, SYSTEM_CLOCK)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
-        self._exporter = exporter(metrics)
+        self._exporter = exporter(metrics, tiers=[] if copies is None else ["mirror"])
         speedometer = Speedometer()
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
@@ -153,7 +156,7 @@ class AsyncCheckpointer:
         )
         counts, admission = Counts(), Admission(self._storage, self._listeners)
         self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
-        config = ServiceConfig(keep, monitor, overwrite)
+        config = ServiceConfig(keep, monitor, overwrite, mirror=copies)
         self._executor = executing.made(
             executor, roughly(parts), self._storage, config, self._listeners, SYSTEM_CLOCK, ranks
         )
@@ -181,7 +184,10 @@ class AsyncCheckpointer:
             admission,
             overwrite=overwrite,
         )
-        self._restorer = Restorer(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation)
+        self._restorer = Restorer(
+            *(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation),
+            Nearest({} if copies is None else {"mirror": Catalog(copies)}, self._listeners),
+        )
         self._ending = Ending(
             self._saver,
             LateMetrics(self._saver, self._executor, self._listeners),

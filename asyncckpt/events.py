@@ -8,11 +8,14 @@ Each save ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skippe
 end. `Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for
 a state of a few kilobytes it may arrive after `Durable`. After `Durable` come the `Pruned` of the same commit, then
 `Retained`; `Deleted` follows one commit later. A restore ends with `Restored` or `RestoreFailed`, after any `Damaged`
-that it met and any `Restoring`, which says how far it is; `Resumed` is the last that ``resume()`` tells. `Stalled`,
-`OverBudget`, `Paced`, `Expected`, `Skipped` and `Superseded` may arrive on the training thread, which a slow listener
-holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged` arrive on the thread that restores; `PreemptionNoticed`
-and `PreemptionPlanned` arrive on the training thread, and so do `PreemptionEnded` with ``exit="raise"`` and `Weighed`.
-Everything else arrives on background threads.
+that it met and any `Restoring`, which says how far it is; `Resumed` is the last that ``resume()`` tells. What happens
+in another tier than home, the root that the user named, is told in no order with what happens there, and has that
+tier's name in `tier`.
+
+`Stalled`, `OverBudget`, `Paced`, `Expected`, `Skipped` and `Superseded` may arrive on the training thread, which a slow
+listener holds up; `Restored`, `RestoreFailed`, `Resumed` and `Damaged` arrive on the thread that restores, but for
+damage that a copy meets; `PreemptionNoticed` and `PreemptionPlanned` arrive on the training thread, and so do
+`PreemptionEnded` with ``exit="raise"`` and `Weighed`. Everything else arrives on background threads.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 logger = logging.getLogger("asyncckpt")
+
+HOME = "home"
+"""The tier that the user named as the root; others are what they are called as an argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,35 @@ class Failed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TierDurable(Event):
+    """The checkpoint is committed in `tier` too (``mirror``), `seconds` after the save call.
+
+    `bytes` is the size of its state, `written` what had to be put there for it.
+    """
+
+    tier: str
+    step: int
+    seq: int
+    bytes: int
+    written: int
+    seconds: float
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class TierFailed(Event):
+    """What was to be kept in `tier` too is not there: that checkpoint, or any where `step` is None. No save failed.
+
+    Where `is_final`, nothing more is tried; else the newest checkpoint is, a while later.
+    """
+
+    tier: str
+    step: int | None
+    error: BaseException
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped(Event):
     """A periodic save found every generation busy."""
 
@@ -143,6 +178,7 @@ class Pruned(Event):
     seq: int
     reason: str
     rule: str
+    tier: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +190,7 @@ class Retained(Event):
 
     checkpoints: int
     bytes: int
+    tier: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +209,7 @@ class Deleted(Event):
     objects: int
     bytes: int
     seconds: float
+    tier: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +217,7 @@ class Swept(Event):
     """The start's sweep removed `objects` leftovers of earlier incarnations."""
 
     objects: int
+    tier: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +242,7 @@ class Restored(Event):
     seq: int
     bytes: int
     seconds: float
+    tier: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +272,7 @@ class Damaged(Event):
     seq: int | None
     reason: str
     kind: str
+    tier: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +363,7 @@ class Leftover(Event):
 
     what: str
     error: BaseException
+    tier: str = HOME
 
 
 @runtime_checkable

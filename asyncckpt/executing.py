@@ -83,7 +83,7 @@ def _executor(
     if wanted == "thread" or (wanted == "auto" and not _is_worth_it(nbytes, ranks, listeners)):
         return thread(None)
     settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
-    reason = _why_not(storage)
+    reason = _why_not(storage, *([] if config.mirror is None else [config.mirror]))
     if reason is None:
         try:
             return _process(settings, ranks, storage, config, listeners, clock, thread)
@@ -121,11 +121,12 @@ def _process(
     return thread(None)
 
 
-def _why_not(storage: Storage) -> str | None:
-    """Why there can be no worker process, or None."""
+def _why_not(*storages: Storage) -> str | None:
+    """Why there can be no worker process that saves into `storages`, or None."""
     if sys.platform == "linux":
-        if recipe_of(storage) is None:
-            return f"no other process can have the storage at {storage.url}"
+        for storage in storages:
+            if recipe_of(storage) is None:
+                return f"no other process can have the storage at {storage.url}"
         if not sys.executable:
             return "this Python does not know its own interpreter (sys.executable)"
         try:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState, RestoreError
-from asyncckpt.events import Damaged, Listeners, Restored
+from asyncckpt.events import HOME, Damaged, Listeners, Restored
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which, which_of
+from asyncckpt.nearest import Nearest
 from asyncckpt.progress import Progress
-from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_parts, overtaken, read, unclaimed
+from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_parts, overtaken, unclaimed
 from asyncckpt.state.capture import Tree
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
@@ -38,6 +40,7 @@ class Restorer:
         listeners: Listeners,
         counts: Counts,
         guard: Callable[[], None],
+        nearest: Nearest,
     ) -> None:
         self._executor = executor
         self._trees = trees
@@ -45,6 +48,7 @@ class Restorer:
         self._listeners = listeners
         self._guard = guard
         self._counts = counts
+        self._nearest = nearest
         self._call = 0
         self._half_placed: Checkpoint | None = None
 
@@ -67,6 +71,8 @@ class Restorer:
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.
             seq, verified = loaded.checkpoint.seq, loaded.verified
+            if loaded.tier != HOME:  # home's own is damaged
+                damaged.append(seq)
             self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 
         self._counts.begin_anew()
@@ -122,13 +128,14 @@ class Restorer:
         With `ahead` every digest is checked before anything is changed.
         """
         began = time.monotonic()
+        self._nearest.begin()
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Fitted:
             live = live_parts(self._trees)
             progress = Progress(checkpoint.step, self._listeners)
             loaded = self._executor.read(
                 partial(
-                    read,
+                    self._nearest.read,
                     checkpoint=checkpoint,
                     scopes=scopes,
                     only=only,
@@ -159,12 +166,18 @@ class Restorer:
     def _placed(self, loaded: Loaded, seconds: float) -> None:
         """On all ranks."""
         self._half_placed = None
-        self._listeners.emit(Restored(loaded.checkpoint.step, loaded.checkpoint.seq, loaded.bytes, seconds))
+        self._listeners.emit(
+            Restored(loaded.checkpoint.step, loaded.checkpoint.seq, loaded.bytes, seconds, loaded.tier)
+        )
 
     def _place(self, fitted: Fitted) -> None:
         self._guard()
         self._half_placed = fitted.loaded.checkpoint
-        apply(fitted, self._executor.read)
+        try:
+            apply(fitted, self._executor.read)
+        except CheckpointCorruptError as error:
+            self._nearest.shun(fitted.loaded, error)
+            raise
 
     # -- what rank 0 chooses -------------------------------------------------------------------------------
 
@@ -189,7 +202,7 @@ class Restorer:
             _refuse_partial(listing.checkpoints if which == "latest" and not listing.lost else chosen)
         for checkpoint in chosen:
             try:
-                return consensus.propose(checkpoint)
+                return self._from_any(consensus, checkpoint)
             except CheckpointCorruptError as error:
                 self._report(checkpoint.step, checkpoint.seq, error, error.kind)
                 damaged.append(checkpoint.seq)
@@ -202,6 +215,16 @@ class Restorer:
             )
         consensus.give_up()
         return None
+
+    def _from_any(self, consensus: Consensus[Fitted], checkpoint: Checkpoint) -> Fitted:
+        """Propose a checkpoint, again where a copy of it was found damaged late and another tier may have a sound one.
+
+        Raises what was found last.
+        """
+        for _ in range(self._nearest.tries - 1):
+            with suppress(CheckpointCorruptError):
+                return consensus.propose(checkpoint)
+        return consensus.propose(checkpoint)
 
     def _report(self, step: int | None, seq: int | None, error: CheckpointCorruptError, kind: str) -> None:
         logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)

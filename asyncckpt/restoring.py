@@ -27,7 +27,7 @@ from torch import Tensor
 from asyncckpt.arriving import Arrivals, HostRooms
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
-from asyncckpt.events import Listeners, RestoreFailed
+from asyncckpt.events import HOME, Listeners, RestoreFailed
 from asyncckpt.format.manifest import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import CheckpointInfo, Which, which_of
@@ -78,6 +78,8 @@ class Loaded:
     """The live tensors in `scopes`, which `apply` has yet to fill."""
     late: Late | None = None
     """More of them, and others whose bytes are not there yet."""
+    tier: str = HOME
+    """Where it was read."""
 
     @property
     def state(self) -> dict[str, Any]:

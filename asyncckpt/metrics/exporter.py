@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakMethod
 
@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from asyncckpt.errors import OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.events import (
+    HOME,
     Damaged,
     Deleted,
     Durable,
@@ -41,6 +42,8 @@ from asyncckpt.events import (
     Staged,
     Stalled,
     Superseded,
+    TierDurable,
+    TierFailed,
 )
 from asyncckpt.levels import Levels
 from asyncckpt.metrics.config import MetricsConfig, configured
@@ -84,10 +87,14 @@ class Exporter:
         self._metrics.capacity.set_function(lambda: now().memory.capacity)
         self._metrics.heard.set_function(lambda: now().heard)
 
+    def begin_tier(self, tier: str) -> None:
+        """There is a tier of that name beside home."""
+        self._metrics.begin_tier(tier)
+
     def on_event(self, event: Event) -> None:
-        """Count one event."""
+        """Count one event; what is pruned and retained is home's."""
         handler = _HANDLERS.get(type(event))
-        if handler is not None:
+        if handler is not None and not (isinstance(event, Deleted | Pruned | Retained) and event.tier != HOME):
             handler(self, event)
 
     def close(self) -> None:
@@ -113,8 +120,21 @@ class Exporter:
         self._metrics.duration.observe(event.seconds)
         for phase, seconds in event.phases.items():
             self._metrics.phases[phase].observe(seconds)
-        self._metrics.step.set(event.step)
-        self._metrics.time.set(event.created)
+        self._newest(event.step, event.created)
+
+    def _newest(self, step: int, time: float) -> None:
+        self._metrics.step.set(step)
+        self._metrics.time.set(time)
+        self._metrics.tier_step[HOME].set(step)
+        self._metrics.tier_time[HOME].set(time)
+
+    def _tier_durable(self, event: TierDurable) -> None:
+        self._metrics.tier_step[event.tier].set(event.step)
+        self._metrics.tier_time[event.tier].set(event.created)
+        self._metrics.tier_bytes[event.tier].inc(event.written)
+
+    def _tier_failed(self, event: TierFailed) -> None:
+        self._metrics.tier_failures[event.tier].inc()
 
     def _failed(self, event: Failed) -> None:
         self._metrics.saves["failed"].inc()
@@ -152,8 +172,7 @@ class Exporter:
         self._count(event.error)
 
     def _resumed(self, event: Resumed) -> None:
-        self._metrics.step.set(event.step)
-        self._metrics.time.set(event.created)
+        self._newest(event.step, event.created)
 
     def _damaged(self, event: Damaged) -> None:
         self._metrics.damaged[event.kind].inc()
@@ -241,10 +260,17 @@ _HANDLERS: Mapping[type[Event], Any] = {
     PreemptionEnded: Exporter._ended,
     Leftover: Exporter._leftover,
     Retried: Exporter._retried,
+    TierDurable: Exporter._tier_durable,
+    TierFailed: Exporter._tier_failed,
 }
 
 
-def exporter(metrics: int | MetricsConfig | None) -> Exporter | None:
-    """The exporter that ``metrics=`` and the environment ask for, or None."""
+def exporter(metrics: int | MetricsConfig | None, *, tiers: Iterable[str] = ()) -> Exporter | None:
+    """The exporter that ``metrics=`` and the environment ask for, or None; `tiers` are those beside home."""
     config = configured(metrics)
-    return None if config is None else Exporter(config)
+    if config is None:
+        return None
+    made = Exporter(config)
+    for tier in tiers:
+        made.begin_tier(tier)
+    return made

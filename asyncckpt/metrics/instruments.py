@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
+from asyncckpt.events import HOME
 from asyncckpt.format.record import RULES
 
 STALL = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -136,6 +137,7 @@ class Instruments:
         self._queue(made)
         self._interference(made)
         self._store(made)
+        self._tiers(made)
         self._restores(made)
         self._preemptions(made)
         made.one("asyncckpt_build_info", "Versions, as labels; always 1.", **_build())
@@ -254,6 +256,32 @@ class Instruments:
             "resource",
             *("memory", "memlock", "disk", "store"),
         )
+
+    def _tiers(self, made: _Workshop) -> None:
+        # Beside asyncckpt_durable_*, not a label on them: those are compared with asyncckpt_expected_interval_seconds.
+        self.tier_step = made.gauges(
+            "asyncckpt_tier_durable_step",
+            "Step of the newest checkpoint that is durable in each tier; 0 before the first.",
+            "tier",
+            HOME,
+        )
+        self.tier_time = made.gauges(
+            "asyncckpt_tier_durable_timestamp_seconds",
+            "When that became durable there (when it was saved, after a resume), Unix time; 0 before the first.",
+            "tier",
+            HOME,
+        )
+        self.tier_bytes = made.counters(
+            "asyncckpt_tier_written_bytes_total", "Bytes that were put into another tier than home.", "tier"
+        )
+        self.tier_failures = made.counters(
+            "asyncckpt_tier_failures_total", "What was to be kept in another tier than home, and failed.", "tier"
+        )
+
+    def begin_tier(self, tier: str) -> None:
+        """A tier beside home is to be had: its series are there, as 0, so that one that never works is seen."""
+        for metric in (self.tier_step, self.tier_time, self.tier_bytes, self.tier_failures):
+            _ = metric[tier]
 
     def _restores(self, made: _Workshop) -> None:
         self.restores = made.counters(

@@ -88,7 +88,7 @@ class ProcessExecutor:
         self._listeners = listeners
         self._relay = Relay(ranks)
         self._fall_back = fall_back
-        self._reader = Reader(Catalog(storage, config.monitor))
+        self._reader = Reader(Catalog(storage, config.monitor), [] if config.mirror is None else [config.mirror])
         self._brief = Brief(recipe, config, process, ranks, clock)
         self._lock = threading.RLock()
         self._link: Link | None = None

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, replace
 
 from asyncckpt.clock import Clock
-from asyncckpt.storage.recipe import Recipe
+from asyncckpt.storage.recipe import Recipe, recipe_of
 from asyncckpt.worker import wire
 from asyncckpt.worker.past import Claim, Past
 from asyncckpt.worker.ranks import Ranks
@@ -39,10 +39,11 @@ class Brief:
 
     def message(self, beat: float) -> Message:
         """For a new one, which is to give a sign of life every `beat` seconds."""
-        keep = self._config.keep
+        keep, mirror = self._config.keep, self._config.mirror
         return {
             "trainer": os.getpid(),
             "recipe": list(self._recipe),
+            "mirror": None if mirror is None else recipe_of(mirror),
             "keep": None if keep is None else asdict(keep),
             "monitor": self._config.monitor,
             "overwrite": self._config.overwrite,

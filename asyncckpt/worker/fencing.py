@@ -75,10 +75,15 @@ async def take_fenced(
     after: int | None,
     on: Callable[[Record | None], None],
     open_record: Callable[[Record | None, int, int], Record],
+    *,
+    above: int = 0,
+    inc: int | None = None,
 ) -> Taken | None:
     """Claim the run and open it; None where another writer claimed it at the same time.
 
-    `after` and `on` are as in `asyncckpt.worker.writer.open_run`. Raises `Fenced` if it was claimed meanwhile.
+    `after` and `on` are as in `asyncckpt.worker.writer.open_run`. The claim's number is higher than any that was seen
+    here and than `above`; or it is `inc`, which another tier has given to this writer alone, and which it may claim
+    again. Raises `Fenced` if the run was claimed meanwhile, or under a number that is not lower.
     """
     seen = await log.names()
     if not any(kind == "json" for _, kind in seen):
@@ -86,12 +91,19 @@ async def take_fenced(
     if after is not None:
         await _check_claims(catalog, log, after, but=me.nonce)
     on(await catalog.newest(await log.slots(), run))
-    claim = FencedName(1 + max((name.inc for name, _ in seen), default=0), 0, me.nonce)
+    claim = FencedName(inc or 1 + max(above, *(name.inc for name, _ in seen), 0), 0, me.nonce)
+    if inc is not None:
+        await _check_claims(catalog, log, inc - 1, but=me.nonce)
     await _put(catalog.storage, claim.claim, seal({"writer": asdict(me)}))
     if any(kind == "claim" and name.inc >= claim.inc and name.writer != me.nonce for name, kind in await log.names()):
         await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 -- so that the two do not meet again
         return None
-    below = [(name.slot, kind) for name, kind in await log.names() if name.inc < claim.inc]
+    own = me.nonce  # its records under this number, where it claims that again
+    below = [
+        (name.slot, kind)
+        for name, kind in await log.names()
+        if name != claim and (name.inc < claim.inc or name.writer == own)
+    ]
     written = sorted(slot for slot, kind in below if kind == "json")
     try:
         # Confirmed or not: whoever wrote it may have looked before the claim was there, and confirm it any moment.

@@ -45,6 +45,8 @@ class MemberService:
         self._clock = clock
         self._ranks = ranks
         self._pace = config.pace
+        self._mirror = config.mirror
+        """Rank 0 writes it; here it is read at most."""
         self._loop = asyncio.get_running_loop()
         # A save that is being written waits for its watermark in two of them.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
@@ -106,6 +108,8 @@ class MemberService:
             await asyncio.gather(*self._tasks)
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
+        if self._mirror is not None:
+            await self._mirror.aclose()
 
     async def _carry_out(self, ticket: Ticket) -> None:
         phases = Phases(self._clock)

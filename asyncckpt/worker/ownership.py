@@ -18,6 +18,7 @@ from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fen
 from asyncckpt.events import Leftover, Listeners, Swept
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
+from asyncckpt.worker.home import Home, Seen
 from asyncckpt.worker.past import Claim
 from asyncckpt.worker.prune import Pruner, over
 from asyncckpt.worker.sweep import carry_out, plan_sweep
@@ -28,7 +29,7 @@ class Ownership:
     """One process's claim to a run; all calls come from one actor, one after the other.
 
     The run is taken only as `on` lets it be. `drained` returns once nobody is left whose last commit is worth
-    waiting for.
+    waiting for; what it has `seen` in other tiers by then, this run's numbers go on above.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Ownership:
         """The run as it was taken; None before that, and after a commit of unknown outcome."""
         self.resumed = False
         self.on = on
+        self.seen = Seen()
         self.told: Callable[[Claim], None] = lambda claim: None
         """Told of what a successor would have to know, before anything rests on it."""
         self.pruner = Pruner(listeners)
@@ -59,6 +61,7 @@ class Ownership:
         self._first_seq = 0
         self._sweeps: list[asyncio.Task[None]] = []
         self._sweep_planned = asyncio.Event()
+        self._home: Home | None = None
 
     @property
     def claim(self) -> Claim:
@@ -69,6 +72,14 @@ class Ownership:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
         self._me, self.resumed, self._fenced = claim.me, claim.resumed, claim.fenced
         self._inc, self._first_seq = claim.inc, claim.first_seq
+
+    def follow(self, home: Home) -> None:
+        """The run is that of `home` in another tier: it is taken under the same numbers, and anew where those change.
+
+        Who may have home decides what may be saved there.
+        """
+        if self._home != home:
+            self._home, self._me, self.writer, self.resumed = home, home.writer, None, True
 
     @property
     def is_lost(self) -> bool:
@@ -93,7 +104,9 @@ class Ownership:
                 await self._drained()
             try:
                 now = int(self._clock.time() * 1e6)
-                writer = await open_run(self._catalog, self._me, now, after=self._inc, on=self.on)
+                writer = await open_run(
+                    *(self._catalog, self._me, now), after=self._inc, on=self.on, home=self._home, seen=self.seen
+                )
             except Fenced as error:
                 self._fenced = error
                 raise
@@ -133,7 +146,7 @@ class Ownership:
         except Fenced as error:
             self._fenced = error
             raise
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):
             # Whether the slot is taken only a new look can tell, so the next save opens the run anew.
             self.writer = None
             raise
@@ -190,7 +203,7 @@ class Ownership:
     async def _sweep_up(self, writer: Writer) -> None:
         try:
             try:
-                found = await plan_sweep(writer)
+                found = await plan_sweep(writer, is_tier=self._home is not None)
             finally:
                 self._sweep_planned.set()
             removed = await carry_out(found, self._catalog.storage)

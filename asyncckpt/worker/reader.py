@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointerClosed
+from asyncckpt.storage.base import Storage
 
 _T = TypeVar("_T")
 
 
 class Reader:
-    """Reads from `catalog` on an event loop of its own; the thread is started by the first call."""
+    """Reads from `catalog` on an event loop of its own; the thread is started by the first call.
 
-    def __init__(self, catalog: Catalog) -> None:
+    What is read there may look into other `tiers` too, which are closed with it.
+    """
+
+    def __init__(self, catalog: Catalog, tiers: Iterable[Storage] = ()) -> None:
         self._catalog = catalog
+        self._storages = (catalog.storage, *tiers)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -67,7 +72,8 @@ class Reader:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self._catalog.storage.aclose()
+        for storage in self._storages:
+            await storage.aclose()
         await loop.shutdown_default_executor()
         loop.stop()
 

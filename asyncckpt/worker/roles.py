@@ -15,6 +15,7 @@ from asyncckpt.events import Listeners
 from asyncckpt.format.record import Record
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.recipe import Recipe, made
 from asyncckpt.worker import wire
 from asyncckpt.worker.executor import Keeper
 from asyncckpt.worker.member import MemberService
@@ -112,4 +113,5 @@ def _settings(config: Message, pace: Pace, drained: Callable[[], Awaitable[None]
         config["overwrite"],
         drained,
         pace,
+        mirror=None if config["mirror"] is None else made(Recipe(*config["mirror"])),
     )

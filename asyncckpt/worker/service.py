@@ -8,6 +8,7 @@ generations allow; a job that has not left it can still be withdrawn for a newer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -18,21 +19,22 @@ from dataclasses import dataclass, field, replace
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, SaveSuperseded, StorageError
-from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Pruned, Retained, Retried
-from asyncckpt.format.manifest import Contents, Manifest
+from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Retried
+from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
-from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
-from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.storage.base import Retrying, Storage
 from asyncckpt.worker.abandoning import Abandoning
+from asyncckpt.worker.aftermath import follow_up, retained, tell
 from asyncckpt.worker.attempt import Attempt
-from asyncckpt.worker.hints import show
+from asyncckpt.worker.describing import describe
 from asyncckpt.worker.increment import Base
-from asyncckpt.worker.job import Committed, Rejected, SaveJob
+from asyncckpt.worker.job import Committed, Rejected
 from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.landed import landed
+from asyncckpt.worker.mirroring import Mirroring
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Past
@@ -42,6 +44,7 @@ from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.taking import Taking
 from asyncckpt.worker.ticket import Ticket
+from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer
 
 
@@ -56,6 +59,8 @@ class ServiceConfig:
     """Returns once nobody is left on this host whose commit the run should not be taken from."""
     pace: Pace = field(default_factory=Pace)
     """Of digesting and writing."""
+    mirror: Storage | None = None
+    """Where home's checkpoints are copied to."""
 
 
 class SaveService:
@@ -71,7 +76,7 @@ class SaveService:
             listeners,
             clock,
             overwrite=config.overwrite,
-            drained=config.drained,
+            drained=self._look_around,
         )
         self.keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._config = config
@@ -92,6 +97,20 @@ class SaveService:
         self.abandon = self._abandoning.abandon
         self._told: set[str] = set()
         self._retries: Counter[str] = Counter()
+        self._mirroring = None if config.mirror is None else self._mirrored(config.mirror)
+
+    def _mirrored(self, storage: Storage) -> Mirroring:
+        told, config = self._listeners, self._config
+        overwritten = self.ownership.overwritten
+        tier = Tier("mirror", storage, config.keep, config.monitor, told, self._clock, overwritten)
+        return Mirroring(tier, self.catalog, self.keeping.hold, config.pace, told, self._clock)
+
+    async def _look_around(self) -> None:
+        """Before the run is taken."""
+        if self._config.drained is not None:
+            await self._config.drained()
+        if self._mirroring is not None:
+            self.ownership.seen = await self._mirroring.look()
 
     @property
     def past(self) -> Past:
@@ -110,8 +129,13 @@ class SaveService:
         with self._guard:
             self._queue.append(ticket)
         if ticket.job.emergency:
-            self._loop.call_soon_threadsafe(self.ownership.hurry)
+            self._loop.call_soon_threadsafe(self._hurry)
         self._loop.call_soon_threadsafe(self._arrived.set)
+
+    def _hurry(self) -> None:
+        self.ownership.hurry()
+        if self._mirroring is not None:
+            self._mirroring.hurry()
 
     def withdraw(self, job: str) -> bool:
         """Take a job back if it has not been begun; from any thread."""
@@ -124,6 +148,7 @@ class SaveService:
 
     async def run(self) -> None:
         """Carry out jobs until `finish`, then leave the run in order."""
+        await self._make_up()
         while True:
             await self._arrived.wait()
             with self._guard:
@@ -138,6 +163,14 @@ class SaveService:
             elif self._closing:
                 await self._end()
                 return
+
+    async def _make_up(self) -> None:
+        """What a service that crashed was about to mirror, is mirrored all the same."""
+        if self._mirroring is not None and self.ownership.claim.inc is not None:
+            async with self._actor:
+                with contextlib.suppress(AsyncCkptError):  # the next save meets it too, and has somebody to tell
+                    writer = await self.ownership.take()
+                    self._mirroring.want(writer, writer.head.latest or 0)
 
     def finish(self) -> None:
         """Take no more jobs, and end once the queue is empty; on the loop."""
@@ -155,6 +188,8 @@ class SaveService:
     async def _end(self) -> None:
         async with self._actor:
             await self.ownership.leave(tidy=not self._is_hasty)
+            if self._mirroring is not None:
+                await self._mirroring.finish(tidy=not (self._is_hasty or self.ownership.is_lost))
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
 
@@ -175,7 +210,11 @@ class SaveService:
             self.keeping.damaged.update(damaged)
             writer = await self.ownership.go_on(seq, named=named)
             writer.base = Base(verified) if verified is not None and not damaged else None
-            self._listeners.emit(_retained(writer))
+            self._listeners.emit(retained(writer))
+            if self._mirroring is not None:
+                if named:  # what tiers have dropped since then must never be shared anew
+                    writer.base = None
+                self._mirroring.want(writer, seq)
 
     async def settled(self) -> None:
         """Return once nothing is left to do for what was committed: retention has run, hints are written."""
@@ -227,6 +266,8 @@ class SaveService:
                 if not error.adopted:
                     raise
             self._listeners.emit(Amended(step, amended.seq, dict(amended.metrics)))
+            if self._mirroring is not None:
+                self._mirroring.amended(writer, amended)
             await self._follow_up(writer, Verdict())
 
     async def _preview(self, listing: Listing) -> PrunePlan:
@@ -295,37 +336,8 @@ class SaveService:
         attempt.phases.enter("report")
         contents = await gather(job, written.contents, directory, writer.nonce, self.storage, self._ranks)
         attempt.phases.enter("commit")
-        return written, contents, await self._describe(job, writer, directory, contents)
-
-    async def _describe(self, job: SaveJob, writer: Writer, directory: DataDirectory, contents: Contents) -> Checkpoint:
-        """Write the manifest; returns what the record will say."""
-        manifest = Manifest(
-            writer.run.id,
-            directory.seq,
-            job.step,
-            writer.inc,
-            directory.nonce,
-            job.world,
-            contents,
-            job.code_version,
-            job.partial,
-        )
-        data = await asyncio.get_running_loop().run_in_executor(self._threads, manifest.encode)
-        await self.storage.put(directory.manifest, [data], length=len(data))
-        return Checkpoint(
-            seq=directory.seq,
-            step=job.step,
-            epoch=job.epoch,
-            world=job.world,
-            parent=writer.parent if job.parent is None else job.parent,
-            created=job.created,
-            metrics=job.metrics,
-            manifest=ObjectRef(directory.manifest, len(data), sealed_digest(data)),
-            packs=_uses(contents),
-            code_version=job.code_version,
-            monitor=self._config.monitor,
-            partial=job.partial,
-        )
+        checkpoint = await describe(job, writer, directory, contents, self.storage, self._config.monitor, self._threads)
+        return written, contents, checkpoint
 
     async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[Verdict, Record]:
         verdict = await self._judge(writer, checkpoint)
@@ -367,24 +379,14 @@ class SaveService:
             self._ranks.tell(verdict_key(job.ordinal), {"record": record.encode().decode("ascii")})
 
     async def _follow_up(self, writer: Writer, verdict: Verdict) -> None:
-        """Hints, events and late deletion: nothing here can harm the commit."""
-        self._tell(verdict)
+        """What can be done later: nothing here can harm the commit."""
+        tell(verdict, self._listeners)
+        self._tell_of_store()
         if self.ownership.is_lost or self._is_hasty:
             return
-        self._listeners.emit(_retained(writer))
-        # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
-        await self.ownership.sweep_planned()
-        await self.keeping.answer(verdict)
-        try:
-            await show(self.storage, writer)
-        except (AsyncCkptError, OSError) as error:
-            self._listeners.emit(Leftover("the hints latest and best", error))
-        await self.ownership.pruner.committed(writer, writer.dropped, writer.stale)
-
-    def _tell(self, verdict: Verdict) -> None:
-        for removal in verdict.removed:
-            self._listeners.emit(Pruned(removal.step, removal.seq, removal.reason, removal.rule))
-        self._tell_of_store()
+        if self._mirroring is not None and (newest := writer.head.checkpoint) is not None:
+            self._mirroring.want(writer, newest.seq)
+        await follow_up(writer, verdict, self.ownership, self.keeping, self._listeners)
 
     def _tell_of_store(self) -> None:
         if isinstance(self.storage, Retrying):
@@ -422,18 +424,5 @@ class SaveService:
             self._listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))
 
 
-def _retained(writer: Writer) -> Retained:
-    return Retained(len(writer.listed), writer.listed.uses.nbytes)
-
-
 def _next_base(base: Base | None, contents: Contents, turnover: float | None) -> Base:
     return Base(contents) if base is None or turnover is None else base.followed_by(contents, turnover)
-
-
-def _uses(contents: Contents) -> tuple[PackUse, ...]:
-    live = [0] * len(contents.packs)
-    for entry in contents.tensors.values():
-        for box in entry.boxes:
-            for extent in box.extents:
-                live[extent.pack] += extent.length
-    return tuple(PackUse(p.key, p.length, n) for p, n in zip(contents.packs, live, strict=True))

@@ -3,6 +3,9 @@
 Deleting what became unreachable is safe for ever, for anyone, however late: a commit may only name packs that
 are its own or that the record right before it names. So a sweep needs no lock; it only must not touch data of
 its own or a newer incarnation, which may be on its way to a record.
+
+In a tier that is not home a commit may also name what was brought there by an earlier incarnation that came to no
+record. That is above all that is listed there: so a sweep leaves that alone, and the next one after a commit has it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from asyncckpt.format import names
 from asyncckpt.format.marks import USER, is_drop, mark_of
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.storage.base import Storage, UploadInfo
+from asyncckpt.worker.home import number_of
 from asyncckpt.worker.writer import Writer
 
 
@@ -35,9 +39,10 @@ def needed(checkpoints: Iterable[Checkpoint]) -> tuple[frozenset[str], frozenset
     return frozenset(packs), frozenset(folders)
 
 
-async def plan_sweep(writer: Writer) -> SweepPlan:
+async def plan_sweep(writer: Writer, *, is_tier: bool = False) -> SweepPlan:
     """What earlier incarnations left: planned before the first own save, so that nothing of it can be own."""
     storage = writer.catalog.storage
+    newest = max(map(number_of, writer.checkpoints), default=(0, 0))
     packs, folders = needed(writer.checkpoints)
     doomed, unknown = [], []
     if not writer.lost:  # a damaged record may be the only name of good data: then data stays
@@ -45,6 +50,8 @@ async def plan_sweep(writer: Writer) -> SweepPlan:
             owner = names.directory_of(found.key)
             if owner is None:
                 unknown.append(found.key)
+            elif is_tier and (owner.inc, owner.seq) > newest:
+                continue
             elif owner.inc < writer.inc and not (found.key in packs or _described(found.key, folders)):
                 doomed.append(found.key)
     live = {c.seq for c in writer.checkpoints}

@@ -11,15 +11,15 @@ import functools
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.commits import Fenced as Log
-from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, RunRefused, SaveFailed
-from asyncckpt.format import names, runfile
+from asyncckpt.errors import CheckpointCorruptError, Fenced, ObjectNotFound, RunContended, SaveFailed
+from asyncckpt.format import names
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Kind, Record, Removal, WriterId
 from asyncckpt.format.runfile import RunFile
@@ -27,9 +27,10 @@ from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.format.slots import Slots
 from asyncckpt.listing import Listing
 from asyncckpt.retention import best_of, monitor_of
-from asyncckpt.storage.base import Opening, Storage
 from asyncckpt.worker.commit import commit, create, fence
 from asyncckpt.worker.fencing import take_fenced
+from asyncckpt.worker.founding import bury, founded
+from asyncckpt.worker.home import Home, Seen
 from asyncckpt.worker.increment import Base
 from asyncckpt.worker.listed import Listed
 
@@ -99,10 +100,18 @@ class Writer:
         return directory
 
     async def commit(
-        self, checkpoint: Checkpoint, removed: Collection[Removal], acknowledged: Collection[int] = ()
+        self,
+        checkpoint: Checkpoint,
+        removed: Collection[Removal],
+        acknowledged: Collection[int] = (),
+        brought: Container[str] = (),
     ) -> Record:
-        """Commit `checkpoint`, dropping `removed` in the same record; see `asyncckpt.worker.commit.commit`."""
-        self._check_packs(checkpoint)
+        """Commit `checkpoint`, dropping `removed` in the same record; see `asyncckpt.worker.commit.commit`.
+
+        `brought` are the packs that were brought from another tier for it.
+        """
+        self._check_packs(checkpoint, brought)
+        self.next_seq = max(self.next_seq, checkpoint.seq + 1)  # what is brought from another tier was numbered there
         slot, gone = self.head.slot + 1, self._present(removed)
         best = self.listed.contest.best(without=gone, added=checkpoint)
         # A partial one is what nobody may take unasked: the latest stays the one that it was.
@@ -167,11 +176,11 @@ class Writer:
         if record.checkpoint is not None:
             self.listed.add(record, record.checkpoint)
 
-    def _check_packs(self, checkpoint: Checkpoint) -> None:
+    def _check_packs(self, checkpoint: Checkpoint, brought: Container[str]) -> None:
         """Raise unless every pack is the attempt's own or named by what is listed now: others may go any moment."""
         own = checkpoint.folder + "/"
         for pack in checkpoint.packs:
-            if not (pack.key.startswith(own) or pack.key in self.listed.uses):
+            if not (pack.key.startswith(own) or pack.key in self.listed.uses or pack.key in brought):
                 self.base = None
                 raise SaveFailed(f"the base of step {checkpoint.step} is gone: no listed checkpoint names {pack.key}")
 
@@ -221,18 +230,26 @@ def unmoved(head: Record | None, url: str) -> Condition:
 
 
 async def open_run(
-    catalog: Catalog, me: WriterId, created: int, *, after: int | None = None, on: Condition | None = None
+    catalog: Catalog,
+    me: WriterId,
+    created: int,
+    *,
+    after: int | None = None,
+    on: Condition | None = None,
+    home: Home | None = None,
+    seen: Seen | None = None,
 ) -> Writer:
     """Take the run: create it where there is none, and stand above every earlier writer.
 
     `created` is the time in microseconds for a new run. `after` is the last incarnation that `me` is known to have
     had: if anyone else has written since, that is `Fenced`, not a reason to take the run back. `on` is asked
-    before each attempt. Raises `RunContended` if others kept overtaking, `RunRefused` if this store cannot commit as
-    the run demands or holds what only looks like a run, `HeadDamaged`, or a `StorageError`.
+    before each attempt. With `home` the run is that one's in another tier, under its numbers; without, numbers go on
+    above what was `seen` in other tiers. Raises `RunContended` if others kept overtaking, `RunRefused` if this store
+    cannot commit as the run demands or holds what only looks like a run, `HeadDamaged`, or a `StorageError`.
     """
-    run = await _claim(catalog, created)
+    run = await founded(catalog, created, home)
     for _ in range(OPEN_ATTEMPTS):
-        writer = await _try_open(catalog, run, me, after, on)
+        writer = await _try_open(catalog, run, me, after, on, home, seen or Seen())
         if writer is not None:
             return writer
     raise RunContended(
@@ -241,11 +258,21 @@ async def open_run(
 
 
 async def _try_open(
-    catalog: Catalog, run: RunFile, me: WriterId, after: int | None, on: Condition | None
+    catalog: Catalog,
+    run: RunFile,
+    me: WriterId,
+    after: int | None,
+    on: Condition | None,
+    home: Home | None,
+    seen: Seen,
 ) -> Writer | None:
     if isinstance(catalog.commits, Log):
-        opening = functools.partial(_open_record, me)
-        taken = await take_fenced(catalog, catalog.commits, run, me, after, on or (lambda head: None), opening)
+        opening = functools.partial(_open_record, me, seen.next_seq)
+        taken = await take_fenced(
+            *(catalog, catalog.commits, run, me, after, on or (lambda head: None), opening),
+            above=seen.inc,
+            inc=None if home is None else home.inc,
+        )
         return None if taken is None else _held(catalog, run, taken.record, taken.listing, taken.before)
     present = await catalog.slots()
     if not present:
@@ -254,7 +281,7 @@ async def _try_open(
         # Head and slot come from one listing: a record that appears after it makes the create below fail.
         head = await catalog.newest(present, run)
         passed = [slot for slot in present if head is None or slot > head.slot]
-        await _bury(catalog.storage, map(names.record_key, passed))
+        await bury(catalog.storage, map(names.record_key, passed))
         if passed and await catalog.newest(present, run) != head:
             return None
         listing = await catalog.listing_of(head) if head else Listing(None)
@@ -264,7 +291,11 @@ async def _try_open(
         raise fence(catalog.storage.url, after, head)
     if on is not None:
         on(head)  # whoever comes between this and the create makes that fail
-    record = _open_record(me, head, max(present, default=0) + 1, head.inc + 1 if head else 1)
+    inc = max(head.inc if head else 0, seen.inc) + 1
+    if home is not None:
+        _check_led(catalog, head, home)
+        inc = home.inc
+    record = _open_record(me, seen.next_seq, head, max(present, default=0) + 1, inc)
     data = record.encode()
     if not await create(catalog.storage, names.record_key(record.slot), data):
         return None
@@ -291,9 +322,15 @@ def _held(catalog: Catalog, run: RunFile, record: Record, listing: Listing, befo
     )
 
 
-def _open_record(me: WriterId, head: Record | None, slot: int, inc: int) -> Record:
+def _check_led(catalog: Catalog, head: Record | None, home: Home) -> None:
+    """Raise `Fenced` where a tier is in the hands of whoever has taken home since, or of a home that is not this."""
+    if head is not None and head.inc >= home.inc and head.writer.nonce != home.writer.nonce:
+        raise fence(catalog.storage.url, home.inc, head)
+
+
+def _open_record(me: WriterId, next_seq: int, head: Record | None, slot: int, inc: int) -> Record:
     if head is None:
-        return Record("open", slot, inc, me, None, Slots(), None, 0, 1)
+        return Record("open", slot, inc, me, None, Slots(), None, 0, next_seq)
     return Record(
         kind="open",
         slot=slot,
@@ -303,76 +340,7 @@ def _open_record(me: WriterId, head: Record | None, slot: int, inc: int) -> Reco
         live=head.live,
         latest=head.latest,
         latest_inc=head.latest_inc,
-        next_seq=head.next_seq,
+        next_seq=max(head.next_seq, next_seq),
         latest_slot=head.latest_slot,
         best_slot=head.best_slot,
     )
-
-
-async def _claim(catalog: Catalog, created: int) -> RunFile:
-    """The run file, created if there is none; refuses a store that cannot keep what it says."""
-    run = await catalog.run()
-    if run is None:
-        await catalog.check_recorded()  # before anything is written
-    publish = await catalog.storage.probe()
-    if publish == "none" and isinstance(catalog.storage, Opening):
-        # Never "fenced" on file systems: one that was stopped in the middle of its probe, whose files another start has
-        # tidied up meanwhile, finds this too, and would write its run file over that of the other.
-        raise RunRefused(
-            f"{catalog.storage.url} does not create files exclusively (a second create succeeded): two writers could "
-            "not exclude each other; use a root on another file system"
-        )
-    if run is None:
-        run = await catalog.run()  # another start may have been faster than the probe
-    if run is None:
-        number = secrets.token_hex(8)
-        if publish == "none":
-            run = await _begin_fenced(catalog, RunFile(number, "whole", created, "fenced"))
-        else:
-            run = await _begin(catalog, RunFile(number, publish, created))
-    if run.mode == "exclusive" and publish == "none":
-        raise RunRefused(
-            f"{catalog.storage.url} was begun where objects are created exclusively; here a second create succeeds, "
-            "and two writers could not exclude each other: continue on the former store, or start a new root here"
-        )
-    if run.publish == "whole" and publish == "torn":
-        raise RunRefused(
-            f"{catalog.storage.url} was begun on a file system with atomic exclusive creation; this one has "
-            "none (no hard links, no exclusive rename): continue on the former, or start a new root here"
-        )
-    return run
-
-
-async def _begin(catalog: Catalog, own: RunFile) -> RunFile:
-    """The run file, created as `own` unless another start was faster."""
-    if not await create(catalog.storage, names.RUN, own.encode()) and await catalog.run() is None:
-        if own.publish == "whole":
-            raise runfile.foreign(f"{catalog.storage.url}/{names.RUN}")  # no crash tears one here
-        # Torn. Replaced rather than removed first: another start may have completed it and committed by now.
-        await _bury(catalog.storage, [names.RUN])
-        if await catalog.run() is None:
-            await catalog.storage.put(names.RUN, [own.encode()])
-    run = await catalog.run()
-    if run is None:
-        raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")
-    return run
-
-
-async def _begin_fenced(catalog: Catalog, own: RunFile) -> RunFile:
-    """The run file as it stands; of two starts at once the later one's, which says the same but for its id."""
-    await catalog.storage.put(names.RUN, [own.encode()])
-    run = await catalog.run()
-    if run is None:
-        raise RunRefused(f"{catalog.storage.url}: {names.RUN} vanished right after it was created")
-    return run
-
-
-async def _bury(storage: Storage, keys: Iterable[str]) -> None:
-    """See to it that a create of `keys` that is still under way, or was torn, is never completed.
-
-    Only torn runs need this: their stores claim a name before they complete the object. Whoever goes past a claim
-    must know that it stays one, or the record would count for its writer and not for who went past.
-    """
-    for key in keys:
-        async for upload in storage.uploads(key):
-            await storage.abort(upload)

@@ -69,7 +69,7 @@ def test_names_say_their_unit_and_labels_are_few() -> None:
         found = scrape(ckpt.metrics_port)
     names = {name for name, _ in found}
     assert all(name.startswith("asyncckpt_") for name in names)
-    known = {"outcome", "phase", "where", "le", "direction", "state", "reason", "rule", "resource", "saving"}
+    known = {"outcome", "phase", "where", "le", "direction", "state", "reason", "rule", "resource", "saving", "tier"}
     known |= {"version", "torch", "python"}
     assert {label for _, labels in found for label, _ in labels} <= known
     assert not [name for name in names if re.search(r"_(ms|millis|mb|minutes)(_|$)", name)]

@@ -59,7 +59,6 @@ def test_the_keywords_and_their_defaults_are_the_promised_ones() -> None:
     ("name", "value"),
     [
         ("local", "/scratch"),
-        ("mirror", "s3://bucket/mirror"),
     ],
 )
 def test_a_keyword_without_effect_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:

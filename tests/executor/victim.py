@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 
 from asyncckpt import AsyncCheckpointer, ProcessConfig, RetentionPolicy
-from asyncckpt.events import Durable, Event, Retained
+from asyncckpt.events import Durable, Event, Retained, TierDurable
 from asyncckpt.state.stateful import State
 from asyncckpt.testing.shared import Joined
 from asyncckpt.worker.channel import Channel
@@ -74,6 +74,7 @@ class Victim:
         self.root = root
         self.say = say
         self.counter = Counter()
+        self.mirrored = threading.Event()
 
     def checkpointer(self, **options: Any) -> AsyncCheckpointer:
         options = {"verify": "off", "executor": "process", "extra": {"counter": self.counter}, **options}
@@ -198,6 +199,20 @@ class Victim:
         self.save(ckpt).wait_staged()
         self.say(link_of(ckpt).process.pid)
         die()
+
+    def mirroring(self, mirror: str, name: str) -> None:
+        """While the second of two checkpoints is on its way to a mirror that the test holds."""
+        ckpt = self.checkpointer(mirror=Joined(mirror, name), listeners=[self])
+        self.save(ckpt).wait()
+        self.mirrored.wait()
+        self.save(ckpt).wait()
+        self.say(2)
+        die()
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, TierDurable):
+            self.say(event.step)
+            self.mirrored.set()
 
     def durable(self, count: int) -> None:
         """After saves that it was told are durable, with more on their way."""

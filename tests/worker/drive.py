@@ -114,12 +114,13 @@ class Session:
         resumed: bool = True,
         former: Session | None = None,
         tensors: Callable[[int], Tensors] = content,
+        mirror: Storage | None = None,
     ) -> None:
         self.log = Log()
         self.records: list[Record] = []
         """What was reported durable."""
         policy = RetentionPolicy(last=keep) if isinstance(keep, int) else keep
-        config = ServiceConfig(policy, monitor, overwrite)
+        config = ServiceConfig(policy, monitor, overwrite, mirror=mirror)
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
         self.service.ownership.resumed = resumed
         if former is not None:

@@ -17,7 +17,7 @@ from asyncckpt import catalog
 from asyncckpt.errors import TransientError
 from asyncckpt.storage import local
 from asyncckpt.testing.crash import crash_states
-from asyncckpt.worker import attempt, commit, service, sweep, writer
+from asyncckpt.worker import attempt, commit, describing, service, sweep, writer
 from tests.worker.crashing import Crashes
 from tests.worker.drive import drive
 from tests.worker.exploring import Story, explore, faults, late, openers, zombies
@@ -123,9 +123,9 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
         zombie,
     ),
     "the record before the manifest": (
-        service,
-        "await self.storage.put(directory.manifest, [data], length=len(data))",
-        "self._late = asyncio.create_task(self.storage.put(directory.manifest, [data], length=len(data)))",
+        describing,
+        "await storage.put(directory.manifest, [data], length=len(data))",
+        'setattr(storage, "late", asyncio.create_task(storage.put(directory.manifest, [data], length=len(data))))',
         zombie,
     ),
     "stale records stay": (writer, "listing, tuple(present))", "listing, ())", repeated),
@@ -138,7 +138,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     "folders are not synced": (local, "            self._folders.sync(folder)\n", "            pass\n", power),
     "who goes past a claim lets it be": (
         writer,
-        "await _bury(catalog.storage, map(names.record_key, passed))",
+        "await bury(catalog.storage, map(names.record_key, passed))",
         "pass",
         race,
     ),

@@ -1,0 +1,106 @@
+"""Nearest: a checkpoint is read from the nearest tier that has a sound copy of it.
+
+Home comes first. Another tier holds it under the same names with the same manifest, or it holds another checkpoint,
+which is not taken for this one. Damage may also show late, once objects are being filled: then the same checkpoint is
+read again, and not from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError
+from asyncckpt.events import HOME, Damaged, Listeners
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.progress import Progress
+from asyncckpt.restoring import Live, Loaded, read
+
+logger = logging.getLogger("asyncckpt")
+
+
+class Nearest:
+    """Reads from home, and from the `others` by their names, nearest first."""
+
+    def __init__(self, others: Mapping[str, Catalog], listeners: Listeners) -> None:
+        self._others = others
+        self._listeners = listeners
+        self._unsound: dict[tuple[str, int], CheckpointCorruptError] = {}
+        """What was found in which tier, by sequence number, since `begin`."""
+        self._told: set[tuple[str, int]] = set()
+
+    @property
+    def tries(self) -> int:
+        """How often a checkpoint may show damage before no tier is left that it could be read from."""
+        return 1 + len(self._others)
+
+    def begin(self) -> None:
+        """Before a restore: what was damaged then may have been repaired."""
+        self._unsound.clear()
+        self._told.clear()
+
+    def shun(self, loaded: Loaded, error: CheckpointCorruptError) -> None:
+        """What was `loaded` turned out to be damaged after all."""
+        self._unsound[loaded.tier, loaded.checkpoint.seq] = error
+
+    async def read(
+        self,
+        home: Catalog,
+        checkpoint: Checkpoint,
+        scopes: Collection[str],
+        *,
+        only: Collection[str] | None,
+        exclude: Collection[str],
+        live: Live,
+        ahead: bool,
+        progress: Progress,
+    ) -> Loaded:
+        """As `asyncckpt.restoring.read` does at home, and raises; damage of home is raised where no copy is sound."""
+        seq = checkpoint.seq
+        for tier, catalog in {HOME: home, **self._others}.items():
+            if (tier, seq) in self._unsound or not (tier == HOME or await self._has(tier, catalog, checkpoint)):
+                continue
+            try:
+                loaded = await read(
+                    catalog,
+                    checkpoint,
+                    scopes,
+                    only=only,
+                    exclude=exclude,
+                    live=live,
+                    ahead=ahead,
+                    progress=progress,
+                )
+            except CheckpointCorruptError as error:
+                self._unsound[tier, seq] = error
+            except AsyncCkptError as error:
+                if tier == HOME:
+                    raise
+                logger.warning("step %d cannot be read from the %s: %s", checkpoint.step, tier, error)
+            else:
+                if tier != HOME:
+                    self._tell(checkpoint, HOME)
+                    logger.warning("step %d is read from the %s: its copy is sound", checkpoint.step, tier)
+                return replace(loaded, tier=tier)
+        for tier in self._others:
+            self._tell(checkpoint, tier)
+        raise self._unsound[HOME, seq]
+
+    async def _has(self, tier: str, catalog: Catalog, checkpoint: Checkpoint) -> bool:
+        try:
+            listed = (await catalog.listing()).checkpoints
+        except AsyncCkptError as error:
+            logger.warning("whether the %s has step %d cannot be told: %s", tier, checkpoint.step, error)
+            return False
+        return any(found.manifest == checkpoint.manifest for found in listed)
+
+    def _tell(self, checkpoint: Checkpoint, tier: str) -> None:
+        error = self._unsound.get((tier, checkpoint.seq))
+        if error is not None and (tier, checkpoint.seq) not in self._told:
+            self._told.add((tier, checkpoint.seq))
+            logger.error(
+                "the copy of step %d in tier %s is damaged, and left as it is: %s", checkpoint.step, tier, error
+            )
+            self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, tier))

@@ -1,0 +1,36 @@
+"""Aftermath: what follows a commit in whatever tier: hints, events and late deletion. Nothing here can harm it."""
+
+from __future__ import annotations
+
+from asyncckpt.errors import AsyncCkptError
+from asyncckpt.events import Leftover, Listeners, Pruned, Retained
+from asyncckpt.worker.hints import show
+from asyncckpt.worker.keeping import Keeping, Verdict
+from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.writer import Writer
+
+
+def retained(writer: Writer) -> Retained:
+    """What `writer` lists now."""
+    return Retained(len(writer.listed), writer.listed.uses.nbytes)
+
+
+def tell(verdict: Verdict, listeners: Listeners) -> None:
+    """What a record has dropped."""
+    for removal in verdict.removed:
+        listeners.emit(Pruned(removal.step, removal.seq, removal.reason, removal.rule))
+
+
+async def follow_up(
+    writer: Writer, verdict: Verdict, ownership: Ownership, keeping: Keeping, listeners: Listeners
+) -> None:
+    """After a record of `writer`, which dropped what `verdict` says, as that was told."""
+    listeners.emit(retained(writer))
+    # To the sweep a hint that is being written would look like one that an earlier writer left unfinished.
+    await ownership.sweep_planned()
+    await keeping.answer(verdict)
+    try:
+        await show(writer.catalog.storage, writer)
+    except (AsyncCkptError, OSError) as error:
+        listeners.emit(Leftover("the hints latest and best", error))
+    await ownership.pruner.committed(writer, writer.dropped, writer.stale)

@@ -1,0 +1,37 @@
+"""Home: the tier that the user named as the root. It holds the fence, and gives incarnations and sequence numbers.
+
+Every other tier is a run of its own, with records, slots and retention of its own, opened under the numbers of whoever
+has taken home: so one checkpoint has one name wherever it lies, and two that differ never have the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncckpt.format.names import directory_of
+from asyncckpt.format.record import Checkpoint, WriterId
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Whose checkpoints another tier holds: the run's id, and who has taken it under which incarnation."""
+
+    run: str
+    inc: int
+    writer: WriterId
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The highest incarnation and the next sequence number in tiers that could be looked at: home's go on above."""
+
+    inc: int = 0
+    next_seq: int = 1
+    is_ahead: bool = False
+    """Whether a checkpoint was found that home has never numbered: home was set back since."""
+
+
+def number_of(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Incarnation and sequence number: what orders checkpoints of one run, in whatever tier they are found."""
+    directory = directory_of(checkpoint.manifest.key)
+    return (directory.inc if directory else 0), checkpoint.seq

@@ -1,0 +1,185 @@
+"""Mirroring: home's checkpoints in a second store, behind home's back.
+
+After each commit at home its newest checkpoint is copied there, in the background. A mirror that is slower than saves
+gets the newest of those that were made meanwhile, and none of the others; one that fails is tried again. Nothing that
+happens to it reaches a save: it is told in events, in metrics and in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.clock import Clock
+from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, RunContended, RunError, RunRefused
+from asyncckpt.events import Damaged, Fallback, Listeners, TierDurable, TierFailed
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.worker.home import Home, Seen
+from asyncckpt.worker.pace import Pace
+from asyncckpt.worker.tier import Tier
+from asyncckpt.worker.writer import Writer
+
+logger = logging.getLogger("asyncckpt")
+
+LOOK = 5.0
+"""Seconds after which a mirror that does not answer is no reason to keep a start waiting."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+"""Seconds before a mirror that failed is tried again, where nothing is committed meanwhile."""
+
+
+class Mirroring:
+    """Keeps `tier` up with the home in `source`, at `pace`; on one event loop.
+
+    `hold` keeps home's retention away from a checkpoint by its sequence number.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        source: Catalog,
+        hold: Callable[[int], AbstractContextManager[None]],
+        pace: Pace,
+        listeners: Listeners,
+        clock: Clock,
+    ) -> None:
+        self._tier = tier
+        self._source = source
+        self._hold = hold
+        self._pace = pace
+        self._listeners = listeners
+        self._clock = clock
+        self._wanted: tuple[Writer, int] | None = None
+        self._amended: dict[int, tuple[Writer, Checkpoint]] = {}
+        self._arrived = asyncio.Event()
+        self._is_closing = False
+        self._is_over = False
+        self._actor: asyncio.Task[None] | None = None
+
+    async def look(self) -> Seen:
+        """Before home is taken: how far the mirror has come, as far as it can be told now.
+
+        Raises `RunRefused` for a mirror of another run; one that does not answer is no reason not to start.
+        """
+        try:
+            async with asyncio.timeout(LOOK):
+                seen = await self._tier.look(self._source)
+        except RunRefused:
+            raise
+        except (AsyncCkptError, OSError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {LOOK:g} s"
+            logger.warning("the %s could not be looked at: %s", self._tier.name, reason)
+            return Seen()
+        if seen.is_ahead:
+            url = self._tier.catalog.storage.url
+            reason = f"{url} holds checkpoints that the root has lost, or never had: training goes on from the root's"
+            self._listeners.emit(Fallback(self._tier.name, f"{reason}; give {url} as the root to go on from those"))
+        return seen
+
+    # -- what happens at home ------------------------------------------------------------------------------
+
+    def want(self, writer: Writer, seq: int) -> None:
+        """Home's `writer` lists the checkpoint with this number, and has committed or gone on from it."""
+        self._wanted = writer, max(seq, self._wanted[1] if self._wanted else 0)
+        self._wake()
+
+    def amended(self, writer: Writer, checkpoint: Checkpoint) -> None:
+        """Home's `writer` lists `checkpoint` as it is given now."""
+        self._amended[checkpoint.seq] = writer, checkpoint
+        self._wake()
+
+    def hurry(self) -> None:
+        """Leave everything to the next commit, or the next start: what is about to be saved matters more."""
+        self._wanted = None
+        self._tier.hurry()
+        if self._actor is not None:
+            self._actor.cancel()
+
+    def _wake(self) -> None:
+        self._arrived.set()
+        if self._actor is None or self._actor.done():
+            self._actor = asyncio.create_task(self._run())
+
+    async def finish(self, *, tidy: bool) -> None:
+        """Copy what is newest, unless that has just failed, and leave the mirror in order; where not `tidy`, stop."""
+        if not tidy:
+            self.hurry()
+        self._is_closing = True
+        self._arrived.set()
+        if self._actor is not None:
+            await asyncio.wait([self._actor])
+        if tidy and not self._is_over:
+            await self._tier.leave()
+        await self._tier.catalog.storage.aclose()
+
+    # -- the copies ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Until there is nothing to do, or nothing that can be done."""
+        pause = _FIRST_PAUSE
+        while (self._wanted is not None or self._amended) and not self._is_over:
+            self._arrived.clear()
+            if await self._catch_up():
+                pause = _FIRST_PAUSE
+                continue
+            failed = self._wanted
+            if not self._is_closing:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._arrived.wait()
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            if self._is_closing and self._wanted is failed:
+                return
+
+    async def _catch_up(self) -> bool:
+        """Whether the mirror has by now what was wanted, or never will; else it is to be tried again."""
+        wanted = self._wanted
+        try:
+            if wanted is not None:
+                await self._copy(*wanted)
+            for seq, (writer, amended) in list(self._amended.items()):
+                await self._tier.amend(_home(writer), amended)
+                if self._amended[seq][1] is amended:
+                    del self._amended[seq]
+        except CheckpointCorruptError as error:
+            self._failed(wanted, error)  # at home: it will be no better the next time
+        except Exception as error:
+            self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
+            self._failed(wanted, error)
+            return self._is_over
+        if self._wanted is wanted:
+            self._wanted = None
+        return True
+
+    async def _copy(self, writer: Writer, seq: int) -> None:
+        if seq not in writer.listed or (checkpoint := writer.listed.record(seq).checkpoint) is None:
+            return
+        with self._hold(seq):
+            try:
+                written = await self._tier.take(_home(writer), checkpoint, self._source, self._pace)
+            except CheckpointCorruptError as error:
+                if seq not in writer.listed:  # dropped meanwhile, which is not damage
+                    return
+                self._listeners.emit(Damaged(checkpoint.step, seq, str(error), error.kind))
+                raise
+        if written is not None:
+            now = self._clock.time()
+            seconds = now - checkpoint.created / 1e6
+            name, step = self._tier.name, checkpoint.step
+            self._listeners.emit(TierDurable(name, step, seq, checkpoint.size, written, seconds, now))
+
+    def _failed(self, wanted: tuple[Writer, int] | None, error: Exception) -> None:
+        step = None
+        if wanted is not None and (seq := wanted[1]) in (listed := wanted[0].listed):
+            checkpoint = listed.record(seq).checkpoint
+            step = None if checkpoint is None else checkpoint.step
+        ending = "nothing more is copied there" if self._is_over else "home has it, and it is tried again"
+        logger.warning("the %s has no copy of step %s (%s): %s", self._tier.name, step, ending, error)
+        self._listeners.emit(TierFailed(self._tier.name, step, error, self._is_over))
+
+
+def _home(writer: Writer) -> Home:
+    return Home(writer.run.id, writer.inc, writer.head.writer)

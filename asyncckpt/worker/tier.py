@@ -1,0 +1,150 @@
+"""Tier: one more store that holds checkpoints of a run: a run of its own, whose checkpoints are copies of home's.
+
+It has its own records, its own slots and its own retention, and is held by whoever holds home, under the same
+incarnation. A checkpoint is listed in it only once everything that it names is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.clock import Clock
+from asyncckpt.errors import Fenced, RunRefused, StorageError
+from asyncckpt.events import Damaged, Deleted, Event, Leftover, Listeners, Pruned, Retained, Swept
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.retention import Monitor, RetentionPolicy
+from asyncckpt.storage.base import Storage
+from asyncckpt.worker.aftermath import follow_up, tell
+from asyncckpt.worker.copying import Copying
+from asyncckpt.worker.founding import of_another_run
+from asyncckpt.worker.home import Home, Seen
+from asyncckpt.worker.keeping import Keeping, Verdict
+from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.pace import Pace
+from asyncckpt.worker.sweep import needed
+from asyncckpt.worker.writer import Writer
+
+
+class InTier:
+    """A listener that passes on what happens in `tier`, with its name."""
+
+    def __init__(self, tier: str, listeners: Listeners) -> None:
+        self._tier = tier
+        self._listeners = listeners
+
+    def on_event(self, event: Event) -> None:
+        """Pass it on."""
+        if isinstance(event, Damaged | Deleted | Leftover | Pruned | Retained | Swept):
+            event = replace(event, tier=self._tier)
+        self._listeners.emit(event)
+
+
+class Tier:
+    """The tier called `name` in `storage`; all calls but `look` and `hurry` come from one actor, one after the other.
+
+    `overwritten` says which of a writer's checkpoints a new training replaces, and why.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: Storage,
+        policy: RetentionPolicy | None,
+        monitor: Monitor | None,
+        listeners: Listeners,
+        clock: Clock,
+        overwritten: Callable[[Writer], Mapping[int, str]],
+    ) -> None:
+        self.name = name
+        self.catalog = Catalog(storage, monitor)
+        self._listeners = Listeners([InTier(name, listeners)])
+        self._ownership = Ownership(self.catalog, self._listeners, clock)
+        self._keeping = Keeping(storage, policy, monitor, self._listeners)
+        self._overwritten = overwritten
+        self._brought: set[str] = set()
+        """What was put there, or found there, and is in no record: what it was for may have been overtaken."""
+        self.hurry = self._ownership.hurry
+
+    async def look(self, home: Catalog) -> Seen:
+        """Before home is taken: how far this tier has come.
+
+        Raises `RunRefused` where the two are not tiers of one run, and what its store raises.
+        """
+        theirs, ours = await self.catalog.run(), await home.run()
+        head = None if theirs is None else await self.catalog.head()
+        if theirs is None or head is None:
+            return Seen()
+        url = self.catalog.storage.url
+        if ours is not None and theirs.id != ours.id:
+            raise of_another_run(url, theirs.id, ours.id)
+        if ours is None and (count := sum(1 for _ in head.live)):
+            raise RunRefused(
+                f"{home.storage.url} is empty, and its {self.name} {url} holds {count} checkpoint(s): if the root was "
+                f"lost, go on in {url}, or copy that back; if this is a new training, give it a {self.name} of its own"
+            )
+        before = await home.head()
+        return Seen(head.inc, head.next_seq, before is not None and (head.latest or 0) >= before.next_seq)
+
+    async def take(self, home: Home, checkpoint: Checkpoint, source: Catalog, pace: Pace) -> int | None:
+        """Copy a checkpoint of `home` from `source`, and list it; returns the bytes that were put for it.
+
+        None where it is listed, or a newer one: none may come after that. Raises `Fenced` or `RunRefused` where the
+        tier is not to be had (any more), `CheckpointCorruptError` where the source is not sound, and `StorageError`.
+        """
+        self._ownership.follow(home)
+        writer = await self._ownership.take()
+        if self._is_passed(writer, checkpoint):
+            return None
+        await self._ownership.idle()  # what is about to be deleted must not be found there
+        copying = Copying(source, self.catalog.storage, pace, self._brought)
+        await copying.copy(checkpoint, writer.listed.uses)
+        verdict = await self._keeping.judge(writer, checkpoint, self._overwritten(writer))
+        await self._commit(writer, checkpoint, verdict)
+        tell(verdict, self._listeners)
+        await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
+        await self._clean_up(writer)
+        return copying.written
+
+    def _is_passed(self, writer: Writer, checkpoint: Checkpoint) -> bool:
+        newest = max(writer.listed, key=lambda listed: listed.seq, default=None)
+        if newest is None or newest.seq < checkpoint.seq:
+            return False
+        if newest.seq == checkpoint.seq and newest.manifest != checkpoint.manifest:
+            raise RunRefused(
+                f"{self.catalog.storage.url} holds another checkpoint under the number {checkpoint.seq}: neither is "
+                f"touched; move that {self.name} away, or give the training another"
+            )
+        return True
+
+    async def _commit(self, writer: Writer, checkpoint: Checkpoint, verdict: Verdict) -> None:
+        try:
+            with self._ownership.recording(writer):
+                await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
+        except Fenced as error:
+            if not error.adopted:
+                raise
+
+    async def _clean_up(self, writer: Writer) -> None:
+        """Delete what was brought for checkpoints that were overtaken on their way, and never will be listed."""
+        packs, folders = needed(writer.listed)
+        garbage = [key for key in self._brought if key not in packs and key.rsplit("/", 1)[0] not in folders]
+        self._brought.clear()
+        try:
+            await self.catalog.storage.delete(sorted(garbage))
+        except StorageError as error:
+            self._listeners.emit(Leftover("copies of checkpoints that were overtaken", error))
+
+    async def amend(self, home: Home, checkpoint: Checkpoint) -> None:
+        """List `checkpoint` as it is given now, if it is listed: metrics may come late. Raises as `take` does."""
+        self._ownership.follow(home)
+        writer = await self._ownership.take()
+        if checkpoint.seq in writer.listed and writer.listed.record(checkpoint.seq).checkpoint != checkpoint:
+            with self._ownership.recording(writer):
+                await writer.amend(checkpoint)
+            await follow_up(writer, Verdict(), self._ownership, self._keeping, self._listeners)
+
+    async def leave(self) -> None:
+        """A closing record, and late deletion."""
+        await self._ownership.leave()
