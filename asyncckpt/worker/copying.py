@@ -19,7 +19,6 @@ from asyncckpt.format.digest import digesting
 from asyncckpt.format.manifest import Contents, Pack
 from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.format.sealed import sealed_digest
-from asyncckpt.reading import readable
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.pace import Pace
 
