@@ -32,7 +32,7 @@ CHANGING = (
     "POST .*uploads",
     "PUT .*partNumber",
     "POST .*uploadId",
-    "POST .*delete",
+    "DELETE|POST .*delete",
 )
 
 
