@@ -33,8 +33,8 @@ class Nearest:
 
     @property
     def tries(self) -> int:
-        """How often a checkpoint may show damage before no tier is left that it could be read from."""
-        return 1 + len(self._others)
+        """How often a checkpoint may show damage while there may be a tier left that it could be read from."""
+        return 1 + len(self._others) if self._others else 0
 
     def begin(self) -> None:
         """Before a restore: what was damaged then may have been repaired."""
@@ -44,6 +44,12 @@ class Nearest:
     def shun(self, loaded: Loaded, error: CheckpointCorruptError) -> None:
         """What was `loaded` turned out to be damaged after all."""
         self._unsound[loaded.tier, loaded.checkpoint.seq] = error
+
+    def settled(self, loaded: Loaded) -> None:
+        """What was `loaded` is in its place, and sound: now it is told where it is not."""
+        for tier in (HOME, *self._others):
+            if tier != loaded.tier:
+                self._tell(loaded.checkpoint, tier)
 
     async def read(
         self,
@@ -81,8 +87,7 @@ class Nearest:
                 logger.warning("step %d cannot be read from the %s: %s", checkpoint.step, tier, error)
             else:
                 if tier != HOME:
-                    self._tell(checkpoint, HOME)
-                    logger.warning("step %d is read from the %s: its copy is sound", checkpoint.step, tier)
+                    logger.warning("step %d is read from the %s", checkpoint.step, tier)
                 return replace(loaded, tier=tier)
         for tier in self._others:
             self._tell(checkpoint, tier)

@@ -166,6 +166,7 @@ class Restorer:
     def _placed(self, loaded: Loaded, seconds: float) -> None:
         """On all ranks."""
         self._half_placed = None
+        self._nearest.settled(loaded)
         self._listeners.emit(
             Restored(loaded.checkpoint.step, loaded.checkpoint.seq, loaded.bytes, seconds, loaded.tier)
         )
@@ -219,9 +220,9 @@ class Restorer:
     def _from_any(self, consensus: Consensus[Fitted], checkpoint: Checkpoint) -> Fitted:
         """Propose a checkpoint, again where a copy of it was found damaged late and another tier may have a sound one.
 
-        Raises what was found last.
+        Raises what was found at home.
         """
-        for _ in range(self._nearest.tries - 1):
+        for _ in range(self._nearest.tries):
             with suppress(CheckpointCorruptError):
                 return consensus.propose(checkpoint)
         return consensus.propose(checkpoint)

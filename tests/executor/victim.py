@@ -165,6 +165,8 @@ class Victim:
         self.save(ckpt).wait_staged()
         select.select([link.channel.fileno()], [], [])
         os.kill(link.process.pid, signal.SIGSTOP)
+        # Only what has stopped by then is let go on: whoever stops later would stay stopped.
+        os.waitid(os.P_PID, link.process.pid, os.WSTOPPED | os.WNOWAIT)
         self.save(ckpt).wait_staged()
         die()
 

@@ -28,6 +28,13 @@ async def streamed(whole: bytes = WHOLE) -> AsyncIterator[bytes]:
         yield whole[at : at + 3 * MIB]
 
 
+async def endless(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same, and then nothing, for ever."""
+    async for part in parts:
+        yield part
+    await asyncio.Event().wait()
+
+
 def ends(store: Storage, act: Callable[[Storage], Awaitable[None]]) -> None:
     """Carry out `act`; it leaves no upload."""
 
@@ -270,7 +277,8 @@ def test_a_cancelled_upload_leaves_nothing(through: Open, proxy: Proxy, backend:
     async def act(store: Storage) -> None:
         await store.head("a")
         proxy.add("linger", at, seconds=60)
-        put = asyncio.create_task(store.put("big", streamed()))
+        # Else it may be complete before it is cancelled.
+        put = asyncio.create_task(store.put("big", streamed() if "5" in at else endless(streamed())))
         await proxy.seen(at)
         put.cancel()
         proxy.release()

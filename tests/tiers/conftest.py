@@ -19,7 +19,7 @@ if sys.platform == "linux":
     __all__ += ["killed", "shared_runtime", "zygote"]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)  # and so before `make`, whose workers ask here until they have ended
 def mirror(tmp_path: Path, executor: str) -> Iterator[GatedStorage]:
     """A mirror whose requests the test can hold and fail, also those of a worker process."""
     if executor == "process":
