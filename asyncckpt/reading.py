@@ -106,7 +106,7 @@ async def fetch(
         if progress is not None:
             progress(sum(piece.extent.length for piece in span.pieces))
 
-    await several(one, spans(contents, paths))
+    await _several(one, spans(contents, paths))
     return found
 
 
@@ -117,12 +117,12 @@ async def check_packs(storage: Storage, contents: Contents, paths: Collection[Pa
     """
     boxes = (box for path in paths for box in contents.tensors[path].boxes)
     used = {extent.pack for box in boxes for extent in box.extents}
-    await several(lambda number: _verify_pack(storage, contents.packs[number]), sorted(used))
+    await _several(lambda number: _verify_pack(storage, contents.packs[number]), sorted(used))
 
 
-async def several(act: Callable[[_T], Awaitable[None]], items: Iterable[_T], most: int = CONCURRENT_SPANS) -> None:
-    """`act` on each, `most` at a time; what the first failure raises ends the others."""
-    limit = asyncio.Semaphore(most)
+async def _several(act: Callable[[_T], Awaitable[None]], items: Iterable[_T]) -> None:
+    """`act` on each, a few at a time; what the first failure raises ends the others."""
+    limit = asyncio.Semaphore(CONCURRENT_SPANS)
 
     async def one(item: _T) -> None:
         async with limit:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from asyncckpt.errors import ObjectExists, OutcomeUnknown, StorageDenied, StorageError, TransientError
-from asyncckpt.storage.base import Lasting, Storage
+from asyncckpt.storage.base import Lasting, PutMode, Storage
 from asyncckpt.storage.obstore.client import ObstoreClient
-from asyncckpt.testing.proxy import Proxy
+from asyncckpt.testing.proxy import Fault, Proxy
 from asyncckpt.testing.s3server import STRANGER, STRANGERS_SECRET, S3Server
 from asyncckpt.testing.store import content, expect, keys, unfinished, use
 
@@ -115,7 +115,8 @@ def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_or_is_and_m
 ) -> None:
     async def act(store: Storage) -> None:
         await store.head("a")
-        pressure = store._client.requests._pressure  # type: ignore[attr-defined]
+        inside: Any = store
+        pressure = inside._client.requests._pressure
         assert pressure.limit == 8
         proxy.add(fault, "GET .*/n", times=times)
         await asyncio.gather(*(store.head(f"n{n}") for n in range(10)), store.get_each([f"n{n}" for n in range(10)]))
@@ -225,13 +226,13 @@ def test_a_create_that_was_not_carried_out_and_whose_answer_was_lost_finds_the_o
 
 
 @pytest.mark.parametrize("mode", ["create", "overwrite"])
-def test_an_outcome_that_cannot_be_found_out_is_said_to_be_unknown(through: Open, proxy: Proxy, mode: str) -> None:
+def test_an_outcome_that_cannot_be_found_out_is_said_to_be_unknown(through: Open, proxy: Proxy, mode: PutMode) -> None:
     async def act(store: Storage) -> None:
         await store.probe()
         proxy.add("lose", "PUT .*/a$")
         proxy.add("answer", "HEAD")
         with pytest.raises(OutcomeUnknown, match="not known"):
-            await store.put("a", [b"x"], mode=mode)  # type: ignore[arg-type]
+            await store.put("a", [b"x"], mode=mode)
         proxy.heal()
         await expect(store, "a", b"x")
 
@@ -255,13 +256,13 @@ def test_a_put_that_never_arrived_is_not_there(through: Open, proxy: Proxy) -> N
 
 @pytest.mark.parametrize("fault", ["answer", "reset", "lose"])
 @pytest.mark.parametrize("pattern", [r"PUT .*partNumber=3\b", "PUT .*partNumber", "POST .*uploadId"])
-def test_an_upload_that_fails_for_good_leaves_nothing(through: Open, proxy: Proxy, fault: str, pattern: str) -> None:
+def test_an_upload_that_fails_for_good_leaves_nothing(through: Open, proxy: Proxy, fault: Fault, pattern: str) -> None:
     if (fault, pattern) == ("lose", "POST .*uploadId"):
         pytest.skip("that one is completed")
 
     async def act(store: Storage) -> None:
         await store.put("big", [b"old"])
-        proxy.add(fault, pattern)  # type: ignore[arg-type]
+        proxy.add(fault, pattern)
         with pytest.raises(StorageError) as caught:
             await store.put("big", streamed())
         assert isinstance(caught.value, TransientError | OutcomeUnknown)
@@ -390,13 +391,14 @@ def test_what_a_store_refuses_for_is_said_in_words(
 def test_credentials_that_were_renewed_are_taken_up(through: Open, proxy: Proxy) -> None:
     async def act(store: Storage) -> None:
         await store.put("a", [b"x"])
-        connection = store._client.requests.connection  # type: ignore[attr-defined]
-        before = await store._crossing.call(connection.client)  # type: ignore[attr-defined]
+        inside: Any = store
+        connection = inside._client.requests.connection
+        before = await inside._crossing.call(connection.client)
         proxy.add("answer", times=1, status=400, body=b"<Error><Code>ExpiredToken</Code></Error>")
         with pytest.raises(StorageDenied, match="expired"):
             await store.get("a")
         assert await content(store, "a") == b"x"
-        assert await store._crossing.call(connection.client) is not before  # type: ignore[attr-defined]
+        assert await inside._crossing.call(connection.client) is not before
 
     use(through(), act)
 

@@ -105,6 +105,15 @@ class Requests:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 -- so that many clients do not come back at once
         raise AssertionError("unreachable")
 
+    async def find(self, attempt: Attempt[_T]) -> _T | None:
+        """As `make`; None where what it asks for is not there."""
+        try:
+            return await self.make(attempt)
+        except Failed as failed:
+            if failed.fault.kind != "missing":
+                raise
+            return None
+
     async def _once(self, attempt: Attempt[_T]) -> _T:
         if self._pressure is None:
             self._pressure = Pressure(self.tuning.concurrency)

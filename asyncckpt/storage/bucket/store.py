@@ -107,12 +107,11 @@ class BucketStorage:
                 is_copied = self._client.copies_parts or not lasts(parts)
                 window = self._tuning.window(size if is_copied else None)
                 return await self._put_parts(key, _joined(head, second, cut), size, window, length, mode)
-            if second is not None:
-                head = memoryview(b"".join([block async for block in _joined(head, second, cut)]))
-            check_length(key, len(head), length)
             # A copy: what a connection that was given up has left to send, it may send when the put has ended.
-            await self._put_whole(key, memoryview(bytes(head)), mode)
-            return ObjectInfo(key, len(head))
+            whole = bytes(head) if second is None else b"".join([block async for block in _joined(head, second, cut)])
+            check_length(key, len(whole), length)
+            await self._put_whole(key, memoryview(whole), mode)
+            return ObjectInfo(key, len(whole))
 
     async def _put_whole(self, key: str, memory: memoryview, mode: PutMode) -> None:
         token, name = secrets.token_hex(16), self._names.whole(key)

@@ -9,7 +9,7 @@ from typing import Any
 from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
 from asyncckpt.storage.bucket.client import TOKEN, Found, Settle
 from asyncckpt.storage.bucket.names import Names
-from asyncckpt.storage.bucket.requests import Failed, Requests
+from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.obstore.connection import Stores
 from asyncckpt.storage.obstore.upload import ObstoreUpload
 from asyncckpt.storage.s3 import S3Storage
@@ -82,11 +82,7 @@ class ObstoreClient:
         async def attempt(stores: Stores) -> None:
             await self._answer(stores.obstore.delete_async(stores.asking, name))
 
-        try:
-            await self.requests.make(attempt)
-        except Failed as failed:
-            if failed.fault.kind != "missing":
-                raise
+        await self.requests.find(attempt)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -97,31 +93,25 @@ class ObstoreClient:
             asked = stores.obstore.get_async(stores.asking, name, options={"head": True})
             return _found(await self._answer(asked))
 
-        try:
-            return await self.requests.make(attempt)
-        except Failed as failed:
-            if failed.fault.kind != "missing":
-                raise
-            return None
+        return await self.requests.find(attempt)
 
     async def first(
         self, name: str, start: int, count: int, into: memoryview | None = None
     ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
-        target = memoryview(bytearray(count)) if into is None else into
 
-        async def attempt(stores: Stores) -> tuple[Found, int]:
+        async def attempt(stores: Stores) -> tuple[Found, memoryview]:
             asked = stores.obstore.get_async(stores.asking, name, options={"range": (start, start + count)})
             got = await self._answer(asked)
-            filled = 0
+            wanted, filled = min(count, got.meta["size"] - start), 0
+            room = memoryview(bytearray(wanted)) if into is None else into[:wanted]
             async for piece in self._pieces(got):
-                target[filled : filled + len(piece)] = piece
+                room[filled : filled + len(piece)] = piece
                 filled += len(piece)
-            _check(min(count, got.meta["size"] - start) - filled)
-            return _found(got), filled
+            _check(wanted - filled)
+            return _found(got), room
 
-        found, filled = await self.requests.make(attempt)
-        return found, target[:filled]
+        return await self.requests.make(attempt)
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
         """See `Client.fill`; what was cut short goes on from where it was cut."""

@@ -9,7 +9,7 @@ from typing import Any
 from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
 from asyncckpt.storage.bucket.client import TOKEN, Found, Settle
 from asyncckpt.storage.bucket.names import Names
-from asyncckpt.storage.bucket.requests import Failed, Requests
+from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.s3.body import Body
 from asyncckpt.storage.s3.download import fill, first, found_in
 from asyncckpt.storage.s3.listing import objects, unfinished
@@ -72,12 +72,7 @@ class S3Client:
             found = await s3.head_object(**self._where(name))
             return found_in(found, found["ContentLength"])
 
-        try:
-            return await self.requests.make(attempt)
-        except Failed as failed:
-            if failed.fault.kind != "missing":
-                raise
-            return None
+        return await self.requests.find(attempt)
 
     async def first(
         self, name: str, start: int, count: int, into: memoryview | None = None

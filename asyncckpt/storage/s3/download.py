@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from asyncckpt.storage.bucket.client import TOKEN, Found
@@ -30,11 +30,9 @@ async def fill(requests: Requests, where: Mapping[str, str], into: memoryview, s
         last = start + len(into) - 1
         got = await s3.get_object(**where, Range=f"bytes={start + filled}-{last}", **condition)
         async with got["Body"] as body:
-            while filled < len(into) and (piece := await body.read(min(_PIECE, len(into) - filled))):
+            async for piece in _pieces(body, len(into) - filled):
                 into[filled : filled + len(piece)] = piece
                 filled += len(piece)
-        if filled < len(into):
-            raise Truncated(f"{len(into) - filled} of {len(into)} bytes did not come")
 
     await requests.make(attempt)
 
@@ -46,23 +44,30 @@ async def first(
 
     They are read into `into`, which has room for them, or into memory of their own.
     """
-    target = memoryview(bytearray(count)) if into is None else into
 
-    async def attempt(s3: Any) -> tuple[Found, int]:
+    async def attempt(s3: Any) -> tuple[Found, memoryview]:
         got = await s3.get_object(**where, Range=f"bytes={start}-{start + count - 1}")
-        is_part = "ContentRange" in got
-        total = int(str(got["ContentRange"]).rpartition("/")[2]) if is_part else int(got["ContentLength"])
-        skip, filled = 0 if is_part else start, 0  # a store that knows no ranges sends everything
+        total = int(str(got["ContentRange"]).rpartition("/")[2]) if "ContentRange" in got else int(got["ContentLength"])
+        wanted, filled = max(0, min(count, total - start)), 0
+        room = memoryview(bytearray(wanted)) if into is None else into[:wanted]  # most objects are far below `count`
         async with got["Body"] as body:
-            while filled < count and (piece := await body.read(_PIECE)):
-                rest = memoryview(piece)[skip : skip + count - filled]
-                skip = max(0, skip - len(piece))
-                target[filled : filled + len(rest)] = rest
-                filled += len(rest)
-        wanted = min(count, total - start)
-        if filled != wanted:
-            raise Truncated(f"{wanted - filled} of {wanted} bytes did not come")
-        return found_in(got, total), filled
+            if "ContentRange" not in got:  # a store that knows no ranges sends everything
+                async for _ in _pieces(body, min(start, total)):
+                    pass
+            async for piece in _pieces(body, wanted):
+                room[filled : filled + len(piece)] = piece
+                filled += len(piece)
+        return found_in(got, total), room
 
-    found, filled = await requests.make(attempt)
-    return found, target[:filled]
+    return await requests.make(attempt)
+
+
+async def _pieces(body: Any, count: int) -> AsyncIterator[bytes]:
+    """The next `count` bytes of an answer; raises `Truncated` where it ends before."""
+    left = count
+    while left:
+        piece = await body.read(min(_PIECE, left))
+        if not piece:
+            raise Truncated(f"{left} of {count} bytes did not come")
+        left -= len(piece)
+        yield piece
