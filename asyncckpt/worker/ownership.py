@@ -151,6 +151,16 @@ class Ownership:
             self.writer = None
             raise
 
+    @contextlib.contextmanager
+    def committing(self, writer: Writer) -> Iterator[None]:
+        """As `recording`, around a record that stands also where somebody else has taken the run right after it."""
+        try:
+            with self.recording(writer):
+                yield
+        except Fenced as error:
+            if not error.adopted:
+                raise
+
     def check_resumed(self, listed: Iterable[Checkpoint]) -> None:
         """Raise `CheckpointDirectoryExistsError` as `take` would, before it disturbs whoever holds the run."""
         if not (self.resumed or self._overwrite) and (others := self._earlier(listed)):

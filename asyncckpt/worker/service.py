@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, Fenced, SaveSkipped, SaveSuperseded, StorageError
+from asyncckpt.errors import AsyncCkptError, SaveSkipped, SaveSuperseded, StorageError
 from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Retried
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
@@ -259,12 +259,8 @@ class SaveService:
             )
             if amended == known:
                 return
-            try:
-                with self.ownership.recording(writer):
-                    await writer.amend(amended)
-            except Fenced as error:
-                if not error.adopted:
-                    raise
+            with self.ownership.committing(writer):
+                await writer.amend(amended)
             self._listeners.emit(Amended(step, amended.seq, dict(amended.metrics)))
             if self._mirroring is not None:
                 self._mirroring.amended(writer, amended)
@@ -341,12 +337,8 @@ class SaveService:
 
     async def _commit(self, writer: Writer, checkpoint: Checkpoint) -> tuple[Verdict, Record]:
         verdict = await self._judge(writer, checkpoint)
-        try:
-            with self.ownership.recording(writer):
-                await writer.commit(checkpoint, verdict.removed, verdict.acknowledged)
-        except Fenced as error:
-            if not error.adopted:
-                raise
+        with self.ownership.committing(writer):
+            await writer.commit(checkpoint, verdict.removed, verdict.acknowledged)
         return verdict, writer.head
 
     async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import Fenced, RunRefused, StorageError
+from asyncckpt.errors import RunRefused, StorageError
 from asyncckpt.events import Damaged, Deleted, Event, Leftover, Listeners, Pruned, Retained, Swept
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import Monitor, RetentionPolicy
@@ -101,7 +101,8 @@ class Tier:
         copying = Copying(source, self.catalog.storage, pace, self._brought)
         await copying.copy(checkpoint, writer.listed.uses)
         verdict = await self._keeping.judge(writer, checkpoint, self._overwritten(writer))
-        await self._commit(writer, checkpoint, verdict)
+        with self._ownership.committing(writer):
+            await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
         tell(verdict, self._listeners)
         await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
         await self._clean_up(writer)
@@ -117,14 +118,6 @@ class Tier:
                 f"touched; move that {self.name} away, or give the training another"
             )
         return True
-
-    async def _commit(self, writer: Writer, checkpoint: Checkpoint, verdict: Verdict) -> None:
-        try:
-            with self._ownership.recording(writer):
-                await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
-        except Fenced as error:
-            if not error.adopted:
-                raise
 
     async def _clean_up(self, writer: Writer) -> None:
         """Delete what was brought for checkpoints that were overtaken on their way, and never will be listed."""
