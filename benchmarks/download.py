@@ -6,38 +6,29 @@ alone; beside other clients, and beside sockets that do nothing but receive.
 
 from __future__ import annotations
 
-import statistics
 import time
 
 from benchmarks.bars import Bar
 from benchmarks.clients import PEERS, QUICK_PEERS, S3FS, STORE, Client, make
 from benchmarks.clients.place import place
 from benchmarks.held import Sampled, cpu_seconds, unshared
+from benchmarks.moving import best, compared, size
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
-from benchmarks.server import served
 from benchmarks.systems import OWN
-from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
+from benchmarks.turns import LIMIT, Sample, Turn, Turns
 
 __all__ = ["BARS", "PEERS", "QUICK_PEERS", "measure", "run"]
 
 BARS = (Bar("rate / best client", 0.9, at_least=True),)
-
-NBYTES = 512 << 20
-QUICK_NBYTES = 64 << 20
 
 SAMPLES = 4
 
 
 def run(options: Options) -> Report:
     """Every client in turn, on one server."""
-    nbytes = QUICK_NBYTES if options.quick else NBYTES
     own = [OWN] if options.quick else [OWN, STORE, S3FS]
-    with served(options.scratch, 2 * nbytes) as server:
-        turns = take("download", [*own, LIMIT, *options.peers], options.turns(3), options, server)
-    case = f"{nbytes / 1e9:.2f} GB"
-    rows = [r for name in (*turns.systems, LIMIT) for r in _rows(turns, case, name)]
-    return Report(rows, turns.notes, turns.disturbed)
+    return compared("download", own, 2, options, _rows)
 
 
 def _rows(turns: Turns, case: str, name: str) -> list[Row]:
@@ -55,15 +46,14 @@ def _rows(turns: Turns, case: str, name: str) -> list[Row]:
     if name == LIMIT:
         return rows
     rows.append(of("rate / bare sockets", "x", turns.over(name, LIMIT, "rate")))
-    if peers := [peer for peer in PEERS if peer in turns.systems]:
-        best = max(peers, key=lambda peer: statistics.median(s["rate"] for s in turns.of(peer)))
-        rows.append(of("rate / best client", "x", turns.over(name, best, "rate")))
+    if fastest := best(turns, PEERS, "rate", most=True):
+        rows.append(of("rate / best client", "x", turns.over(name, fastest, "rate")))
     return rows
 
 
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn: one upload, then downloads."""
-    nbytes = QUICK_NBYTES if turn.quick else NBYTES
+    nbytes = size(quick=turn.quick)
     with place(turn.endpoint) as where:
         client = make(turn.system, where, nbytes)
         client.open()

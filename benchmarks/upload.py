@@ -6,7 +6,6 @@ alone; beside other clients that are given the same number of bytes, and beside 
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 
@@ -15,11 +14,11 @@ from benchmarks.bars import Bar
 from benchmarks.clients import IN_PYTHON, PEERS, QUICK_PEERS, S3FS, STORE, Client, Wait, make
 from benchmarks.clients.place import place
 from benchmarks.held import Sampled, cpu_seconds, unshared
+from benchmarks.moving import best, compared, size
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
-from benchmarks.server import served
 from benchmarks.systems import OWN, THREAD
-from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
+from benchmarks.turns import LIMIT, Sample, Turn, Turns
 
 __all__ = ["BARS", "PEERS", "QUICK_PEERS", "measure", "run"]
 
@@ -29,9 +28,6 @@ BARS = (
     Bar("longest step / least in Python", 1.0),
 )
 
-NBYTES = 512 << 20
-QUICK_NBYTES = 64 << 20
-
 STORED = 8
 """Times the bytes, of which the server holds that much at most before a turn's bucket goes."""
 
@@ -40,13 +36,8 @@ SAMPLES = 2
 
 def run(options: Options) -> Report:
     """Every client in turn, on one server."""
-    nbytes = QUICK_NBYTES if options.quick else NBYTES
     own = [OWN] if options.quick else [OWN, THREAD, STORE, S3FS]
-    with served(options.scratch, STORED * nbytes) as server:
-        turns = take("upload", [*own, LIMIT, *options.peers], options.turns(3), options, server)
-    case = f"{nbytes / 1e9:.2f} GB"
-    rows = [r for name in (*turns.systems, LIMIT) for r in _rows(turns, case, name)]
-    return Report(rows, turns.notes, turns.disturbed)
+    return compared("upload", own, STORED, options, _rows)
 
 
 def _rows(turns: Turns, case: str, name: str) -> list[Row]:
@@ -65,23 +56,17 @@ def _rows(turns: Turns, case: str, name: str) -> list[Row]:
     if name == LIMIT:
         return rows
     rows.append(of("rate / bare sockets", "x", turns.over(name, LIMIT, "rate")))
-    if best := _best(turns, PEERS, "rate", most=True):
-        rows.append(of("rate / best client", "x", turns.over(name, best, "rate")))
-    if best := _best(turns, IN_PYTHON, "step", most=False):
-        rows.append(of("longest step / least in Python", "x", turns.over(name, best, "step")))
+    if fastest := best(turns, PEERS, "rate", most=True):
+        rows.append(of("rate / best client", "x", turns.over(name, fastest, "rate")))
+    if calmest := best(turns, IN_PYTHON, "step", most=False):
+        rows.append(of("longest step / least in Python", "x", turns.over(name, calmest, "step")))
     return rows
-
-
-def _best(turns: Turns, names: tuple[str, ...], key: str, *, most: bool) -> str | None:
-    """Which of those of `names` that were measured has the most or least `key`."""
-    medians = {name: statistics.median(s[key] for s in turns.of(name)) for name in names if name in turns.systems}
-    return (max if most else min)(medians, key=lambda name: medians[name], default=None)
 
 
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn: each sample is one upload by itself, and one beside the loop."""
     with place(turn.endpoint) as where:
-        client = make(turn.system, where, QUICK_NBYTES if turn.quick else NBYTES)
+        client = make(turn.system, where, size(quick=turn.quick))
         client.open()
         samples = _measured(client, turn)
         client.close()
@@ -89,7 +74,7 @@ def measure(turn: Turn) -> list[Sample]:
 
 
 def _measured(client: Client, turn: Turn) -> list[Sample]:
-    nbytes, before = QUICK_NBYTES if turn.quick else NBYTES, unshared()
+    nbytes, before = size(quick=turn.quick), unshared()
     samples = list[Sample]()
     with Sampled(unshared) as sampled:
         if not turn.quick:
