@@ -72,7 +72,8 @@ class Snapshot:
         self._schedule = schedule
         self._verify = verify
         self._checking = threading.Lock()
-        self._judging = False
+        self._judged = threading.Event()
+        self._judged.set()
         self._cancelled = False
         self._taken = False
         self._lender = lender
@@ -144,7 +145,7 @@ class Snapshot:
                 comparisons = [Comparison(lane, pinned=self._is_pinned(lane)) for lane in self._schedule.lanes]
             if comparisons:
                 self._ends = [(lane, c.end) for lane, c in zip(self._schedule.lanes, comparisons, strict=True)]
-                self._judging = True
+                self._judged.clear()
                 self._later(functools.partial(self._judge_later, torn, comparisons))
             else:
                 self._judge(torn)
@@ -257,13 +258,13 @@ class Snapshot:
         except Exception as error:
             self.watermark.abort(error)
         finally:
-            self._judging = False
+            self._judged.set()
 
     # -- on any of them --------------------------------------------------------------------------------------
 
     def _end(self, staged: Callable[[], None] | None) -> None:
         """All copies are over; `staged` is to be told where they are in the arena."""
-        if staged is not None and not self._verify and not self._judging:
+        if staged is not None and not self._verify and self._judged.is_set():
             self.watermark.seal()
         self.release()  # first: who waits for the copy may let the last share go, and lease the arena at once
         self.copied.set()
@@ -305,7 +306,7 @@ class Snapshot:
     def settled(self) -> bool:
         """Whether there is nothing left that `guard` would wait for."""
         # Not is_set(), which takes no lock: whoever is told so has seen what the thread has that waited for the device.
-        return self.copied.wait(0) and not self._verify and not self._judging
+        return self.copied.wait(0) and not self._verify and self._judged.wait(0)
 
     def stop(self) -> None:
         """Copy no more than is under way: the worker is done with this snapshot."""

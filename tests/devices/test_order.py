@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.staging import lane
+from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 
@@ -125,6 +127,29 @@ def test_T3_tensors_may_be_changed_by_hand_after_before_mutation() -> None:
                 handle = checkpointer.save(step)
                 checkpointer.before_mutation()
                 training.model.first.weight.data.add_(1)
+            handle.wait()
+            assert differing(training.saved(), wanted) == []
+
+
+def test_T3_a_step_comes_after_a_comparison_that_was_over_before_it_was_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compare = Snapshot._compare
+
+    def compare_and_judge(self: Snapshot) -> None:
+        compare(self)
+        judged = _thread.allocate_lock()  # not `threading`'s, which would tell the race detector what is to be told it
+        judged.acquire()
+        self._later(judged.release)
+        judged.acquire()
+
+    monkeypatch.setattr(Snapshot, "_compare", compare_and_judge)
+    training = Training()
+    with training.checkpointer(verify="always") as checkpointer:
+        for step in (1, 2):
+            wanted = training.state()
+            handle = checkpointer.save(step)
+            training.step()
             handle.wait()
             assert differing(training.saved(), wanted) == []
 
