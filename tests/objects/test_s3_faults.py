@@ -88,25 +88,39 @@ def test_fewer_bytes_than_were_asked_for_are_asked_for_again(
     through: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """obstore itself says so where a connection ends early, not where an object is shorter than it was."""
-    came = ObstoreClient._pieces
+    came = ObstoreClient._body
     cut = 0
 
-    async def shorter(client: ObstoreClient, got: Any) -> AsyncIterator[bytes]:
+    async def shorter(client: ObstoreClient, got: Any, *, in_pieces: bool) -> AsyncIterator[Any]:
         nonlocal cut
         cut += 1
-        async for piece in came(client, got):
-            yield piece
+        async for piece in came(client, got, in_pieces=in_pieces):
             if cut % 2:
+                yield piece[: len(piece) // 2]
                 return
+            yield piece
 
     async def act(store: Storage) -> None:
         await store.put("big", [WHOLE])
-        monkeypatch.setattr(ObstoreClient, "_pieces", shorter)
+        monkeypatch.setattr(ObstoreClient, "_body", shorter)
         assert await store.get("big") == WHOLE
 
     store = through(tuning={"attempts": 12})
     use(store, act)
     assert store.retries["damaged"] > 0
+
+
+def test_a_line_that_brings_a_part_of_every_answer_brings_all_in_the_end(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("big", [WHOLE])
+        proxy.add("truncate", "GET .*/big$", after=3 * MIB)
+        inside: Any = store
+        into = bytearray(8 * MIB)
+        name = inside._names.whole("big")
+        await inside._about("big", lambda: inside._client.fill(name, memoryview(into), MIB, None))
+        assert into == WHOLE[MIB : 9 * MIB]
+
+    use(through(tuning={"attempts": 12}), act)
 
 
 @pytest.mark.parametrize(("fault", "times"), [("answer", 20), ("hang", 8)])
