@@ -58,9 +58,7 @@ class Capture:
         self._scans: list[Scan] = []
         self._is_known = False
         self._tensors: list[Tensor] = []
-        self._addresses: list[int] = []
-        self._sizes: list[int] = []
-        self._strides: list[tuple[int, ...]] = []
+        self._known: list[tuple[int, int, tuple[int, ...]]] = []
         self._sources: list[Source] = []
         self._forms: list[Any] | None = None
         self._all: list[Source] = []
@@ -91,10 +89,7 @@ class Capture:
         return (
             self._is_known
             and all(_same(c.tokens(), s.tokens) for c, s in zip(self._components, self._scans, strict=True))
-            and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
-            and list(map(Tensor.numel, self._tensors)) == self._sizes
-            # `parameter.data = parameter.data.t()` moves nothing.
-            and list(map(Tensor.stride, self._tensors)) == self._strides
+            and all(map(operator.eq, _memory(self._tensors), self._known))
         )
 
     def _scan(self) -> None:
@@ -109,9 +104,7 @@ class Capture:
         self._forms = None
         self._is_known = False
         with suppress(RuntimeError, ValueError):  # without an address (sparse, sharded): the layout refuses it, by name
-            self._addresses = list(map(Tensor.data_ptr, self._tensors))
-            self._sizes = list(map(Tensor.numel, self._tensors))
-            self._strides = list(map(Tensor.stride, self._tensors))
+            self._known = list(_memory(self._tensors))
             self._is_known = True
 
     def _with(self, volatile: Mapping[Path, Tensor]) -> list[Source]:
@@ -145,6 +138,14 @@ def _assemble(tree: Tree, found: Mapping[Path, Json]) -> Json:
     if isinstance(tree, Sequence):
         return [_assemble(branch, found) for branch in tree]
     return found[tree.path]
+
+
+def _memory(tensors: Sequence[Tensor]) -> Iterable[tuple[int, int, tuple[int, ...]]]:
+    """Of each its address, its length and its strides: `parameter.data = parameter.data.t()` moves nothing.
+
+    One tensor after the other: at many small ones it is the visit of each that takes the time, not what it is asked.
+    """
+    return zip(map(Tensor.data_ptr, tensors), map(Tensor.numel, tensors), map(Tensor.stride, tensors), strict=True)
 
 
 def _same(now: Iterable[object], before: list[object]) -> bool:
