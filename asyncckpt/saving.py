@@ -106,7 +106,8 @@ class Saver:
         with contextlib.suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
             self.stager.start()  # ahead of the faults: starting a thread waits for those that are under way
         plan = self._planned(self._capture.read())
-        with contextlib.suppress(SaveFailed):  # a budget that is too small is the save's to tell
+        # A budget that is too small, or a device that is full, is the save's to tell: it is no reason to stop training.
+        with contextlib.suppress(SaveFailed, RuntimeError, MemoryError):
             self.stager.prepare(plan, self._arenas.spares(plan.layout.size))
 
     def stepped(self, step: int) -> None:

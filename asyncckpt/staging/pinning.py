@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asyncckpt.staging.streams import on_one_in_use
+
 
 @dataclass(frozen=True, slots=True)
 class Registrar:
@@ -32,9 +34,7 @@ _PORTABLE = 1
 
 
 def _cuda_register(address: int, nbytes: int) -> None:
-    # The current device belongs to the thread, and a thread without one would make a context on device 0.
-    with torch.cuda.device(torch.cuda.current_device()):
-        _check(torch.cuda.cudart().cudaHostRegister(address, nbytes, _PORTABLE))
+    _check(torch.cuda.cudart().cudaHostRegister(address, nbytes, _PORTABLE))
 
 
 def _cuda_unregister(address: int) -> None:
@@ -63,6 +63,12 @@ def pin(kind: str, memory: Tensor, owner: object) -> None:
     if registrar is None:
         raise RuntimeError(f"torch has no way to register memory with {kind} devices; see asyncckpt.staging.pinning")
     address = memory.data_ptr()
-    registrar.register(address, memory.nbytes)
+    with on_one_in_use(kind):
+        registrar.register(address, memory.nbytes)
     # Not at exit: the driver takes its registrations down with the process, and copies may still be under way.
-    weakref.finalize(owner, registrar.unregister, address).atexit = False
+    weakref.finalize(owner, _unpin, kind, registrar, address).atexit = False
+
+
+def _unpin(kind: str, registrar: Registrar, address: int) -> None:
+    with on_one_in_use(kind):  # whichever thread collects the owner
+        registrar.unregister(address)

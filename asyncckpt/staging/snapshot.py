@@ -105,14 +105,17 @@ class Snapshot:
     def guard(self) -> None:
         """Return once the LAZY bytes may be changed: they are copied, or the current streams wait until they are.
 
-        Where this save is one to verify, they are compared with the copies first. Where that would take longer than it
-        may, the save is given up.
+        Where this save is one to verify, they are compared with the copies first, at the replay of what is captured
+        now. Where that would take longer than it may, the save is given up.
         """
         if not self._wait_enqueued():
             self._give_up()
             if not self._schedule.lanes:
                 return  # what is being copied still may be torn: nobody will read it
             self.enqueued.wait()
+        if is_capturing():  # nothing changes before a replay, and a graph cannot wait for what is outside of it
+            self.copied.wait()
+            return
         if self._verify:
             with self._checking:
                 if self._verify:
@@ -130,9 +133,6 @@ class Snapshot:
             self.is_given_up = self.watermark.error is not None  # it may have been sealed right now
 
     def _hold(self) -> None:
-        if is_capturing():  # a graph cannot wait for what is outside of it
-            self.copied.wait()
-            return
         for lane, end in self._ends:  # every time: a wait on one stream does not hold another
             lane.device.hold(end)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 
@@ -93,6 +93,18 @@ def stream_device(device: torch.device) -> StreamDevice:
         if device not in _devices:
             _devices[device] = StreamDevice(device)
         return _devices[device]
+
+
+def on_one_in_use(kind: str) -> AbstractContextManager[object]:
+    """Within it, a device of `kind` that is copied from is the calling thread's current one.
+
+    For a thread that has none yet: what it asks of the driver would make a context on device 0, which takes hundreds of
+    megabytes there, also where the training is on another one.
+    """
+    with _lock:
+        used = next((device for device in _devices if device.type == kind), None)
+    module: Any = None if used is None else torch.get_device_module(used)
+    return nullcontext() if used is None else cast("AbstractContextManager[object]", module.device(used))
 
 
 def is_capturing() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import torch
 
 from asyncckpt import SaveHandle
 from asyncckpt.errors import SaveFailed, TornSnapshot, UnsupportedState
+from asyncckpt.staging import pinning, streams
 from asyncckpt.testing import simacc
 from asyncckpt.testing.slow import PATIENCE
 
@@ -62,6 +64,7 @@ def test_T9_closing_waits_for_copies_under_way() -> None:
 def test_T9_the_interpreter_may_end_with_copies_under_way() -> None:
     program = """
 import torch
+from asyncckpt.staging import pinning, streams
 from asyncckpt.testing import simacc
 from asyncckpt.staging import pinning
 from asyncckpt import AsyncCheckpointer
@@ -86,6 +89,55 @@ def test_save_is_refused_while_a_graph_is_captured_and_works_after_it() -> None:
         with simacc.configured(capturing=True), pytest.raises(UnsupportedState, match="graph is being captured"):
             checkpointer.save(2)
         assert checkpointer.save(3).wait().step == 3
+
+
+def test_nothing_is_compared_while_a_graph_is_captured_but_before_its_replay() -> None:
+    """A comparison would have the side stream wait for what is captured, which makes it part of the graph."""
+    training = Training()
+    with training.checkpointer(verify="always") as checkpointer:
+        checkpointer.save(1).wait()
+        handle = checkpointer.save(2)
+        snapshot = checkpointer._saver.stager._pending[-1]
+        snapshot.copied.wait()
+        copies = simacc.stats()
+        with simacc.configured(capturing=True):
+            checkpointer.before_mutation()
+        assert simacc.stats() == copies
+        assert snapshot.verifying
+        checkpointer.before_mutation()
+        assert not snapshot.verifying
+        assert handle.wait().step == 2
+
+
+def test_T9_a_device_that_is_full_fails_the_save_and_no_step() -> None:
+    training = Training()
+    with training.checkpointer() as checkpointer:
+        with simacc.configured(capacity=simacc.stats()["live_bytes"]):
+            checkpointer.step(1)
+            assert "memory" in reason_of(checkpointer.save(1))
+        assert checkpointer.save(2).wait().step == 2
+
+
+def test_memory_is_page_locked_and_let_go_from_a_device_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread of its own the current device is the first one, whatever the training's is."""
+    current: list[int] = []
+
+    def register(address: int, nbytes: int) -> None:
+        current.append(torch.accelerator.current_device_index())
+        simacc.host_register(address, nbytes)
+
+    def unregister(address: int) -> None:
+        current.append(torch.accelerator.current_device_index())
+        simacc.host_unregister(address)
+
+    monkeypatch.setattr(streams, "_devices", {})
+    monkeypatch.setitem(pinning._registrars, "sim", pinning.Registrar(register, unregister))
+    training = Training(device=torch.device("sim", 1))
+    with training.checkpointer(generations=1) as checkpointer:
+        checkpointer.save(1).wait()
+    del checkpointer
+    gc.collect()
+    assert current == [1, 1]
 
 
 def test_a_save_that_is_still_copied_when_a_capture_begins_fails_alone() -> None:
