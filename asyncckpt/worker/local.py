@@ -225,6 +225,7 @@ class LocalTier:
             return False
         with self._ownership.committing(home):
             await home.commit(checkpoint, (), (), copying.brought)
+        await self._ownership.pruner.committed(home, home.dropped, home.stale)
         self._durable(HOME, checkpoint, copying.written, self._clock.monotonic() - began)
         return True
 
