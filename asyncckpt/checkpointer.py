@@ -22,7 +22,7 @@ from asyncckpt.arguments import (
     check_keep,
     check_monitor,
     check_values,
-    refuse_later,
+    refuse_among,
     several,
 )
 from asyncckpt.beginning import Beginning
@@ -76,7 +76,9 @@ class AsyncCheckpointer:
     ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
     it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme, and
     ``backend``: see `asyncckpt.storage.from_url`.
-    `mirror` is a second root that every checkpoint is copied to after it is durable; it never holds a save up.
+    `local` is a folder on a nearer disk, where every save is committed before it is in the root; a resume there reads
+    it, and brings to the root what that did not get. `mirror` is a second root that every checkpoint is copied to after
+    it is durable; it never holds a save up.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class AsyncCheckpointer:
         metrics: int | MetricsConfig | None = None,
         listeners: Iterable[Listener] = (),
         storage_options: Mapping[str, Any] | None = None,
-        local: str | os.PathLike[str] | None = None,
+        local: str | os.PathLike[str] | Storage | None = None,
         mirror: str | os.PathLike[str] | Storage | None = None,
         preemption: Preemption | None = None,
         verify: Verify = "sample",
@@ -109,7 +111,6 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        refuse_later(local=local)
         check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
         if not isinstance(executor, ProcessConfig):
             check_choices(executor=executor)
@@ -117,12 +118,13 @@ class AsyncCheckpointer:
         check_keep(keep, monitor)
         check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        self._storage, copies = stores(root, mirror, storage_options)
+        self._storage, nearer, copies = stores(root, storage_options, local=local, mirror=mirror)
         self._on_busy: OnBusy = on_busy
         self._on_failure = on_failure
         self._monitor = monitor
         self._close_timeout = close_timeout
         here = place()
+        refuse_among(here.world, local=local)
         parts = {
             "model": model,
             "optimizer": optimizer,
@@ -136,7 +138,8 @@ class AsyncCheckpointer:
         decider = Decider(policy, monitor, SYSTEM_CLOCK)
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
-        self._exporter = exporter(metrics, tiers=[] if copies is None else ["mirror"])
+        config = ServiceConfig(keep, monitor, overwrite, mirror=copies, local=nearer)
+        self._exporter = exporter(metrics, tiers=config.beside)
         speedometer = Speedometer()
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
@@ -156,7 +159,6 @@ class AsyncCheckpointer:
         )
         counts, admission = Counts(), Admission(self._storage, self._listeners)
         self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
-        config = ServiceConfig(keep, monitor, overwrite, mirror=copies)
         self._executor = executing.made(
             executor, roughly(parts), self._storage, config, self._listeners, SYSTEM_CLOCK, ranks
         )
@@ -173,6 +175,7 @@ class AsyncCheckpointer:
             budget=limits,
             verify=verify,
             fingerprint=plan,
+            tiers=() if nearer is None else ("local",),
         )
         if self._exporter is not None:
             self._exporter.watch(self._saver.levels)
@@ -186,7 +189,11 @@ class AsyncCheckpointer:
         )
         self._restorer = Restorer(
             *(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation),
-            Nearest({} if copies is None else {"mirror": Catalog(copies)}, self._listeners),
+            Nearest(
+                {} if copies is None else {"mirror": Catalog(copies)},
+                self._listeners,
+                nearer={} if nearer is None else {"local": Catalog(nearer)},
+            ),
         )
         self._ending = Ending(
             self._saver,

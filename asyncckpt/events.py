@@ -126,9 +126,10 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TierDurable(Event):
-    """The checkpoint is committed in `tier` too (``mirror``), `seconds` after the save call.
+    """The checkpoint is committed in `tier` too (``local``, before it is durable, or ``mirror``, after that), `seconds`
+    after the save call; in ``home`` where ``resume()`` has brought it there from the local tier.
 
-    `bytes` is the size of its state, `written` what had to be put there for it.
+    `bytes` is the size of its state, `written` what had to be put there for it, which took `spent` seconds.
     """
 
     tier: str
@@ -138,6 +139,7 @@ class TierDurable(Event):
     written: int
     seconds: float
     created: float
+    spent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +349,8 @@ class PreemptionPlanned(Event):
 
 @dataclass(frozen=True, slots=True)
 class PreemptionEnded(Event):
-    """What came of it: ``durable``, ``partial``, ``nothing`` (that was the decision), ``late`` or ``failed``.
+    """What came of it: ``durable``, ``partial``, ``local`` (whole, on the local tier only), ``nothing`` (that was the
+    decision), ``late`` or ``failed``.
 
     `seconds` were left still before the process would have been killed.
     """

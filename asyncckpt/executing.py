@@ -83,7 +83,7 @@ def _executor(
     if wanted == "thread" or (wanted == "auto" and not _is_worth_it(nbytes, ranks, listeners)):
         return thread(None)
     settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
-    reason = _why_not(storage, *([] if config.mirror is None else [config.mirror]))
+    reason = _why_not(storage, *config.beside.values())
     if reason is None:
         try:
             return _process(settings, ranks, storage, config, listeners, clock, thread)

@@ -3,7 +3,8 @@
 ::
 
     staging -> writing -> durable
-       |          `----> failed
+       |          |----> failed
+       |          `----> skipped   an emergency had time for the local tier only, and is there
        |---> superseded   a newer snapshot took its place before it was written
        `---> skipped      every generation was busy, or it would have held training for longer than it may
 """
@@ -16,7 +17,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from asyncckpt.errors import (
@@ -27,6 +28,7 @@ from asyncckpt.errors import (
     SaveSkipped,
     SaveSuperseded,
 )
+from asyncckpt.events import HOME
 from asyncckpt.listing import CheckpointInfo
 
 Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
@@ -42,11 +44,18 @@ class SaveHandle:
 
     `settle` compares a snapshot that is being verified with the live tensors: waiting without it would wait
     for an optimizer step that the waiting thread itself would have to make. That of an emergency save has a `deadline`
-    (of the monotonic clock), at which who waits for it is let go.
+    (of the monotonic clock), at which who waits for it is let go. `tiers` are those that have a save
+    before it is durable.
     """
 
     def __init__(
-        self, step: int, settle: Callable[[], None] = lambda: None, *, deadline: float | None = None, nbytes: int = 0
+        self,
+        step: int,
+        settle: Callable[[], None] = lambda: None,
+        *,
+        deadline: float | None = None,
+        nbytes: int = 0,
+        tiers: Collection[str] = (),
     ) -> None:
         self.step = step
         self.deadline = deadline
@@ -54,6 +63,9 @@ class SaveHandle:
         """Bytes of state in its snapshot."""
         self.began: float | None = None
         """When writing began, by the monotonic clock."""
+        self._tiers = tiers
+        self._nearer: CheckpointInfo | None = None
+        self._miss: BaseException | None = None
         self._settle = settle
         self._process = os.getpid()
         self._changed = threading.Condition()
@@ -107,14 +119,21 @@ class SaveHandle:
             if not self._staged:
                 raise self._failure()
 
-    def wait(self, timeout: float | None = None) -> CheckpointInfo:
+    def wait(self, timeout: float | None = None, *, tier: str = HOME) -> CheckpointInfo:
         """Wait until the save is durable (`timeout` in seconds) and return what was committed.
 
         Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `TimeoutError`. What took its
         place is named by its step, and by its id once it has one. With a deadline, `PreemptionTimeoutError` is raised
         once that has come, in any thread.
+
+        Durable is what is in the root. With ``tier="local"`` wait until it is on the local tier, and on its way to the
+        root: `SaveFailed` is raised as well where the local tier does not have it.
         """
+        if tier not in (HOME, *self._tiers):
+            raise ValueError(f"wait(tier={tier!r}): use one of {', '.join((HOME, *self._tiers))}")
         self._settle()
+        if tier != HOME:
+            return self._wait_nearer(tier, timeout)
         with self._changed:
             if not self._wait_for(self.done, timeout):
                 raise self._late() or TimeoutError(
@@ -123,6 +142,17 @@ class SaveHandle:
             if self._info is None:
                 raise self._failure()
             return self._info
+
+    def _wait_nearer(self, tier: str, timeout: float | None) -> CheckpointInfo:
+        with self._changed:
+            if not self._wait_for(lambda: bool(self._nearer or self._miss or self.done()), timeout):
+                raise self._late() or TimeoutError(f"step {self.step} was not on the {tier} tier after {timeout} s")
+            if self._nearer is not None:
+                return self._nearer
+            if self._miss is None and self._info is None:
+                raise self._failure()
+            why = self._miss or "see the log"
+            raise SaveFailed(f"step {self.step} is not on the {tier} tier: {why}") from self._miss
 
     def __await__(self) -> Generator[Any, None, CheckpointInfo]:
         return asyncio.to_thread(self.wait).__await__()
@@ -162,6 +192,16 @@ class SaveHandle:
                 self._status = "writing"
             self._changed.notify_all()
 
+    def _landed(self, info: CheckpointInfo) -> None:
+        with self._changed:
+            self._nearer = info
+            self._changed.notify_all()
+
+    def _missed(self, error: BaseException) -> None:
+        with self._changed:
+            self._miss = error
+            self._changed.notify_all()
+
     def _is_staged(self) -> None:
         with self._changed:
             self._staged = True
@@ -182,6 +222,11 @@ class SaveHandle:
                 self._frames = error
                 self._staged = self._staged or info is not None
             self._changed.notify_all()
+
+    @property
+    def is_nearer(self) -> bool:
+        """Whether it is on a tier that has it before it is durable."""
+        return self._nearer is not None
 
     @property
     def is_untold(self) -> bool:

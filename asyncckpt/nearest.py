@@ -1,8 +1,8 @@
 """Nearest: a checkpoint is read from the nearest tier that has a sound copy of it.
 
-Home comes first. Another tier holds it under the same names with the same manifest, or it holds another checkpoint,
-which is not taken for this one. Damage may also show late, once objects are being filled: then the same checkpoint is
-read again, and not from there.
+A local tier comes first, then home, then a mirror. A tier that is not home holds it under the same names with the same
+manifest, or it holds another checkpoint, which is not taken for this one. Damage may also show late, once objects are
+being filled: then the same checkpoint is read again, and not from there.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ logger = logging.getLogger("asyncckpt")
 
 
 class Nearest:
-    """Reads from home, and from the `others` by their names, nearest first."""
+    """Reads from home, and from tiers by their names: the `nearer` ones before home, the `others` after it."""
 
-    def __init__(self, others: Mapping[str, Catalog], listeners: Listeners) -> None:
-        self._others = others
+    def __init__(
+        self, others: Mapping[str, Catalog], listeners: Listeners, *, nearer: Mapping[str, Catalog] | None = None
+    ) -> None:
+        self._nearer = nearer or {}
+        self._others = {**self._nearer, **others}
+        self._tiers = (*self._nearer, HOME, *others)
         self._listeners = listeners
         self._unsound: dict[tuple[str, int], CheckpointCorruptError] = {}
         """What was found in which tier, by sequence number, since `begin`."""
@@ -45,9 +49,13 @@ class Nearest:
         """What was `loaded` turned out to be damaged after all."""
         self._unsound[loaded.tier, loaded.checkpoint.seq] = error
 
+    def is_unsound(self, checkpoint: Checkpoint, tier: str) -> bool:
+        """Whether that tier's was found damaged since `begin`."""
+        return (tier, checkpoint.seq) in self._unsound
+
     def settled(self, loaded: Loaded) -> None:
         """What was `loaded` is in its place, and sound: now it is told where it is not."""
-        for tier in (HOME, *self._others):
+        for tier in self._tiers:
             if tier != loaded.tier:
                 self._tell(loaded.checkpoint, tier)
 
@@ -65,7 +73,8 @@ class Nearest:
     ) -> Loaded:
         """As `asyncckpt.restoring.read` does at home, and raises; damage of home is raised where no copy is sound."""
         seq = checkpoint.seq
-        for tier, catalog in {HOME: home, **self._others}.items():
+        for tier in self._tiers:
+            catalog = self._others.get(tier, home)
             if (tier, seq) in self._unsound or not (tier == HOME or await self._has(tier, catalog, checkpoint)):
                 continue
             try:
@@ -87,7 +96,8 @@ class Nearest:
                 logger.warning("step %d cannot be read from the %s: %s", checkpoint.step, tier, error)
             else:
                 if tier != HOME:
-                    logger.warning("step %d is read from the %s", checkpoint.step, tier)
+                    level = logging.INFO if tier in self._nearer else logging.WARNING
+                    logger.log(level, "step %d is read from the %s", checkpoint.step, tier)
                 return replace(loaded, tier=tier)
         for tier in self._others:
             self._tell(checkpoint, tier)

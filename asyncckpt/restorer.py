@@ -71,7 +71,7 @@ class Restorer:
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.
             seq, verified = loaded.checkpoint.seq, loaded.verified
-            if loaded.tier != HOME:  # home's own is damaged
+            if self._nearest.is_unsound(loaded.checkpoint, HOME):
                 damaged.append(seq)
             self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -38,7 +38,7 @@ from asyncckpt.staging.window import least
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.urgency import Urgency
 from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
 from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task
 from asyncckpt.worker.ticket import Reply, Ticket
 
@@ -68,8 +68,11 @@ class Saver:
         budget: Budget,
         verify: Verify,
         fingerprint: str,
+        tiers: Collection[str] = (),
     ) -> None:
         self._fingerprint = fingerprint
+        self._tiers = tiers
+        """Those that have a save before it is durable."""
         self._capture = capture
         self._executor = executor
         self._listeners = listeners
@@ -152,7 +155,7 @@ class Saver:
         captured = self._capture_for(urgency).read()
         plan = self._planned(captured)
         deadline = None if urgency is None else urgency.deadline
-        handle = SaveHandle(step, self.settle, deadline=deadline, nbytes=plan.layout.bytes)
+        handle = SaveHandle(step, self.settle, deadline=deadline, nbytes=plan.layout.bytes, tiers=self._tiers)
         if urgency is not None:
             self._make_way(step, urgency)
         self._outcomes.remember(handle)
@@ -243,6 +246,7 @@ class Saver:
             plan=self._fingerprint,
             partial=urgency.leaves_out if urgency else (),
             emergency=urgency is not None,
+            local_only=urgency is not None and urgency.local_only,
         )
 
     def _job_id(self) -> str:
@@ -367,6 +371,9 @@ class Saver:
             self._queued.remove(job.id)
             handle._began(reply.seq)
             return
+        if isinstance(reply, Landed | Missed):
+            self._told_of_tier(handle, reply)
+            return
         self._queued.remove(job.id)
         if self._in_flight == job.id:
             self._in_flight = None
@@ -388,6 +395,12 @@ class Saver:
                 self._outcomes.failed(handle, job.ordinal, reply.phase, reply.error)
             else:
                 self._outcomes.fail(handle, reply.phase, reply.error)
+
+    def _told_of_tier(self, handle: SaveHandle, reply: Landed | Missed) -> None:
+        if isinstance(reply, Missed):
+            handle._missed(reply.error)
+        elif reply.record.checkpoint is not None:
+            handle._landed(info_of(reply.record.checkpoint))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of tensors of each part of the state as it is now."""

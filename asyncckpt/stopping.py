@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from asyncckpt.errors import AsyncCkptError, Preempted, PreemptionTimeoutError
+from asyncckpt.errors import AsyncCkptError, Preempted, PreemptionTimeoutError, SaveSkipped
 from asyncckpt.events import Listeners, PreemptionEnded, PreemptionNoticed, PreemptionPlanned
 from asyncckpt.handle import SaveHandle
 from asyncckpt.listing import CheckpointInfo
@@ -119,7 +119,8 @@ class Stopping:
         flights = [flight(handle) for handle in self._saver.handles if not handle.done()]
         measured = self._speedometer
         sizes = self._saver.sizes()
-        return plan(Situation(step, left, sizes, flights, measured.speed, saved=measured.saved, asked=asked))
+        speeds = measured.speed, measured.local
+        return plan(Situation(step, left, sizes, flights, *speeds, saved=measured.saved, asked=asked))
 
     def act(self, step: int, stop: Stop, save: Callable[[Urgency], SaveHandle]) -> SaveHandle | None:
         """Do what `stop` says after `step`; raises `Preempted`, or returns the handle of what is saved."""
@@ -173,7 +174,7 @@ class Stopping:
         error: BaseException | None = None
         try:
             for handle in handles:
-                outcome = "partial" if _durable(handle, end).partial else "durable"
+                outcome = _outcome(handle, end)
         except PreemptionTimeoutError as late:
             outcome, error = "late", late
         except AsyncCkptError as failure:
@@ -225,8 +226,22 @@ def flight(handle: SaveHandle) -> Flight:
 def urgency(decided: Plan, end: float) -> Urgency:
     """How a save is made that was `decided`, and is waited for until `end`."""
     return Urgency(
-        deadline=end, leaves_out=decided.leaves_out, takes_over=decided.takes_over, gives_up=decided.gives_up
+        deadline=end,
+        leaves_out=decided.leaves_out,
+        takes_over=decided.takes_over,
+        gives_up=decided.gives_up,
+        local_only=decided.action == "local",
     )
+
+
+def _outcome(handle: SaveHandle, end: float) -> str:
+    """What became of a save that was begun, by `end`; raises why it is nowhere."""
+    try:
+        return "partial" if _durable(handle, end).partial else "durable"
+    except SaveSkipped:
+        if not handle.is_nearer:
+            raise
+        return "local"
 
 
 def _durable(handle: SaveHandle, end: float) -> CheckpointInfo:

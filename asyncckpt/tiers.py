@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
 
+Place: TypeAlias = str | os.PathLike[str] | Storage
+
 
 def stores(
-    root: str | os.PathLike[str] | Storage,
-    mirror: str | os.PathLike[str] | Storage | None,
-    options: Mapping[str, Any] | None,
-) -> tuple[Storage, Storage | None]:
-    """The storages that a user means by `root` and by `mirror`, which gets the `options` too if it is of the same kind.
+    root: Place, options: Mapping[str, Any] | None, *, local: Place | None, mirror: Place | None
+) -> tuple[Storage, Storage | None, Storage | None]:
+    """The storages that a user means by `root`, by `local` and by `mirror`.
 
-    Raises `ValueError` where the two lie in each other, and `StorageError` for what cannot be a root.
+    The `options` are the root's, and the mirror's too if it is of the same kind. Raises `ValueError` where two of them
+    lie in each other, and `StorageError` for what cannot be a root.
     """
     home = opened(root, options)
-    if mirror is None:
-        return home, None
+    nearer = None if local is None else opened(local, None)
     copies = mirror
     if isinstance(copies, str | os.PathLike):
         copies = opened(copies, options if _scheme(os.fspath(copies)) == _scheme(home.url) else None)
-    ours, theirs = home.url.rstrip("/") + "/", copies.url.rstrip("/") + "/"
-    if ours.startswith(theirs) or theirs.startswith(ours):
-        raise ValueError(f"mirror={copies.url!r} and root={home.url!r} lie in each other: give it a place of its own")
-    return home, copies
+    found = {"root": home, "local": nearer, "mirror": copies}
+    named = [(name, storage.url) for name, storage in found.items() if storage is not None]
+    for (former, one), (latter, other) in itertools.combinations(named, 2):
+        if _lie_in_each_other(one, other):
+            raise ValueError(f"{latter}={other!r} and {former}={one!r} lie in each other: give it a place of its own")
+    return home, nearer, copies
+
+
+def _lie_in_each_other(one: str, other: str) -> bool:
+    ours, theirs = one.rstrip("/") + "/", other.rstrip("/") + "/"
+    return ours.startswith(theirs) or theirs.startswith(ours)
 
 
 def _scheme(url: str) -> str:

@@ -17,3 +17,5 @@ class Urgency:
     """Whether saves that were not begun give way to it."""
     gives_up: bool = False
     """Whether the save that is being written gives way too."""
+    local_only: bool = False
+    """Whether there is time for the local tier only."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from asyncckpt.events import Durable, Event
+from asyncckpt.events import Durable, Event, TierDurable, TierFailed
 
 RECENT = 4
 """So many saves are looked at: what came before was on another day of the store."""
@@ -33,11 +34,14 @@ class Speedometer:
 
     def __init__(self) -> None:
         self._recent: deque[Speed] = deque(maxlen=RECENT)
+        self._nearer: deque[Speed] = deque(maxlen=RECENT)
         self.saved: int | None = None
         """The step of the newest complete checkpoint that became durable."""
 
     def on_event(self, event: Event) -> None:
-        """Take note of a save that became durable."""
+        """Take note of a save that became durable, and of what the local tier got of it."""
+        if isinstance(event, TierDurable | TierFailed) and event.tier == "local":
+            self._take_nearer(event)
         if not isinstance(event, Durable):
             return
         if not event.partial:
@@ -47,10 +51,25 @@ class Speedometer:
         if event.bytes and writing > 0:
             self._recent.append(Speed(event.bytes / writing, spent.get("report", 0.0) + spent.get("commit", 0.0)))
 
+    def _take_nearer(self, event: TierDurable | TierFailed) -> None:
+        if isinstance(event, TierFailed):
+            self._nearer.clear()  # nothing is decided for a disk that may be full, or gone
+        elif event.bytes and event.spent > 0:
+            self._nearer.append(Speed(event.bytes / event.spent))
+
     @property
     def speed(self) -> Speed | None:
         """As far as it is known."""
-        recent = tuple(self._recent)
-        if not recent:
-            return None
-        return Speed(min(speed.rate for speed in recent), max(speed.overhead for speed in recent))
+        return _slowest(self._recent)
+
+    @property
+    def local(self) -> Speed | None:
+        """That of the local tier, as far as it is known; None where its last save failed too."""
+        return _slowest(self._nearer)
+
+
+def _slowest(measured: Iterable[Speed]) -> Speed | None:
+    recent = tuple(measured)
+    if not recent:
+        return None
+    return Speed(min(speed.rate for speed in recent), max(speed.overhead for speed in recent))

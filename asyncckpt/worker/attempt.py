@@ -23,6 +23,8 @@ class Attempt:
         self.phases = phases
         self.directory: DataDirectory | None = None
         self.announced = False
+        self.landed = False
+        """Whether the local tier has it."""
         self.recording = False
 
     def may_be_recorded(self, error: Exception) -> bool:

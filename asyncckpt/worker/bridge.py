@@ -88,7 +88,7 @@ class ProcessExecutor:
         self._listeners = listeners
         self._relay = Relay(ranks)
         self._fall_back = fall_back
-        self._reader = Reader(Catalog(storage, config.monitor), [] if config.mirror is None else [config.mirror])
+        self._reader = Reader(Catalog(storage, config.monitor), config.beside.values())
         self._brief = Brief(recipe, config, process, ranks, clock)
         self._lock = threading.RLock()
         self._link: Link | None = None
@@ -459,6 +459,8 @@ _HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
     "answer": ProcessExecutor._answered,
     "ranks": ProcessExecutor._relayed,
     "started": lambda bridge, message: bridge._jobs.started(message),
+    "landed": lambda bridge, message: bridge._jobs.landed(message),
+    "missed": lambda bridge, message: bridge._jobs.missed(message),
     "taken": lambda bridge, message: bridge._jobs.taken(message),
     "committed": lambda bridge, message: bridge._jobs.committed(message),
     "rejected": lambda bridge, message: bridge._jobs.rejected(message),

@@ -39,11 +39,11 @@ class Brief:
 
     def message(self, beat: float) -> Message:
         """For a new one, which is to give a sign of life every `beat` seconds."""
-        keep, mirror = self._config.keep, self._config.mirror
+        keep = self._config.keep
         return {
             "trainer": os.getpid(),
             "recipe": list(self._recipe),
-            "mirror": None if mirror is None else recipe_of(mirror),
+            "tiers": {name: recipe_of(storage) for name, storage in self._config.beside.items()},
             "keep": None if keep is None else asdict(keep),
             "monitor": self._config.monitor,
             "overwrite": self._config.overwrite,

@@ -30,6 +30,10 @@ class Seen:
     is_ahead: bool = False
     """Whether a checkpoint was found that home has never numbered: home was set back since."""
 
+    def and_(self, other: Seen) -> Seen:
+        """What was seen in both."""
+        return Seen(max(self.inc, other.inc), max(self.next_seq, other.next_seq))
+
 
 def number_of(checkpoint: Checkpoint) -> tuple[int, int]:
     """Incarnation and sequence number: what orders checkpoints of one run, in whatever tier they are found."""

@@ -29,7 +29,7 @@ from asyncckpt.format.record import Record
 from asyncckpt.storage.recipe import Recipe, made
 from asyncckpt.worker import failures, wire
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.job import Committed, Layout, Rejected, Started
+from asyncckpt.worker.job import Committed, Landed, Layout, Missed, Rejected, Started
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Claim
 from asyncckpt.worker.remote import RemoteRanks
@@ -300,6 +300,12 @@ class Host:
     def _reply(self, job: str, answer: Reply) -> None:
         if isinstance(answer, Started):
             self._post({"kind": "started", "job": job, "seq": answer.seq})
+            return
+        if isinstance(answer, Landed):
+            self._post({"kind": "landed", "job": job, "record": _text(answer.record)})
+            return
+        if isinstance(answer, Missed):
+            self._post({"kind": "missed", "job": job, "error": failures.encode(answer.error)})
             return
         held = self._jobs.pop(job, None)
         if isinstance(answer, Committed):

@@ -80,6 +80,8 @@ class SaveJob:
     """The parts of the state that are left out of it."""
     emergency: bool = False
     """Whether the process is about to be killed: what may be done later is left to the next start."""
+    local_only: bool = False
+    """Whether there is time for the local tier only: the next start brings it home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,20 @@ class Started:
     """The job left the queue: it can no longer be superseded."""
 
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """The save is committed in the local tier, and on its way home."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """The local tier does not have the save, which is on its way home all the same."""
+
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)

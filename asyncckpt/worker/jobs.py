@@ -10,7 +10,7 @@ from asyncckpt.errors import SaveSkipped, SaveSuperseded, WorkerCrashed
 from asyncckpt.events import Failed, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.worker import failures, wire
-from asyncckpt.worker.job import Committed, Declined, Rejected, Started
+from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, Started
 from asyncckpt.worker.wire import Message
 
 if sys.platform == "linux":
@@ -63,6 +63,16 @@ class Jobs:
         """Some of its bytes are needed no more."""
         if (pending := self.find(message["job"])) is not None:
             pending.ticket.watermark.take(message["upto"])
+
+    def landed(self, message: Message) -> None:
+        """It is on the local tier."""
+        if (pending := self.find(message["job"])) is not None:
+            pending.ticket.reply(Landed(records.decode(message["record"].encode("ascii"), "the worker's record")))
+
+    def missed(self, message: Message) -> None:
+        """It never will be there."""
+        if (pending := self.find(message["job"])) is not None:
+            pending.ticket.reply(Missed(failures.decode(message["error"])))
 
     def committed(self, message: Message) -> None:
         """It is durable."""

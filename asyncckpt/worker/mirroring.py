@@ -15,18 +15,16 @@ from contextlib import AbstractContextManager
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, RunContended, RunError, RunRefused
+from asyncckpt.errors import CheckpointCorruptError, RunContended, RunError
 from asyncckpt.events import Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.worker.home import Home, Seen
+from asyncckpt.worker.home import Seen
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.tier import Tier
-from asyncckpt.worker.writer import Writer
+from asyncckpt.worker.writer import Writer, home_of
 
 logger = logging.getLogger("asyncckpt")
 
-LOOK = 5.0
-"""Seconds after which a mirror that does not answer is no reason to keep a start waiting."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 """Seconds before a mirror that failed is tried again, where nothing is committed meanwhile."""
 
@@ -64,15 +62,7 @@ class Mirroring:
 
         Raises `RunRefused` for a mirror of another run; one that does not answer is no reason not to start.
         """
-        try:
-            async with asyncio.timeout(LOOK):
-                seen = await self._tier.look(self._source)
-        except RunRefused:
-            raise
-        except (AsyncCkptError, OSError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {LOOK:g} s"
-            logger.warning("the %s could not be looked at: %s", self._tier.name, reason)
-            return Seen()
+        seen = await self._tier.look(self._source)
         if seen.is_ahead:
             url = self._tier.catalog.storage.url
             reason = f"{url} holds checkpoints that the root has lost, or never had: training goes on from the root's"
@@ -141,7 +131,7 @@ class Mirroring:
             if wanted is not None:
                 await self._copy(*wanted)
             for seq, (writer, amended) in list(self._amended.items()):
-                await self._tier.amend(_home(writer), amended)
+                await self._tier.amend(home_of(writer), amended)
                 if self._amended[seq][1] is amended:
                     del self._amended[seq]
         except CheckpointCorruptError as error:
@@ -157,9 +147,10 @@ class Mirroring:
     async def _copy(self, writer: Writer, seq: int) -> None:
         if seq not in writer.listed or (checkpoint := writer.listed.record(seq).checkpoint) is None:
             return
+        began = self._clock.monotonic()
         with self._hold(seq):
             try:
-                written = await self._tier.take(_home(writer), checkpoint, self._source, self._pace)
+                written = await self._tier.take(home_of(writer), checkpoint, self._source, self._pace)
             except CheckpointCorruptError as error:
                 if seq not in writer.listed:  # dropped meanwhile, which is not damage
                     return
@@ -168,8 +159,8 @@ class Mirroring:
         if written is not None:
             now = self._clock.time()
             seconds = now - checkpoint.created / 1e6
-            name, step = self._tier.name, checkpoint.step
-            self._listeners.emit(TierDurable(name, step, seq, checkpoint.size, written, seconds, now))
+            name, step, spent = self._tier.name, checkpoint.step, self._clock.monotonic() - began
+            self._listeners.emit(TierDurable(name, step, seq, checkpoint.size, written, seconds, now, spent))
 
     def _failed(self, wanted: tuple[Writer, int] | None, error: Exception) -> None:
         step = None
@@ -179,7 +170,3 @@ class Mirroring:
         ending = "nothing more is copied there" if self._is_over else "home has it, and it is tried again"
         logger.warning("the %s has no copy of step %s (%s): %s", self._tier.name, step, ending, error)
         self._listeners.emit(TierFailed(self._tier.name, step, error, self._is_over))
-
-
-def _home(writer: Writer) -> Home:
-    return Home(writer.run.id, writer.inc, writer.head.writer)

@@ -29,7 +29,8 @@ class Ownership:
     """One process's claim to a run; all calls come from one actor, one after the other.
 
     The run is taken only as `on` lets it be. `drained` returns once nobody is left whose last commit is worth
-    waiting for; what it has `seen` in other tiers by then, this run's numbers go on above.
+    waiting for; what it has `seen` in other tiers by then, this run's numbers go on above. `is_supplied`: what is newer
+    than all that is listed may come to be brought here from a tier that has it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Ownership:
         overwrite: bool = False,
         on: Condition | None = None,
         drained: Callable[[], Awaitable[None]] | None = None,
+        is_supplied: bool = False,
     ) -> None:
         self.writer: Writer | None = None
         """The run as it was taken; None before that, and after a commit of unknown outcome."""
@@ -55,6 +57,7 @@ class Ownership:
         self._clock = clock
         self._overwrite = overwrite
         self._drained = drained
+        self._is_supplied = is_supplied
         self._me = new_writer_id(clock)
         self._fenced: Fenced | None = None
         self._inc: int | None = None
@@ -161,10 +164,13 @@ class Ownership:
             if not error.adopted:
                 raise
 
-    def check_resumed(self, listed: Iterable[Checkpoint]) -> None:
-        """Raise `CheckpointDirectoryExistsError` as `take` would, before it disturbs whoever holds the run."""
+    def check_resumed(self, listed: Iterable[Checkpoint], url: str | None = None) -> None:
+        """Raise `CheckpointDirectoryExistsError` as `take` would, before it disturbs whoever holds the run.
+
+        `url` is where what is `listed` is, where that is another tier.
+        """
         if not (self.resumed or self._overwrite) and (others := self._earlier(listed)):
-            raise exists(self._catalog.storage.url, len(others))
+            raise exists(url or self._catalog.storage.url, len(others))
 
     def overwritten(self, writer: Writer) -> dict[int, str]:
         """With ``overwrite=True``, the sequence numbers of what the first save replaces, and why."""
@@ -213,7 +219,8 @@ class Ownership:
     async def _sweep_up(self, writer: Writer) -> None:
         try:
             try:
-                found = await plan_sweep(writer, is_tier=self._home is not None)
+                is_supplied = self._is_supplied or self._home is not None
+                found = await plan_sweep(writer, is_supplied=is_supplied)
             finally:
                 self._sweep_planned.set()
             removed = await carry_out(found, self._catalog.storage)

@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar, TypeVarTuple
+from typing import TypeAlias, TypeVar, TypeVarTuple
 
 from asyncckpt.format.digest import digest
 from asyncckpt.format.manifest import EXTENT, Box, Contents, EncodedTensors, Extent, Pack, Path, TensorEntry
@@ -27,6 +28,9 @@ from asyncckpt.worker.watermark import Watermark
 
 MOST = 8 * CHUNK
 """Bytes handed to the storage at a time, at most: a save that is given up writes so much longer."""
+
+Digesting: TypeAlias = "asyncio.Future[Digested]"
+"""The digests of one save, on their way."""
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -81,19 +85,30 @@ class Packing:
         On any failure the other half is told to stop and nothing is left visible but packs of a directory that no
         record will ever name.
         """
+        async with self.digesting() as digested:
+            return await self.put(digested, base)
+
+    @asynccontextmanager
+    async def digesting(self) -> AsyncIterator[Digesting]:
+        """Digest everything meanwhile, once for however many stores it is `put` in; told to stop on any failure."""
         digested = asyncio.ensure_future(self._in_thread(self._digest))
         try:
-            # What goes through a window is there once: it cannot wait for what its digests say.
-            if base is None or base.is_mostly_changing or self.watermark.is_windowed:
-                return await self._write_whole(digested, base)
-            choice = await self._in_thread(choose, (await digested).tensors, base)
-            if choice.turnover > MOSTLY:
-                return await self._write_whole(digested, base)
-            return await self._write_increment(await digested, base, choice)
+            yield digested
         except BaseException:
             self.watermark.leave()
             await asyncio.gather(digested, return_exceptions=True)
             raise
+
+    async def put(self, digested: Digesting, base: Base | None = None) -> Written:
+        """Write what `base` does not hold; the same whenever it is asked for with the same `base`."""
+        # What goes through a window is there once: it cannot wait for what its digests say.
+        if base is None or base.is_mostly_changing or self.watermark.is_windowed:
+            return await self._write_whole(digested, base)
+        found = await asyncio.shield(digested)
+        choice = await self._in_thread(choose, found.tensors, base)
+        if choice.turnover > MOSTLY:
+            return await self._write_whole(digested, base)
+        return await self._write_increment(found, base, choice)
 
     async def _in_thread(self, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
@@ -109,20 +124,18 @@ class Packing:
 
     # -- everything, straight from the arena -----------------------------------------------------------------
 
-    async def _write_whole(self, digested: asyncio.Future[_Digested], base: Base | None) -> Written:
+    async def _write_whole(self, digested: Digesting, base: Base | None) -> Written:
         # While the disk writes what was digested, since the manifest must wait for both.
         described = asyncio.ensure_future(self._described(digested, base))
         await together([*self._puts(), described])
-        found, (tensors, turnover) = await digested, await described
+        found, (tensors, turnover) = await asyncio.shield(digested), await described
         packs = [
             self._pack(number, pack.length, pack.header, header)
             for number, (pack, header) in enumerate(zip(self.job.layout.packs, found.headers, strict=True))
         ]
         return Written(self._contents(packs, tensors), sum(pack.length for pack in packs), turnover)
 
-    async def _described(
-        self, digested: asyncio.Future[_Digested], base: Base | None
-    ) -> tuple[EncodedTensors, float | None]:
+    async def _described(self, digested: Digesting, base: Base | None) -> tuple[EncodedTensors, float | None]:
         """The tensors as the manifest will have them, and how much of them changed."""
         tensors = await self._in_thread(EncodedTensors, (await asyncio.shield(digested)).tensors)
         return tensors, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
@@ -172,7 +185,7 @@ class Packing:
                 await self._in_thread(self.pace.rest, worked_until - began)
                 self.rest.writing += time.monotonic() - worked_until
 
-    def _digest(self) -> _Digested:
+    def _digest(self) -> Digested:
         """Digests of every header and every extent, in file order behind the watermark."""
         layout = self.job.layout
         tensors: dict[Path, TensorEntry] = {}
@@ -184,7 +197,7 @@ class Packing:
         headers += map(self._digested_header, layout.packs[len(headers) :])
         if self.taking is not None:
             self.taking.digested(layout.size)
-        return _Digested(tensors, tuple(headers))
+        return Digested(tensors, tuple(headers))
 
     def _digested_header(self, pack: PlannedPack) -> str:
         self.watermark.wait(pack.start + pack.header)
@@ -211,7 +224,7 @@ class Packing:
 
     # -- what changed, gathered ------------------------------------------------------------------------------
 
-    async def _write_increment(self, found: _Digested, base: Base, choice: Choice) -> Written:
+    async def _write_increment(self, found: Digested, base: Base, choice: Choice) -> Written:
         own = await self._in_thread(self._gathered, choice)
         for number, pack in enumerate(own):
             parts = self._paced(chunks(pack, self.view, self.threads))
@@ -223,7 +236,7 @@ class Packing:
         """What is likely to change again, and apart from it what is not."""
         return gathered(self.job.layout, choice.changed) + gathered(self.job.layout, choice.moved)
 
-    def _joined(self, own: Sequence[GatheredPack], found: _Digested, base: Base, choice: Choice) -> Contents:
+    def _joined(self, own: Sequence[GatheredPack], found: Digested, base: Base, choice: Choice) -> Contents:
         packs = [self._pack(n, pack.length, len(pack.header), digest(pack.header)) for n, pack in enumerate(own)]
         tensors = {
             path: placed(found.tensors[path], number, offset)
@@ -234,7 +247,7 @@ class Packing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Digested:
+class Digested:
     """Every tensor where the layout has it, and the digests of the planned packs' headers."""
 
     tensors: Mapping[Path, TensorEntry]

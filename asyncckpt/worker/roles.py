@@ -113,5 +113,5 @@ def _settings(config: Message, pace: Pace, drained: Callable[[], Awaitable[None]
         config["overwrite"],
         drained,
         pace,
-        mirror=None if config["mirror"] is None else made(Recipe(*config["mirror"])),
+        **{name: made(Recipe(*recipe)) for name, recipe in config["tiers"].items()},
     )

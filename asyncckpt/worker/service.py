@@ -34,6 +34,7 @@ from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Committed, Rejected
 from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.landed import landed
+from asyncckpt.worker.local import LocalTier
 from asyncckpt.worker.mirroring import Mirroring
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
@@ -61,6 +62,14 @@ class ServiceConfig:
     """Of digesting and writing."""
     mirror: Storage | None = None
     """Where home's checkpoints are copied to."""
+    local: Storage | None = None
+    """Where every save is committed before it is at home."""
+
+    @property
+    def beside(self) -> dict[str, Storage]:
+        """The tiers beside home, by their names, nearest first."""
+        found = {"local": self.local, "mirror": self.mirror}
+        return {name: storage for name, storage in found.items() if storage is not None}
 
 
 class SaveService:
@@ -77,6 +86,7 @@ class SaveService:
             clock,
             overwrite=config.overwrite,
             drained=self._look_around,
+            is_supplied=config.local is not None,
         )
         self.keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._config = config
@@ -98,6 +108,9 @@ class SaveService:
         self._told: set[str] = set()
         self._retries: Counter[str] = Counter()
         self._mirroring = None if config.mirror is None else self._mirrored(config.mirror)
+        self._local = None if config.local is None else self._nearer(config.local)
+        self._former: Writer | None = None
+        """The run as it was taken last, whatever became of it since."""
 
     def _mirrored(self, storage: Storage) -> Mirroring:
         told, config = self._listeners, self._config
@@ -105,12 +118,16 @@ class SaveService:
         tier = Tier("mirror", storage, config.keep, config.monitor, told, self._clock, overwritten)
         return Mirroring(tier, self.catalog, self.keeping.hold, config.pace, told, self._clock)
 
+    def _nearer(self, storage: Storage) -> LocalTier:
+        return LocalTier(storage, self.ownership, self.catalog, self._config.monitor, self._listeners, self._clock)
+
     async def _look_around(self) -> None:
         """Before the run is taken."""
         if self._config.drained is not None:
             await self._config.drained()
-        if self._mirroring is not None:
-            self.ownership.seen = await self._mirroring.look()
+        for tier in (self._mirroring, self._local):
+            if tier is not None:
+                self.ownership.seen = self.ownership.seen.and_(await tier.look())
 
     @property
     def past(self) -> Past:
@@ -134,8 +151,9 @@ class SaveService:
 
     def _hurry(self) -> None:
         self.ownership.hurry()
-        if self._mirroring is not None:
-            self._mirroring.hurry()
+        for tier in (self._mirroring, self._local):
+            if tier is not None:
+                tier.hurry()
 
     def withdraw(self, job: str) -> bool:
         """Take a job back if it has not been begun; from any thread."""
@@ -188,17 +206,25 @@ class SaveService:
     async def _end(self) -> None:
         async with self._actor:
             await self.ownership.leave(tidy=not self._is_hasty)
-            if self._mirroring is not None:
-                await self._mirroring.finish(tidy=not (self._is_hasty or self.ownership.is_lost))
+            for tier in (self._local, self._mirroring):
+                if tier is not None:
+                    await tier.finish(tidy=not (self._is_hasty or self.ownership.is_lost))
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
 
     # -- the run -------------------------------------------------------------------------------------------
 
     async def resume(self) -> Listing:
-        """Take the run to go on from one of its checkpoints; the view is that of the own open record."""
+        """Take the run to go on from one of its checkpoints; the view is that of the own open record.
+
+        What only the local tier has, and is newer, is brought home before.
+        """
         async with self._actor:
-            return await self.ownership.view()
+            view = await self.ownership.view()
+            writer = self.ownership.writer
+            if self._local is None or writer is None or not await self._local.bring(writer, self._config.pace):
+                return view
+            return replace(writer.listing, marks=view.marks)
 
     async def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None) -> None:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so.
@@ -209,7 +235,9 @@ class SaveService:
         async with self._actor:
             self.keeping.damaged.update(damaged)
             writer = await self.ownership.go_on(seq, named=named)
-            writer.base = Base(verified) if verified is not None and not damaged else None
+            # With a local tier it was read in one of two places, and a save shares what is sound in both.
+            is_sound = verified is not None and not damaged and self._local is None
+            writer.base = Base(verified) if verified is not None and is_sound else None
             self._listeners.emit(retained(writer))
             if self._mirroring is not None:
                 if named:  # what tiers have dropped since then must never be shared anew
@@ -220,6 +248,8 @@ class SaveService:
         """Return once nothing is left to do for what was committed: retention has run, hints are written."""
         async with self._actor:
             await self.ownership.idle()
+            if self._local is not None:
+                await self._local.idle()
 
     def hold(self, seq: int) -> AbstractContextManager[None]:
         """Keep retention of this process away from a checkpoint that is being read."""
@@ -264,6 +294,8 @@ class SaveService:
             self._listeners.emit(Amended(step, amended.seq, dict(amended.metrics)))
             if self._mirroring is not None:
                 self._mirroring.amended(writer, amended)
+            if self._local is not None:
+                await self._local.amend(writer, amended)
             await self._follow_up(writer, Verdict())
 
     async def _preview(self, listing: Listing) -> PrunePlan:
@@ -294,23 +326,16 @@ class SaveService:
         """
         ticket = attempt.ticket
         try:
-            writer = await self.ownership.take()
+            writer = await self._take(attempt)
+            own = None if self._local is None else await self._local.open(ticket, writer)
             if ticket.repeated and (record := landed(writer, ticket.job)) is not None:
+                if self._local is not None:
+                    self._local.tell_again(ticket, own, record)
                 await self._answer(attempt, record, 0, 0.0)
                 return None
-            directory = await attempt.begin(writer, self._ranks)
-            packing = Packing(
-                ticket.job,
-                ticket.view,
-                ticket.watermark,
-                self.storage,
-                directory,
-                self._threads,
-                self._config.pace,
-                Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
-            )
+            packing = await self._begin(attempt, writer)
             written, contents, checkpoint = await self._abandoning.unless_abandoned(
-                self._write(attempt, writer, directory, packing)
+                self._write(attempt, writer, own, packing)
             )
             attempt.recording = True
             verdict, record = await self._commit(writer, checkpoint)
@@ -321,12 +346,55 @@ class SaveService:
         await self._follow_up(writer, verdict)
         return None
 
+    async def _take(self, attempt: Attempt) -> Writer:
+        """The run; where its store is away, what can be saved on the local tier is, before that is raised."""
+        try:
+            self._former = await self.ownership.take()
+        except StorageError:
+            if self._local is not None and self._former is not None:
+                await self._land_alone(self._local, attempt, self._former)
+            raise
+        return self._former
+
+    async def _begin(self, attempt: Attempt, writer: Writer) -> Packing:
+        directory, ticket = await attempt.begin(writer, self._ranks), attempt.ticket
+        return Packing(
+            ticket.job,
+            ticket.view,
+            ticket.watermark,
+            self.storage,
+            directory,
+            self._threads,
+            self._config.pace,
+            Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
+        )
+
+    async def _land_alone(self, local: LocalTier, attempt: Attempt, writer: Writer) -> None:
+        """Save on the local tier, under the numbers of `writer`, whose home is out of reach."""
+        own = await local.open(attempt.ticket, writer)
+        if own is None:
+            return
+        packing = await self._begin(attempt, writer)
+
+        async def land() -> None:
+            async with packing.digesting() as digested:
+                await local.land(attempt, writer, own, packing, digested, prunes=not self._is_hasty)
+
+        await self._abandoning.unless_abandoned(land())
+
     async def _write(
-        self, attempt: Attempt, writer: Writer, directory: DataDirectory, packing: Packing
+        self, attempt: Attempt, writer: Writer, own: Writer | None, packing: Packing
     ) -> tuple[Written, Contents, Checkpoint]:
-        """Everything that the record will name, durable; up to its end the save can be given up."""
-        job, watermark = attempt.ticket.job, attempt.ticket.watermark
-        written = await packing.write(writer.base)
+        """Everything that the record will name, durable; up to its end the save can be given up.
+
+        On the local tier, which is `own`, it is committed before.
+        """
+        job, watermark, directory = attempt.ticket.job, attempt.ticket.watermark, packing.directory
+        async with packing.digesting() as digested:
+            base = writer.base
+            if self._local is not None and own is not None:
+                base = await self._local.land(attempt, writer, own, packing, digested, prunes=not self._is_hasty)
+            written = await packing.put(digested, base)
         attempt.phases.enter("stage")
         await asyncio.get_running_loop().run_in_executor(self._threads, watermark.wait_sealed)
         attempt.phases.enter("report")
@@ -376,6 +444,8 @@ class SaveService:
         self._tell_of_store()
         if self.ownership.is_lost or self._is_hasty:
             return
+        if self._local is not None:
+            await self._local.passed(writer)
         if self._mirroring is not None and (newest := writer.head.checkpoint) is not None:
             self._mirroring.want(writer, newest.seq)
         await follow_up(writer, verdict, self.ownership, self.keeping, self._listeners)
@@ -396,7 +466,9 @@ class SaveService:
         ticket.watermark.leave()
         self._tell_of_store()
         garbage = None if attempt.may_be_recorded(error) else attempt.directory
-        if garbage is not None:
+        if garbage is not None and attempt.landed and self._local is not None:
+            self._local.leave_behind(garbage)
+        elif garbage is not None:
             await self._discard(garbage)
         said: dict[str, str | bool] = {"error": f"{type(error).__name__}: {error}", "discarded": garbage is not None}
         if isinstance(error, SaveSkipped | SaveSuperseded):  # the training gave it up, which is no failure

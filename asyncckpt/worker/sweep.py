@@ -4,8 +4,9 @@ Deleting what became unreachable is safe for ever, for anyone, however late: a c
 are its own or that the record right before it names. So a sweep needs no lock; it only must not touch data of
 its own or a newer incarnation, which may be on its way to a record.
 
-In a tier that is not home a commit may also name what was brought there by an earlier incarnation that came to no
-record. That is above all that is listed there: so a sweep leaves that alone, and the next one after a commit has it.
+Where checkpoints are brought from another tier (in every tier that is not home, and in a home with a local tier) a
+commit may also name what was brought there by an earlier incarnation that came to no record. That is above all that is
+listed there: so a sweep leaves that alone, and the next one after a commit has it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def needed(checkpoints: Iterable[Checkpoint]) -> tuple[frozenset[str], frozenset
     return frozenset(packs), frozenset(folders)
 
 
-async def plan_sweep(writer: Writer, *, is_tier: bool = False) -> SweepPlan:
+async def plan_sweep(writer: Writer, *, is_supplied: bool = False) -> SweepPlan:
     """What earlier incarnations left: planned before the first own save, so that nothing of it can be own."""
     storage = writer.catalog.storage
     newest = max(map(number_of, writer.checkpoints), default=(0, 0))
@@ -50,7 +51,7 @@ async def plan_sweep(writer: Writer, *, is_tier: bool = False) -> SweepPlan:
             owner = names.directory_of(found.key)
             if owner is None:
                 unknown.append(found.key)
-            elif is_tier and (owner.inc, owner.seq) > newest:
+            elif is_supplied and (owner.inc, owner.seq) > newest:
                 continue
             elif owner.inc < writer.inc and not (found.key in packs or _described(found.key, folders)):
                 doomed.append(found.key)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
 from asyncckpt.worker.watermark import Watermark
 
-Reply: TypeAlias = Started | Committed | Rejected | Declined
+Reply: TypeAlias = Started | Landed | Missed | Committed | Rejected | Declined
 
 
 def _granted() -> bool:

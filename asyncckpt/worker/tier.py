@@ -6,12 +6,14 @@ incarnation. A checkpoint is listed in it only once everything that it names is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import RunRefused, StorageError
+from asyncckpt.errors import AsyncCkptError, RunRefused, StorageError
 from asyncckpt.events import Damaged, Deleted, Event, Leftover, Listeners, Pruned, Retained, Swept
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import Monitor, RetentionPolicy
@@ -25,6 +27,11 @@ from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.sweep import needed
 from asyncckpt.worker.writer import Writer
+
+logger = logging.getLogger("asyncckpt")
+
+LOOK = 5.0
+"""Seconds after which a tier that does not answer is no reason to keep a start waiting."""
 
 
 class InTier:
@@ -68,10 +75,21 @@ class Tier:
         self.hurry = self._ownership.hurry
 
     async def look(self, home: Catalog) -> Seen:
-        """Before home is taken: how far this tier has come.
+        """Before home is taken: how far this tier has come, as far as it can be told now.
 
-        Raises `RunRefused` where the two are not tiers of one run, and what its store raises.
+        Raises `RunRefused` where the two are not tiers of one run; one that does not answer is no reason not to start.
         """
+        try:
+            async with asyncio.timeout(LOOK):
+                return await self._look(home)
+        except RunRefused:
+            raise
+        except (AsyncCkptError, OSError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {LOOK:g} s"
+            logger.warning("the %s could not be looked at: %s", self.name, reason)
+            return Seen()
+
+    async def _look(self, home: Catalog) -> Seen:
         theirs, ours = await self.catalog.run(), await home.run()
         head = None if theirs is None else await self.catalog.head()
         if theirs is None or head is None:
@@ -93,20 +111,38 @@ class Tier:
         None where it is listed, or a newer one: none may come after that. Raises `Fenced` or `RunRefused` where the
         tier is not to be had (any more), `CheckpointCorruptError` where the source is not sound, and `StorageError`.
         """
-        self._ownership.follow(home)
-        writer = await self._ownership.take()
+        writer = await self.open(home)
         if self._is_passed(writer, checkpoint):
             return None
         await self._ownership.idle()  # what is about to be deleted must not be found there
         copying = Copying(source, self.catalog.storage, pace, self._brought)
         await copying.copy(checkpoint, writer.listed.uses)
-        verdict = await self._keeping.judge(writer, checkpoint, self._overwritten(writer))
-        with self._ownership.committing(writer):
-            await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
-        tell(verdict, self._listeners)
-        await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
+        await self.follow_up(writer, await self.commit(writer, checkpoint))
         await self._clean_up(writer)
         return copying.written
+
+    async def open(self, home: Home) -> Writer:
+        """The tier in the hands of whoever has taken `home`; raises as `take` does."""
+        self._ownership.follow(home)
+        return await self._ownership.take()
+
+    async def commit(self, writer: Writer, checkpoint: Checkpoint, *, prunes: bool = True) -> Verdict:
+        """List a checkpoint, everything of which is there; what this tier's retention drops for it, if it `prunes`."""
+        verdict = Verdict()
+        if prunes:
+            verdict = await self._keeping.judge(writer, checkpoint, self._overwritten(writer))
+        with self._ownership.committing(writer):
+            await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
+        return verdict
+
+    async def follow_up(self, writer: Writer, verdict: Verdict) -> None:
+        """What can be done later, after a commit."""
+        tell(verdict, self._listeners)
+        await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
+
+    def spare(self, seqs: Iterable[int]) -> None:
+        """From now on retention leaves these alone whatever the policy says, and no others."""
+        self._keeping.reading = dict.fromkeys(seqs, 1)
 
     def _is_passed(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         newest = max(writer.listed, key=lambda listed: listed.seq, default=None)
@@ -131,13 +167,16 @@ class Tier:
 
     async def amend(self, home: Home, checkpoint: Checkpoint) -> None:
         """List `checkpoint` as it is given now, if it is listed: metrics may come late. Raises as `take` does."""
-        self._ownership.follow(home)
-        writer = await self._ownership.take()
+        writer = await self.open(home)
         if checkpoint.seq in writer.listed and writer.listed.record(checkpoint.seq).checkpoint != checkpoint:
             with self._ownership.recording(writer):
                 await writer.amend(checkpoint)
             await follow_up(writer, Verdict(), self._ownership, self._keeping, self._listeners)
 
-    async def leave(self) -> None:
-        """A closing record, and late deletion."""
-        await self._ownership.leave()
+    async def idle(self) -> None:
+        """Wait for sweep and deletion under way."""
+        await self._ownership.idle()
+
+    async def leave(self, *, tidy: bool = True) -> None:
+        """A closing record, and late deletion where `tidy`."""
+        await self._ownership.leave(tidy=tidy)

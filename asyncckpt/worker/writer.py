@@ -215,6 +215,11 @@ class Writer:
         self.head = replace(record, digest=digest)
 
 
+def home_of(writer: Writer) -> Home:
+    """The home that `writer` has taken, as other tiers know it."""
+    return Home(writer.run.id, writer.inc, writer.head.writer)
+
+
 Condition: TypeAlias = Callable[[Record | None], None]
 """Given the newest record (or None), raises `RunContended` where the run must not be taken as it is now."""
 

@@ -55,18 +55,6 @@ def test_the_keywords_and_their_defaults_are_the_promised_ones() -> None:
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ["root"]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("local", "/scratch"),
-    ],
-)
-def test_a_keyword_without_effect_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
-    with pytest.raises(NotImplementedError, match=f"{name}="):
-        AsyncCheckpointer(tmp_path / "run", model=Toy(), **{name: value})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_to_keep_the_best_of_nothing_in_particular_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"RetentionPolicy\(best=2\) needs monitor="):
         AsyncCheckpointer(tmp_path / "run", model=Toy(), keep=RetentionPolicy(best=2))

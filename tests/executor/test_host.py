@@ -39,7 +39,7 @@ def config(root: Path, past: Past, trainer: int) -> wire.Message:
         "keep": None,
         "monitor": None,
         "overwrite": False,
-        "mirror": None,
+        "tiers": {},
         "ranks": None,
         "share": 1.0,
         "beat": 60.0,

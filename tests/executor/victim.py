@@ -211,6 +211,16 @@ class Victim:
         self.say(2)
         die()
 
+    def landing(self, root: str, name: str, local: str, executor: str) -> None:
+        """With its worker, while the second of two checkpoints is on the local tier, and the test holds the root."""
+        options: Any = {"extra": {"counter": self.counter}, "executor": executor, "verify": "off"}
+        ckpt = AsyncCheckpointer(Joined(root, name), local=local, **options)
+        self.save(ckpt).wait()
+        self.say(self.save(ckpt).wait(tier="local").step)
+        if executor == "process":
+            os.kill(link_of(ckpt).process.pid, signal.SIGKILL)
+        die()
+
     def on_event(self, event: Event) -> None:
         if isinstance(event, TierDurable):
             self.say(event.step)

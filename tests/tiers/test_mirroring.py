@@ -303,7 +303,7 @@ def test_an_empty_root_whose_mirror_holds_checkpoints_is_never_begun_anew() -> N
 
 
 def test_a_mirror_that_does_not_answer_is_no_reason_not_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirroring, "LOOK", 0.01)
+    monkeypatch.setattr(tier, "LOOK", 0.01)
 
     async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
         mirror = FaultyStorage(inner)

@@ -21,7 +21,7 @@ from asyncckpt.reading import fetch, verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.job import Committed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
+from asyncckpt.worker.job import Committed, Landed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
 from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.service import SaveService, ServiceConfig
 from asyncckpt.worker.ticket import Reply, Ticket
@@ -115,12 +115,14 @@ class Session:
         former: Session | None = None,
         tensors: Callable[[int], Tensors] = content,
         mirror: Storage | None = None,
+        local: Storage | None = None,
     ) -> None:
         self.log = Log()
         self.records: list[Record] = []
         """What was reported durable."""
+        self.landed: list[Landed] = []
         policy = RetentionPolicy(last=keep) if isinstance(keep, int) else keep
-        config = ServiceConfig(policy, monitor, overwrite, mirror=mirror)
+        config = ServiceConfig(policy, monitor, overwrite, mirror=mirror, local=local)
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
         self.service.ownership.resumed = resumed
         if former is not None:
@@ -151,6 +153,8 @@ class Session:
         ended: asyncio.Future[Committed | Rejected] = asyncio.get_running_loop().create_future()
 
         def reply(answer: Reply) -> None:
+            if isinstance(answer, Landed):
+                self.landed.append(answer)
             if isinstance(answer, Committed | Rejected):
                 ended.set_result(answer)
 
