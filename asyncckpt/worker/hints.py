@@ -23,8 +23,11 @@ async def show(storage: Storage, writer: Writer) -> None:
     Raises `StorageError` if one cannot be written, and for the name of one that somebody else's file has.
     """
     best, taken = writer.listed.contest.best(), []
-    for name, checkpoint in ((names.LATEST, writer.head.checkpoint), (names.BEST, best)):
-        if checkpoint is not None and checkpoint.seq in writer.listed:
+    # Not the head's own checkpoint: that may be an older one, whose metrics came late.
+    seq = writer.head.latest
+    latest = writer.listed.record(seq).checkpoint if seq is not None and seq in writer.listed else None
+    for name, checkpoint in ((names.LATEST, latest), (names.BEST, best)):
+        if checkpoint is not None:
             if name in writer.hints or await _is_free(storage, name):
                 writer.hints.add(name)
                 await storage.put(name, [_hint(writer.listed.record(checkpoint.seq), checkpoint)])

@@ -446,8 +446,9 @@ class SaveService:
             return
         if self._local is not None:
             await self._local.passed(writer)
-        if self._mirroring is not None and (newest := writer.head.checkpoint) is not None:
-            self._mirroring.want(writer, newest.seq)
+        # Not the head's own checkpoint: that may be an older one, whose metrics came late.
+        if self._mirroring is not None and (newest := max((c.seq for c in writer.listed), default=None)) is not None:
+            self._mirroring.want(writer, newest)
         await follow_up(writer, verdict, self.ownership, self.keeping, self._listeners)
 
     def _tell_of_store(self) -> None:

@@ -10,6 +10,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError
 from asyncckpt.events import Amended
 from asyncckpt.format import names
+from asyncckpt.format.sealed import unseal
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from tests.worker.drive import Session, checked, keys, run, steps, three
@@ -35,6 +36,21 @@ def test_they_are_attached_and_the_best_is_decided_again() -> None:
             await session.service.record(1, {"loss": 0.05})
             assert (await Catalog(store).named("best"))[0].seq == 1
             assert listing.find(2).created == 2000
+
+    run(act)
+
+
+def test_the_hint_of_the_latest_stays_where_it_is() -> None:
+    async def act(store: MemoryStorage) -> None:
+        async with Session(store) as session:
+            for step in (1, 2, 3):
+                await session.saved(step)
+            await session.tidied()
+            before = bytes(await store.get("latest"))
+            await session.service.record(1, {"loss": 0.5})
+            await session.tidied()
+            assert bytes(await store.get("latest")) == before
+            assert unseal(before, "latest")["seq"] == 3
 
     run(act)
 
