@@ -600,13 +600,13 @@ def test_a_save_after_a_failure_of_the_local_tier_is_whole_in_both() -> None:
     async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
         nearer = Failing("local", inner)
         async with Session(home, local=nearer) as session:
-            await session.saved(1)
+            await session.saved(2)
             nearer.is_dead = True
-            await session.saved(2)  # what that wrote, the local tier cannot share
+            await session.saved(3)  # writes what the next one would share
             nearer.is_dead = False
-            await session.saved(3)
-            assert [event.step for event in session.log.of(TierFailed)] == [2]
-        assert await steps(inner) == [1, 3]
+            await session.saved(4)
+            assert [event.step for event in session.log.of(TierFailed)] == [3]
+        assert await steps(inner) == [2, 4]
         await checked(inner)
         await checked(home)
 
