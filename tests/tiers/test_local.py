@@ -18,6 +18,7 @@ from asyncckpt.errors import (
 )
 from asyncckpt.events import HOME, Damaged, Durable, Fallback, Pruned, TierDurable, TierFailed
 from asyncckpt.listing import Listing
+from asyncckpt.reading import verify
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
@@ -591,5 +592,35 @@ def test_a_rejected_save_that_landed_is_said_to_have() -> None:
             assert isinstance(await session.save(2), Rejected)
             assert [landed.record.checkpoint.step for landed in session.landed] == [1, 2]
             home.dead_keys = ""
+
+    run(act)
+
+
+def test_a_save_after_a_failure_of_the_local_tier_is_whole_in_both() -> None:
+    async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
+        nearer = Failing("local", inner)
+        async with Session(home, local=nearer) as session:
+            await session.saved(2)
+            nearer.is_dead = True
+            await session.saved(3)  # writes what the next one would share
+            nearer.is_dead = False
+            await session.saved(4)
+            assert [event.step for event in session.log.of(TierFailed)] == [3]
+        assert await steps(inner) == [2, 4]
+        await checked(inner)
+        await checked(home)
+
+    run(act)
+
+
+def test_after_a_resume_nothing_is_shared_that_was_read_in_one_of_the_tiers_only() -> None:
+    async def act(home: MemoryStorage, nearer: MemoryStorage) -> None:
+        await trained(home, nearer, 1)
+        await spoil(home, 1)  # a resume reads the sound one, which is nearer
+        async with Session(home, local=nearer) as session:
+            await session.go_on(await session.resume())
+            await session.saved(2)
+        catalog = Catalog(home)
+        await verify(catalog, (await catalog.listing()).checkpoints[-1])
 
     run(act)
