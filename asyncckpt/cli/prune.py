@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -73,14 +74,17 @@ def prune(
         return listing, await keeping.preview(listing)
 
     listing, planned = reading(root, look)
+    is_due = bool(planned.removed) and not dry_run
     if not as_json:
         _print(listing, planned)
+    elif is_due and not yes:  # nobody can say yes to what is not shown
+        with redirect_stdout(sys.stderr):
+            _print(listing, planned)
     done = None
-    if planned.removed and not dry_run:
-        if not _confirmed(planned, yes):
-            click.echo("nothing was removed", err=True)
-            return
+    if is_due and _confirmed(planned, yes):
         done = _carry_out(root, listing, planned, judge, take_over)
+    elif is_due:
+        click.echo("nothing was removed", err=True)
     if as_json:
         print_json(_json(root, planned, done))
     elif done is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,10 @@ class Asked:
         monkeypatch.setattr("asyncckpt.cli.prune.sys", self)
         monkeypatch.setattr("asyncckpt.cli.prune.click.confirm", self.confirm)
 
+    @property
+    def stderr(self) -> object:
+        return sys.stderr
+
     def isatty(self) -> bool:
         return True
 
@@ -174,6 +179,17 @@ class Asked:
 def test_a_plan_that_is_declined_removes_nothing_and_is_no_damage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Asked(monkeypatch, lambda: None, answer=False)
     assert run("prune", root, "--keep-last", 1).endswith("nothing was removed\n")
+    assert listed(root) == list(LOSSES)
+
+
+def test_whoever_is_asked_has_seen_the_plan_and_json_comes_whatever_the_answer(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Asked(monkeypatch, lambda: None, answer=False)
+    said = run("prune", root, "--keep-last", 2, "--json")
+    plan, _, found = said.partition("nothing was removed\n")
+    assert "3 of 6 to remove" in plan
+    assert json.loads(found)["done"] is None
     assert listed(root) == list(LOSSES)
 
 
