@@ -144,7 +144,7 @@ class AsyncCheckpointer:
         self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
         self._cadence = Cadence(policy, SYSTEM_CLOCK, self._listeners)
-        living.replace(self._storage.url, self)
+        self._succeed()
         # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
         self._ranks = ranks = here.ranks(
             {
@@ -203,6 +203,12 @@ class AsyncCheckpointer:
             self._exporter,
         )
         self._stopping.begin(self._saver, self._executor, ranks)
+
+    def _succeed(self) -> None:
+        """Be the one of its root in this process, and be scraped: a former one may have had the port."""
+        living.replace(self._storage.url, self)
+        if self._exporter is not None:
+            self._exporter.serve()
 
     # -- saving --------------------------------------------------------------------------------------------
 

@@ -53,17 +53,20 @@ logger = logging.getLogger("asyncckpt")
 
 
 class Exporter:
-    """Counts events; `port` is where they can be scraped, or None."""
+    """Counts events; `port` is where they can be scraped, or None before `serve`, and where it cannot be had."""
 
     def __init__(self, config: MetricsConfig) -> None:
         self.registry = config.registry or CollectorRegistry()
         self.port: int | None = None
+        self._config = config
         self._metrics = Instruments(self.registry, config.const_labels)
         self._server: Any = None
-        if config.own_port is not None:
-            self._serve(config.own_port, config.addr)
 
-    def _serve(self, port: int, addr: str) -> None:
+    def serve(self) -> None:
+        """Have them scraped where the configuration says, if anywhere."""
+        port, addr = self._config.own_port, self._config.addr
+        if port is None:
+            return
         try:
             self._server, self._thread = start_http_server(port, addr, self.registry)
         except (OSError, OverflowError) as error:

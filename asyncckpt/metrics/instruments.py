@@ -81,7 +81,7 @@ class _Workshop:
 
     def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
         self._registry = registry
-        self._labels = dict(labels)
+        self._labels = dict(sorted(labels.items()))
         self._known = _shared.setdefault(registry, {})
 
     def counter(self, name: str, text: str) -> Counter:
@@ -118,9 +118,20 @@ class _Workshop:
 
     def _metric(self, kind: type[_M], name: str, text: str, *labels: str, **options: Any) -> _M:
         names = (*self._labels, *labels)
+        if len(set(names)) < len(names):
+            raise ValueError(f"const_labels {sorted(self._labels)}: {name} has a label of that name, use another")
         if (name, names) not in self._known:
+            self._check_alone(name)
             self._known[name, names] = kind(name, text, names, registry=self._registry, **options)
         return cast(_M, self._known[name, names])
+
+    def _check_alone(self, name: str) -> None:
+        for other, names in self._known:
+            if other == name:
+                raise ValueError(
+                    f"const_labels {sorted(self._labels)}: another checkpointer has {name} in this registry, with "
+                    f"labels {list(names)}: give all that share a registry const_labels of the same names"
+                )
 
     def _bound(self, metric: _M, **labels: str) -> _M:
         values = {**self._labels, **labels}

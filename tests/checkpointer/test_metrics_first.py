@@ -112,6 +112,16 @@ def test_the_port_is_free_again_after_close(store: GatedStorage) -> None:
         assert value(scrape(port), "asyncckpt_saves_total", outcome="durable") == 0
 
 
+def test_a_second_checkpointer_of_a_root_has_the_port_of_the_first(store: GatedStorage) -> None:
+    first = AsyncCheckpointer(store, model=Toy(), metrics=0)
+    first.save(1).wait()
+    port = first.metrics_port
+    with AsyncCheckpointer(store, model=Toy(), metrics=port) as second:
+        second.resume()
+        assert second.metrics_port == port
+        assert value(scrape(port), "asyncckpt_saves_total", outcome="durable") == 0
+
+
 @pytest.mark.parametrize("port", ["taken", 1 << 17], ids=["taken", "no port"])
 def test_a_port_that_cannot_be_had_is_a_warning_and_training_goes_on(
     store: GatedStorage, caplog: pytest.LogCaptureFixture, port: object
@@ -170,6 +180,24 @@ def test_checkpointers_one_after_the_other_and_side_by_side_share_a_registry(tmp
         for name in ("first", "second")
     ]
     assert counts == [3, 1]
+
+
+def test_labels_of_a_shared_registry_may_come_in_any_order_and_have_to_be_the_same(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+
+    def made(root: str, **labels: str) -> AsyncCheckpointer:
+        config = MetricsConfig(port=None, registry=registry, const_labels=labels)
+        return AsyncCheckpointer(MemoryStorage(f"{tmp_path}-{root}"), model=Toy(), metrics=config)
+
+    with made("a", run="1", host="x") as one, made("b", host="y", run="2") as two:
+        one.save(1).wait()
+        two.save(1).wait()
+    durable = {"outcome": "durable", "run": "2", "host": "y"}
+    assert registry.get_sample_value("asyncckpt_saves_total", durable) == 1
+    with pytest.raises(ValueError, match=r"const_labels \['run'\]: another checkpointer has .* \['host', 'run'"):
+        made("c", run="3")
+    with pytest.raises(ValueError, match=r"asyncckpt_saves_total has a label of that name, use another"):
+        AsyncCheckpointer(MemoryStorage(), model=Toy(), metrics=MetricsConfig(const_labels={"outcome": "good"}))
 
 
 def test_metrics_tell_of_skipped_and_superseded_saves_and_of_a_smaller_budget(store: GatedStorage) -> None:

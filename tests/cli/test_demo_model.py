@@ -278,6 +278,7 @@ def test_the_drawn_table_shows_every_row(capsys: pytest.CaptureFixture[str]) -> 
 def exporter() -> Iterator[Exporter]:
     """An exporter that serves on a free port and has seen three saves."""
     exporter = Exporter(MetricsConfig())
+    exporter.serve()
     for seconds in (0.002, 0.004, 0.09):
         exporter.on_event(Stalled(step=1, seconds=seconds, where="call"))
     exporter.on_event(Stalled(step=1, seconds=0.2, where="guard"))
