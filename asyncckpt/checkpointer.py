@@ -35,7 +35,7 @@ from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.ending import Ending
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
-from asyncckpt.events import Listener, Listeners, Resumed
+from asyncckpt.events import LOCAL, Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, wait_all
 from asyncckpt.late import LateMetrics
@@ -175,7 +175,7 @@ class AsyncCheckpointer:
             budget=limits,
             verify=verify,
             fingerprint=plan,
-            tiers=() if nearer is None else ("local",),
+            tiers=() if nearer is None else (LOCAL,),
         )
         if self._exporter is not None:
             self._exporter.watch(self._saver.levels)
@@ -192,7 +192,7 @@ class AsyncCheckpointer:
             Nearest(
                 {} if copies is None else {"mirror": Catalog(copies)},
                 self._listeners,
-                nearer={} if nearer is None else {"local": Catalog(nearer)},
+                nearer={} if nearer is None else {LOCAL: Catalog(nearer)},
             ),
         )
         self._ending = Ending(

@@ -31,6 +31,9 @@ logger = logging.getLogger("asyncckpt")
 HOME = "home"
 """The tier that the user named as the root; others are what they are called as an argument."""
 
+LOCAL = "local"
+"""The one that has every save before home has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from asyncckpt.events import Durable, Event, TierDurable, TierFailed
+from asyncckpt.events import LOCAL, Durable, Event, TierDurable, TierFailed
 
 RECENT = 4
 """So many saves are looked at: what came before was on another day of the store."""
@@ -40,7 +40,7 @@ class Speedometer:
 
     def on_event(self, event: Event) -> None:
         """Take note of a save that became durable, and of what the local tier got of it."""
-        if isinstance(event, TierDurable | TierFailed) and event.tier == "local":
+        if isinstance(event, TierDurable | TierFailed) and event.tier == LOCAL:
             self._take_nearer(event)
         if not isinstance(event, Durable):
             return

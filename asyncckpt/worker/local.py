@@ -25,7 +25,7 @@ from asyncckpt.errors import (
     SaveSkipped,
     StorageError,
 )
-from asyncckpt.events import HOME, Damaged, Fallback, Leftover, Listeners, TierDurable, TierFailed
+from asyncckpt.events import HOME, LOCAL, Damaged, Fallback, Leftover, Listeners, TierDurable, TierFailed
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.reading import verify
@@ -46,8 +46,6 @@ from asyncckpt.worker.writer import Writer, home_of
 
 logger = logging.getLogger("asyncckpt")
 
-NAME = "local"
-
 KEEP = RetentionPolicy(last=2)
 """What stays there, beside the best, and what home has not got: nobody resumes from anything older."""
 
@@ -64,7 +62,7 @@ class LocalTier:
         told: Listeners,
         clock: Clock,
     ) -> None:
-        self._tier = Tier(NAME, storage, KEEP, monitor, told, clock, ownership.overwritten)
+        self._tier = Tier(LOCAL, storage, KEEP, monitor, told, clock, ownership.overwritten)
         self._ownership = ownership
         self._home = home
         self._monitor = monitor
@@ -110,7 +108,7 @@ class LocalTier:
         if not self._has_fallen_back:
             self._has_fallen_back = True
             reason = "a snapshot goes through the staging window once, and into the root: a larger budget avoids that"
-            self._listeners.emit(Fallback(NAME, f"nothing is saved in {self._storage.url}: {reason}"))
+            self._listeners.emit(Fallback(LOCAL, f"nothing is saved in {self._storage.url}: {reason}"))
 
     async def land(
         self, attempt: Attempt, home: Writer, own: Writer, packing: Packing, digested: Digesting, *, prunes: bool
@@ -141,7 +139,7 @@ class LocalTier:
             ticket.reply(Missed(error))
             return home.base
         attempt.landed = True
-        self._durable(NAME, checkpoint, written.nbytes, self._clock.monotonic() - began)
+        self._durable(LOCAL, checkpoint, written.nbytes, self._clock.monotonic() - began)
         ticket.reply(Landed(own.head))
         if packing.job.local_only:
             raise SaveSkipped(
@@ -205,7 +203,7 @@ class LocalTier:
             return ()
         for lost in listing.lost.values():
             logger.error("a checkpoint of the local tier is damaged and is left as it is: %s", lost)
-            self._listeners.emit(Damaged(None, None, str(lost), "record", NAME))
+            self._listeners.emit(Damaged(None, None, str(lost), "record", LOCAL))
         found = [c for c in listing.checkpoints if not c.partial and _is_above(c, home)]
         return sorted(found, key=number_of, reverse=True)
 
@@ -264,14 +262,14 @@ class LocalTier:
 
     def _damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
         logger.error("step %d of the local tier is damaged and is left as it is: %s", checkpoint.step, error)
-        self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, NAME))
+        self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, LOCAL))
 
     def _failed(self, step: int | None, error: Exception) -> None:
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
         ending = "nothing more is saved there" if self._is_over else "the root gets it all the same"
         what = "cannot be read" if step is None else f"does not have step {step}"
         logger.warning("the local tier %s (%s): %s", what, ending, error)
-        self._listeners.emit(TierFailed(NAME, step, error, self._is_over))
+        self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
 
     async def _discard(self, directory: DataDirectory, storage: Storage) -> None:
         """Delete an attempt: its name is in no record, and will never be."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, SaveSkipped, SaveSuperseded, StorageError
-from asyncckpt.events import Amended, Durable, Failed, Fallback, Leftover, Listeners, Retried
+from asyncckpt.events import LOCAL, Amended, Durable, Failed, Fallback, Leftover, Listeners, Retried
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
@@ -68,7 +68,7 @@ class ServiceConfig:
     @property
     def beside(self) -> dict[str, Storage]:
         """The tiers beside home, by their names, nearest first."""
-        found = {"local": self.local, "mirror": self.mirror}
+        found = {LOCAL: self.local, "mirror": self.mirror}
         return {name: storage for name, storage in found.items() if storage is not None}
 
 

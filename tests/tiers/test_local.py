@@ -116,6 +116,18 @@ async def ahead(home: MemoryStorage, nearer: MemoryStorage, *more: int) -> None:
     await session.abandon()
 
 
+async def begun_nearby(inner: MemoryStorage, nearer: MemoryStorage) -> Failing:
+    """The root of a run whose first step is on the local tier alone: the root took no pack, then all were killed."""
+    home = Failing("home", inner)
+    session = Session(home, local=nearer)
+    await session.resume()
+    home.dead_keys = ".safetensors"
+    await session.refused(1)
+    await session.abandon()
+    home.dead_keys = ""
+    return home
+
+
 async def spoil(storage: MemoryStorage, step: int) -> None:
     """Damage a pack of that step."""
     packs = [key for key in await keys(storage, "data/") if f"-step-{step}-" in key and key.endswith(".safetensors")]
@@ -409,13 +421,7 @@ def test_a_local_tier_that_cannot_be_read_leaves_the_root() -> None:
 
 def test_the_first_checkpoint_of_a_run_is_not_begun_beside() -> None:
     async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
-        home = Failing("home", inner)
-        session = Session(home, local=nearer)
-        await session.resume()
-        home.dead_keys = ".safetensors"
-        await session.refused(1)
-        await session.abandon()
-        home.dead_keys = ""
+        home = await begun_nearby(inner, nearer)
         async with Session(home, local=nearer, resumed=False) as session:
             assert isinstance(await session.refused(2), CheckpointDirectoryExistsError)
             assert latest(await resumed(session)) == 1
@@ -429,13 +435,7 @@ def test_the_first_checkpoint_of_a_run_is_not_begun_beside() -> None:
 
 def test_a_run_whose_only_checkpoint_is_damaged_is_not_begun_anew() -> None:
     async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
-        home = Failing("home", inner)
-        session = Session(home, local=nearer)
-        await session.resume()
-        home.dead_keys = ".safetensors"
-        await session.refused(1)
-        await session.abandon()
-        home.dead_keys = ""
+        home = await begun_nearby(inner, nearer)
         await spoil(nearer, 1)
         async with Session(home, local=nearer, resumed=False) as session:
             with pytest.raises(CheckpointCorruptError, match="none of the 1 in memory://local is sound"):
