@@ -69,7 +69,7 @@ class TensorEntry:
 
     @property
     def nbytes(self) -> int:
-        return sum(extent.length for box in self.boxes for extent in box.extents)
+        return sum([extent.length for box in self.boxes for extent in box.extents])
 
 
 @dataclass(frozen=True, slots=True)

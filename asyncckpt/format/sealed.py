@@ -7,22 +7,60 @@ equal records, which is what the commit compares after a lost reply.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NoReturn, TypeAlias
 
 from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
 from asyncckpt.format import FORMAT
 from asyncckpt.format.digest import digest
 
-Json: TypeAlias = bool | int | str | list["Json"] | dict[str, "Json"] | None
+Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | Fixed | None"
 """JSON without fractions: a float in a digest-compared document has too many spellings."""
 
 _TAIL = len(',"digest":""}') + 32
 
 
+class Fixed:
+    """A value that many documents have in common, encoded once: `canonical` puts it where it stands as it is.
+
+    The form of an optimizer's state with 20,000 tensors is 1.4 MB of JSON. To encode it takes 25 ms, in which no other
+    thread of the process runs a line of Python.
+    """
+
+    def __init__(self, value: Json) -> None:
+        self._value = value
+
+    @classmethod
+    def encoded(cls, encoding: str) -> Fixed:
+        """The value that has this canonical `encoding`, which is not looked at."""
+        made = cls.__new__(cls)
+        vars(made)["encoding"] = encoding
+        return made
+
+    @cached_property
+    def encoding(self) -> str:
+        """The value's canonical encoding, ASCII."""
+        return canonical(self._value).decode("ascii")
+
+
 def canonical(value: Json) -> bytes:
     """The one encoding of `value`."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    fixed: list[str] = []
+    stand_in = secrets.token_hex(16)  # that no string of the value is the same
+
+    def take(part: object) -> str:
+        if not isinstance(part, Fixed):
+            raise TypeError(f"a {type(part).__name__} is no JSON")
+        fixed.append(part.encoding)
+        return stand_in
+
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=take)
+    if fixed:
+        first, *others = text.split(f'"{stand_in}"')
+        text = first + "".join(part + other for part, other in zip(fixed, others, strict=True))
+    return text.encode("ascii")
 
 
 def seal(fields: Mapping[str, Json | bytes]) -> bytes:

@@ -19,7 +19,7 @@ from torch.optim.optimizer import Optimizer
 
 from asyncckpt.errors import IncompatibleState
 from asyncckpt.format.manifest import Path
-from asyncckpt.format.sealed import Json
+from asyncckpt.format.sealed import Fixed, Json
 from asyncckpt.state.landing import landing, only_copies
 from asyncckpt.state.values import TensorSink, encode
 from asyncckpt.state.wrappers import Names, unwrap
@@ -43,7 +43,7 @@ class Scan:
     tensors: dict[Path, Tensor] = field(default_factory=dict)
     tokens: list[object] = field(default_factory=list)
     """The objects whose identity says that nothing was added, removed or replaced."""
-    skeleton: Json = None
+    skeleton: Fixed | None = None
 
 
 class Component(Protocol):
@@ -59,7 +59,7 @@ class Component(Protocol):
         """What is there now, in the order of the last scan; compared by identity."""
         ...
 
-    def values(self, skeleton: Json, sink: TensorSink) -> Json:
+    def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
         """Everything that may have changed since the scan, as JSON; its tensors go to `sink`."""
         ...
 
@@ -117,7 +117,7 @@ class StatefulComponent:
         """Nothing stays."""
         return iter(())
 
-    def values(self, skeleton: Json, sink: TensorSink) -> Json:
+    def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
         """All of it."""
         return encode(self.state(), self.path, sink)
 
@@ -163,7 +163,7 @@ class ModuleComponent(StatefulComponent):
             return Scan(tokens=list(self.tokens()))
         tensors: dict[Path, Tensor] = {}
         live = Names(self.target).cleaned(self.target.state_dict(keep_vars=True))
-        return Scan(tensors, list(self.tokens()), encode(live, self.path, tensors.__setitem__))
+        return Scan(tensors, list(self.tokens()), Fixed(encode(live, self.path, tensors.__setitem__)))
 
     def tokens(self) -> Iterator[object]:
         """Every submodule, parameter, buffer and hook, what they are called, and what the modules are."""
@@ -173,7 +173,7 @@ class ModuleComponent(StatefulComponent):
             map(type, self._parts),
         )
 
-    def values(self, skeleton: Json, sink: TensorSink) -> Json:
+    def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
         """Nothing beside the tensors, where they are all there is."""
         return super().values(skeleton, sink) if skeleton is None else skeleton
 
@@ -226,7 +226,7 @@ class OptimizerComponent(StatefulComponent):
             return Scan(tokens=list(self.tokens()))
         tensors: dict[Path, Tensor] = {}
         packed = self.target.state_dict()["state"]
-        return Scan(tensors, list(self.tokens()), encode(packed, (*self.path, "state"), tensors.__setitem__))
+        return Scan(tensors, list(self.tokens()), Fixed(encode(packed, (*self.path, "state"), tensors.__setitem__)))
 
     def tokens(self) -> Iterator[object]:
         """Every parameter, and every value of its state."""
@@ -238,7 +238,7 @@ class OptimizerComponent(StatefulComponent):
             itertools.chain.from_iterable(per_parameter),
         )
 
-    def values(self, skeleton: Json, sink: TensorSink) -> Json:
+    def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
         """The hyperparameters, which schedulers change, beside the state's skeleton."""
         if skeleton is None:
             return super().values(skeleton, sink)

@@ -59,25 +59,37 @@ class Choice:
 def choose(tensors: Mapping[Path, TensorEntry], base: Base) -> Choice:
     """Compare `tensors`, as one save holds them, with `base`."""
     known = base.contents.tensors
-    unchanged = {path for path, entry in tensors.items() if path in known and _is_same(entry, known[path])}
+    unchanged = {path for path, entry in tensors.items() if _is_same(entry, known.get(path))}
     moved = frozenset(_worn({path: known[path] for path in unchanged}, base.contents.packs))
     changed = frozenset(tensors.keys() - unchanged)
-    total = sum(entry.nbytes for entry in tensors.values())
-    turnover = sum(tensors[path].nbytes for path in changed) / total if total else 0.0
     kept = unchanged - moved  # once: for each of 20,000 it would take ten seconds
-    return Choice({path: known[path] for path in tensors if path in kept}, changed, moved, turnover)
+    kept_entries = {path: known[path] for path in tensors if path in kept}
+    return Choice(kept_entries, changed, moved, _part(tensors, changed))
 
 
-def _is_same(entry: TensorEntry, other: TensorEntry) -> bool:
+def turnover(tensors: Mapping[Path, TensorEntry], base: Base) -> float:
+    """The part of the bytes of `tensors` that `base` does not have, for a save that is written whole."""
+    known = base.contents.tensors
+    return _part(tensors, (path for path, entry in tensors.items() if not _is_same(entry, known.get(path))))
+
+
+def _part(tensors: Mapping[Path, TensorEntry], changed: Iterable[Path]) -> float:
+    total = sum([entry.nbytes for entry in tensors.values()])
+    return sum([tensors[path].nbytes for path in changed]) / total if total else 0.0
+
+
+def _is_same(entry: TensorEntry, other: TensorEntry | None) -> bool:
+    # Digests first: mostly it is they that differ.
     return (
-        (entry.dtype, entry.shape, entry.stride) == (other.dtype, other.shape, other.stride)
-        and len(entry.boxes) == len(other.boxes) == 1
+        other is not None
         and _content(entry) == _content(other)
+        and (entry.dtype, entry.shape, entry.stride) == (other.dtype, other.shape, other.stride)
+        and len(entry.boxes) == len(other.boxes) == 1
     )
 
 
-def _content(entry: TensorEntry) -> list[tuple[int, str]]:
-    return [(extent.length, extent.digest) for extent in entry.boxes[0].extents]
+def _content(entry: TensorEntry) -> list[tuple[str, int]]:
+    return [(extent.digest, extent.length) for box in entry.boxes for extent in box.extents]
 
 
 def _worn(unchanged: Mapping[Path, TensorEntry], packs: tuple[Pack, ...]) -> Iterable[Path]:

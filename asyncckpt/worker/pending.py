@@ -10,7 +10,7 @@ from collections.abc import Callable
 from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Layout
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.wire import job_json
+from asyncckpt.worker.wire import Message, job_json
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
@@ -25,7 +25,6 @@ class Pending:
     def __init__(self, ticket: Ticket, layout: int) -> None:
         self.ticket = ticket
         self.layout = layout
-        self.said = job_json(ticket.job)
         self.token = _token()
         self.is_given = False
         """Whether a worker has it, or had it."""
@@ -47,6 +46,11 @@ class Pending:
     def is_lost(self) -> bool:
         """Whether no other worker than the one that has it could carry it out: what was read of it is not there."""
         return self.is_given and self.ticket.watermark.is_windowed
+
+    @property
+    def said(self) -> Message:
+        """The job as it is sent; made then, since that takes long for many values."""
+        return job_json(self.ticket.job)
 
     @property
     def shape(self) -> Layout:

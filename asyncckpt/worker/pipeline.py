@@ -20,7 +20,7 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Lasting, Storage
 from asyncckpt.storage.together import together
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
-from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed
+from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed, turnover
 from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.taking import Taking
@@ -138,7 +138,7 @@ class Packing:
     async def _described(self, digested: Digesting, base: Base | None) -> tuple[EncodedTensors, float | None]:
         """The tensors as the manifest will have them, and how much of them changed."""
         tensors = await self._in_thread(EncodedTensors, (await asyncio.shield(digested)).tensors)
-        return tensors, None if base is None else (await self._in_thread(choose, tensors, base)).turnover
+        return tensors, None if base is None else await self._in_thread(turnover, tensors, base)
 
     def _puts(self) -> list[asyncio.Future[None]]:
         packs = list(enumerate(self.job.layout.packs))

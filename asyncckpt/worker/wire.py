@@ -11,14 +11,14 @@ from asyncckpt.errors import Fenced
 from asyncckpt.events import Event
 from asyncckpt.format.manifest import Alias, Contents, contents_json, contents_of
 from asyncckpt.format.record import Removal, WriterId
-from asyncckpt.format.sealed import seal, unseal
+from asyncckpt.format.sealed import Fixed, canonical, seal, unseal
 from asyncckpt.format.shard import PackedTensor
 from asyncckpt.retention import Kept, PrunePlan
 from asyncckpt.worker import failures
 from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.past import Claim, Past
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Trainer and worker are of one installation; an upgrade under a running training is what tells them apart."""
 
 Message = dict[str, Any]
@@ -37,7 +37,8 @@ def job_json(job: SaveJob) -> Message:
         "metrics": dict(job.metrics),
         "created": job.created,
         "arena": job.arena,
-        "values": dict(job.values),
+        # As text that the worker passes on: to parse and encode that of 20,000 tensors anew takes 40 ms.
+        "values": {scope: canonical(value).decode("ascii") for scope, value in job.values.items()},
         "rank": job.rank,
         "world": job.world,
         "plan": job.plan,
@@ -51,7 +52,8 @@ def job_json(job: SaveJob) -> Message:
 
 def job_of(said: Message, layout: Layout) -> SaveJob:
     """The inverse of `job_json`."""
-    return SaveJob(layout=layout, **{**said, "partial": tuple(said["partial"])})
+    values = {scope: Fixed.encoded(encoding) for scope, encoding in said["values"].items()}
+    return SaveJob(layout=layout, **{**said, "values": values, "partial": tuple(said["partial"])})
 
 
 def layout_json(layout: Layout) -> Message:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
 from asyncckpt.format import FORMAT
 from asyncckpt.format.digest import digest
-from asyncckpt.format.sealed import canonical, seal, sealed_digest, unseal
+from asyncckpt.format.sealed import Fixed, canonical, seal, sealed_digest, unseal
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8"))
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
@@ -26,6 +26,28 @@ def test_what_is_sealed_comes_back(fields: dict) -> None:
 @given(FIELDS)
 def test_equal_values_have_equal_bytes(fields: dict) -> None:
     assert seal(dict(reversed(fields.items()))) == seal(fields)
+
+
+@given(st.lists(JSON, max_size=4), JSON)
+def test_what_is_fixed_has_the_encoding_of_what_it_stands_for(parts: list, beside: object) -> None:
+    plain = {"parts": parts, "beside": beside, "within": [[part, {"it": part}] for part in parts]}
+    fixed = {"parts": [*map(Fixed, parts)], "beside": beside, "within": [[Fixed(p), {"it": Fixed(p)}] for p in parts]}
+    assert canonical(fixed) == canonical(Fixed(fixed)) == canonical(plain)
+    assert canonical([Fixed.encoded(canonical(part).decode()) for part in parts]) == canonical(parts)
+    assert seal(fixed) == seal(plain)
+
+
+def test_what_is_fixed_is_encoded_once() -> None:
+    value = [1]
+    fixed = Fixed(value)
+    assert canonical([fixed]) == b"[[1]]"
+    value.append(2)  # as nobody may: it shows who encodes anew
+    assert canonical({"a": fixed}) == b'{"a":[1]}'
+
+
+def test_what_is_no_JSON_is_refused_beside_what_is_fixed() -> None:
+    with pytest.raises(TypeError, match="a set is no JSON"):
+        canonical([Fixed(1), {2}])
 
 
 def test_the_encoding_is_canonical_and_the_digest_comes_last() -> None:

@@ -23,7 +23,7 @@ from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import gathering, increment, pipeline
 from asyncckpt.worker.gathering import gathered
-from asyncckpt.worker.increment import Base, choose, join
+from asyncckpt.worker.increment import Base, choose, join, turnover
 from asyncckpt.worker.job import Layout, PlannedPack, SaveJob
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pipeline import Packing, Written
@@ -124,8 +124,8 @@ def test_a_save_that_changes_almost_everything_is_written_whole() -> None:
 
 def test_everything_is_expected_to_change_once_two_saves_in_a_row_changed_it() -> None:
     base = Base(Contents((), {}, {}))
-    for turnover, expected in ((0.9, False), (0.9, True), (0.8, False), (1.0, False), (1.0, True)):
-        base = base.followed_by(base.contents, turnover)
+    for changed, expected in ((0.9, False), (0.9, True), (0.8, False), (1.0, False), (1.0, True)):
+        base = base.followed_by(base.contents, changed)
         assert base.is_mostly_changing == expected
 
 
@@ -455,6 +455,23 @@ def test_a_pack_that_a_checkpoint_whose_record_is_lost_may_share_stays() -> None
 
 
 @pytest.mark.timeout(60)
+@given(st.lists(st.sampled_from(["same", "changed", "new", "other form"]), max_size=8))
+def test_the_turnover_of_a_save_written_whole_is_that_of_an_increment(kinds: list[str]) -> None:
+    def entry(number: int, content: str, dtype: str = "F32") -> TensorEntry:
+        extents = (Extent(0, 100 * number, 10 + number, content),)
+        return TensorEntry(dtype, (10 + number,), (Box((0,), (10 + number,), extents),))
+
+    known = {("w", str(n)): entry(n, "a") for n, kind in enumerate(kinds) if kind != "new"}
+    base = Base(Contents((Pack("data/a", 1000, 0, "0" * 32, 0),), known, {}, {}))
+    now = {
+        ("w", str(n)): entry(n, "b" if kind == "changed" else "a", "F16" if kind == "other form" else "F32")
+        for n, kind in enumerate(kinds)
+    }
+    sizes = {kind: sum(10 + n for n, other in enumerate(kinds) if other == kind) for kind in kinds}
+    expected = 1 - sizes.get("same", 0) / sum(sizes.values()) if kinds else 0
+    assert turnover(now, base) == choose(now, base).turnover == pytest.approx(expected)
+
+
 def test_choosing_among_very_many_tensors_comes_to_an_end() -> None:
     """Work that grew with the square of their number took ten seconds for 20,000 that had not changed."""
     count = 80_000
