@@ -304,10 +304,11 @@ class _Draft:
 
     def discard(self) -> None:
         if self._file is not None:
-            self._file.close()
             if self._draft == self._path:
+                self._file.closed = True  # closing it would send the rest, and not all (adlfs) leave it at that
                 self._file.discard()
             else:
+                self._file.close()
                 with suppress(FileNotFoundError):
                     self._files.rm_file(self._draft)
             self._file = None

@@ -37,6 +37,8 @@ def fault_of(error: Exception) -> Fault:
         return Fault("denied", "CredentialRetrievalError", f"the credentials could not be had; {CREDENTIALS} ({said})")
     if "169.254.169.254" in said or "metadata.google.internal" in said:
         return Fault("denied", "NoCredentialsError", f"no credentials were found; {CREDENTIALS} ({said[:_LONGEST]})")
+    if "Wanted range starting at" in said:  # Azure answers as if there were one
+        return Fault("range", "range", said)
     status = _STATUS.search(said)
     if "redirect without LOCATION" in said:
         return answered("PermanentRedirect", 301, said[:_LONGEST])
