@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
-from asyncckpt.storage.bucket.client import TOKEN, Found, Settle
+from asyncckpt.storage.bucket.client import TOKEN, Found, Settle, Upload
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.obstore.connection import LIFETIME, Stores
 from asyncckpt.storage.obstore.straight import Answered, Straight, Truncated
 from asyncckpt.storage.obstore.upload import ObstoreUpload
 from asyncckpt.storage.s3 import S3Storage
+from asyncckpt.storage.s3.client import S3Client
 
 _PIECE = 256 << 10
 _PAGE = 1000
@@ -32,7 +33,6 @@ class ObstoreClient:
     """Asks a bucket through obstore. `extra` are attributes that every object is stored with besides."""
 
     name = "obstore"
-    creates_in_parts = False
     copies_parts = True
     deletes_at_once = 1000
 
@@ -41,8 +41,15 @@ class ObstoreClient:
         self.weaker: dict[str, str] = {}
         self.sweeper: S3Storage | None = None
         """Finds uploads that were left, which obstore cannot."""
+        self.creator: S3Client | None = None
+        """Creates in parts, which obstore cannot; on the same loop."""
         self._names = names
         self._extra = extra
+
+    @property
+    def creates_in_parts(self) -> bool:
+        """See `Client.creates_in_parts`; what cannot be is held in memory whole, and put in one request."""
+        return self.creator is not None
 
     async def check(self, prefix: str) -> None:
         """See `Client.check`."""
@@ -65,8 +72,10 @@ class ObstoreClient:
 
         await self.requests.make(attempt, settle)
 
-    def upload(self, name: str, token: str, mode: PutMode, part: int, window: int) -> ObstoreUpload:
+    def upload(self, name: str, token: str, mode: PutMode, part: int, window: int) -> Upload:
         """See `Client.upload`."""
+        if mode == "create" and self.creator is not None:
+            return self.creator.upload(name, token, mode, part, window)
         self.weaker["part_retries"] = _UNCOUNTED
 
         def put(stores: Stores, parts: Any) -> asyncio.Future[Any]:
@@ -213,6 +222,8 @@ class ObstoreClient:
         """See `Client.aclose`."""
         if self.sweeper is not None:
             await self.sweeper.aclose()
+        if self.creator is not None:
+            await self.creator.aclose()
         await self.requests.connection.aclose()
 
     async def _answer(self, asked: Any) -> Any:
