@@ -21,16 +21,18 @@ from asyncckpt.testing.servers import HOST, Server, free_ports, program
 FOLDER = Path(sys.prefix, "azurite")
 """Where npm has put it."""
 
-_ACCOUNT = "devstoreaccount1"
-_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""Which Azurite publishes, as that of its one account."""
+ACCOUNT, ACCOUNT_KEY = (
+    "devstoreaccount1",
+    ("Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="),
+)
+"""The one account, and its key, which Azurite publishes."""
 _VERSION = "2021-08-06"
 
 
 class AzureServer(Server):
     """Azurite."""
 
-    health, healthy = f"/{_ACCOUNT}?comp=list", 403
+    health, healthy = f"/{ACCOUNT}?comp=list", 403
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -50,9 +52,9 @@ class AzureServer(Server):
         """Storage options for it, or for `endpoint`, a way to it."""
         said = {
             "DefaultEndpointsProtocol": "http",
-            "AccountName": _ACCOUNT,
-            "AccountKey": _KEY,
-            "BlobEndpoint": f"{endpoint or self.endpoint}/{_ACCOUNT}",
+            "AccountName": ACCOUNT,
+            "AccountKey": ACCOUNT_KEY,
+            "BlobEndpoint": f"{endpoint or self.endpoint}/{ACCOUNT}",
         }
         return {"connection_string": "".join(f"{name}={value};" for name, value in said.items()), **more}
 
@@ -61,11 +63,11 @@ class AzureServer(Server):
         now = datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
         said = {"x-ms-date": now, "x-ms-version": _VERSION}
         lines = [f"{key}:{value}" for key, value in said.items()]
-        signed = "\n".join(["PUT", *[""] * 11, *lines, f"/{_ACCOUNT}/{_ACCOUNT}/{name}", "restype:container"])
-        digest = hmac.new(base64.b64decode(_KEY), signed.encode(), hashlib.sha256).digest()
-        said["Authorization"] = f"SharedKey {_ACCOUNT}:{base64.b64encode(digest).decode()}"
+        signed = "\n".join(["PUT", *[""] * 11, *lines, f"/{ACCOUNT}/{ACCOUNT}/{name}", "restype:container"])
+        digest = hmac.new(base64.b64decode(ACCOUNT_KEY), signed.encode(), hashlib.sha256).digest()
+        said["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}"
         with closing(http.client.HTTPConnection(HOST, self.port)) as connection:
-            connection.request("PUT", f"/{_ACCOUNT}/{name}?restype=container", headers={"Content-Length": "0", **said})
+            connection.request("PUT", f"/{ACCOUNT}/{name}?restype=container", headers={"Content-Length": "0", **said})
             answer = connection.getresponse()
             assert answer.status == 201, answer.read()
 

@@ -15,16 +15,6 @@ _BROKE = re.compile(r"HttpError \{\s*kind: (\w+)")
 _CAUSE = re.compile(r'message: "([^"]*)"')
 _LONGEST = 300
 
-_SAME = {
-    "ContainerNotFound": "NoSuchBucket",
-    "BlobNotFound": "NoSuchKey",
-    "BlobAlreadyExists": "PreconditionFailed",
-    "ServerBusy": "SlowDown",
-    "AuthenticationFailed": "SignatureDoesNotMatch",
-    "AccountIsDisabled": "AllAccessDisabled",
-}
-"""Azure's words, in S3's."""
-
 
 def fault_of(error: Exception) -> Fault:
     """What `error` means, raised by obstore or on the way to it."""
@@ -52,7 +42,7 @@ def _answered(status: int, said: str) -> Fault:
         return answered("PermanentRedirect", 301, said[:_LONGEST])
     code, message = _CODE.search(said), _SAID.search(said)
     word = code[1] or code[2] if code is not None else str(status)
-    return answered(_SAME.get(word, word), status, message[1] if message is not None else said[:_LONGEST])
+    return answered(word, status, message[1] if message is not None else said[:_LONGEST])
 
 
 def _unanswered(said: str, details: str) -> Fault:
