@@ -20,7 +20,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.ready
 	$(BIN)/asyncckpt demo
 
-test: check $(BIN)/prometheus
+test: check $(BIN)/prometheus $(VENV)/azurite
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.ready
@@ -48,6 +48,10 @@ $(VENV)/.ready: pyproject.toml Makefile
 # the PATH, or its tests are skipped; in CI they fail.
 $(BIN)/prometheus: | $(VENV)/.ready
 	@{ command -v prometheus && command -v promtool; } >/dev/null || .ci/prometheus $(BIN) || echo "no Prometheus is to be had here"
+
+# Microsoft's emulator of Azure's Blob Storage, from npm (240 MB). Without it its tests are skipped; in CI they fail.
+$(VENV)/azurite: | $(VENV)/.ready
+	@.ci/azurite $(VENV) || echo "no Azurite is to be had here"
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

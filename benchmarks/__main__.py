@@ -28,7 +28,7 @@ NAMES = {
     "survive": "100 trainers killed right after staging and started again at once",
     "upload": "from the call until an S3 server has it, 0.5 GB; memory, CPU, and a Python loop meanwhile",
     "download": "from an S3 server back into the memory that it came from, 0.5 GB",
-    "resume": "a training killed and started again from an S3 server: from the kill to its first step, 1.5 GB",
+    "resume": "a training killed and started again from an S3 server: from the kill to its first step, 0.5 GB",
 }
 
 

@@ -29,7 +29,7 @@ PEERS = ("dcp.fsspec", "torch.s3fs")
 QUICK_PEERS = PEERS
 
 KILLS = 3
-ROOM = 4 << 30
+ROOM = 2 << 30
 QUICK_ROOM = 1 << 26
 
 PARTS = ("start", "build", "read", "step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from asyncckpt.testing.azureserver import AzureServer
     from asyncckpt.testing.s3server import IgnoringServer, S3Server
 
 # The simulated accelerator is one of Linux. There a missing compiler is a failure, and nothing is left out.
@@ -40,4 +42,17 @@ def ignoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IgnoringServe
 
     with IgnoringServer(tmp_path_factory.mktemp("ignoring")) as server:
         server.make_bucket("tests")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """Microsoft's emulator of Blob Storage, with a container named ``tests``; for all tests, so none may stop it."""
+    from asyncckpt.testing.azureserver import AzureServer
+
+    if not AzureServer.is_installed():
+        reason = "Azurite is not here: make test gets it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with AzureServer(tmp_path_factory.mktemp("azure")) as server:
+        server.make_container("tests")
         yield server

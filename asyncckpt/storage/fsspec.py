@@ -29,6 +29,7 @@ from asyncckpt.storage.base import (
     check_key,
     each_got,
 )
+from asyncckpt.storage.bucket.faults import answered
 from asyncckpt.storage.cutting import blocks
 from asyncckpt.storage.extras import needed
 from asyncckpt.storage.reasons import translate
@@ -42,6 +43,7 @@ _T = TypeVar("_T")
 _BLOCK = 8 << 20
 _THREADS = 8
 _DRAFT = ".draft-"
+_END = "\n"
 
 
 class FsspecStorage:
@@ -304,10 +306,11 @@ class _Draft:
 
     def discard(self) -> None:
         if self._file is not None:
-            self._file.close()
             if self._draft == self._path:
+                self._file.closed = True  # closing it would send the rest, and not all (adlfs) leave it at that
                 self._file.discard()
             else:
+                self._file.close()
                 with suppress(FileNotFoundError):
                     self._files.rm_file(self._draft)
             self._file = None
@@ -328,7 +331,10 @@ def _translated(what: str) -> Iterator[None]:
     except OSError as error:
         raise _error_of(error, what) from error
     except Exception as error:
-        raise StorageError(errno.EPROTO, f"{what}: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {str(error).partition(_END)[0]}"
+        if isinstance(status := getattr(error, "status_code", None), int):  # as Azure's client has it
+            raise answered(str(getattr(error, "error_code", "")), status, said).error(what) from error
+        raise StorageError(errno.EPROTO, f"{what}: {said}") from error
 
 
 def _error_of(error: OSError, what: str) -> StorageError:

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import (
-    AsyncCkptError,
-    CheckpointCorruptError,
     Fenced,
     OutcomeUnknown,
     RunContended,
@@ -25,23 +22,21 @@ from asyncckpt.errors import (
     SaveSkipped,
     StorageError,
 )
-from asyncckpt.events import HOME, LOCAL, Damaged, Fallback, Leftover, Listeners, TierDurable, TierFailed
+from asyncckpt.events import LOCAL, Fallback, Leftover, Listeners, TierDurable, TierFailed
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
-from asyncckpt.reading import verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.attempt import Attempt
-from asyncckpt.worker.copying import Copying
+from asyncckpt.worker.bringing import is_above
 from asyncckpt.worker.describing import describe
-from asyncckpt.worker.home import Seen, number_of
+from asyncckpt.worker.home import Seen
 from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Landed, Missed
 from asyncckpt.worker.ownership import Ownership
-from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pipeline import Digesting, Packing
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.tier import LOOK, Tier
+from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer, home_of
 
 logger = logging.getLogger("asyncckpt")
@@ -75,6 +70,11 @@ class LocalTier:
         self.hurry = self._tier.hurry
 
     @property
+    def tier(self) -> Tier:
+        """What it is like any other tier."""
+        return self._tier
+
+    @property
     def _storage(self) -> Storage:
         return self._tier.catalog.storage
 
@@ -97,7 +97,7 @@ class LocalTier:
         try:
             own = await self._tier.open(home_of(home))
         except Exception as error:
-            self._failed(ticket.job.step, error)
+            self.failed(ticket.job.step, error)
             ticket.reply(Missed(error))
             return None
         self._ownership.check_resumed(own.listed, self._storage.url)
@@ -128,14 +128,14 @@ class LocalTier:
                 *(packing.job, home, packing.directory, written.contents),
                 *(self._storage, self._monitor, packing.threads),
             )
-            self._tier.spare(c.seq for c in own.listed if _is_above(c, home))
+            self._tier.spare(c.seq for c in own.listed if is_above(c, home))
             verdict = await self._tier.commit(own, checkpoint, prunes=prunes)
         except Exception as error:
             if not isinstance(error, Fenced | OutcomeUnknown):
                 await self._discard(packing.directory, self._storage)
             if packing.watermark.error is not None:
                 raise  # there is no snapshot, here or anywhere
-            self._failed(packing.job.step, error)
+            self.failed(packing.job.step, error)
             ticket.reply(Missed(error))
             return home.base
         attempt.landed = True
@@ -173,71 +173,7 @@ class LocalTier:
             try:
                 await self._tier.amend(home_of(home), checkpoint)
             except Exception as error:
-                self._failed(checkpoint.step, error)
-
-    # -- a start -------------------------------------------------------------------------------------------
-
-    async def bring(self, home: Writer, pace: Pace) -> bool:
-        """Bring home the newest sound checkpoint that is above home's latest, if there is one; returns whether.
-
-        Raises the `StorageError` of home, and `CheckpointCorruptError` where home has none, and none here is sound.
-        """
-        newer = await self._newer(home)
-        for checkpoint in newer:
-            if await self._brought(checkpoint, home, pace):
-                return True
-        if newer and not (len(home.listed) or home.lost):
-            raise CheckpointCorruptError(
-                f"no checkpoint is in {home.catalog.storage.url}, and none of the {len(newer)} in {self._storage.url} "
-                "is sound (see the log): nothing was restored; start over in another root, with another local tier"
-            )
-        return False
-
-    async def _newer(self, home: Writer) -> Sequence[Checkpoint]:
-        """What is here and above all that home has, newest first."""
-        try:
-            async with asyncio.timeout(LOOK):
-                listing = await self._tier.catalog.listing()
-        except (AsyncCkptError, OSError) as error:
-            self._failed(None, error)
-            return ()
-        for lost in listing.lost.values():
-            logger.error("a checkpoint of the local tier is damaged and is left as it is: %s", lost)
-            self._listeners.emit(Damaged(None, None, str(lost), "record", LOCAL))
-        found = [c for c in listing.checkpoints if not c.partial and _is_above(c, home)]
-        return sorted(found, key=number_of, reverse=True)
-
-    async def _brought(self, checkpoint: Checkpoint, home: Writer, pace: Pace) -> bool:
-        step, began = checkpoint.step, self._clock.monotonic()
-        logger.warning("step %d is on the local tier and not in the root: it is brought there first", step)
-        await self._ownership.idle()  # what is about to be deleted must not be found there
-        copying = Copying(self._tier.catalog, home.catalog.storage, pace)
-        try:
-            await copying.copy(checkpoint, home.listed.uses)
-        except CheckpointCorruptError as error:
-            self._damaged(checkpoint, error)
-            return False
-        except StorageError:
-            if await self._can_be_read(checkpoint):
-                raise
-            return False
-        with self._ownership.committing(home):
-            await home.commit(checkpoint, (), (), copying.brought)
-        await self._ownership.pruner.committed(home, home.dropped, home.stale)
-        self._durable(HOME, checkpoint, copying.written, self._clock.monotonic() - began)
-        return True
-
-    async def _can_be_read(self, checkpoint: Checkpoint) -> bool:
-        """Whether it is not this tier that failed."""
-        try:
-            await verify(self._tier.catalog, checkpoint)
-        except CheckpointCorruptError as error:
-            self._damaged(checkpoint, error)
-        except (AsyncCkptError, OSError) as error:
-            self._failed(checkpoint.step, error)
-        else:
-            return True
-        return False
+                self.failed(checkpoint.step, error)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -260,11 +196,8 @@ class LocalTier:
             TierDurable(tier, checkpoint.step, checkpoint.seq, checkpoint.size, written, seconds, now, spent)
         )
 
-    def _damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
-        logger.error("step %d of the local tier is damaged and is left as it is: %s", checkpoint.step, error)
-        self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, LOCAL))
-
-    def _failed(self, step: int | None, error: Exception) -> None:
+    def failed(self, step: int | None, error: Exception) -> None:
+        """See `Source.failed`; a save there may have failed too."""
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
         ending = "nothing more is saved there" if self._is_over else "the root gets it all the same"
         what = "cannot be read" if step is None else f"does not have step {step}"
@@ -281,14 +214,3 @@ class LocalTier:
 
 def _has(own: Writer, base: Base) -> bool:
     return all(pack.key in own.listed.uses for pack in base.contents.packs)
-
-
-def _is_above(checkpoint: Checkpoint, home: Writer) -> bool:
-    """Whether home may get it still: only what is newer than all that home has, or an abandoned branch came back."""
-    number = number_of(checkpoint)
-    return number > max(_numbers(home)) and checkpoint.seq > max((c.seq for c in home.listed), default=0)
-
-
-def _numbers(home: Writer) -> Iterator[tuple[int, int]]:
-    yield home.head.latest_inc or 0, home.head.latest or 0
-    yield from map(number_of, home.listed)

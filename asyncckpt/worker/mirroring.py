@@ -55,19 +55,37 @@ class Mirroring:
         self._arrived = asyncio.Event()
         self._is_closing = False
         self._is_over = False
+        self._seen = Seen()
         self._actor: asyncio.Task[None] | None = None
+
+    @property
+    def tier(self) -> Tier:
+        """What it is like any other tier."""
+        return self._tier
+
+    def failed(self, step: int | None, error: Exception) -> None:
+        """See `asyncckpt.worker.bringing.Source.failed`."""
+        logger.warning("step %s cannot be read from the %s: %s", step, self._tier.name, error)
+        self._listeners.emit(TierFailed(self._tier.name, step, error, is_final=False))
 
     async def look(self) -> Seen:
         """Before home is taken: how far the mirror has come, as far as it can be told now.
 
         Raises `RunRefused` for a mirror of another run; one that does not answer is no reason not to start.
         """
-        seen = await self._tier.look(self._source)
-        if seen.is_ahead:
-            url = self._tier.catalog.storage.url
-            reason = f"{url} holds checkpoints that the root has lost, or never had: training goes on from the root's"
-            self._listeners.emit(Fallback(self._tier.name, f"{reason}; give {url} as the root to go on from those"))
-        return seen
+        self._seen = await self._tier.look(self._source)
+        return self._seen
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether home may lack what is here, see `Seen`."""
+        return self._seen.is_ahead
+
+    def passed_over(self) -> None:
+        """Nothing of what home lacks was brought there, and training goes on from home."""
+        url = self._tier.catalog.storage.url
+        reason = f"{url} holds checkpoints of a branch that was abandoned, or damaged ones: training goes on from the"
+        self._listeners.emit(Fallback(self._tier.name, f"{reason} root's; give {url} as the root to go on from those"))
 
     # -- what happens at home ------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from asyncckpt.storage.base import Retrying, Storage
 from asyncckpt.worker.abandoning import Abandoning
 from asyncckpt.worker.aftermath import follow_up, retained, tell
 from asyncckpt.worker.attempt import Attempt
+from asyncckpt.worker.bringing import Bringing, Source
 from asyncckpt.worker.describing import describe
 from asyncckpt.worker.increment import Base
 from asyncckpt.worker.job import Committed, Rejected
@@ -86,7 +87,7 @@ class SaveService:
             clock,
             overwrite=config.overwrite,
             drained=self._look_around,
-            is_supplied=config.local is not None,
+            is_supplied=bool(config.beside),
         )
         self.keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._config = config
@@ -217,14 +218,26 @@ class SaveService:
     async def resume(self) -> Listing:
         """Take the run to go on from one of its checkpoints; the view is that of the own open record.
 
-        What only the local tier has, and is newer, is brought home before.
+        What only another tier has, and is newer, is brought home before.
         """
         async with self._actor:
             view = await self.ownership.view()
             writer = self.ownership.writer
-            if self._local is None or writer is None or not await self._local.bring(writer, self._config.pace):
+            if writer is None or not (sources := self._sources()):
                 return view
-            return replace(writer.listing, marks=view.marks)
+            bringing = Bringing(sources, self.ownership, self._config.pace, self._listeners, self._clock)
+            if await bringing.bring(writer):
+                return replace(writer.listing, marks=view.marks)
+            if self._mirroring is not None and self._mirroring in sources:
+                self._mirroring.passed_over()
+            return view
+
+    def _sources(self) -> list[Source]:
+        """The tiers that may have what home lacks."""
+        found: list[Source] = [] if self._local is None else [self._local]
+        if self._mirroring is not None and self._mirroring.is_ahead:
+            found.append(self._mirroring)
+        return found
 
     async def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None) -> None:
         """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so.

@@ -158,7 +158,8 @@ def test_the_next_part_does_not_wait_for_the_slowest(through: Open, proxy: Proxy
     ends(through(tuning={"memory": 10 * MIB, "deadline": 4}), act)
 
 
-def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> None:
+@pytest.mark.parametrize("mode", ["create", "overwrite"])
+def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy, mode: PutMode) -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -168,8 +169,9 @@ def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy) -> 
             yield bytes(MIB)
 
     async def act(store: Storage) -> None:
+        await store.probe()
         proxy.add("hang", "PUT .*partNumber")
-        put = asyncio.create_task(store.put("big", endless()))
+        put = asyncio.create_task(store.put("big", endless(), mode=mode))
         await proxy.seen("PUT .*partNumber", 3)
         await asyncio.sleep(0.5)  # that nothing more comes only waiting can show
         assert proxy.count("PUT .*partNumber") == 3

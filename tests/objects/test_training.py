@@ -200,7 +200,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize(
     ("goes", "backend"),
-    [(_refusing, "fsspec"), (_frozen, "fsspec"), (_down, "fsspec"), (_refusing, "obstore")],
+    [(goes, backend) for goes in (_refusing, _frozen, _down) for backend in ("fsspec", "obstore")],
 )
 def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_in_order(
     own: S3Server, url: str, goes: Any, backend: str, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +210,7 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
     training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
     first = training.model.weight.detach().clone()
     with Proxy(own.port) as proxy:
-        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3}, backend=backend)
+        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3, "deadline": 6}, backend=backend)
         with checkpointer(training, url, options, optimizer=None, close_timeout=60) as ckpt:
             ckpt.save(1).wait()
             with torch.no_grad():
@@ -244,6 +244,23 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
     objects, uploads = stored(own, url)
     assert uploads == []
     assert len({key.split("/")[1] for key in objects if key.startswith("data/")}) == 2
+
+
+def test_a_slow_store_holds_up_no_step_and_costs_no_save(s3: S3Server, proxy: Proxy, url: str) -> None:
+    training = Training()
+    with checkpointer(training, url, s3.options(proxy.endpoint, asyncckpt=HASTY)) as ckpt:
+        ckpt.resume()
+        ckpt.save(1).wait()
+        proxy.add("linger", "PUT .*safetensors", seconds=60)
+        training.step()
+        handle = ckpt.save(2)
+        proxy.wait_for("PUT .*safetensors", 2)
+        for _ in range(3):
+            training.step()
+        assert not handle.done()
+        proxy.release()
+        assert handle.wait().step == 2
+        assert steps(ckpt) == [1, 2]
 
 
 def test_half_of_all_requests_refused_for_too_much_costs_no_save(s3: S3Server, proxy: Proxy, url: str) -> None:

@@ -16,7 +16,7 @@ from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import copying, keeping, mirroring, ownership, sweep, tier
+from asyncckpt.worker import bringing, copying, keeping, mirroring, ownership, sweep, tier
 from asyncckpt.worker.job import Committed
 from tests.worker.drive import Session, changing, checked, drive, keys, leftovers, steps
 from tests.worker.mutants import mutate
@@ -260,25 +260,112 @@ def test_rule_28_another_run_is_never_mixed_into_a_mirror() -> None:
     run(act)
 
 
-def test_rule_27_numbers_go_on_above_those_of_a_mirror_that_is_ahead() -> None:
+async def set_back(home: MemoryStorage, mirror: MemoryStorage, *lost: int) -> MemoryStorage:
+    """A root as it was after steps 1 and 2, while the mirror has got the steps `lost` too."""
+    await _trained(home, mirror, 1)
+    former = await copied(home)
+    async with Session(home, mirror=mirror) as session:
+        await session.go_on(await session.resume())
+        for step in lost:
+            await session.saved(step)
+            await mirrored(session, step)
+    return former
+
+
+async def copied(storage: MemoryStorage) -> MemoryStorage:
+    copy = MemoryStorage("copy")
+    for key in await keys(storage):
+        await copy.put(key, [await storage.get(key)])
+    return copy
+
+
+def test_rule_29_what_only_the_mirror_has_is_brought_home_and_gone_on_from() -> None:
     async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
-        await _trained(home, mirror, 1)
-        copy = MemoryStorage()
-        for key in await keys(home):
-            await copy.put(key, [await home.get(key)])
-        await _trained(home, mirror, 3)
-        async with Session(copy, mirror=mirror) as session:  # the root was set back to what it was
+        former = await set_back(home, mirror, 3, 4)
+        async with Session(former, mirror=mirror) as session:
             listing = await session.resume()
+            assert listing.candidates()[0].step == 4
             await session.go_on(listing)
-            record = await session.saved(9)
+            record = await session.saved(5)
             assert record.checkpoint is not None
-            assert record.checkpoint.seq == 5  # above all that the mirror has
-            assert record.inc == 3
+            assert record.checkpoint.seq == 5
+            await mirrored(session, 5)
+        assert session.log.of(Fallback) == []
+        assert [event.step for event in session.log.of(TierDurable) if event.tier == "home"] == [4]
+        assert await steps(former) == [1, 2, 4, 5]
+        await checked(former)
+        await checked(mirror)
+        assert await leftovers(former) == await leftovers(mirror) == []
+
+    run(act)
+
+
+def test_rule_29_of_what_two_tiers_have_the_newest_is_brought_and_a_copy_that_is_not_sound_is_passed_over() -> None:
+    async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
+        nearer = MemoryStorage("local")
+        former = await set_back(home, mirror, 3, 4)
+        async with Session(home, local=nearer) as session:
+            await session.go_on(await session.resume())
+            await session.saved(5)
+        await damage(nearer, next(key for key in await keys(nearer, "data/") if key.endswith(".safetensors")))
+        async with Session(former, local=nearer, mirror=mirror) as session:
+            listing = await session.resume()
+            assert listing.candidates()[0].step == 4
+            assert [(event.step, event.tier) for event in session.log.of(Damaged)] == [(5, "local")]
+            await session.go_on(listing)
+            assert (await session.saved(9)).checkpoint.seq == 6  # above all that any tier has
+        await checked(former)
+
+    run(act)
+
+
+def test_rule_29_a_branch_that_was_abandoned_stays_in_the_mirror_and_numbers_go_on_above_it() -> None:
+    async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
+        former = await set_back(home, mirror, 3, 4, 6, 7)
+        for step in (8, 9):
+            async with Session(former) as session:  # without the mirror: a branch of its own
+                await session.go_on(await session.resume())
+                await session.saved(step)
+        async with Session(former, mirror=mirror) as session:
+            listing = await session.resume()
+            assert listing.candidates()[0].step == 9
+            await session.go_on(listing)
+            record = await session.saved(10)
+            assert record.checkpoint is not None
+            assert record.checkpoint.seq == 7
             (fallback,) = [event for event in session.log.of(Fallback) if event.feature == "mirror"]
             assert "give memory://mirror as the root to go on from those" in fallback.reason
-            await mirrored(session, 9)
-        assert (await digests(mirror))[9] == (await digests(copy))[9]
+            await mirrored(session, 10)
+        assert await steps(former) == [1, 2, 8, 9, 10]
+        assert (await digests(mirror))[10] == (await digests(former))[10]
         await checked(mirror)
+
+    run(act)
+
+
+def test_rule_29_an_abandoned_branch_would_be_taken_if_only_the_number_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mutate(monkeypatch, bringing, "return number > max(_numbers(home)) and", "return")
+    with pytest.raises(AssertionError, match="assert 7 == 9"):
+        test_rule_29_a_branch_that_was_abandoned_stays_in_the_mirror_and_numbers_go_on_above_it()
+
+
+def test_a_mirror_that_cannot_be_read_from_the_look_on_leaves_the_root() -> None:
+    async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
+        former = await set_back(home, inner, 3)
+        looked = FaultyStorage(inner)
+        async with Session(await copied(former), mirror=looked) as session:
+            await session.resume()
+        gone = next(number for number, request in enumerate(looked.requests) if "step-3" in request)
+        mirror = FaultyStorage(inner)
+        for number in range(gone, gone + 50):
+            mirror.refuse(number)
+        async with Session(former, mirror=mirror) as session:
+            listing = await session.resume()
+            assert listing.candidates()[0].step == 2
+            assert [event.step for event in session.log.of(TierFailed)] == [3]
+            await session.go_on(listing)
 
     run(act)
 

@@ -61,12 +61,15 @@ class Client(Protocol):
     name: str
     """Of the library."""
     requests: Requests
-    creates_in_parts: bool
-    """Whether an upload can be a create."""
     copies_parts: bool
     """Whether an upload copies what it is given to send, also what lasts."""
     deletes_at_once: int
     """How many objects one request can delete."""
+
+    @property
+    def creates_in_parts(self) -> bool:
+        """Whether an upload can be a create."""
+        ...
 
     @property
     def weaker(self) -> Mapping[str, str]:

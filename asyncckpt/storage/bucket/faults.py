@@ -71,8 +71,20 @@ RENEWABLE = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAcc
 """What new credentials end: the next request asks for them."""
 
 
+_SAME = {
+    "ContainerNotFound": "NoSuchBucket",
+    "BlobNotFound": "NoSuchKey",
+    "BlobAlreadyExists": "PreconditionFailed",
+    "ServerBusy": "SlowDown",
+    "AuthenticationFailed": "SignatureDoesNotMatch",
+    "AccountIsDisabled": "AllAccessDisabled",
+}
+"""Azure's words, in S3's."""
+
+
 def answered(code: str, status: int, said: str) -> Fault:
     """What the store means that answered with this `status` and, where it named one, this error `code`."""
+    code = _SAME.get(code, code)
     said = f"the store answered {code or status}: {said}"
     if code in _SLOW or status == 429 or (status == 503 and code in ("503", "ServiceUnavailable", "")):
         return Fault("transient", "slow_down", said, applied=status == 503)

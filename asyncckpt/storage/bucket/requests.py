@@ -72,8 +72,8 @@ class Requests:
     Once the store refuses its credentials, the next request asks for those that there are then.
     """
 
-    def __init__(self, url: str, tuning: Tuning, connection: Connection) -> None:
-        self.retries: Counter[str] = Counter()
+    def __init__(self, url: str, tuning: Tuning, connection: Connection, retries: Counter[str] | None = None) -> None:
+        self.retries: Counter[str] = Counter() if retries is None else retries
         self.tuning = tuning
         self.connection = connection
         self._url = url

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
-from asyncckpt.storage.bucket.client import TOKEN, Found, Settle
+from asyncckpt.storage.bucket.client import TOKEN, Found, Settle, Upload
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
-from asyncckpt.storage.obstore.connection import Stores
+from asyncckpt.storage.obstore.connection import LIFETIME, Stores
+from asyncckpt.storage.obstore.straight import Answered, Straight, Truncated
 from asyncckpt.storage.obstore.upload import ObstoreUpload
 from asyncckpt.storage.s3 import S3Storage
+from asyncckpt.storage.s3.client import S3Client
 
 _PIECE = 256 << 10
 _PAGE = 1000
 
+_NOT_AS_ASKED = (200, 400, 401, 403)
+"""What a store answers that takes no signed URLs, or no ranges with them."""
+
+_WITHOUT = "{}: reads go through obstore's own connections, and take three times the processor time"
+
 _UNCOUNTED = "obstore itself tries parts of uploads again, and does not say how often"
-
-
-class Truncated(ConnectionError):
-    """Fewer bytes came than there should be."""
 
 
 class ObstoreClient:
     """Asks a bucket through obstore. `extra` are attributes that every object is stored with besides."""
 
     name = "obstore"
-    creates_in_parts = False
     copies_parts = True
     deletes_at_once = 1000
 
@@ -37,8 +41,15 @@ class ObstoreClient:
         self.weaker: dict[str, str] = {}
         self.sweeper: S3Storage | None = None
         """Finds uploads that were left, which obstore cannot."""
+        self.creator: S3Client | None = None
+        """Creates in parts, which obstore cannot; on the same loop."""
         self._names = names
         self._extra = extra
+
+    @property
+    def creates_in_parts(self) -> bool:
+        """See `Client.creates_in_parts`; what cannot be is held in memory whole, and put in one request."""
+        return self.creator is not None
 
     async def check(self, prefix: str) -> None:
         """See `Client.check`."""
@@ -61,8 +72,10 @@ class ObstoreClient:
 
         await self.requests.make(attempt, settle)
 
-    def upload(self, name: str, token: str, mode: PutMode, part: int, window: int) -> ObstoreUpload:
+    def upload(self, name: str, token: str, mode: PutMode, part: int, window: int) -> Upload:
         """See `Client.upload`."""
+        if mode == "create" and self.creator is not None:
+            return self.creator.upload(name, token, mode, part, window)
         self.weaker["part_retries"] = _UNCOUNTED
 
         def put(stores: Stores, parts: Any) -> asyncio.Future[Any]:
@@ -99,40 +112,52 @@ class ObstoreClient:
         self, name: str, start: int, count: int, into: memoryview | None = None
     ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
-
-        is_again = False
+        reading = _Reading(name, start, count, into)
 
         async def attempt(stores: Stores) -> tuple[Found, memoryview]:
-            nonlocal is_again
-            asked = stores.obstore.get_async(stores.asking, name, options={"range": (start, start + count)})
-            got = await self._answer(asked)
-            wanted, filled = min(count, got.meta["size"] - start), 0
-            room = memoryview(bytearray(wanted)) if into is None else into[:wanted]
-            in_pieces, is_again = is_again, True
-            async for piece in self._body(got, in_pieces=in_pieces):
-                room[filled : filled + len(piece)] = piece
-                filled += len(piece)
-            _check(wanted - filled)
-            return _found(got), room
+            reading.filled = 0  # it may be another object by now
+            found = await self._read(stores, reading)
+            return found, reading.room[: reading.filled]
 
         return await self.requests.make(attempt)
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
         """See `Client.fill`; what was cut short goes on from where it was cut."""
-        filled, is_again = 0, False
-        condition = {} if version is None else {"if_match": version}
+        reading = _Reading(name, start, len(into), into, version)
 
         async def attempt(stores: Stores) -> None:
-            nonlocal filled, is_again
-            options = {"range": (start + filled, start + len(into)), **condition}
-            got = await self._answer(stores.obstore.get_async(stores.asking, name, options=options))
-            in_pieces, is_again = is_again, True
-            async for piece in self._body(got, in_pieces=in_pieces):
-                into[filled : filled + len(piece)] = piece
-                filled += len(piece)
-            _check(len(into) - filled)
+            await self._read(stores, reading)
+            _check(len(into) - reading.filled)
 
         await self.requests.make(attempt)
+
+    async def _read(self, stores: Stores, reading: _Reading) -> Found:
+        """Read what is missing: straight where there is memory for it, and where that failed, as obstore reads."""
+        is_again, reading.is_again = reading.is_again, True
+        refused: Exception | None = None
+        if reading.into is not None and not is_again and (straight := self._straight(stores)) is not None:
+            url = await stores.obstore.sign_async(stores.asking, "GET", reading.name, LIFETIME)
+            try:
+                found, reading.filled = await straight.read(url, reading.start, reading.room, reading.version)
+            except (Answered, ssl.SSLCertVerificationError) as error:
+                if isinstance(error, Answered) and error.status not in _NOT_AS_ASKED:
+                    raise
+                refused = error  # whatever else is wrong, obstore says so
+            else:
+                return found
+        got = await self._answer(stores.obstore.get_async(stores.asking, reading.name, options=reading.options))
+        wanted = reading.expect(got.meta["size"])
+        async for piece in self._body(got, in_pieces=is_again):
+            reading.add(piece)
+        _check(wanted - reading.filled)
+        if refused is not None:
+            self.weaker["reads"] = _WITHOUT.format(f"signed URLs are refused ({refused})")
+        return _found(got)
+
+    def _straight(self, stores: Stores) -> Straight | None:
+        if stores.unfit is not None:
+            self.weaker["reads"] = _WITHOUT.format(stores.unfit)
+        return None if "reads" in self.weaker else stores.straight
 
     async def _body(self, got: Any, *, in_pieces: bool) -> AsyncIterator[Any]:
         """What an answer holds; `in_pieces` as they come, each within the time that the store may be silent for.
@@ -197,6 +222,8 @@ class ObstoreClient:
         """See `Client.aclose`."""
         if self.sweeper is not None:
             await self.sweeper.aclose()
+        if self.creator is not None:
+            await self.creator.aclose()
         await self.requests.connection.aclose()
 
     async def _answer(self, asked: Any) -> Any:
@@ -206,6 +233,43 @@ class ObstoreClient:
 
     def _given(self, token: str) -> dict[str, str]:
         return {**self._extra, TOKEN: token}
+
+
+@dataclass(slots=True)
+class _Reading:
+    """At most `count` bytes of one object, from `start`, of which some are there; without `into` in new memory."""
+
+    name: str
+    start: int
+    count: int
+    into: memoryview | None
+    version: str | None = None
+    filled: int = 0
+    is_again: bool = False
+    """Whether it was begun before."""
+    room: memoryview = field(init=False)
+    """Where the bytes go."""
+
+    def __post_init__(self) -> None:
+        self.room = memoryview(b"") if self.into is None else self.into[: self.count]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What obstore is asked for."""
+        condition = {} if self.version is None else {"if_match": self.version}
+        return {"range": (self.start + self.filled, self.start + self.count), **condition}
+
+    def expect(self, size: int) -> int:
+        """Have room for what an object of `size` bytes has of it; how much that is."""
+        wanted = min(self.count, size - self.start)
+        if self.into is None:
+            self.room = memoryview(bytearray(wanted))
+        return wanted
+
+    def add(self, piece: Any) -> None:
+        """The next bytes."""
+        self.room[self.filled : self.filled + len(piece)] = piece
+        self.filled += len(piece)
 
 
 def _found(got: Any) -> Found:

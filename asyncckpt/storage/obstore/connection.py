@@ -21,10 +21,11 @@ from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.extras import needed
 from asyncckpt.storage.obstore.options import Said
 from asyncckpt.storage.obstore.reasons import fault_of
+from asyncckpt.storage.obstore.straight import Straight, unfit
 
 logger = logging.getLogger("asyncckpt")
 
-_LIFETIME = timedelta(minutes=10)
+LIFETIME = timedelta(minutes=10)
 """After half of that, obstore asks for credentials again; whoever has them renews them long before they expire."""
 
 _KINDS = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
@@ -37,6 +38,10 @@ class Stores:
     obstore: Any
     asking: Any
     sending: Any
+    straight: Straight | None = None
+    """Reads what signed URLs name, where they can be made without asking anybody."""
+    unfit: str | None = None
+    """Why nothing can be read so here."""
 
 
 class ObstoreConnection:
@@ -49,6 +54,7 @@ class ObstoreConnection:
         self._tuning = tuning
         self._stores: Stores | None = None
         self._opening: asyncio.Lock | None = None
+        self._straight: Straight | None = None
 
     def renew(self) -> None:
         """Have the next request ask for the credentials that there are then."""
@@ -83,7 +89,12 @@ class ObstoreConnection:
         client["connect_timeout"] = timedelta(seconds=self._tuning.connect_timeout)
         client["timeout"] = timedelta(seconds=self._tuning.deadline)
         asking, sending = (kind(self._bucket, **given, retry_config=self._retries(often)) for often in (False, True))
-        return Stores(obstore, asking, sending)
+        if scheme != "s3":
+            return Stores(obstore, asking, sending)
+        if (why := unfit(config.get("endpoint") or "https://s3.amazonaws.com", config)) is not None:
+            return Stores(obstore, asking, sending, unfit=why)
+        self._straight = self._straight or Straight(self._tuning, client)
+        return Stores(obstore, asking, sending, self._straight)
 
     def _retries(self, often: bool) -> dict[str, Any]:
         return {
@@ -99,6 +110,8 @@ class ObstoreConnection:
     async def aclose(self) -> None:
         """Let go of the connections."""
         self._stores = None
+        if self._straight is not None:
+            await self._straight.aclose()
 
 
 def _told_by_aws(
@@ -175,5 +188,5 @@ class _Credentials:
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _LIFETIME,
+            "expires_at": datetime.now(UTC) + LIFETIME,
         }

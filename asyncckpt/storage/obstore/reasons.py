@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from asyncckpt.storage.bucket.faults import CREDENTIALS, Fault, answered
+from asyncckpt.storage.obstore.straight import Answered
 from asyncckpt.storage.s3 import reasons
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -14,19 +15,11 @@ _BROKE = re.compile(r"HttpError \{\s*kind: (\w+)")
 _CAUSE = re.compile(r'message: "([^"]*)"')
 _LONGEST = 300
 
-_SAME = {
-    "ContainerNotFound": "NoSuchBucket",
-    "BlobNotFound": "NoSuchKey",
-    "BlobAlreadyExists": "PreconditionFailed",
-    "ServerBusy": "SlowDown",
-    "AuthenticationFailed": "SignatureDoesNotMatch",
-    "AccountIsDisabled": "AllAccessDisabled",
-}
-"""Azure's words, in S3's."""
-
 
 def fault_of(error: Exception) -> Fault:
     """What `error` means, raised by obstore or on the way to it."""
+    if isinstance(error, Answered):
+        return _answered(error.status, error.body)
     said, found, details = str(error).partition("\n\nDebug source:\n")
     if not found:
         return reasons.fault_of(error)
@@ -34,15 +27,22 @@ def fault_of(error: Exception) -> Fault:
         return Fault("denied", "CredentialRetrievalError", f"the credentials could not be had; {CREDENTIALS} ({said})")
     if "169.254.169.254" in said or "metadata.google.internal" in said:
         return Fault("denied", "NoCredentialsError", f"no credentials were found; {CREDENTIALS} ({said[:_LONGEST]})")
-    status, code = _STATUS.search(said), _CODE.search(said)
-    if "redirect without LOCATION" in said or (status is not None and status[1] in ("301", "307")):
+    if "Wanted range starting at" in said:  # Azure answers as if there were one
+        return Fault("range", "range", said)
+    status = _STATUS.search(said)
+    if "redirect without LOCATION" in said:
         return answered("PermanentRedirect", 301, said[:_LONGEST])
-    if status is not None or code is not None:
-        word = code[1] or code[2] if code is not None else status[1] if status is not None else ""
-        message = _SAID.search(said)
-        number = int(status[1]) if status is not None else 0
-        return answered(_SAME.get(word, word), number, message[1] if message is not None else said[:_LONGEST])
+    if status is not None or _CODE.search(said) is not None:
+        return _answered(0 if status is None else int(status[1]), said)
     return _unanswered(said, details)
+
+
+def _answered(status: int, said: str) -> Fault:
+    if status in (301, 307):
+        return answered("PermanentRedirect", 301, said[:_LONGEST])
+    code, message = _CODE.search(said), _SAID.search(said)
+    word = code[1] or code[2] if code is not None else str(status)
+    return answered(word, status, message[1] if message is not None else said[:_LONGEST])
 
 
 def _unanswered(said: str, details: str) -> Fault:

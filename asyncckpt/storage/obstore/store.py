@@ -15,7 +15,7 @@ from asyncckpt.storage.obstore.client import ObstoreClient
 from asyncckpt.storage.obstore.connection import ObstoreConnection
 from asyncckpt.storage.obstore.options import translated
 from asyncckpt.storage.recipe import Recipe
-from asyncckpt.storage.s3 import S3Storage
+from asyncckpt.storage.s3.store import S3Storage, s3_client
 
 _UNSWEPT = "{} that a killed process has left cannot be found here: give the bucket a lifecycle rule that aborts them"
 
@@ -37,6 +37,7 @@ class ObstoreStorage(BucketStorage):
         client = ObstoreClient(requests, names, said.attributes)
         if scheme == "s3" and find_spec("s3fs") is not None:
             client.sweeper = S3Storage(url, self._options)
+            client.creator = s3_client(names, self._options, tuning, requests.retries)
         elif scheme == "s3":
             client.weaker["uploads"] = _UNSWEPT.format("without s3fs (pip install 'asyncckpt[s3]') uploads")
         elif scheme == "gs":

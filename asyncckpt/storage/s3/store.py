@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.bucket.store import BucketStorage
-from asyncckpt.storage.bucket.tuning import tuning_of
+from asyncckpt.storage.bucket.tuning import Tuning, tuning_of
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.s3.client import S3Client
 from asyncckpt.storage.s3.connection import S3Connection
@@ -24,11 +26,8 @@ class S3Storage(BucketStorage):
         names = Names(url)
         self._options = dict(options or {})
         self._weaker = dict(weaker or {})
-        client = {name: value for name, value in self._options.items() if name != "asyncckpt"}
         tuning = tuning_of(self._options.get("asyncckpt", {}), names.url)
-        requests = Requests(names.url, tuning, S3Connection(names.url, names.bucket, client, tuning))
-        asking = S3Client(requests, names, client.get("s3_additional_kwargs", {}), self._weaker)
-        super().__init__(names, asking, tuning)
+        super().__init__(names, s3_client(names, self._options, tuning, Counter(), self._weaker), tuning)
 
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""
@@ -37,6 +36,19 @@ class S3Storage(BucketStorage):
         except (TypeError, ValueError):
             return None
         return Recipe("asyncckpt.storage.s3.store", "from_recipe", said)
+
+
+def s3_client(
+    names: Names,
+    options: Mapping[str, Any],
+    tuning: Tuning,
+    retries: Counter[str],
+    weaker: Mapping[str, str] = MappingProxyType({}),
+) -> S3Client:
+    """A client of that bucket, which counts in `retries` what it has tried again."""
+    given = {name: value for name, value in options.items() if name != "asyncckpt"}
+    requests = Requests(names.url, tuning, S3Connection(names.url, names.bucket, given, tuning), retries)
+    return S3Client(requests, names, given.get("s3_additional_kwargs", {}), weaker)
 
 
 def from_recipe(said: str) -> S3Storage:

@@ -1,0 +1,199 @@
+"""Straight: ranges of objects through sockets of its own, from the kernel into the memory where they belong.
+
+obstore puts an answer together in memory of its own, from which it is copied once more: that costs three times the
+processor time that receiving does. It signs what is asked for here, as it signs what it asks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import ssl
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from asyncckpt.storage.bucket.client import TOKEN, Found
+from asyncckpt.storage.bucket.tuning import Tuning
+
+_PARTIAL = 206
+_LONGEST = 64 << 10
+"""Bytes of an answer that says what is wrong."""
+
+
+class Answered(Exception):
+    """The store has answered something else than the bytes that it was asked for."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.body = body
+
+
+class Truncated(ConnectionError):
+    """Fewer bytes came than there should be."""
+
+
+class Straight:
+    """Reads what signed URLs name; all on one event loop. `client` is what obstore's HTTP client is told of TLS."""
+
+    def __init__(self, tuning: Tuning, client: Mapping[str, Any]) -> None:
+        self._tuning = tuning
+        self._client = client
+        self._context: ssl.SSLContext | None = None
+        self._threads = ThreadPoolExecutor(tuning.concurrency, thread_name_prefix="asyncckpt-range")
+        self._idle: defaultdict[str, list[http.client.HTTPConnection]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    async def read(self, url: str, start: int, into: memoryview, version: str | None) -> tuple[Found, int]:
+        """Read what begins at `start`, of that version, into `into`; the object, and how many bytes it had there.
+
+        Raises `Answered`, or what breaks a connection. Nobody writes to `into` any more when this ends.
+        """
+        asked = _Asked(self, url, start, into, version)
+        reading = asyncio.get_running_loop().run_in_executor(self._threads, asked.carry_out)
+        cancelled: asyncio.CancelledError | None = None
+        while not reading.done():
+            try:
+                await asyncio.wait([reading])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                asked.cut()
+        if cancelled is None:
+            return reading.result()
+        if not reading.cancelled():
+            reading.exception()  # seen: asyncio would complain about one that nobody asked for
+        raise cancelled
+
+    def lent(self, scheme: str, host: str) -> tuple[http.client.HTTPConnection, bool]:
+        """A connection that nobody else uses, and whether it was used before."""
+        with self._lock:
+            if idle := self._idle[host]:
+                return idle.pop(), True
+        return self.made(scheme, host), False
+
+    def made(self, scheme: str, host: str) -> http.client.HTTPConnection:
+        """A new one."""
+        patience = self._tuning.connect_timeout
+        made = http.client.HTTPConnection(host, timeout=patience)
+        if scheme == "https":
+            with self._lock:
+                self._context = self._context or _context(self._client)
+            made = http.client.HTTPSConnection(host, timeout=patience, context=self._context)
+        made.connect()
+        made.sock.settimeout(self._tuning.read_timeout)
+        return made
+
+    def give_back(self, host: str, connection: http.client.HTTPConnection) -> None:
+        """It can be used again."""
+        with self._lock:
+            self._idle[host].append(connection)
+
+    async def aclose(self) -> None:
+        """Close the connections, and end the threads."""
+        await asyncio.to_thread(self._threads.shutdown)
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+
+
+class _Asked:
+    """One range, which a thread asks for."""
+
+    def __init__(self, lines: Straight, url: str, start: int, into: memoryview, version: str | None) -> None:
+        self._lines = lines
+        self._url = urlsplit(url)
+        self._start = start
+        self._into = into
+        self._headers = {"Range": f"bytes={start}-{start + len(into) - 1}"}
+        if version is not None:
+            self._headers["If-Match"] = version
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """Have `carry_out` end soon; from any thread."""
+        with self._lock:
+            self._is_cut = True
+            if self._socket is not None:
+                with suppress(OSError):  # not connected any more
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def carry_out(self) -> tuple[Found, int]:
+        """See `Straight.read`; blocks."""
+        host = self._url.netloc
+        connection, is_used = self._lines.lent(self._url.scheme, host)
+        try:
+            try:
+                answer = self._answer(connection)
+            except (ConnectionError, http.client.HTTPException):
+                if not is_used:
+                    raise
+                connection.close()  # by the store, while nobody asked it for anything
+                connection = self._lines.made(self._url.scheme, host)
+                answer = self._answer(connection)
+            found = self._received(answer)
+        except BaseException:
+            self._let_go()
+            connection.close()
+            raise
+        if self._let_go() or connection.sock is None:  # the store wants no more requests on it
+            connection.close()
+        else:
+            self._lines.give_back(host, connection)
+        return found
+
+    def _answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        with self._lock:
+            if self._is_cut:
+                raise ConnectionAbortedError("nobody wants it any more")
+            self._socket = connection.sock
+        connection.request("GET", f"{self._url.path}?{self._url.query}", headers=self._headers)
+        return connection.getresponse()
+
+    def _received(self, answer: http.client.HTTPResponse) -> tuple[Found, int]:
+        said, filled = answer.headers, 0
+        total = str(said["Content-Range"]).rpartition("/")[2]
+        wanted = min(len(self._into), int(total) - self._start) if total.isdecimal() else -1
+        with answer:
+            if answer.status != _PARTIAL or answer.length != wanted:
+                raise Answered(answer.status, answer.read(_LONGEST).decode(errors="replace"))
+            while filled < wanted:
+                got = answer.readinto(self._into[filled:wanted])
+                if not got:
+                    raise Truncated(f"{wanted - filled} of {wanted} bytes did not come")
+                filled += got
+        return Found(int(total), said["ETag"], said[f"x-amz-meta-{TOKEN}"]), wanted
+
+    def _let_go(self) -> bool:
+        """Whether it was cut."""
+        with self._lock:
+            self._socket = None
+            return self._is_cut
+
+
+def unfit(endpoint: str, config: Mapping[str, Any]) -> str | None:
+    """Why what obstore has been told with `config` cannot be read straight, or None if it can."""
+    place = urlsplit(endpoint)
+    if config.get("skip_signature") or config.get("request_payer"):
+        return "requests that are not signed, or are to be paid for, have no signed URLs"
+    if getproxies().get(place.scheme) and not proxy_bypass(place.hostname or ""):
+        return "a proxy is to be asked"
+    return None
+
+
+def _context(client: Mapping[str, Any]) -> ssl.SSLContext:
+    certificate = client.get("root_certificate")
+    context = ssl.create_default_context(cadata=None if certificate is None else certificate.decode("ascii"))
+    if client.get("allow_invalid_certificates"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,123 @@
+"""Servers: programs on loopback that tests start, kill, freeze and start again on the same data."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
+
+PATIENCE = 60.0
+"""Seconds that it may take to start."""
+
+HOST = "127.0.0.1"
+_DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class Server:
+    """A program that serves HTTP and keeps its data in `folder`; also a context manager, which kills it."""
+
+    health: ClassVar[str]
+    """What to ask for, to see whether it answers."""
+    healthy: ClassVar[int] = 200
+    """With what it answers that."""
+    environment: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    @property
+    def endpoint(self) -> str:
+        """Where it serves."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def process(self) -> int:
+        """The process that serves."""
+        assert self._process is not None, "it was killed"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it on what data there is; returns once it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _DIES_WITH_PARENT, *self._command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "HOME": str(self._folder), **self.environment},
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"it did not start: {(self._folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        try:
+            connection.request("GET", self.health)
+            return connection.getresponse().status == self.healthy
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def freeze(self) -> None:
+        """Stop it in the middle of whatever it does; connections stay, and nobody answers."""
+        self._signal("SIGSTOP")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal("SIGCONT")
+
+    def kill(self) -> None:
+        """End it at once; what it has not written is lost. Asked to end, it would take half a minute."""
+        if self._process is not None:
+            self._signal("SIGKILL")
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, name: str) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.Signals[name])  # by name: Windows has none of them
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+def program(package: str, name: str) -> str:
+    """Where the package has put it."""
+    files = importlib.metadata.files(package) or []
+    return next(str(file.locate()) for file in files if file.name in (name, f"{name}.exe"))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,193 @@
+"""What obstore reads through sockets of this package's own: whatever happens to them, obstore itself reads the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError
+from asyncckpt.storage import from_url
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.obstore.straight import unfit
+from asyncckpt.testing.proxy import Proxy
+from asyncckpt.testing.s3server import S3Server
+from asyncckpt.testing.store import use
+
+from .conftest import HASTY, Open
+from .test_s3_faults import MIB, WHOLE
+
+SIGNED = r"GET .*/big\?.*X-Amz-Signature"
+
+
+@pytest.fixture
+def backend() -> str:
+    return "obstore"
+
+
+async def read(store: Storage, start: int = 0, length: int = len(WHOLE)) -> None:
+    """Read into memory that is there, and assert that it is what was put."""
+    into = bytearray(length)
+    await store.get("big", start=start, length=length, into=into)
+    assert into == WHOLE[start : start + length]
+
+
+def test_a_read_into_memory_goes_straight_and_in_ranges(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("big", [WHOLE])
+        await read(store)
+        assert proxy.count(SIGNED) == proxy.count("GET .*/big") == 5
+        await read(store, 3 * MIB + 1, 7)
+        with pytest.raises(StorageError, match="bytes"):
+            await store.get("big", start=len(WHOLE) - 1, length=2, into=bytearray(2))
+        with pytest.raises(ObjectNotFound):
+            await store.get("none", length=2, into=bytearray(2))
+        assert store.fallbacks.keys() <= {"part_retries"}
+
+    use(through(), act)
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (lambda proxy: proxy.add("truncate", SIGNED, after=MIB, times=3), "damaged"),
+        (lambda proxy: proxy.add("hang", SIGNED, times=1), "timeout"),
+        (lambda proxy: proxy.add("lose", SIGNED, times=2), "reset"),
+        (lambda proxy: proxy.add("answer", SIGNED, times=2), "slow_down"),
+    ],
+)
+def test_what_fails_is_counted_and_read_by_obstore(
+    through: Open, proxy: Proxy, happens: Callable[[Proxy], None], reason: str
+) -> None:
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        happens(proxy)
+        await read(store)
+        assert store.retries.keys() == {reason}
+        assert "reads" not in store.fallbacks
+
+    use(through(), act)
+
+
+def test_where_signed_urls_are_refused_obstore_reads_and_that_is_told(through: Open, proxy: Proxy) -> None:
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        proxy.add("answer", SIGNED, status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+        await read(store)
+        asked = proxy.count(SIGNED)
+        assert "signed URLs are refused (status 403)" in store.fallbacks["reads"]
+        await read(store)
+        assert proxy.count(SIGNED) == asked
+        assert store.retries == {}
+
+    use(through(), act)
+
+
+def test_what_is_refused_to_obstore_too_is_an_error_and_no_fallback(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("big", [WHOLE])
+        proxy.add("answer", "GET .*/big", status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+        with pytest.raises(StorageDenied, match="access denied"):
+            await read(store)
+        assert "reads" not in store.fallbacks
+
+    use(through(), act)
+
+
+def test_a_connection_that_the_store_has_closed_meanwhile_costs_no_attempt(through: Open, proxy: Proxy) -> None:
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        await read(store)
+        proxy.refuse()
+        proxy.accept()
+        await read(store)
+        assert store.retries == {}
+
+    use(through(tuning={"attempts": 1}), act)
+
+
+def test_who_is_cancelled_gets_the_memory_back_at_once_and_nobody_writes_to_it(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("big", [WHOLE])
+        proxy.add("hang", SIGNED)
+        into = bytearray(MIB)
+        reading = asyncio.create_task(store.get("big", length=MIB, into=into))
+        await proxy.seen(SIGNED)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert proxy.held  # it was not waited for
+        proxy.release()
+        await read(store)
+        assert not any(into)
+
+    use(through(tuning={"read_timeout": 60, "deadline": 60}), act)
+
+
+@pytest.mark.parametrize("trust", ["certificate", "nothing"])
+def test_over_tls(s3: S3Server, url: str, tmp_path: Path, trust: str) -> None:
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "cert"]
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]
+    subprocess.run(["openssl", *made, *name], check=True, capture_output=True)
+
+    async def act() -> None:
+        async with _with_tls(s3, tmp_path) as endpoint:
+            verify = str(tmp_path / "cert") if trust == "certificate" else False
+            said = {"backend": "obstore", "client_kwargs": {"verify": verify}, "asyncckpt": HASTY}
+            store = from_url(url, s3.options(endpoint, **said))
+            try:
+                await store.put("big", [WHOLE])
+                await read(store)
+                assert "reads" not in store.fallbacks
+            finally:
+                await store.aclose()
+
+    asyncio.run(act())
+
+
+@asynccontextmanager
+async def _with_tls(server: S3Server, folder: Path) -> AsyncIterator[str]:
+    """The server behind TLS, with the certificate in `folder`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert", folder / "key")
+    passing: set[asyncio.Task[None]] = set()
+
+    async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async def both_ways(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", server.port)
+        ways = [asyncio.create_task(one_way(reader, back)), asyncio.create_task(one_way(there, writer))]
+        passing.update(ways)
+        await asyncio.gather(*ways, return_exceptions=True)
+
+    relay = await asyncio.start_server(both_ways, "127.0.0.1", 0, ssl=context)
+    async with relay:
+        yield f"https://localhost:{relay.sockets[0].getsockname()[1]}"
+        for way in passing:
+            way.cancel()
+        await asyncio.gather(*passing, return_exceptions=True)
+
+
+def test_what_has_no_signed_url_or_goes_through_a_proxy_is_left_to_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert unfit("https://store.example", {}) is None
+    assert "not signed" in str(unfit("https://store.example", {"skip_signature": True}))
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert "a proxy" in str(unfit("https://store.example", {}))
+    assert unfit("http://store.example", {}) is None
+    monkeypatch.setenv("no_proxy", "store.example")
+    assert unfit("https://store.example", {}) is None
