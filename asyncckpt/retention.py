@@ -1,7 +1,7 @@
 """Retention: which checkpoints stay, and why. Pure: checkpoints in, a plan with reasons out; nothing is touched.
 
 A policy keeps the union of what its rules keep; one without a rule keeps everything. Some checkpoints no rule can
-remove: the one just saved, the best, pinned and tagged ones, those being read in this process, and damaged ones,
+remove: the one just saved, the best, pinned and tagged ones, those being read in this process, and those found damaged,
 which are evidence and count in no rule. Partial ones count in none either, are never the best, and take no complete
 one's place; they stay until a complete one is newer.
 """

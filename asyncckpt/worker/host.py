@@ -358,6 +358,10 @@ async def _go_on(service: Outliving, message: Message) -> None:
     await service.go_on(message["seq"], message["damaged"], named=message["named"], verified=verified)
 
 
+async def _damaged(service: Outliving, message: Message) -> None:
+    await service.damaged(message["tier"], *wire.found_of(message["found"]))
+
+
 async def _prune(service: Outliving, message: Message) -> Message:
     return wire.plan_json(await service.prune(dry_run=message["dry_run"]))
 
@@ -373,6 +377,7 @@ async def _settled(service: Outliving, message: Message) -> None:
 _QUESTIONS: dict[str, Callable[[Outliving, Message], Coroutine[Any, Any, Any]]] = {
     "resume": _resume,
     "go_on": _go_on,
+    "damaged": _damaged,
     "prune": _prune,
     "record": _record,
     "settled": _settled,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from asyncckpt.errors import StorageError
 from asyncckpt.events import Leftover, Listeners
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint, Removal
 from asyncckpt.listing import Listing
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
@@ -17,6 +19,8 @@ from asyncckpt.worker.past import Past
 from asyncckpt.worker.standing import Standing
 from asyncckpt.worker.wishes import Wishes, read_wishes
 from asyncckpt.worker.writer import Writer
+
+logger = logging.getLogger("asyncckpt")
 
 MOST = 256
 """Removals that a save's record names, beside those that cannot wait: whoever looks at the run reads that record."""
@@ -32,13 +36,14 @@ class Verdict:
 
 
 class Keeping:
-    """The retention of one service. `reading` and `damaged` are sequence numbers."""
+    """The retention of one service. `reading` counts who reads a checkpoint, by sequence number."""
 
     def __init__(
         self, storage: Storage, policy: RetentionPolicy | None, monitor: Monitor | None, listeners: Listeners
     ) -> None:
         self.reading: dict[int, int] = {}
-        self.damaged: set[int] = set()
+        self.found: dict[Finding, Damage] = {}
+        """Damage that was found, and that the root was not told of yet."""
         self._storage = storage
         self._policy = policy
         self._monitor = monitor
@@ -49,7 +54,7 @@ class Keeping:
 
     def inherit(self, past: Past) -> None:
         """Go on where a service that crashed was."""
-        self.reading, self.damaged = past.reading, past.damaged
+        self.reading, self.found = past.reading, past.found
 
     @contextlib.contextmanager
     def hold(self, seq: int) -> Iterator[None]:
@@ -62,17 +67,34 @@ class Keeping:
             if not self.reading[seq]:
                 del self.reading[seq]
 
+    async def tell_root(self) -> None:
+        """Leave word of the damage that was found, for whoever comes next; only while the run is held.
+
+        Where that fails it is tried again at the next record; until then retention here knows it all the same.
+        """
+        for finding, damage in [*self.found.items()]:
+            try:
+                await self._storage.put(finding.key, [damage.encode()])
+            except (StorageError, OSError) as error:
+                what = f"the note that checkpoint {finding.seq:08d} is damaged"
+                logger.warning("%s cannot be left in %s: %s", what, self._storage.url, error)
+                self._listeners.emit(Leftover(what, error))
+                return
+            self.found.pop(finding, None)
+
     async def judge(self, writer: Writer, newest: Checkpoint, overwritten: Mapping[int, str]) -> Verdict:
         """What the record of `newest` drops; more than `MOST` go with the next ones.
 
         Where pins and tags cannot be read nothing goes: one of them may be what somebody needs most.
         """
+        await self.tell_root()
         try:
             wishes = await read_wishes(self._storage, self._listeners)
         except StorageError as error:
             self._listeners.emit(Leftover("retention, since pins and tags could not be read", error))
             return Verdict()
-        told, listed = self._told(wishes, unwanted=overwritten), writer.listed
+        listed = writer.listed
+        told = self._told(wishes, listed.get, unwanted=overwritten)
         monitor = self._monitor or listed.contest.monitor
         removed = self._standing_of(listed, monitor).removed(newest, monitor, told)
         # A next save would not find these: its step is another, and it is no longer the first one.
@@ -90,6 +112,7 @@ class Keeping:
 
     async def judge_alone(self, writer: Writer, agreed: Mapping[int, str] | None = None) -> tuple[PrunePlan, Verdict]:
         """What a record that commits nothing drops, `agreed` too; raises `StorageError` if wishes cannot be read."""
+        await self.tell_root()
         wishes = await read_wishes(self._storage, self._listeners)
         found = self._plan(writer.listing, wishes, writer.parent, agreed or {})
         return found, Verdict(found.removed, wishes.acknowledged(writer.listed), wishes.requests)
@@ -100,16 +123,23 @@ class Keeping:
 
     def _plan(self, listing: Listing, wishes: Wishes, parent: int | None, agreed: Mapping[int, str]) -> PrunePlan:
         # Not what the head names, whose record may be lost: then a resume takes the one before.
-        latest = next((c.seq for c in listing.candidates()), None)
-        told = replace(self._told(wishes), latest=latest, parent=parent, asked={**wishes.unwanted, **agreed})
-        live = listing.checkpoints
+        latest, live = next((c.seq for c in listing.candidates()), None), listing.checkpoints
+        told = replace(
+            self._told(wishes, {c.seq: c for c in live}.get),
+            latest=latest,
+            parent=parent,
+            asked={**wishes.unwanted, **agreed},
+        )
         # What is best is known without a monitor too, where an earlier training had one.
         return plan(self._policy, live, monitor=self._monitor or monitor_of(live), told=told)
 
-    def _told(self, wishes: Wishes, unwanted: Mapping[int, str] | None = None) -> Told:
+    def _told(
+        self, wishes: Wishes, listed: Callable[[int], Checkpoint | None], unwanted: Mapping[int, str] | None = None
+    ) -> Told:
+        found = [(finding, listed(finding.seq)) for finding in wishes.damaged.union(self.found)]
         return Told(
             reading=self.reading.keys(),
-            damaged=self.damaged,
+            damaged=[f.seq for f, checkpoint in found if checkpoint is not None and f == Finding.of(checkpoint)],
             marks=wishes.spared,
             asked=wishes.unwanted,
             unwanted=unwanted or {},

@@ -26,8 +26,10 @@ from asyncckpt.errors import (
     StorageError,
 )
 from asyncckpt.events import HOME, LOCAL, Damaged, Fallback, Leftover, Listeners, TierDurable, TierFailed
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.marking import damage_of
 from asyncckpt.reading import verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
@@ -175,6 +177,10 @@ class LocalTier:
             except Exception as error:
                 self._failed(checkpoint.step, error)
 
+    def found(self, finding: Finding, damage: Damage) -> None:
+        """A copy here was found damaged."""
+        self._tier.found(finding, damage)
+
     # -- a start -------------------------------------------------------------------------------------------
 
     async def bring(self, home: Writer, pace: Pace) -> bool:
@@ -262,6 +268,7 @@ class LocalTier:
 
     def _damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
         logger.error("step %d of the local tier is damaged and is left as it is: %s", checkpoint.step, error)
+        self.found(Finding.of(checkpoint), damage_of(error, self._clock))
         self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, LOCAL))
 
     def _failed(self, step: int | None, error: Exception) -> None:

@@ -1,6 +1,7 @@
 """Wishes: what people ask of a run that a writer holds; it looks right before each of its records.
 
-Pins and tags say what must stay, requests what may go. Whoever made one sees in the record whether it was heard.
+Pins and tags say what must stay, requests what may go, findings what is damaged. Whoever made a mark or a request sees
+in the record whether it was heard.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from dataclasses import dataclass, field
 
 from asyncckpt.errors import AsyncCkptError, ObjectNotFound
 from asyncckpt.events import Leftover, Listeners
-from asyncckpt.format import marks
+from asyncckpt.format import findings, marks
+from asyncckpt.format.findings import Finding
 from asyncckpt.format.marks import Mark
 from asyncckpt.storage.base import Storage
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """Marks by sequence number, who asked for which removals, and the requests' keys."""
+    """Marks by sequence number, who asked for which removals, the requests' keys, and what was found damaged."""
 
     marks: Mapping[int, tuple[Mark, ...]] = field(default_factory=dict)
     drops: Mapping[int, str] = field(default_factory=dict)
     requests: tuple[str, ...] = ()
+    damaged: frozenset[Finding] = frozenset()
 
     @property
     def spared(self) -> dict[int, list[str]]:
@@ -53,4 +56,4 @@ async def read_wishes(storage: Storage, listeners: Listeners) -> Wishes:
             continue
         drops |= dict.fromkeys(seqs, author)
         requests.append(key)
-    return Wishes(marks.by_seq(keys), drops, tuple(requests))
+    return Wishes(marks.by_seq(keys), drops, tuple(requests), findings.among(keys))

@@ -11,8 +11,9 @@ from typing import Any, TypeVar, TypeVarTuple
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.commits import Fenced
-from asyncckpt.events import Event, Listeners
+from asyncckpt.events import HOME, Event, Listeners
 from asyncckpt.format import names
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Path
 from asyncckpt.format.record import Record, WriterId
 from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
@@ -145,6 +146,14 @@ class Session:
         for latest in listing.candidates()[:1]:
             contents = (await self.service.catalog.manifest(latest)).contents
             await self.service.go_on(latest.seq, (), named=False, verified=contents)
+
+    async def found_damaged(self, seq: int, tier: str = HOME) -> None:
+        """The checkpoint with this number was found damaged, or is said to be."""
+        writer = self.service.ownership.writer
+        assert writer is not None
+        checkpoint = writer.listed.get(seq)
+        assert checkpoint is not None
+        await self.service.damaged(tier, Finding.of(checkpoint), Damage("content", "a test says so", "me", 0))
 
     async def save(
         self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None
