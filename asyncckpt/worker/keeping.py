@@ -87,7 +87,6 @@ class Keeping:
 
         Where pins and tags cannot be read nothing goes: one of them may be what somebody needs most.
         """
-        await self.tell_root()
         try:
             wishes = await read_wishes(self._storage, self._listeners)
         except StorageError as error:
@@ -112,7 +111,6 @@ class Keeping:
 
     async def judge_alone(self, writer: Writer, agreed: Mapping[int, str] | None = None) -> tuple[PrunePlan, Verdict]:
         """What a record that commits nothing drops, `agreed` too; raises `StorageError` if wishes cannot be read."""
-        await self.tell_root()
         wishes = await read_wishes(self._storage, self._listeners)
         found = self._plan(writer.listing, wishes, writer.parent, agreed or {})
         return found, Verdict(found.removed, wishes.acknowledged(writer.listed), wishes.requests)

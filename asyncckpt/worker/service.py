@@ -206,7 +206,7 @@ class SaveService:
 
     async def _end(self) -> None:
         async with self._actor:
-            await self._tell_root()
+            await self.ownership.tell_root(self.keeping)
             await self.ownership.leave(tidy=not self._is_hasty)
             for tier in (self._local, self._mirroring):
                 if tier is not None:
@@ -257,11 +257,7 @@ class SaveService:
         elif self._mirroring is not None:
             self._mirroring.found(finding, damage)
         async with self._actor:
-            await self._tell_root()
-
-    async def _tell_root(self) -> None:
-        if self.ownership.writer is not None and not self.ownership.is_lost:
-            await self.keeping.tell_root()
+            await self.ownership.tell_root(self.keeping)
 
     async def settled(self) -> None:
         """Return once nothing is left to do for what was committed: retention has run, hints are written."""
@@ -285,6 +281,7 @@ class SaveService:
                 if not (planned := await self._preview(listing)).removed:
                     return planned
             writer = await self.ownership.take()
+            await self.ownership.tell_root(self.keeping)
             planned, verdict = await self.keeping.judge_alone(writer)
             if verdict.removed:
                 with self.ownership.recording(writer):
@@ -431,6 +428,7 @@ class SaveService:
     async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:
         if self._is_hasty:
             return Verdict()
+        await self.ownership.tell_root(self.keeping)
         return await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
 
     async def _answer(self, attempt: Attempt, record: Record, written: int, rested: float) -> None:

@@ -131,6 +131,7 @@ class Tier:
         """List a checkpoint, everything of which is there; what this tier's retention drops for it, if it `prunes`."""
         verdict = Verdict()
         if prunes:
+            await self._ownership.tell_root(self._keeping)
             verdict = await self._keeping.judge(writer, checkpoint, self._overwritten(writer))
         with self._ownership.committing(writer):
             await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
