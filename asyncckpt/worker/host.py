@@ -4,7 +4,8 @@ It outlives its trainer by as much as it takes to commit every snapshot that was
 
     trainer lives      jobs, questions                          until ``close``: finish, leave the run in order, bye
     trainer is dead    what is sealed is committed, what is     no retention, no deletion, no hints: the next training
-                       not is deleted; within a deadline        may want to resume from what they would drop
+                       not is deleted; within a deadline        may want to resume from what they would drop, but for
+                                                                an earlier save of the same step
 
 That the trainer is dead is seen in two ways: its end of the socket is closed, or its process has ended, since children
 that it forked may hold the socket open. Either way what it sent before is read first.

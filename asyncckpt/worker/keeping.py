@@ -12,7 +12,7 @@ from asyncckpt.events import Leftover, Listeners
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint, Removal
 from asyncckpt.listing import Listing
-from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan
+from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy, Told, monitor_of, plan, replaces
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.listed import Listed
 from asyncckpt.worker.past import Past
@@ -102,6 +102,13 @@ class Keeping:
         now = urgent.union(waiting[:MOST])
         requests = wishes.requests if len(waiting) <= MOST else ()  # answered once everything is gone
         return Verdict(tuple(r for r in removed if r.seq in now), wishes.acknowledged(listed), requests)
+
+    async def judge_in_haste(self, writer: Writer, newest: Checkpoint) -> Verdict:
+        """What cannot wait for the next save: what `newest` replaces, which no save of another step would find."""
+        if not any(replaces(newest, c) for c in writer.listed):
+            return Verdict()  # and nothing is asked of the store
+        verdict = await self.judge(writer, newest, {})
+        return Verdict(tuple(r for r in verdict.removed if r.rule == "replaced"), verdict.acknowledged)
 
     def _standing_of(self, listed: Listed, monitor: Monitor | None) -> Standing:
         if self._judged is not listed:  # the run was taken, maybe anew

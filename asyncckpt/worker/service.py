@@ -427,7 +427,7 @@ class SaveService:
 
     async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:
         if self._is_hasty:
-            return Verdict()
+            return await self.keeping.judge_in_haste(writer, checkpoint)
         await self.ownership.tell_root(self.keeping)
         return await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
 
