@@ -105,6 +105,13 @@ class Told:
     asked: Mapping[int, str] = field(default_factory=dict)
     """The same, but the best and damaged ones are stronger too: who asked may have meant another metric, and cannot
     know what this process has found out."""
+    given_up: Collection[int] = ()
+    """Of what is `asked` to go, what whoever asked knew to be damaged: that it is, is no reason to keep it."""
+
+    @property
+    def evidence(self) -> set[int]:
+        """The damaged ones that stay for being that."""
+        return set(self.damaged) - self.unwanted.keys() - (self.asked.keys() & set(self.given_up))
 
 
 def plan(
@@ -127,9 +134,8 @@ def plan(
     reasons: defaultdict[int, list[str]] = defaultdict(list)
     for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
-    for seq in told.damaged:
-        if seq not in told.unwanted:
-            reasons[seq].append("damaged")
+    for seq in told.evidence:
+        reasons[seq].append("damaged")
     for seq in unreplaced(listed.values()):
         if seq not in out:
             reasons[seq].append("partial, and newer than every complete one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from asyncckpt.errors import StorageError
@@ -116,17 +116,32 @@ class Keeping:
             listed.follow(self._standing)
         return self._standing
 
-    async def judge_alone(self, writer: Writer, agreed: Mapping[int, str] | None = None) -> tuple[PrunePlan, Verdict]:
-        """What a record that commits nothing drops, `agreed` too; raises `StorageError` if wishes cannot be read."""
+    async def judge_alone(
+        self, writer: Writer, agreed: Mapping[int, str] | None = None, given_up: Collection[int] = ()
+    ) -> tuple[PrunePlan, Verdict]:
+        """What a record that commits nothing drops, `agreed` too; raises `StorageError` if wishes cannot be read.
+
+        Of those, `given_up` are known to be damaged.
+        """
         wishes = await read_wishes(self._storage, self._listeners)
-        found = self._plan(writer.listing, wishes, writer.parent, agreed or {})
+        found = self._plan(writer.listing, wishes, writer.parent, agreed or {}, given_up)
         return found, Verdict(found.removed, wishes.acknowledged(writer.listed), wishes.requests)
 
-    async def preview(self, listing: Listing, parent: int | None = None) -> PrunePlan:
-        """What pruning would do now; raises `StorageError`."""
-        return self._plan(listing, await read_wishes(self._storage, self._listeners), parent, {})
+    async def preview(
+        self, listing: Listing, parent: int | None = None, given_up: Mapping[int, str] | None = None
+    ) -> PrunePlan:
+        """What pruning would do now, if `given_up`, which are damaged, are to go too; raises `StorageError`."""
+        wishes, given_up = await read_wishes(self._storage, self._listeners), given_up or {}
+        return self._plan(listing, wishes, parent, given_up, given_up)
 
-    def _plan(self, listing: Listing, wishes: Wishes, parent: int | None, agreed: Mapping[int, str]) -> PrunePlan:
+    def _plan(
+        self,
+        listing: Listing,
+        wishes: Wishes,
+        parent: int | None,
+        agreed: Mapping[int, str],
+        given_up: Collection[int],
+    ) -> PrunePlan:
         # Not what the head names, whose record may be lost: then a resume takes the one before.
         latest, live = next((c.seq for c in listing.candidates()), None), listing.checkpoints
         told = replace(
@@ -134,6 +149,7 @@ class Keeping:
             latest=latest,
             parent=parent,
             asked={**wishes.unwanted, **agreed},
+            given_up=wishes.given_up.union(given_up),
         )
         # What is best is known without a monitor too, where an earlier training had one.
         return plan(self._policy, live, monitor=self._monitor or monitor_of(live), told=told)
@@ -147,6 +163,7 @@ class Keeping:
             damaged=[f.seq for f, checkpoint in found if checkpoint is not None and f == Finding.of(checkpoint)],
             marks=wishes.spared,
             asked=wishes.unwanted,
+            given_up=wishes.given_up,
             unwanted=unwanted or {},
         )
 

@@ -25,6 +25,8 @@ class Wishes:
     drops: Mapping[int, str] = field(default_factory=dict)
     requests: tuple[str, ...] = ()
     damaged: frozenset[Finding] = frozenset()
+    given_up: frozenset[int] = frozenset()
+    """Of those that are to go, what was known to be damaged."""
 
     @property
     def spared(self) -> dict[int, list[str]]:
@@ -45,15 +47,17 @@ async def read_wishes(storage: Storage, listeners: Listeners) -> Wishes:
     """Everything that people ask for now. Raises `StorageError` if they cannot be heard."""
     keys = [found.key async for found in storage.list(marks.USER)]
     drops: dict[int, str] = {}
+    given_up: set[int] = set()
     requests = []
     for key in filter(marks.is_drop, keys):
         try:
-            author, seqs = marks.decode_drop(await storage.get(key), f"{storage.url}/{key}")
+            drop = marks.decode_drop(await storage.get(key), f"{storage.url}/{key}")
         except ObjectNotFound:
             continue
         except AsyncCkptError as error:
             listeners.emit(Leftover(f"the request {key}", error))
             continue
-        drops |= dict.fromkeys(seqs, author)
+        drops |= dict.fromkeys(drop.seqs, drop.author)
+        given_up |= drop.damaged
         requests.append(key)
-    return Wishes(marks.by_seq(keys), drops, tuple(requests), findings.among(keys))
+    return Wishes(marks.by_seq(keys), drops, tuple(requests), findings.among(keys), frozenset(given_up))

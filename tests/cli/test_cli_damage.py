@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
+from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import StorageDenied
 from asyncckpt.storage import LocalStorage
 
-from .conftest import Document, Run, Saved, flip, tree
+from .conftest import Document, Run, Saved, Tied, flip, tree
 
 if TYPE_CHECKING:
     from asyncckpt.storage.base import ObjectInfo
@@ -100,3 +102,51 @@ def test_nothing_is_noted_where_nobody_wants_it(run: Run, saved: Saved) -> None:
     flip(saved.pack(2))
     assert run("verify", saved, "--no-note").exit_code == 0
     assert noted(saved) == [2]
+
+
+# -- to be rid of it -------------------------------------------------------------------------------------------
+
+
+def test_what_is_damaged_goes_only_where_somebody_says_so(run: Run, document: Document, saved: Saved) -> None:
+    for seq in (1, 2):
+        flip(saved.pack(seq))
+    run("verify", saved)
+    run("pin", f"{saved}@20")
+    assert run("prune", saved, "--keep-last", 1, "--yes").stdout.endswith("0 of 3 to remove, 0 B to free\n")
+    planned = document("prune", saved, "--damaged", "--yes")
+    assert [(found["step"], found["reason"]) for found in planned["removed"]] == [(10, "damaged")]
+    assert [(found["step"], found["reasons"]) for found in planned["kept"]] == [
+        (20, ["pinned"]),
+        (30, ["latest", "everything is kept"]),
+    ]
+    assert [found["step"] for found in document("ls", saved)["checkpoints"]] == [20, 30]
+    assert noted(saved) == [1, 2], "a word of something gone is taken away at the next start"
+    assert run("prune", saved, "--keep-last", 1, "--take-over", "--yes").exit_code == 0
+
+
+def test_the_latest_stays_though_it_is_damaged(run: Run, document: Document, saved: Saved) -> None:
+    flip(saved.pack(3))
+    run("verify", saved)
+    assert document("prune", saved, "--damaged", "--keep-last", 1, "--yes")["kept"][-1]["reasons"] == ["latest"]
+
+
+def test_a_training_that_holds_the_run_removes_what_was_known_to_be_damaged(
+    run: Run, document: Document, saved: Saved
+) -> None:
+    flip(saved.pack(1))
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    with AsyncCheckpointer(saved.root, model=model, optimizer=optimizer, monitor=("val_loss", "min")) as ckpt:
+        ckpt.resume()
+        run("verify", saved)
+        assert document("prune", saved, "--keep-last", 1, "--yes")["removed"] == []
+        assert document("prune", saved, "--damaged", "--yes")["done"].startswith("asked process ")
+        ckpt.save(40).wait()
+        ckpt.wait()
+        assert [info.step for info in ckpt.checkpoints()] == [20, 30, 40]
+
+
+def test_a_lost_record_is_in_the_plan_and_stays(run: Run, saved: Saved) -> None:
+    saved.record(1).unlink()
+    lines = run("prune", saved, "--damaged", "--keep-last", 1, "--yes").stdout.splitlines()
+    assert lines[1].split() == ["slot", "2", "keep", "damaged:", "its", "record", "is", "lost"]
