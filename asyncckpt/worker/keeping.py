@@ -23,7 +23,7 @@ from asyncckpt.worker.writer import Writer
 logger = logging.getLogger("asyncckpt")
 
 MOST = 256
-"""Removals that a save's record names, beside those that cannot wait: whoever looks at the run reads that record."""
+"""Removals that a record names, beside those that cannot wait: whoever looks at the run reads that record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,12 @@ class Verdict:
     removed: tuple[Removal, ...] = ()
     acknowledged: tuple[int, ...] = ()
     requests: tuple[str, ...] = ()
+
+    def parts(self) -> Iterator[Verdict]:
+        """The same for several records, each of which is small; what was asked is answered by the last."""
+        for start in range(0, len(self.removed), MOST):
+            is_last = start + MOST >= len(self.removed)
+            yield replace(self, removed=self.removed[start : start + MOST], requests=self.requests if is_last else ())
 
 
 class Keeping:

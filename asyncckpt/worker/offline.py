@@ -58,10 +58,11 @@ async def drop(
     writer = await ownership.take()
     try:
         planned, verdict = await keeping.judge_alone(writer, unwanted, given_up)
-        if verdict.removed:
+        for part in verdict.parts():
             with ownership.recording(writer):
-                await writer.drop(verdict.removed, verdict.acknowledged)
+                await writer.drop(part.removed, part.acknowledged)
             await ownership.pruner.committed(writer, writer.dropped, writer.stale)
+        if verdict.removed:
             await keeping.answer(verdict)
             await ownership.sweep_planned()
             try:

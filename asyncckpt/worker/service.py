@@ -283,10 +283,11 @@ class SaveService:
             writer = await self.ownership.take()
             await self.ownership.tell_root(self.keeping)
             planned, verdict = await self.keeping.judge_alone(writer)
-            if verdict.removed:
+            for part in verdict.parts():
                 with self.ownership.recording(writer):
-                    await writer.drop(verdict.removed, verdict.acknowledged)
-                await self._follow_up(writer, verdict)
+                    await writer.drop(part.removed, part.acknowledged)
+                await self._follow_up(writer, part)
+            if verdict.removed:
                 # At once: who prunes wants the room. A reader that is cut off looks again, as after any removal.
                 await self.ownership.pruner.committed(writer, (), ())
                 await self.ownership.pruner.finished()

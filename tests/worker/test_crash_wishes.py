@@ -148,7 +148,7 @@ def test_a_crash_at_any_moment_leaves_what_was_or_what_was_asked_for(
     assert states >= least
 
 
-DROP = "await writer.drop(verdict.removed, verdict.acknowledged)"
+DROP = "await writer.drop(part.removed, part.acknowledged)"
 PUT = "await catalog.storage.put(new.key, [encode(author(), int(clock.time() * 1e6))])"
 JUDGE = "verdict = await self._judge(writer, checkpoint)"
 MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
