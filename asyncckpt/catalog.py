@@ -21,9 +21,11 @@ from asyncckpt.errors import (
     RunContended,
     RunRefused,
     StorageError,
+    UnsupportedFormat,
 )
+from asyncckpt.format import findings, names, record, runfile
 from asyncckpt.format import manifest as manifests
-from asyncckpt.format import names, record, runfile
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.marks import USER, Mark, by_seq
 from asyncckpt.format.record import Checkpoint, Record
@@ -160,8 +162,13 @@ class Catalog:
             return None  # what comes instead of it only all the others can tell
         if checkpoint is None or (self.monitor is not None and self.monitor != checkpoint.monitor):
             return None
-        marks = (await self.marks()).get(checkpoint.seq, ())
-        return checkpoint, info_of(checkpoint, is_best=slot == head.best_slot, marks=marks)
+        said = await self._said()
+        return checkpoint, info_of(
+            checkpoint,
+            is_best=slot == head.best_slot,
+            marks=by_seq(said).get(checkpoint.seq, ()),
+            damaged=Finding.of(checkpoint) in findings.among(said),
+        )
 
     async def newest(self, slots: Sequence[int], run: RunFile) -> Record | None:
         """The record in the highest of `slots`; raises `ObjectNotFound` if it is gone by now."""
@@ -200,20 +207,36 @@ class Catalog:
         # By rising slot: where two tell of one number, the newer counts.
         by_number = {r.checkpoint.seq: r for r in found if isinstance(r, Record) and r.checkpoint is not None}
         records = tuple(record for _, record in sorted(by_number.items()))
-        return Listing(None, records, marks=await self.marks(), judge=self.monitor)
+        return await self._with_said(Listing(None, records, judge=self.monitor))
 
     async def _listing(self) -> Listing:
         head = await self.head()
         if head is None:
             return Listing(None, judge=self.monitor)
-        listing = replace(await self.listing_of(head), marks=await self.marks())
+        listing = await self._with_said(await self.listing_of(head))
         if listing.lost and (now := await self.head()) is not None and now.slot != head.slot:
             raise ObjectNotFound(f"record {head.slot} was overtaken")  # the new head lists them no longer
         return listing
 
     async def marks(self) -> dict[int, tuple[Mark, ...]]:
         """Pins and tags by sequence number."""
-        return by_seq([found.key async for found in self.storage.list(USER)])
+        return by_seq(await self._said())
+
+    async def _said(self) -> list[str]:
+        """The keys of everything that was said of checkpoints from outside their commits."""
+        return [found.key async for found in self.storage.list(USER)]
+
+    async def _with_said(self, listing: Listing) -> Listing:
+        said = await self._said()
+        return replace(listing, marks=by_seq(said), findings=findings.among(said))
+
+    async def damage(self, finding: Finding) -> Damage | None:
+        """What `finding` says; None if it was taken back, or is not readable itself. Raises `StorageError`."""
+        try:
+            data = await self.storage.get(finding.key)
+            return findings.decode(data, f"{self.storage.url}/{finding.key}")
+        except (ObjectNotFound, CheckpointCorruptError, UnsupportedFormat):
+            return None
 
     async def listing_of(self, head: Record) -> Listing:
         """What `head` lists, whether or not it still is the head."""

@@ -192,6 +192,7 @@ class AsyncCheckpointer:
             Nearest(
                 {} if copies is None else {"mirror": Catalog(copies)},
                 self._listeners,
+                self._executor.damaged,
                 nearer={} if nearer is None else {LOCAL: Catalog(nearer)},
             ),
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.format.findings import Finding
 from asyncckpt.format.marks import Mark
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.retention import Monitor, best_of, monitor_of
@@ -50,9 +51,13 @@ class CheckpointInfo:
     partial: bool = False
     """Whether parts of the state are not in it, since there was no time for them."""
     code_version: str | None = None
+    damaged: bool = False
+    """Whether somebody found it damaged, and nobody has found it sound since."""
 
 
-def info_of(checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Mark] = ()) -> CheckpointInfo:
+def info_of(
+    checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Mark] = (), damaged: bool = False
+) -> CheckpointInfo:
     """What people see of `checkpoint`."""
     return CheckpointInfo(
         id=f"{checkpoint.seq:08d}",
@@ -68,6 +73,7 @@ def info_of(checkpoint: Checkpoint, *, is_best: bool = False, marks: Iterable[Ma
         is_best=is_best,
         partial=bool(checkpoint.partial),
         code_version=checkpoint.code_version,
+        damaged=damaged,
     )
 
 
@@ -83,6 +89,8 @@ class Listing:
     lost: Mapping[int, CheckpointCorruptError] = field(default_factory=dict)
     marks: Mapping[int, tuple[Mark, ...]] = field(default_factory=dict)
     """Pins and tags by sequence number, of what is listed and of what is gone."""
+    findings: Collection[Finding] = ()
+    """What was found damaged, of what is listed and of what is gone."""
     judge: Monitor | None = None
     """What the reader calls best; None for the metric that the newest checkpoint was judged by."""
 
@@ -104,7 +112,10 @@ class Listing:
     def infos(self) -> list[CheckpointInfo]:
         """Every listed checkpoint for people, oldest first."""
         best = self.best
-        return [info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ())) for c in self.checkpoints]
+        return [
+            info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ()), damaged=Finding.of(c) in self.findings)
+            for c in self.checkpoints
+        ]
 
     def candidates(self, *, partial: bool = False) -> list[Checkpoint]:
         """What a resume may take, best first: the latest, then what that training came from.

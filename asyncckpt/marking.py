@@ -1,4 +1,4 @@
-"""Marking: pins and tags put on checkpoints from outside, also while a training saves into the run."""
+"""Marking: pins, tags and findings put on checkpoints from outside, also while a training saves into the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import socket
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import CheckpointNotFoundError
+from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.format.findings import Damage
 from asyncckpt.format.marks import Mark, check_tag, encode
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which
@@ -19,6 +20,16 @@ def author() -> str:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError):  # a container's user may have no name
         return f"somebody@{socket.gethostname()}"
+
+
+def damage_of(error: CheckpointCorruptError, clock: Clock) -> Damage:
+    """What was found out just now, as a finding tells it."""
+    return damage(error.kind, str(error), clock)
+
+
+def damage(kind: str, reason: str, clock: Clock) -> Damage:
+    """The same, from what an error said."""
+    return Damage(kind, reason, author(), int(clock.time() * 1e6))
 
 
 async def mark(catalog: Catalog, which: Which, tag: str | None, clock: Clock) -> Checkpoint:

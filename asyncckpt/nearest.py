@@ -8,29 +8,46 @@ being filled: then the same checkpoint is read again, and not from there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError
 from asyncckpt.events import HOME, Damaged, Listeners
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.marking import damage_of
 from asyncckpt.progress import Progress
 from asyncckpt.restoring import Live, Loaded, read
 
 logger = logging.getLogger("asyncckpt")
 
 
+Found: TypeAlias = Callable[[str, Finding, Damage], None]
+"""Told in which tier what was found damaged, and how."""
+
+
 class Nearest:
-    """Reads from home, and from tiers by their names: the `nearer` ones before home, the `others` after it."""
+    """Reads from home, and from tiers by their names: the `nearer` ones before home, the `others` after it.
+
+    What it finds damaged, and passes over, `found` is told of.
+    """
 
     def __init__(
-        self, others: Mapping[str, Catalog], listeners: Listeners, *, nearer: Mapping[str, Catalog] | None = None
+        self,
+        others: Mapping[str, Catalog],
+        listeners: Listeners,
+        found: Found,
+        *,
+        nearer: Mapping[str, Catalog] | None = None,
     ) -> None:
         self._nearer = nearer or {}
         self._others = {**self._nearer, **others}
         self._tiers = (*self._nearer, HOME, *others)
         self._listeners = listeners
+        self._found = found
         self._unsound: dict[tuple[str, int], CheckpointCorruptError] = {}
         """What was found in which tier, by sequence number, since `begin`."""
         self._told: set[tuple[str, int]] = set()
@@ -115,6 +132,7 @@ class Nearest:
         error = self._unsound.get((tier, checkpoint.seq))
         if error is not None and (tier, checkpoint.seq) not in self._told:
             self._told.add((tier, checkpoint.seq))
+            self._found(tier, Finding.of(checkpoint), damage_of(error, SYSTEM_CLOCK))
             logger.error(
                 "the copy of step %d in tier %s is damaged, and left as it is: %s", checkpoint.step, tier, error
             )

@@ -13,12 +13,15 @@ from contextlib import suppress
 from functools import partial
 
 from asyncckpt.catalog import ATTEMPTS
+from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState, RestoreError
 from asyncckpt.events import HOME, Damaged, Listeners, Restored
+from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which, which_of
+from asyncckpt.marking import damage_of
 from asyncckpt.nearest import Nearest
 from asyncckpt.progress import Progress
 from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_parts, overtaken, unclaimed
@@ -205,7 +208,7 @@ class Restorer:
             try:
                 return self._from_any(consensus, checkpoint)
             except CheckpointCorruptError as error:
-                self._report(checkpoint.step, checkpoint.seq, error, error.kind)
+                self._found(checkpoint, error)
                 damaged.append(checkpoint.seq)
                 if which != "latest":
                     raise
@@ -231,12 +234,20 @@ class Restorer:
         logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)
         self._listeners.emit(Damaged(step, seq, str(error), kind))
 
+    def _found(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
+        """In the root: whoever comes next is to know it too."""
+        self._report(checkpoint.step, checkpoint.seq, error, error.kind)
+        self._executor.damaged(HOME, Finding.of(checkpoint), damage_of(error, SYSTEM_CLOCK))
+
     def _named(self, consensus: Consensus[Fitted], which: Which) -> Fitted:
         """Propose what `which` names, again and again where retention of another process takes it away meanwhile."""
         for _ in range(ATTEMPTS):
             with self._executor.held(which) as checkpoint:
                 try:
                     return consensus.propose(checkpoint)
+                except CheckpointCorruptError as error:
+                    self._found(checkpoint, error)
+                    raise
                 except CheckpointNotFoundError:
                     if which not in ("latest", "best"):
                         raise

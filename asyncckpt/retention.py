@@ -1,7 +1,7 @@
 """Retention: which checkpoints stay, and why. Pure: checkpoints in, a plan with reasons out; nothing is touched.
 
 A policy keeps the union of what its rules keep; one without a rule keeps everything. Some checkpoints no rule can
-remove: the one just saved, the best, pinned and tagged ones, those being read in this process, and damaged ones,
+remove: the one just saved, the best, pinned and tagged ones, those being read in this process, and those found damaged,
 which are evidence and count in no rule. Partial ones count in none either, are never the best, and take no complete
 one's place; they stay until a complete one is newer.
 """
@@ -105,6 +105,13 @@ class Told:
     asked: Mapping[int, str] = field(default_factory=dict)
     """The same, but the best and damaged ones are stronger too: who asked may have meant another metric, and cannot
     know what this process has found out."""
+    given_up: Collection[int] = ()
+    """Of what is `asked` to go, what whoever asked knew to be damaged: that it is, is no reason to keep it."""
+
+    @property
+    def evidence(self) -> set[int]:
+        """The damaged ones that stay for being that."""
+        return set(self.damaged) - self.unwanted.keys() - (self.asked.keys() & set(self.given_up))
 
 
 def plan(
@@ -127,9 +134,8 @@ def plan(
     reasons: defaultdict[int, list[str]] = defaultdict(list)
     for seq, reason in _spared(told, newest):
         reasons[seq].append(reason)
-    for seq in told.damaged:
-        if seq not in told.unwanted:
-            reasons[seq].append("damaged")
+    for seq in told.evidence:
+        reasons[seq].append("damaged")
     for seq in unreplaced(listed.values()):
         if seq not in out:
             reasons[seq].append("partial, and newer than every complete one")

@@ -17,7 +17,8 @@ from asyncckpt.listing import Listing
 def ls(root: str, as_json: bool) -> None:
     """List the checkpoints of ROOT, oldest first.
 
-    A lost commit record is listed as damaged. Whether the bytes of the others are whole is for verify to say.
+    A lost commit record is listed as damaged, and so is what was found damaged by a resume, a restore or verify.
+    Whether the bytes of the others are whole is for verify to say.
     """
     if target(root).which is not None:
         raise click.UsageError(f"{root} names one checkpoint: leave out the @, or use show")

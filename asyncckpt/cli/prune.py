@@ -46,23 +46,31 @@ def _keep_options(command: Any) -> Any:
 @click.command()
 @click.argument("root")
 @_keep_options
+@click.option("--damaged", is_flag=True, help="Remove what was found damaged, too: else it stays, as evidence.")
 @click.option("--monitor", metavar="NAME:min|max", help="What best means; otherwise what the training said.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--take-over", is_flag=True, help="Take the run at once: a training that holds it is stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def prune(
-    root: str, monitor: str | None, dry_run: bool, yes: bool, take_over: bool, as_json: bool, **rules: int | None
+    root: str,
+    damaged: bool,
+    monitor: str | None,
+    dry_run: bool,
+    yes: bool,
+    take_over: bool,
+    as_json: bool,
+    **rules: int | None,
 ) -> None:
     """Remove the checkpoints of ROOT that no rule keeps; any rule that wants one keeps it.
 
-    The latest, the best, pinned and tagged ones always stay. Where a training may be running it is asked to remove
-    them with its next save.
+    The latest, the best, pinned and tagged ones always stay, and so does what was found damaged, which counts in no
+    rule. Where a training may be running it is asked to remove them with its next save.
     """
     if target(root).which is not None:
         raise click.UsageError(f"{root} names one checkpoint: leave out the @")
     policy = RetentionPolicy(**rules)
-    if not dict(policy.rules()):
+    if not (dict(policy.rules()) or damaged):
         raise click.UsageError("say what to keep, for example --keep-last 3")
     judge = None if monitor is None else _monitor(monitor)
 
@@ -71,15 +79,16 @@ def prune(
         if policy.best is not None and (judge or listing.monitor) is None:
             raise click.UsageError("--keep-best needs --monitor NAME:min or NAME:max: the training named no metric")
         keeping = Keeping(catalog.storage, policy, judge or listing.monitor, Listeners(()))
-        return listing, await keeping.preview(listing)
+        given_up = {info.seq: "damaged" for info in listing.infos() if damaged and info.damaged}
+        return listing, await keeping.preview(listing, given_up=given_up)
 
     listing, planned = reading(root, look)
     is_due = bool(planned.removed) and not dry_run
     if not as_json:
-        _print(listing, planned)
+        _print(root, listing, planned)
     elif is_due and not yes:  # nobody can say yes to what is not shown
         with redirect_stdout(sys.stderr):
-            _print(listing, planned)
+            _print(root, listing, planned)
     done = None
     if is_due and _confirmed(planned, yes):
         done = _carry_out(root, listing, planned, judge, take_over)
@@ -108,12 +117,13 @@ def _confirmed(planned: PrunePlan, yes: bool) -> bool:
 
 def _carry_out(root: str, listing: Listing, planned: PrunePlan, judge: Monitor | None, take_over: bool) -> str:
     """Remove, or ask for it; says what was done."""
+    given_up = {info.seq for info in listing.infos() if info.damaged}  # in the plan only if that was wanted
     unwanted = {removal.seq: f"pruned by {author()}: {removal.reason}" for removal in planned.removed}
     head = listing.head
     if head is not None and may_be_held(head) and not take_over:
 
         async def request(catalog: Catalog) -> None:
-            await ask(catalog.storage, unwanted, author(), SYSTEM_CLOCK)
+            await ask(catalog.storage, unwanted, author(), SYSTEM_CLOCK, given_up & unwanted.keys())
 
         reading(root, request)
         return f"asked {_holder(head)} to remove {len(unwanted)} with its next save; if it is dead, use --take-over"
@@ -121,7 +131,10 @@ def _carry_out(root: str, listing: Listing, planned: PrunePlan, judge: Monitor |
     async def remove(catalog: Catalog) -> PrunePlan:
         # Somebody may have thought about it for long: a training that has started since is not stopped.
         on = None if take_over else head
-        return await drop(catalog.storage, unwanted, Listeners([_Leftovers()]), SYSTEM_CLOCK, monitor=judge, on=on)
+        told = Listeners([_Leftovers()])
+        return await drop(
+            catalog.storage, unwanted, told, SYSTEM_CLOCK, monitor=judge, on=on, given_up=given_up & unwanted.keys()
+        )
 
     removed = reading(root, remove)
     return f"removed {len(removed.removed)}, freed {size(removed.freed)}"
@@ -139,16 +152,20 @@ def _holder(head: Record) -> str:
     return f"process {head.writer.pid} on {head.writer.host}"
 
 
-def _print(listing: Listing, planned: PrunePlan) -> None:
+def _print(root: str, listing: Listing, planned: PrunePlan) -> None:
     created = {info.seq: age(info.created) for info in listing.infos()}
     reasons = {kept.seq: ", ".join(kept.reasons) for kept in planned.kept}
     reasons |= {gone.seq: gone.reason for gone in planned.removed}
     steps = {kept.seq: kept.step for kept in planned.kept} | {gone.seq: gone.step for gone in planned.removed}
     leaving = {gone.seq for gone in planned.removed}
-    rows = [
+    rows = [[f"slot {slot}", "", "", "keep", "damaged: its record is lost"] for slot in listing.lost]
+    rows += [
         [f"{seq:08d}", str(steps[seq]), created[seq], "remove" if seq in leaving else "keep", reasons[seq]]
         for seq in sorted(steps)
     ]
+    if not rows:
+        click.echo(f"{root} holds no checkpoints", err=True)
+        return
     print_table(["ID", "STEP", "AGE", "PLAN", "WHY"], rows, right=("STEP", "AGE"))
     click.echo(f"{len(planned.removed)} of {len(rows)} to remove, {size(planned.freed)} to free")
 

@@ -16,6 +16,7 @@ from asyncckpt.cli.following import follow, unless_removed
 from asyncckpt.cli.output import age, print_json, print_table, size
 from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.summary import Summary, short, summaries
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import directory_of, record_key
 from asyncckpt.format.record import Checkpoint, PackUse, Record
 from asyncckpt.listing import Listing
@@ -29,6 +30,8 @@ class Found:
     record: Record
     checkpoint: Checkpoint
     contents: Contents
+    damage: Damage | None = None
+    """What somebody has found damaged."""
 
     @property
     def folder(self) -> str:
@@ -75,8 +78,9 @@ async def read(catalog: Catalog, listing: Listing, checkpoint: Checkpoint) -> Fo
     """Everything about `checkpoint`; raises `CheckpointCorruptError`, or `CheckpointNotFoundError` if it is removed."""
     summary = next(summary for summary in summaries(listing) if summary.info.seq == checkpoint.seq)
     record = next(record for record in listing.records if record.checkpoint is checkpoint)
+    damage = await catalog.damage(Finding.of(checkpoint)) if summary.info.damaged else None
     async with unless_removed(catalog, checkpoint):
-        return Found(summary, record, checkpoint, Contents(await catalog.manifest(checkpoint)))
+        return Found(summary, record, checkpoint, Contents(await catalog.manifest(checkpoint)), damage)
 
 
 # -- for people --------------------------------------------------------------------------------------------
@@ -110,6 +114,8 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "epoch", "" if info.epoch is None else str(info.epoch)
     yield "saved", f"{saved} ({age(info.created)} ago)"
     yield "state", found.summary.marks
+    if (damage := found.damage) is not None:
+        yield "damage", f"{damage.reason} (found {age(damage.found / 1e6)} ago by {damage.author})"
     if checkpoint.partial:
         yield "lacks", ", ".join(checkpoint.partial)
     yield "size", size(info.size)
@@ -137,6 +143,12 @@ def _print_tensors(tensors: list[Tensor]) -> None:
 # -- for programs ------------------------------------------------------------------------------------------
 
 
+def _damage_json(damage: Damage | None) -> dict[str, Any] | None:
+    if damage is None:
+        return None
+    return {"kind": damage.kind, "reason": damage.reason, "found": damage.found / 1e6, "by": damage.author}
+
+
 def _json(found: Found, tensors: list[Tensor]) -> dict[str, Any]:
     checkpoint, record = found.checkpoint, found.record
     return {
@@ -151,6 +163,7 @@ def _json(found: Found, tensors: list[Tensor]) -> dict[str, Any]:
         "folder": found.folder,
         "shared": found.shared,
         "lacks": list(checkpoint.partial),
+        "damage": _damage_json(found.damage),
         "manifest": {"key": checkpoint.manifest.key, "length": checkpoint.manifest.length},
         "packs": [{"key": p.key, "length": p.length, "live": p.live, "own": found.is_own(p)} for p in checkpoint.packs],
         "components": [component.json() for component in found.contents.components()],

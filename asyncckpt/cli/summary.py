@@ -21,6 +21,7 @@ class Summary:
     def marks(self) -> str:
         info = self.info
         kinds = {"latest": self.latest, "best": info.is_best, "partial": info.partial, "pinned": info.pinned}
+        kinds["damaged"] = info.damaged
         told = [name for name, on in kinds.items() if on]
         return " ".join([*told, *(f"tag:{tag}" for tag in info.tags)])
 
@@ -41,6 +42,7 @@ class Summary:
             "latest": self.latest,
             "best": info.is_best,
             "partial": info.partial,
+            "damaged": info.damaged,
             "code_version": info.code_version,
         }
 

@@ -25,6 +25,8 @@ class Verdict:
     step: int | None
     state: State
     reason: str | None = None
+    kind: str | None = None
+    """Of damage, in one word, see `CheckpointCorruptError`."""
 
     @property
     def line(self) -> str:
@@ -38,7 +40,8 @@ class Verdict:
 
 def verdict(checkpoint: Checkpoint, state: State, error: AsyncCkptError | None = None) -> Verdict:
     """The verdict on a checkpoint whose record is there."""
-    return Verdict(f"{checkpoint.seq:08d}", checkpoint.step, state, reason(error) if error else None)
+    kind = error.kind if isinstance(error, CheckpointCorruptError) else None
+    return Verdict(f"{checkpoint.seq:08d}", checkpoint.step, state, reason(error) if error else None, kind)
 
 
 async def judge(

@@ -8,15 +8,19 @@ from contextlib import closing
 import click
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.cli.exits import Exit
+from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.following import follow
 from asyncckpt.cli.output import print_json, print_line, size
+from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import Target, reading, target
 from asyncckpt.cli.status import StatusLine
 from asyncckpt.cli.verdict import Verdict, exit_for_all, judge, verdict
-from asyncckpt.errors import CheckpointNotFoundError
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.errors import CheckpointNotFoundError, StorageError
+from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
+from asyncckpt.marking import damage
 
 _COLOURS = {"ok": "green", "damaged": "red"}
 
@@ -24,11 +28,16 @@ _COLOURS = {"ok": "green", "damaged": "red"}
 @click.command()
 @click.argument("checkpoint")
 @click.option("--full/--quick", default=True, help="Every byte (default), or only lengths, headers and manifests.")
+@click.option("--note/--no-note", default=True, help="Note in ROOT what is damaged (default), or write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def verify(checkpoint: str, full: bool, as_json: bool) -> None:
-    """Check CHECKPOINT, or all that are listed where only a ROOT is given. Exit code 1 if any is damaged."""
+def verify(checkpoint: str, full: bool, note: bool, as_json: bool) -> None:
+    """Check CHECKPOINT, or all that are listed where only a ROOT is given. Exit code 1 if any is damaged.
+
+    What is damaged is noted in ROOT, where that can be written: ls shows it, and from then on retention keeps it and
+    counts it in no rule. A full check that finds it sound again takes the note back.
+    """
     chosen = target(checkpoint)
-    with closing(Check(chosen, full)) as check:
+    with closing(Check(chosen, full, notes=note)) as check:
         verdicts = reading(chosen.root, check.all if as_json else check.shown)
     status = exit_for_all(verdicts)
     if as_json:
@@ -42,8 +51,8 @@ def verify(checkpoint: str, full: bool, as_json: bool) -> None:
 class Check:
     """The check of one or all checkpoints, one after the other."""
 
-    def __init__(self, chosen: Target, full: bool) -> None:
-        self._chosen, self._full = chosen, full
+    def __init__(self, chosen: Target, full: bool, *, notes: bool) -> None:
+        self._chosen, self._full, self._notes = chosen, full, notes
         self._status = StatusLine()
 
     def close(self) -> None:
@@ -65,7 +74,8 @@ class Check:
 
     async def _verdicts(self, catalog: Catalog) -> AsyncIterator[Verdict]:
         if self._chosen.which is not None:
-            yield await follow(catalog, self._chosen.which, lambda _, named: self._judged(catalog, named, "1 of 1"))
+            which = self._chosen.which
+            yield await follow(catalog, which, lambda listing, one: self._judged(catalog, listing, one, "1 of 1"))
             return
         listing = await catalog.listing()
         for slot, error in listing.lost.items():
@@ -77,11 +87,11 @@ class Check:
         """The verdicts on what `listing` lists, one that was removed since among them."""
         for number, checkpoint in enumerate(listing.checkpoints, 1):
             try:
-                yield await self._judged(catalog, checkpoint, f"{number} of {len(listing.checkpoints)}")
+                yield await self._judged(catalog, listing, checkpoint, f"{number} of {len(listing.checkpoints)}")
             except CheckpointNotFoundError as error:
                 yield verdict(checkpoint, "removed", error)
 
-    async def _judged(self, catalog: Catalog, checkpoint: Checkpoint, place: str) -> Verdict:
+    async def _judged(self, catalog: Catalog, listing: Listing, checkpoint: Checkpoint, place: str) -> Verdict:
         what, done = f"checking {place}: step {checkpoint.step}, {size(checkpoint.size)}", 0
 
         def more(nbytes: int) -> None:
@@ -90,4 +100,22 @@ class Check:
             self._status.show(f"{what}, {min(100, 100 * done // checkpoint.size)} %")
 
         self._status.show(what)
-        return await judge(catalog, checkpoint, full=self._full, progress=more)
+        found = await judge(catalog, checkpoint, full=self._full, progress=more)
+        if self._notes:
+            finding = Finding.of(checkpoint)
+            await self._note(catalog, finding, found, is_noted=finding in listing.findings)
+        return found
+
+    async def _note(self, catalog: Catalog, finding: Finding, found: Verdict, *, is_noted: bool) -> None:
+        """Leave word of damage, or take that back; a root that can only be read is no reason to fail."""
+        storage = catalog.storage
+        try:
+            if found.state == "damaged":
+                said = damage(found.kind or "content", found.reason or "", SYSTEM_CLOCK)
+                await storage.put(finding.key, [said.encode()])
+            elif found.state == "ok" and is_noted and self._full:  # a quick look has not seen every byte
+                await storage.delete([finding.key])
+        except StorageError as error:
+            self._status.clear()
+            what = "is damaged" if found.state == "damaged" else "is sound again"
+            click.echo(f"that {found.id} {what} could not be noted: {printable(reason(error))}", err=True)

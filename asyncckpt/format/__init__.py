@@ -6,6 +6,8 @@
 ``record``    the small object that commits; the chain of them is the commit log
 ``manifest``  what one checkpoint holds
 ``report``    one rank's part of a manifest
+``marks``     what people say of a checkpoint: pins, tags, requests
+``findings``  notes that a checkpoint was found damaged
 ``shard``     packs: safetensors files laid out for direct I/O
 """
 

@@ -80,15 +80,28 @@ def is_drop(key: str) -> bool:
     return _DROP.fullmatch(key) is not None
 
 
-def encode(author: str, created: int, drop: Collection[int] = ()) -> bytes:
-    """A mark or request: who made it, when (microseconds since the epoch), and which checkpoints are to go."""
-    return seal({"author": author, "created": created, "drop": [*sorted(drop)]})
+def encode(author: str, created: int, drop: Collection[int] = (), damaged: Collection[int] = ()) -> bytes:
+    """A mark or request: who made it, when (microseconds since the epoch), and which checkpoints are to go.
+
+    Of those some may be known to be `damaged`.
+    """
+    return seal({"author": author, "created": created, "drop": [*sorted(drop)], "damaged": [*sorted(damaged)]})
 
 
-def decode_drop(data: bytes | memoryview, what: str) -> tuple[str, frozenset[int]]:
-    """Who asks for a removal, and of which checkpoints; raises `CheckpointCorruptError` or `UnsupportedFormat`."""
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Who asks for a removal, and of which checkpoints; `damaged` are those that are to go although they are that."""
+
+    author: str
+    seqs: frozenset[int]
+    damaged: frozenset[int]
+
+
+def decode_drop(data: bytes | memoryview, what: str) -> Drop:
+    """What a request says; raises `CheckpointCorruptError` or `UnsupportedFormat`."""
     fields = unseal(data, what)
     try:
-        return str(fields["author"]), frozenset(map(int, fields["drop"]))
+        seqs = frozenset(map(int, fields["drop"]))
+        return Drop(str(fields["author"]), seqs, seqs.intersection(map(int, fields.get("damaged", ()))))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error

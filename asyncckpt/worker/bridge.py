@@ -24,8 +24,9 @@ from typing import Any, TypeVar
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
-from asyncckpt.events import Fallback, Listeners
+from asyncckpt.events import HOME, Fallback, Listeners
 from asyncckpt.format import record as records
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which
@@ -217,14 +218,21 @@ class ProcessExecutor:
 
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
         """See `Executor.go_on`."""
-        with self._lock:
-            self._brief.past.damaged.update(damaged)
         text = None if verified is None else wire.contents_text(verified)
         answer = self._ask("go_on", seq=seq, damaged=list(damaged), named=named, verified=text)
         if isinstance(answer, Future):
             answer.result()
         else:
             answer.go_on(seq, damaged, named=named, verified=verified)
+
+    def damaged(self, tier: str, finding: Finding, damage: Damage) -> None:
+        """See `Executor.damaged`."""
+        with self._lock:
+            if tier == HOME:
+                self._brief.past.found[finding] = damage
+        answer = self._ask("damaged", tier=tier, found=wire.found_json(finding, damage))
+        if not isinstance(answer, Future):
+            answer.damaged(tier, finding, damage)
 
     def prune(self, *, dry_run: bool) -> PrunePlan:
         """See `Executor.prune`."""

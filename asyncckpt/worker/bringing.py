@@ -16,7 +16,9 @@ from typing import Protocol
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, StorageError
 from asyncckpt.events import HOME, Damaged, Listeners, TierDurable
+from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.marking import damage_of
 from asyncckpt.reading import verify
 from asyncckpt.worker.copying import Copying
 from asyncckpt.worker.home import number_of
@@ -122,6 +124,7 @@ class Bringing:
     def _damaged(self, checkpoint: Checkpoint, source: Source, error: CheckpointCorruptError) -> None:
         name = source.tier.name
         logger.error("step %d of the %s is damaged and is left as it is: %s", checkpoint.step, name, error)
+        source.tier.found(Finding.of(checkpoint), damage_of(error, self._clock))
         self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, name))
 
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing, Which
@@ -74,6 +75,10 @@ class Executor(Protocol):
         """Training goes on from `seq`, see `SaveService.go_on`."""
         ...
 
+    def damaged(self, tier: str, finding: Finding, damage: Damage) -> None:
+        """A checkpoint was found damaged, see `SaveService.damaged`. Waits for nothing."""
+        ...
+
     def prune(self, *, dry_run: bool) -> PrunePlan:
         """Apply the retention policy now, see `SaveService.prune`."""
         ...
@@ -109,6 +114,8 @@ class Keeper(Service, Protocol):
     async def go_on(
         self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None
     ) -> None: ...
+
+    async def damaged(self, tier: str, finding: Finding, damage: Damage) -> None: ...
 
     async def prune(self, *, dry_run: bool) -> PrunePlan: ...
 
@@ -172,6 +179,10 @@ class ThreadExecutor:
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
         """See `Executor.go_on`."""
         self.pool.run(lambda service: service.go_on(seq, damaged, named=named, verified=verified))
+
+    def damaged(self, tier: str, finding: Finding, damage: Damage) -> None:
+        """See `Executor.damaged`."""
+        self.pool.start(lambda service: service.damaged(tier, finding, damage))
 
     def prune(self, *, dry_run: bool) -> PrunePlan:
         """See `Executor.prune`."""

@@ -4,7 +4,8 @@ It outlives its trainer by as much as it takes to commit every snapshot that was
 
     trainer lives      jobs, questions                          until ``close``: finish, leave the run in order, bye
     trainer is dead    what is sealed is committed, what is     no retention, no deletion, no hints: the next training
-                       not is deleted; within a deadline        may want to resume from what they would drop
+                       not is deleted; within a deadline        may want to resume from what they would drop, but for
+                                                                an earlier save of the same step
 
 That the trainer is dead is seen in two ways: its end of the socket is closed, or its process has ended, since children
 that it forked may hold the socket open. Either way what it sent before is read first.
@@ -358,6 +359,10 @@ async def _go_on(service: Outliving, message: Message) -> None:
     await service.go_on(message["seq"], message["damaged"], named=message["named"], verified=verified)
 
 
+async def _damaged(service: Outliving, message: Message) -> None:
+    await service.damaged(message["tier"], *wire.found_of(message["found"]))
+
+
 async def _prune(service: Outliving, message: Message) -> Message:
     return wire.plan_json(await service.prune(dry_run=message["dry_run"]))
 
@@ -373,6 +378,7 @@ async def _settled(service: Outliving, message: Message) -> None:
 _QUESTIONS: dict[str, Callable[[Outliving, Message], Coroutine[Any, Any, Any]]] = {
     "resume": _resume,
     "go_on": _go_on,
+    "damaged": _damaged,
     "prune": _prune,
     "record": _record,
     "settled": _settled,

@@ -45,6 +45,10 @@ class Listed:
         """The record that committed the checkpoint with this number, which is listed."""
         return self._records[seq]
 
+    def get(self, seq: int) -> Checkpoint | None:
+        """The checkpoint with this number, if it is listed."""
+        return self._checkpoints.get(seq)
+
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of what is listed now, and of each that comes and goes."""
         for checkpoint in self:

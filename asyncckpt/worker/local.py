@@ -23,6 +23,7 @@ from asyncckpt.errors import (
     StorageError,
 )
 from asyncckpt.events import LOCAL, Fallback, Leftover, Listeners, TierDurable, TierFailed
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.retention import Monitor, RetentionPolicy
@@ -174,6 +175,10 @@ class LocalTier:
                 await self._tier.amend(home_of(home), checkpoint)
             except Exception as error:
                 self.failed(checkpoint.step, error)
+
+    def found(self, finding: Finding, damage: Damage) -> None:
+        """A copy here was found damaged."""
+        self._tier.found(finding, damage)
 
     # -- the end -------------------------------------------------------------------------------------------
 

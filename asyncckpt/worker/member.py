@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import RunRefused, SaveFailed, SaveSkipped, StorageError
-from asyncckpt.events import Durable, Failed, Leftover, Listeners
+from asyncckpt.events import HOME, Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.listing import Listing
@@ -87,6 +88,11 @@ class MemberService:
     async def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None = None) -> None:
         """Rank 0 keeps that in mind."""
 
+    async def damaged(self, tier: str, finding: Finding, damage: Damage) -> None:
+        """Known here, and told with this rank's next part of a save: then the run is held by this training."""
+        if tier == HOME:
+            self._keeping.found[finding] = damage
+
     async def settled(self) -> None:
         """At once: what a rank but 0 has left to do ends with the save's handle."""
 
@@ -138,6 +144,7 @@ class MemberService:
                 await self._discard(directory, job)
         if said is not None:
             self._durable(ticket, said, written, phases)
+            await self._keeping.tell_root()
 
     async def _write(self, ticket: Ticket, directory: DataDirectory, writer: str, phases: Phases) -> int:
         """Write this rank's shard and report it; returns its bytes."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointCorruptError, RunContended, RunError
 from asyncckpt.events import Damaged, Fallback, Listeners, TierDurable, TierFailed
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.marking import damage_of
 from asyncckpt.worker.home import Seen
+from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer, home_of
@@ -32,21 +33,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 class Mirroring:
     """Keeps `tier` up with the home in `source`, at `pace`; on one event loop.
 
-    `hold` keeps home's retention away from a checkpoint by its sequence number.
+    `keeping` is home's retention, which leaves alone what is being copied, and is told of damage.
     """
 
     def __init__(
         self,
         tier: Tier,
         source: Catalog,
-        hold: Callable[[int], AbstractContextManager[None]],
+        keeping: Keeping,
         pace: Pace,
         listeners: Listeners,
         clock: Clock,
     ) -> None:
         self._tier = tier
         self._source = source
-        self._hold = hold
+        self._keeping = keeping
         self._pace = pace
         self._listeners = listeners
         self._clock = clock
@@ -98,6 +99,10 @@ class Mirroring:
         """Home's `writer` lists `checkpoint` as it is given now."""
         self._amended[checkpoint.seq] = writer, checkpoint
         self._wake()
+
+    def found(self, finding: Finding, damage: Damage) -> None:
+        """A copy there was found damaged."""
+        self._tier.found(finding, damage)
 
     def hurry(self) -> None:
         """Leave everything to the next commit, or the next start: what is about to be saved matters more."""
@@ -166,12 +171,13 @@ class Mirroring:
         if seq not in writer.listed or (checkpoint := writer.listed.record(seq).checkpoint) is None:
             return
         began = self._clock.monotonic()
-        with self._hold(seq):
+        with self._keeping.hold(seq):
             try:
                 written = await self._tier.take(home_of(writer), checkpoint, self._source, self._pace)
             except CheckpointCorruptError as error:
                 if seq not in writer.listed:  # dropped meanwhile, which is not damage
                     return
+                self._keeping.found[Finding.of(checkpoint)] = damage_of(error, self._clock)
                 self._listeners.emit(Damaged(checkpoint.step, seq, str(error), error.kind))
                 raise
         if written is not None:

@@ -26,9 +26,12 @@ def may_be_held(head: Record) -> bool:
     return head.kind != "close"
 
 
-async def ask(storage: Storage, seqs: Collection[int], who: str, clock: Clock) -> None:
-    """Leave word for the training that holds the run: it drops `seqs` in its next record, but for what is marked."""
-    await storage.put(drop_key(), [encode(who, int(clock.time() * 1e6), seqs)])
+async def ask(storage: Storage, seqs: Collection[int], who: str, clock: Clock, given_up: Collection[int] = ()) -> None:
+    """Leave word for the training that holds the run: it drops `seqs` in its next record, but for what is marked.
+
+    It also leaves alone what is damaged, unless that was known and is `given_up`.
+    """
+    await storage.put(drop_key(), [encode(who, int(clock.time() * 1e6), seqs, given_up)])
 
 
 async def drop(
@@ -39,10 +42,12 @@ async def drop(
     *,
     monitor: Monitor | None = None,
     on: Record | None = None,
+    given_up: Collection[int] = (),
 ) -> PrunePlan:
     """Take the run, drop the checkpoints with these numbers (for these reasons), delete their data, and close it.
 
-    What was marked meanwhile stays, and the latest and the best (by `monitor`, or by what the run says) in any case.
+    What was marked meanwhile stays, and the latest and the best (by `monitor`, or by what the run says) in any case; so
+    does what is damaged, unless that was known and is `given_up`.
     Whoever held the run is fenced by this; with `on` nobody is, as the run is only taken while that is its head. Raises
     as `asyncckpt.worker.writer.open_run` does, and `StorageError` where pins and tags cannot be read.
     """
@@ -52,11 +57,12 @@ async def drop(
     keeping = Keeping(storage, None, monitor, listeners)
     writer = await ownership.take()
     try:
-        planned, verdict = await keeping.judge_alone(writer, unwanted)
-        if verdict.removed:
+        planned, verdict = await keeping.judge_alone(writer, unwanted, given_up)
+        for part in verdict.parts():
             with ownership.recording(writer):
-                await writer.drop(verdict.removed, verdict.acknowledged)
+                await writer.drop(part.removed, part.acknowledged)
             await ownership.pruner.committed(writer, writer.dropped, writer.stale)
+        if verdict.removed:
             await keeping.answer(verdict)
             await ownership.sweep_planned()
             try:

@@ -19,6 +19,7 @@ from asyncckpt.events import Leftover, Listeners, Swept
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
 from asyncckpt.worker.home import Home, Seen
+from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.past import Claim
 from asyncckpt.worker.prune import Pruner, over
 from asyncckpt.worker.sweep import carry_out, plan_sweep
@@ -186,6 +187,12 @@ class Ownership:
     async def sweep_planned(self) -> None:
         """Wait until the sweep knows what it removes: whatever is begun later cannot look left over to it."""
         await self._sweep_planned.wait()
+
+    async def tell_root(self, keeping: Keeping) -> None:
+        """Leave word of the damage that `keeping` was told of, while the run is held."""
+        if keeping.found and self.writer is not None and not self.is_lost:
+            await self.sweep_planned()  # which would take a note that is being written for one left unfinished
+            await keeping.tell_root()
 
     async def idle(self) -> None:
         """Wait for sweep and deletion under way."""

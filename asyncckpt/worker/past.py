@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asyncckpt.errors import Fenced
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import WriterId
 
 
@@ -24,8 +25,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """`reading` counts who reads a checkpoint, by sequence number; both collections go on being changed."""
+    """`reading` counts who reads a checkpoint, by sequence number, and `found` is damage; both go on being changed."""
 
     claim: Claim
     reading: dict[int, int] = field(default_factory=dict)
-    damaged: set[int] = field(default_factory=set)
+    found: dict[Finding, Damage] = field(default_factory=dict)

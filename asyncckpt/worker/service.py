@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, SaveSkipped, SaveSuperseded, StorageError
-from asyncckpt.events import LOCAL, Amended, Durable, Failed, Fallback, Leftover, Listeners, Retried
+from asyncckpt.events import HOME, LOCAL, Amended, Durable, Failed, Fallback, Leftover, Listeners, Retried
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
@@ -117,7 +118,7 @@ class SaveService:
         told, config = self._listeners, self._config
         overwritten = self.ownership.overwritten
         tier = Tier("mirror", storage, config.keep, config.monitor, told, self._clock, overwritten)
-        return Mirroring(tier, self.catalog, self.keeping.hold, config.pace, told, self._clock)
+        return Mirroring(tier, self.catalog, self.keeping, config.pace, told, self._clock)
 
     def _nearer(self, storage: Storage) -> LocalTier:
         return LocalTier(storage, self.ownership, self.catalog, self._config.monitor, self._listeners, self._clock)
@@ -133,7 +134,7 @@ class SaveService:
     @property
     def past(self) -> Past:
         """What a successor has to know."""
-        return Past(self.ownership.claim, self.keeping.reading, self.keeping.damaged)
+        return Past(self.ownership.claim, self.keeping.reading, self.keeping.found)
 
     def inherit(self, past: Past) -> None:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
@@ -206,6 +207,7 @@ class SaveService:
 
     async def _end(self) -> None:
         async with self._actor:
+            await self.ownership.tell_root(self.keeping)
             await self.ownership.leave(tidy=not self._is_hasty)
             for tier in (self._local, self._mirroring):
                 if tier is not None:
@@ -246,7 +248,6 @@ class SaveService:
         `damaged` ones it is full, since damage seldom comes alone.
         """
         async with self._actor:
-            self.keeping.damaged.update(damaged)
             writer = await self.ownership.go_on(seq, named=named)
             # With a local tier it was read in one of two places, and a save shares what is sound in both.
             is_sound = verified is not None and not damaged and self._local is None
@@ -256,6 +257,20 @@ class SaveService:
                 if named:  # what tiers have dropped since then must never be shared anew
                     writer.base = None
                 self._mirroring.want(writer, seq)
+
+    async def damaged(self, tier: str, finding: Finding, damage: Damage) -> None:
+        """A checkpoint was found damaged in `tier`: its retention counts it no more, and its root is told of it.
+
+        The root is told while the run is held, and else once it is: whoever only reads writes nothing.
+        """
+        if tier == HOME:
+            self.keeping.found[finding] = damage
+        elif tier == LOCAL and self._local is not None:
+            self._local.found(finding, damage)
+        elif self._mirroring is not None:
+            self._mirroring.found(finding, damage)
+        async with self._actor:
+            await self.ownership.tell_root(self.keeping)
 
     async def settled(self) -> None:
         """Return once nothing is left to do for what was committed: retention has run, hints are written."""
@@ -279,11 +294,13 @@ class SaveService:
                 if not (planned := await self._preview(listing)).removed:
                     return planned
             writer = await self.ownership.take()
+            await self.ownership.tell_root(self.keeping)
             planned, verdict = await self.keeping.judge_alone(writer)
-            if verdict.removed:
+            for part in verdict.parts():
                 with self.ownership.recording(writer):
-                    await writer.drop(verdict.removed, verdict.acknowledged)
-                await self._follow_up(writer, verdict)
+                    await writer.drop(part.removed, part.acknowledged)
+                await self._follow_up(writer, part)
+            if verdict.removed:
                 # At once: who prunes wants the room. A reader that is cut off looks again, as after any removal.
                 await self.ownership.pruner.committed(writer, (), ())
                 await self.ownership.pruner.finished()
@@ -424,7 +441,8 @@ class SaveService:
 
     async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:
         if self._is_hasty:
-            return Verdict()
+            return await self.keeping.judge_in_haste(writer, checkpoint)
+        await self.ownership.tell_root(self.keeping)
         return await self.keeping.judge(writer, checkpoint, self.ownership.overwritten(writer))
 
     async def _answer(self, attempt: Attempt, record: Record, written: int, rested: float) -> None:

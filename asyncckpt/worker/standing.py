@@ -53,7 +53,7 @@ class Standing:
         best = self._ranking.first(without=told.unwanted)
         out = outcast(told, replaced, best, newest, self._ranking.monitor)
         unkept_ones = self._unkept(out)
-        spared = {newest.seq, *told.reading, *(self._damaged - told.unwanted.keys())}
+        spared = {newest.seq, *told.reading, *told.evidence}
         if newest.partial:  # seldom
             spared.update(seq for seq in unreplaced(self._listed.values()) if seq not in out)
         gone = sorted(seq for seq in unkept_ones if seq not in spared and seq not in told.marks)

@@ -15,7 +15,8 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from asyncckpt.format import names
-from asyncckpt.format.marks import USER, is_drop, mark_of
+from asyncckpt.format.findings import Finding, finding_of
+from asyncckpt.format.marks import USER, Mark, is_drop, mark_of
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.storage.base import Storage, UploadInfo
 from asyncckpt.worker.home import number_of
@@ -55,16 +56,25 @@ async def plan_sweep(writer: Writer, *, is_supplied: bool = False) -> SweepPlan:
                 continue
             elif owner.inc < writer.inc and not (found.key in packs or _described(found.key, folders)):
                 doomed.append(found.key)
-    live = {c.seq for c in writer.checkpoints}
     async for found in storage.list(USER):
-        mark = mark_of(found.key)
-        if mark is None and not is_drop(found.key):
+        mark, finding = mark_of(found.key), finding_of(found.key)
+        if mark is None and finding is None and not is_drop(found.key):
             unknown.append(found.key)
-        elif mark is not None and mark.seq not in live and mark.seq < writer.first_seq and not writer.lost:
+        elif _is_of_nothing(mark or finding, writer):
             doomed.append(found.key)
     records = await writer.catalog.commits.removable(s for s in writer.before if s not in writer.head.live)
     uploads = [u async for u in storage.uploads() if _is_dead(u, writer)]
     return SweepPlan(tuple(_packs_first(doomed)) + tuple(records), tuple(uploads), tuple(unknown))
+
+
+def _is_of_nothing(said: Mark | Finding | None, writer: Writer) -> bool:
+    """Whether what was said is of a checkpoint that is not listed any more, and never will be."""
+    if said is None or writer.lost or said.seq >= writer.first_seq:
+        return False
+    if said.seq not in writer.listed:
+        return True
+    checkpoint = writer.listed.record(said.seq).checkpoint
+    return isinstance(said, Finding) and checkpoint is not None and said != Finding.of(checkpoint)
 
 
 def _described(key: str, folders: frozenset[str]) -> bool:

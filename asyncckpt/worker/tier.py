@@ -15,6 +15,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, RunRefused, StorageError
 from asyncckpt.events import Damaged, Deleted, Event, Leftover, Listeners, Pruned, Retained, Swept
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
@@ -130,6 +131,7 @@ class Tier:
         """List a checkpoint, everything of which is there; what this tier's retention drops for it, if it `prunes`."""
         verdict = Verdict()
         if prunes:
+            await self._ownership.tell_root(self._keeping)
             verdict = await self._keeping.judge(writer, checkpoint, self._overwritten(writer))
         with self._ownership.committing(writer):
             await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, self._brought)
@@ -143,6 +145,10 @@ class Tier:
     def spare(self, seqs: Iterable[int]) -> None:
         """From now on retention leaves these alone whatever the policy says, and no others."""
         self._keeping.reading = dict.fromkeys(seqs, 1)
+
+    def found(self, finding: Finding, damage: Damage) -> None:
+        """A copy here was found damaged: this tier's next record says so."""
+        self._keeping.found[finding] = damage
 
     def _is_passed(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         newest = max(writer.listed, key=lambda listed: listed.seq, default=None)

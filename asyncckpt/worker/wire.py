@@ -9,6 +9,7 @@ from typing import Any
 from asyncckpt import events
 from asyncckpt.errors import Fenced
 from asyncckpt.events import Event
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Alias, Contents, contents_json, contents_of
 from asyncckpt.format.record import Removal, WriterId
 from asyncckpt.format.sealed import Fixed, canonical, seal, unseal
@@ -130,13 +131,23 @@ def past_json(past: Past) -> Message:
     return {
         "claim": claim_json(past.claim),
         "reading": list(past.reading.items()),
-        "damaged": sorted(past.damaged),
+        "found": [found_json(finding, damage) for finding, damage in past.found.items()],
     }
 
 
 def past_of(said: Message) -> Past:
     """The inverse of `past_json`."""
-    return Past(claim_of(said["claim"]), dict(said["reading"]), set(said["damaged"]))
+    return Past(claim_of(said["claim"]), dict(said["reading"]), dict(map(found_of, said["found"])))
+
+
+def found_json(finding: Finding, damage: Damage) -> Message:
+    """Damage that was found."""
+    return {"finding": asdict(finding), "damage": asdict(damage)}
+
+
+def found_of(said: Message) -> tuple[Finding, Damage]:
+    """The inverse of `found_json`."""
+    return Finding(**said["finding"]), Damage(**said["damage"])
 
 
 def claim_json(claim: Claim) -> Message:

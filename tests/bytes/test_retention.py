@@ -233,6 +233,8 @@ def test_p9_the_best_and_what_is_damaged_are_stronger_than_a_request_and_weaker_
     assert removed(plan(None, live, newest=checkpoint(4), monitor=LOSS, told=Told(unwanted=both))) == [1, 2]
     assert removed(plan(None, live, newest=checkpoint(4), told=Told(damaged={1}, asked=both))) == [2]
     assert removed(plan(None, live, newest=checkpoint(4), told=Told(damaged={1}, unwanted=both))) == [1, 2]
+    known = Told(damaged={1, 3}, asked=both, given_up={1, 3})
+    assert removed(plan(None, live, newest=checkpoint(4), told=known)) == [1, 2], "3 was not asked to go"
     # What is given up altogether takes no part in the contest either.
     assert removed(plan(None, live, monitor=LOSS, told=Told(unwanted={1: "x"}, asked={2: "y", 3: "z"}))) == [1, 3]
 
@@ -327,6 +329,7 @@ tellings = st.builds(
     damaged=st.sets(st.integers(1, 40), max_size=3),
     marks=st.dictionaries(st.integers(1, 40), st.just(["pinned"]), max_size=3),
     asked=st.dictionaries(st.integers(1, 40), st.just("asked for by me"), max_size=9),
+    given_up=st.sets(st.integers(1, 40), max_size=3),
 )
 
 
@@ -339,7 +342,8 @@ def test_every_checkpoint_is_either_kept_with_a_reason_or_removed_with_one(
     assert sorted([*kept(planned), *removed(planned)]) == [c.seq for c in found]
     assert all(entry.reasons for entry in planned.kept)
     assert all(removal.reason and removal.rule in RULES for removal in planned.removed)
-    safe = {newest.seq, *told.reading, *told.damaged, *told.marks}
+    evidence = {seq for seq in told.damaged if not (seq in told.asked and seq in told.given_up)}
+    safe = {newest.seq, *told.reading, *evidence, *told.marks}
     assert not safe & set(removed(planned))
     best = best_of([c for c in found if c.seq not in told.damaged], LOSS)
     if best is not None and best.seq in removed(planned):

@@ -86,6 +86,7 @@ def test_ls_as_json_has_stable_keys(root: Path) -> None:
             "latest",
             "best",
             "partial",
+            "damaged",
             "code_version",
         ]
     )

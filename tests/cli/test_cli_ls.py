@@ -52,6 +52,7 @@ def test_the_json_says_what_the_record_says(document: Document, saved: Saved) ->
         "latest": False,
         "best": True,
         "partial": False,
+        "damaged": False,
         "code_version": None,
     }
 

@@ -90,7 +90,9 @@ def test_among_all_that_are_checked_a_removed_one_is_told_and_no_damage(tmp_path
     async def act(catalog: Catalog) -> list[Verdict]:
         listing = await catalog.listing()
         await training.overtake()
-        return [found async for found in Check(Target(str(tmp_path), None), full=True).listed(catalog, listing)]
+        return [
+            found async for found in Check(Target(str(tmp_path), None), full=True, notes=False).listed(catalog, listing)
+        ]
 
     with Training(tmp_path) as training:
         (found,) = with_catalog(tmp_path, act)

@@ -79,6 +79,7 @@ def test_the_json_says_where_it_came_from(document: Document, saved: Saved) -> N
         "folder": folder,
         "shared": 0,
         "lacks": [],
+        "damage": None,
         "manifest": {"key": f"{folder}/manifest.json", "length": saved.manifest(2).stat().st_size},
         **{key: found[key] for key in ("packs", "components", "tensors", "values")},
     }

@@ -59,12 +59,18 @@ def test_the_module_can_be_imported_without_running() -> None:
 
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize(
-    "arguments", [["ls"], ["show"], ["show", "--tensors"], ["verify"], ["verify", "--quick"], ["verify", "--json"]]
+    "arguments",
+    [
+        ["ls"],
+        ["show"],
+        ["show", "--tensors"],
+        *(["verify", "--no-note", *more] for more in ([], ["--quick"], ["--json"])),
+    ],
 )
 def test_nothing_is_written_to_the_root(run: Run, saved: Saved, arguments: list[str], damaged: bool) -> None:
     if damaged:
-        flip(saved.pack(1))
-        saved.manifest(2).unlink()
+        flip(saved.pack(2))
+        saved.manifest(3).unlink()
         flip(saved.record(1), 40)
     before = tree(saved.root.parent)
     run(arguments[0], saved, *arguments[1:])

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.format.marks import Mark, by_seq, check_tag, decode_drop, drop_key, encode, is_drop, mark_of
+from asyncckpt.format.marks import Drop, Mark, by_seq, check_tag, decode_drop, drop_key, encode, is_drop, mark_of
+from asyncckpt.format.sealed import seal
 from asyncckpt.storage.base import check_key
 
 
@@ -30,7 +31,8 @@ def test_what_can_be_a_tag(tag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "tag", ["", "latest", "best", "12", "00000042", "x" * 61, "ü" * 31, " a", "a\n", "a@b", "\x00", "\ud800"]
+    "tag",
+    ["", "latest", "best", "12", "00000042", "x" * 61, "ü" * 31, " a", "a\n", "a@b", "\x00", "\ud800"],
 )
 def test_what_would_mean_something_else_or_nothing_is_refused(tag: str) -> None:
     with pytest.raises(ValueError, match="cannot be a tag"):
@@ -59,7 +61,9 @@ def test_other_keys_are_no_marks_and_no_requests(key: str) -> None:
 def test_a_request_says_who_asks_and_for_what() -> None:
     assert is_drop(check_key(drop_key()))
     assert drop_key() != drop_key()
-    assert decode_drop(encode("me@here", 1, {3, 1}), "it") == ("me@here", frozenset({1, 3}))
+    assert decode_drop(encode("me@here", 1, {3, 1}), "it") == Drop("me@here", frozenset({1, 3}), frozenset())
+    assert decode_drop(encode("me", 1, {3, 1}, {3, 4}), "it").damaged == {3}, "only of what is to go"
+    assert decode_drop(seal({"author": "me", "created": 1, "drop": [1]}), "it").damaged == frozenset()
     with pytest.raises(CheckpointCorruptError, match="it is damaged"):
         decode_drop(encode("me", 1, [1])[:-3] + b"}  ", "it")
 

@@ -6,13 +6,15 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.commits import Fenced
-from asyncckpt.events import Event, Listeners
+from asyncckpt.events import HOME, Event, Listeners
 from asyncckpt.format import names
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Path
 from asyncckpt.format.record import Record, WriterId
 from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
@@ -146,8 +148,22 @@ class Session:
             contents = (await self.service.catalog.manifest(latest)).contents
             await self.service.go_on(latest.seq, (), named=False, verified=contents)
 
+    async def found_damaged(self, seq: int, tier: str = HOME) -> None:
+        """The checkpoint with this number was found damaged, or is said to be."""
+        writer = self.service.ownership.writer
+        assert writer is not None
+        checkpoint = writer.listed.get(seq)
+        assert checkpoint is not None
+        await self.service.damaged(tier, Finding.of(checkpoint), Damage("content", "a test says so", "me", 0))
+
     async def save(
-        self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        epoch: int | None = None,
+        *,
+        emergency: bool = False,
+        partial: tuple[str, ...] = (),
     ) -> Committed | Rejected:
         """Save `content(step)` and wait for the answer."""
         ended: asyncio.Future[Committed | Rejected] = asyncio.get_running_loop().create_future()
@@ -158,7 +174,9 @@ class Session:
             if isinstance(answer, Committed | Rejected):
                 ended.set_result(answer)
 
-        self.service.submit(self._ticket(step, metrics or {}, epoch, reply))
+        ticket = self._ticket(step, metrics or {}, epoch, reply)
+        job = replace(ticket.job, emergency=emergency, partial=partial)
+        self.service.submit(replace(ticket, job=job))
         await asyncio.wait({ended, self._running}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             raise AssertionError(f"the service ended without an answer to step {step}: {self._running}")
@@ -167,9 +185,11 @@ class Session:
             self.records.append(answer.record)
         return answer
 
-    async def saved(self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None) -> Record:
+    async def saved(
+        self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None, **how: Any
+    ) -> Record:
         """A save that has to succeed: its record."""
-        answer = await self.save(step, metrics, epoch)
+        answer = await self.save(step, metrics, epoch, **how)
         assert isinstance(answer, Committed), answer
         return answer.record
 

@@ -14,11 +14,12 @@ from asyncckpt import marking
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Listeners
+from asyncckpt.format.findings import finding_of
 from asyncckpt.format.marks import is_drop, mark_of
 from asyncckpt.marking import mark
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.crash import RecordingFiles, crash_states, materialise
-from asyncckpt.worker import keeping, offline, service
+from asyncckpt.worker import keeping, offline, ownership, service
 from asyncckpt.worker.offline import ask, drop
 from tests.worker.crashing import RUNGS, plain, recorder, save
 from tests.worker.drive import Session, checked, drive, keys, leftovers
@@ -61,7 +62,7 @@ async def restarted(storage: LocalStorage, keep: int | None = None) -> list[int]
     again = LocalStorage(storage.url)
     found = [c.step for c in (await checked(again)).checkpoints]
     left = await leftovers(again)
-    assert not [key for key in left if mark_of(key) is None], left
+    assert not [key for key in left if mark_of(key) is None and finding_of(key) is None], left
     await again.aclose()
     return found
 
@@ -112,10 +113,28 @@ async def carried_out_sooner_or_later(storage: LocalStorage, reached: Collection
     assert await restarted(storage) == [*left, 99]
 
 
+async def noted(storage: LocalStorage, files: RecordingFiles) -> None:
+    async with Session(storage) as session:
+        await session.resume()
+        await session.found_damaged(2)
+        files.mark("noted")
+        await session.saved(4)
+
+
+async def remembered(storage: LocalStorage, reached: Collection[str]) -> None:
+    """What was said is there or not, and no more goes for it: it was said falsely, and all of it still loads."""
+    listing = await checked(storage)
+    told = [info.step for info in listing.infos() if info.damaged]
+    assert told in ([[2]] if reached else [[], [2]])
+    newest = listing.checkpoints[-1].step
+    assert await restarted(storage, keep=2) == [*told, newest, 99]
+
+
 STORIES: dict[str, tuple[Act, Check, int]] = {
     "a removal": (pruned, all_or_less, 40),
     "a tag that moves": (tagged, on_one_at_least, 10),
     "a request": (requested, carried_out_sooner_or_later, 100),
+    "a finding": (noted, remembered, 40),
 }
 
 
@@ -129,7 +148,7 @@ def test_a_crash_at_any_moment_leaves_what_was_or_what_was_asked_for(
     assert states >= least
 
 
-DROP = "await writer.drop(verdict.removed, verdict.acknowledged)"
+DROP = "await writer.drop(part.removed, part.acknowledged)"
 PUT = "await catalog.storage.put(new.key, [encode(author(), int(clock.time() * 1e6))])"
 JUDGE = "verdict = await self._judge(writer, checkpoint)"
 MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
@@ -150,6 +169,18 @@ MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
         service,
         JUDGE,
         f"{JUDGE}; await self.keeping.answer(verdict)",
+    ),
+    "a finding is kept to oneself": (
+        "a finding",
+        ownership,
+        "if keeping.found and self.writer is not None and not self.is_lost:",
+        "if False:",
+    ),
+    "a finding is written while the sweep looks for what is unfinished": (
+        "a finding",
+        ownership,
+        "await self.sweep_planned()  # which would",
+        "pass  # which would",
     ),
     "a request is never answered": ("a request", keeping, "if not verdict.requests:", "if True:"),
 }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 
 from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.events import Listeners, Pruned
 from asyncckpt.format.record import RULES, Record, Removal
 from asyncckpt.format.slots import Slots
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
-from asyncckpt.worker import keeping
+from asyncckpt.worker import keeping, offline
 from asyncckpt.worker.offline import ask
+from asyncckpt.worker.writer import Writer
 from tests.worker.drive import Session, checked, keys, leftovers, me, run, steps
 
 LOSS: Monitor = ("val_loss", "min")
@@ -91,6 +94,36 @@ def test_a_request_for_many_stays_until_all_of_them_are_gone(monkeypatch: pytest
             await session.saved(11)
             await session.tidied()
             assert (await keys(store, "user/"), await steps(store)) == ([], [6, 7, 8, 9, 10, 11])
+
+    monkeypatch.setattr(keeping, "MOST", 3)
+    run(act)
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_prune_of_many_takes_several_records_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await many(store)
+        await ask(store, [1], "me", SYSTEM_CLOCK)
+        removals: list[int] = []
+        real = Writer.drop
+
+        async def drop(writer: Writer, removed: Collection[Removal], acknowledged: Collection[int] = ()) -> None:
+            removals.append(len(removed))
+            assert bool(await keys(store, "user/")), "answered before all is gone"
+            await real(writer, removed, acknowledged)
+
+        monkeypatch.setattr(Writer, "drop", drop)
+        if by_hand:
+            await offline.drop(store, dict.fromkeys(range(1, 9), "x"), Listeners(()), SYSTEM_CLOCK)
+        else:
+            async with Session(store, keep=1) as session:
+                await session.service.prune(dry_run=False)
+                assert [event.seq for event in session.log.of(Pruned)] == [*range(1, 9)]
+        assert removals == [3, 3, 2]
+        assert (await steps(store), await keys(store, "user/")) == ([9], [])
+        assert await leftovers(store) == []
 
     monkeypatch.setattr(keeping, "MOST", 3)
     run(act)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import StorageDenied, TransientError
+from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.marks import Mark, encode
 from asyncckpt.format.record import Checkpoint, Record, Removal
 from asyncckpt.format.slots import Slots
@@ -26,6 +27,7 @@ from asyncckpt.worker.offline import ask
 from asyncckpt.worker.standing import Standing
 from tests.worker.drive import Session, run
 
+DAMAGE = Damage("content", "a test says so", "me", 0)
 Turn: TypeAlias = tuple[Any, ...]
 
 saves = st.tuples(
@@ -37,7 +39,7 @@ saves = st.tuples(
 others = st.sampled_from(
     [
         *product(("refused", "lost", "restart", "crash", "prune")),
-        *product(("pin", "unpin", "ask", "go back"), (1, 2, 4)),
+        *product(("pin", "unpin", "ask", "go back", "note damage", "take it back"), (1, 2, 4)),
     ]
 )
 policies = st.builds(
@@ -97,6 +99,13 @@ class Drive:
             await ask(self.store, [seq], "me", SYSTEM_CLOCK)
         elif what == "go back":
             await self.session.service.go_on(seq, {newest} - {seq}, named=True)
+        elif what == "note damage":
+            await self.store.put((await self._finding(seq)).key, [DAMAGE.encode()])
+        elif what == "take it back":
+            await self.store.delete([(await self._finding(seq)).key])
+
+    async def _finding(self, seq: int) -> Finding:
+        return Finding.of((await Catalog(self.store).listing()).find(f"{seq:08d}"))
 
     async def check(self) -> None:
         """Compare what the writer knows with what lies in the store."""

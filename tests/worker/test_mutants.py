@@ -74,7 +74,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     ),
     "the catalog is what is present": (
         catalog,
-        "listing = replace(await self.listing_of(head), marks=await self.marks())",
+        "listing = await self._with_said(await self.listing_of(head))",
         "listing = await self.listing_of(record.replace(head, live=frozenset(await self.slots())))",
         zombie,
     ),

@@ -69,6 +69,7 @@ class Round:
     damaged: frozenset[int]
     marks: frozenset[int]
     asked: frozenset[int]
+    given_up: frozenset[int]
     unwanted: frozenset[int]
     dropped: frozenset[int]
     is_durable: bool
@@ -86,6 +87,7 @@ class Round:
             damaged=seqs(self.damaged),
             marks={seq: ["pinned"] for seq in seqs(self.marks)},
             asked=dict.fromkeys(seqs(self.asked), "asked for by me"),
+            given_up=seqs(self.given_up),
             unwanted=dict.fromkeys(seqs(self.unwanted), "overwritten by a new training"),
         )
 
@@ -101,6 +103,7 @@ rounds = st.builds(
     damaged=seldom,
     marks=places,
     asked=places,
+    given_up=seldom,
     unwanted=seldom,
     dropped=seldom,
     is_durable=st.booleans() | st.just(True),

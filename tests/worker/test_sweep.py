@@ -69,6 +69,7 @@ def test_rule_19_a_checkpoint_that_is_being_read_or_is_damaged_stays() -> None:
         await three(store)
         async with Session(store, keep=1) as session:
             await session.resume()
+            await session.found_damaged(2)
             await session.service.go_on(3, {2}, named=False)
             with session.service.hold(1):
                 await session.saved(4)

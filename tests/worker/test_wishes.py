@@ -400,6 +400,7 @@ def test_what_a_training_goes_on_from_after_a_fallback_is_not_pruned() -> None:
         async with Session(store) as session:
             session.service.keeping = Keeping(store, RetentionPolicy(every_steps=1000), None, Listeners(()))
             await session.resume()
+            await session.found_damaged(3)
             await session.service.go_on(2, {3}, named=False)
             for dry_run in (True, False):
                 planned = await session.service.prune(dry_run=dry_run)
