@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,41 +12,15 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.events import Event, Fallback
 from asyncckpt.staging import pinning
-from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 
+from .declaring import Declaring
 from .trainings import Training, differing, side
-
-
-class Declaring(MemoryStorage):
-    """Declares to the race detector every byte of an arena that is written."""
-
-    declared = 0
-
-    async def put(self, key: str, parts: Any, **options: Any) -> Any:
-        return await super().put(key, self._declared(parts), **options)
-
-    async def _declared(self, parts: Any) -> AsyncIterator[Any]:
-        if hasattr(parts, "__aiter__"):
-            async for part in parts:
-                yield self._read(part)
-        else:
-            for part in parts:
-                yield self._read(part)
-
-    def _read(self, part: Any) -> Any:
-        view = memoryview(part)
-        if view and not view.readonly:
-            simacc.host_access(torch.frombuffer(view, dtype=torch.uint8))
-            Declaring.declared += len(view)
-        return part
 
 
 @pytest.mark.parametrize("busy", ["coalesce", "wait", "skip"])
 def test_T5_T6_the_writer_reads_what_has_arrived_and_nothing_overwrites_it_before(busy: Any) -> None:
     training = Training()
-    training.store = Declaring("declaring")
-    before = Declaring.declared
     with training.checkpointer(verify="off", on_busy=busy) as checkpointer:
         handles, wanted = [], {}
         for step in range(1, 9):
@@ -59,7 +32,7 @@ def test_T5_T6_the_writer_reads_what_has_arrived_and_nothing_overwrites_it_befor
         assert done
         for step in done:
             assert differing(training.saved(step), wanted[step]) == []
-    assert Declaring.declared - before > 10_000
+    assert training.store.declared > 10_000
 
 
 class Told:
@@ -158,7 +131,7 @@ def test_T11_a_hundred_saves_use_one_side_stream() -> None:
 def test_T11_a_model_on_two_devices_saved_from_a_thread_whose_device_is_another() -> None:
     first, second = Training(device=torch.device("sim", 0)), Training(device=torch.device("sim", 1))
     parts = {"model": {"a": first.model, "b": second.model}, "optimizer": [first.optimizer, second.optimizer]}
-    store = first.store = second.store = MemoryStorage("two")
+    store = first.store = second.store = Declaring("two")
     with AsyncCheckpointer(store, **parts, verify="always") as checkpointer:
         for step in (1, 2, 3):
             wanted = [first.state(), second.state()]

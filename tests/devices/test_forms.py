@@ -12,9 +12,9 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.staging import device as copies
 from asyncckpt.staging import lane, pieces
-from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 
+from .declaring import Declaring
 from .trainings import DEVICE, differing, side, tensors
 
 
@@ -59,7 +59,7 @@ def test_T10_every_form_comes_back_bit_for_bit(
     live = on_device()
     model = nn.ParameterDict({k: nn.Parameter(t, requires_grad=False) for k, t in live.items()})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    store = MemoryStorage("forms")
+    store = Declaring("forms")
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer} if lazy else {"model": model}
     wanted = tensors(dict(model.items()))
     with AsyncCheckpointer(store, **parts, verify="always") as checkpointer:
@@ -75,7 +75,7 @@ def test_T10_host_and_device_side_by_side() -> None:
     torch.manual_seed(0)
     there, here = nn.Linear(64, 64).to(DEVICE), nn.Linear(64, 64)
     optimizer = torch.optim.SGD([*there.parameters(), *here.parameters()], lr=0.1, momentum=0.9)
-    store = MemoryStorage("mixed")
+    store = Declaring("mixed")
 
     def step() -> None:
         x = torch.randn(4, 64)
@@ -96,7 +96,7 @@ def test_T10_host_and_device_side_by_side() -> None:
 @pytest.mark.parametrize("poison", [1, 2])
 def test_T7_what_is_handed_out_or_deleted_is_there_until_it_is_copied(poison: int) -> None:
     simacc.configure(poison=poison)
-    store = MemoryStorage("handed")
+    store = Declaring("handed")
     handed = Handed()
     model = nn.Linear(256, 256).to(DEVICE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -14,9 +14,9 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.staging import lane
 from asyncckpt.staging.snapshot import Snapshot
-from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 
+from .declaring import Declaring
 from .trainings import DEVICE, Training, differing, side, tensors
 
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -87,7 +87,7 @@ def test_T3_optimizers_that_step_inside_the_backward_pass_wait() -> None:
             optimizer.zero_grad()
 
         parameter.register_post_accumulate_grad_hook(update)
-    store = MemoryStorage("inner")
+    store = Declaring("inner")
     model(torch.randn(4, 8, device=DEVICE)).sum().backward()
     with AsyncCheckpointer(store, model=model, optimizer=list(inner.values()), verify="off") as checkpointer:
         for step in (1, 2):
@@ -165,7 +165,7 @@ def test_T4_what_the_forward_pass_changes_is_saved_as_it_was(scratch: int, monke
     by_hand = [p.detach().clone() for p in model.parameters()]
     rate = torch.tensor(0.1, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, foreach=True, capturable=True)
-    store = MemoryStorage("eager")
+    store = Declaring("eager")
     extra = {"average": average, "by hand": _Handed(by_hand)}
 
     def live() -> dict[str, torch.Tensor]:
