@@ -163,7 +163,7 @@ class AsyncCheckpointer:
             executor, roughly(parts), self._storage, config, self._listeners, SYSTEM_CLOCK, ranks
         )
         self._saver = Saver(
-            Capture(saved_here(tracked, here), tracked.lazy),
+            Capture(saved_here(tracked, here), tracked.lazy, tracked.guarded),
             self._executor,
             self._listeners,
             SYSTEM_CLOCK,

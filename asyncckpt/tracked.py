@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -33,10 +33,14 @@ _SHARDING = (  # by name: to import them takes a second
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """What is saved: `trees` by scope, in the order of restoring, and which tensors are LAZY."""
+    """What is saved: `trees` by scope, in the order of restoring, and what of it is LAZY.
+
+    That are tensors by their ids, and whatever the components at the paths `guarded` hand out.
+    """
 
     trees: Mapping[str, Mapping[str, Tree]]
     lazy: Callable[[], frozenset[int]]
+    guarded: frozenset[Path]
 
 
 def track(parts: Mapping[str, object], here: Place) -> Tracked:
@@ -51,10 +55,12 @@ def track(parts: Mapping[str, object], here: Place) -> Tracked:
     shared = {n: t for n, t in given.items() if here.world == 1 or n in _REPLICATED}
     own = {n: t for n, t in given.items() if n not in shared}
     trees: dict[str, Mapping[str, Tree]] = {SHARED: _tree(shared, ())}
+    promised = set(_promised((), shared))
     if own:
         scope = own_scope(here.rank)
         trees[scope] = _tree(own, (scope,))
-    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))))
+        promised.update(_promised((scope,), own))
+    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))), frozenset(promised))
 
 
 def roughly(parts: Mapping[str, object]) -> int:
@@ -109,6 +115,22 @@ def _branch(path: Path, target: object) -> Tree:
         return [_branch((*path, str(index)), item) for index, item in enumerate(target)]
     _check_loader(path, target)
     return component(path, target)
+
+
+def _promised(path: Path, target: object, *, is_guarded: bool = False) -> Iterator[Path]:
+    """The paths of what is `guarded`, or lies in what is."""
+    is_guarded = is_guarded or isinstance(target, Guarded)
+    target = _bare(target)
+    if isinstance(target, Mapping):
+        items: Iterable[tuple[str, object]] = target.items()
+    elif isinstance(target, list | tuple):
+        items = ((str(index), item) for index, item in enumerate(target))
+    else:
+        items = ()
+        if is_guarded:
+            yield path
+    for name, item in items:
+        yield from _promised((*path, name), item, is_guarded=is_guarded)
 
 
 def _check_loader(path: Path, target: object) -> None:

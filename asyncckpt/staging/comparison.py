@@ -5,6 +5,8 @@ The copies are sent back on the side stream and compared there, byte by byte; tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,14 @@ from asyncckpt.staging.lane import Batch, Gathered, Lane
 
 
 class Comparison:
-    """Enqueued by the thread that is about to change the tensors; `end` is what the change has to wait for."""
+    """Enqueued by the thread that is about to change the tensors; `end` is what the change has to wait for.
 
-    def __init__(self, lane: Lane, *, pinned: bool) -> None:
+    `tensors` are those that were handed out for this save.
+    """
+
+    def __init__(self, lane: Lane, tensors: Mapping[Path, Tensor], *, pinned: bool) -> None:
         self._lane = lane
+        self._tensors = tensors
         self._pinned = pinned
         self._paths: list[Path] = []
         differing: list[Tensor] = []
@@ -40,13 +46,13 @@ class Comparison:
         """For each tensor, a byte that is not zero where it differs."""
         masks = [m for run in batch.gathered for m in self._of_run(run)]
         self._paths += [path for run in batch.gathered for path in run.paths]
-        for place, source in zip(batch.places, batch.sources, strict=True):
+        for place, source in zip(batch.places, batch.sources.now(self._tensors), strict=True):
             masks.append(self._mask(place, source))
         self._paths += batch.paths
         return list(torch._foreach_max(masks)) if masks else []
 
     def _of_run(self, run: Gathered) -> list[Tensor]:
-        run.gather({})
+        run.gather(self._tensors)
         mask = self._mask(run.place, run.scratch)
         return [mask[start:end] for start, end in run.spans]
 

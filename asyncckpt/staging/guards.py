@@ -36,7 +36,9 @@ class Guarded(Generic[T]):
 def guarded(target: T) -> Guarded[T]:
     """Promise that the tensors of `target` change only after ``before_mutation()``, so they are copied LAZY.
 
-    Use it for a model average that is updated by hand, or for frozen weights: ``extra={"ema": guarded(ema)}``.
+    Use it for a model average that is updated by hand, or for frozen weights: ``extra={"ema": guarded(ema)}``. `target`
+    may be anything that can be saved, or a list or mapping of it. Of what is no module the promise is for the tensors
+    that its ``state_dict()`` returns: they are kept until they are copied, also where it makes them anew each time.
     """
     return Guarded(target)
 

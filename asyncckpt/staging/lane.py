@@ -9,7 +9,7 @@ places; runs of small or strided ones are gathered on the device first, since ea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from asyncckpt.format.manifest import Path
-from asyncckpt.staging.device import copy_group, destination, origin
-from asyncckpt.staging.layout import Region, handed_out
+from asyncckpt.staging.device import copy_group, destination
+from asyncckpt.staging.layout import Region
+from asyncckpt.staging.origins import Origins, origins
 from asyncckpt.staging.pieces import adjacent, groups, is_row_major, parts
 from asyncckpt.staging.streams import StreamDevice
 from asyncckpt.staging.window import Copy
@@ -44,19 +45,14 @@ class Gathered:
     paths: tuple[Path, ...]
     spans: tuple[tuple[int, int], ...]
     """Where each begins and ends in the scratch."""
-    sources: tuple[Tensor, ...]
+    sources: Origins
     slots: tuple[Tensor, ...]
     scratch: Tensor
     place: Tensor
-    volatile: tuple[tuple[int, Region], ...]
-    """Which of the sources are handed out anew for every save."""
 
     def gather(self, tensors: Mapping[Path, Tensor]) -> None:
         """Fill the scratch, on the current stream; `tensors` are those handed out for this save."""
-        sources = list(self.sources)
-        for index, region in self.volatile:
-            sources[index] = origin(handed_out(region, tensors))
-        copy_group(self.slots, sources)
+        copy_group(self.slots, self.sources.now(tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,7 @@ class Batch:
     paths: tuple[Path, ...]
     """Of what is not gathered."""
     places: tuple[Tensor, ...]
-    sources: tuple[Tensor, ...]
+    sources: Origins
     gathered: tuple[Gathered, ...]
 
     def send(self, tensors: Mapping[Path, Tensor], *, pinned: bool) -> None:
@@ -77,7 +73,7 @@ class Batch:
             run.gather(tensors)
             # At once: the next one is gathered in the same memory.
             copy_group([run.place], [run.scratch], non_blocking=pinned)
-        copy_group(self.places, self.sources, non_blocking=pinned)
+        copy_group(self.places, self.sources.now(tensors), non_blocking=pinned)
 
 
 class Lane:
@@ -123,19 +119,12 @@ class Lane:
         return [(self._eager[0].offset, end)]
 
     def _eager_groups(self) -> list[list[Region]]:
-        """Not cut: what was handed out for this save alone is found by its region."""
         return [group for run in adjacent(self._eager) for group in groups(run)]
 
     # -- on the staging thread -------------------------------------------------------------------------------
 
-    def send(self, after: torch.Event, *, pinned: bool) -> Iterator[Marked]:
-        """Enqueue all other copies behind `after`, a batch at a time."""
-        for copy in self.copies(after, pinned=pinned):
-            copy.make()
-            yield copy.start, self.device.mark_side()
-
-    def copies(self, after: torch.Event, *, pinned: bool) -> list[Copy]:
-        """Those that `send` enqueues."""
+    def copies(self, after: torch.Event, tensors: Mapping[Path, Tensor], *, pinned: bool) -> list[Copy]:
+        """All others, behind `after`, a batch at a time; `tensors` are those handed out for this save."""
 
         def run_copy(run: Gathered) -> None:
             with self.device.side(after):
@@ -143,7 +132,7 @@ class Lane:
 
         def batch_copy(batch: Batch) -> None:
             with self.device.side(after):
-                batch.send({}, pinned=pinned)
+                batch.send(tensors, pinned=pinned)
 
         return [
             *(Copy(run.start, run.start + run.place.numel(), partial(run_copy, run)) for run in self._runs),
@@ -165,13 +154,13 @@ class Lane:
             group[-1].offset + group[-1].nbytes,
             tuple(region.path for region in straight),
             tuple(destination(self._arena, region.offset, region.source.tensor) for region in straight),
-            tuple(origin(region.source.tensor) for region in straight),
+            origins(straight),
             tuple(_gathered(run, scratch, self._arena) for run in small),
         )
 
 
 def _is_straight(region: Region) -> bool:
-    return region.nbytes >= STRAIGHT and is_row_major(region) and not region.source.volatile
+    return region.nbytes >= STRAIGHT and is_row_major(region)
 
 
 def _length(run: Sequence[Region]) -> int:
@@ -191,9 +180,8 @@ def _gathered(run: Sequence[Region], scratch: Tensor, arena: Tensor) -> Gathered
         start,
         tuple(region.path for region in run),
         tuple((region.offset - start, region.offset - start + region.nbytes) for region in run),
-        tuple(origin(region.source.tensor) for region in run),
+        origins(run),
         tuple(slots),
         scratch[start - base : end - base],
         arena[start:end],
-        tuple((index, region) for index, region in enumerate(run) if region.source.volatile),
     )

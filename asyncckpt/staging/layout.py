@@ -40,6 +40,8 @@ class Region:
     offset: int
     nbytes: int
     source: Source
+    cut: slice | None = None
+    """Which elements of the tensor at `path` these are, where they are not all of it."""
 
     @property
     def lazy(self) -> bool:
@@ -192,10 +194,16 @@ def _represent(cluster: list[_Extent], aliases: dict[Path, Alias]) -> Source:
 
 def handed_out(region: Region, tensors: Mapping[Path, Tensor]) -> Tensor:
     """What `region` stands for among the volatile `tensors` of one save; shared bytes are found by a sharer."""
-    if (tensor := tensors.get(region.path)) is not None:
-        return tensor
+    tensor = tensors[sharer(region, tensors)]
+    if region.path in tensors:
+        return tensor if region.cut is None else tensor.detach().view(-1)[region.cut]
     low = int(region.source.tensor.storage_offset())
-    return _bytes(tensors[region.path[:-1]], low, low + region.nbytes)
+    return _bytes(tensor, low, low + region.nbytes)
+
+
+def sharer(region: Region, tensors: Mapping[Path, Tensor]) -> Path:
+    """The path of the one of `tensors` that has the bytes of `region`."""
+    return region.path if region.path in tensors else region.path[:-1]
 
 
 def _bytes(tensor: Tensor, low: int, high: int) -> Tensor:

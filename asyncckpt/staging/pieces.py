@@ -27,9 +27,10 @@ def parts(region: Region) -> list[Region]:
 
 def _part(region: Region, at: int, step: int) -> Region:
     source = region.source
-    tensor = source.tensor.detach().view(-1)[at : at + step]
-    part = Source(source.path, tensor, source.lazy)
-    return Region(region.path, region.offset + at * tensor.itemsize, tensor.nbytes, part)
+    cut = slice(at, at + step)
+    tensor = source.tensor.detach().view(-1)[cut]
+    part = Source(source.path, tensor, source.lazy, source.volatile)
+    return Region(region.path, region.offset + at * tensor.itemsize, tensor.nbytes, part, cut)
 
 
 def groups(regions: Iterable[Region]) -> list[list[Region]]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from asyncckpt.format.manifest import Path
 from asyncckpt.staging.arena import Arena
-from asyncckpt.staging.device import copy_group, destination, origin, same_bits
+from asyncckpt.staging.device import copy_group, destination, same_bits
 from asyncckpt.staging.lane import Lane
-from asyncckpt.staging.layout import Plan, Region, handed_out
+from asyncckpt.staging.layout import Plan, Region, sharer
+from asyncckpt.staging.origins import Origins, origins
 from asyncckpt.staging.pieces import groups, parts
 from asyncckpt.staging.streams import has_streams, stream_device
 
@@ -26,14 +27,14 @@ class HostGroup:
     end: int
     paths: tuple[Path, ...]
     destinations: tuple[Tensor, ...]
-    sources: tuple[Tensor, ...]
+    sources: Origins
 
-    def copy(self) -> None:
-        copy_group(self.destinations, self.sources)
+    def copy(self, tensors: Mapping[Path, Tensor]) -> None:
+        copy_group(self.destinations, self.sources.now(tensors))
 
-    def changed(self) -> list[Path]:
+    def changed(self, tensors: Mapping[Path, Tensor]) -> list[Path]:
         """The tensors whose live bytes are not the copied ones."""
-        pairs = zip(self.paths, self.destinations, self.sources, strict=True)
+        pairs = zip(self.paths, self.destinations, self.sources.now(tensors), strict=True)
         return [path for path, copied, live in pairs if not same_bits(copied, live)]
 
 
@@ -53,8 +54,8 @@ class Schedule:
                 device = region.source.tensor.device
                 (there[device] if has_streams(device.type) else here).append(region)
         self.lanes = [self._lane(device, regions) for device, regions in there.items()]
-        self._eager = self._group([r for r in here if not r.lazy and not r.source.volatile])
-        self._volatile = [r for r in here if r.source.volatile]
+        self._eager = self._group([region for region in here if not region.lazy])
+        self._lent = [region for region in plan.regions if region.lazy and region.source.volatile]
         runs = groups(part for region in here if region.lazy for part in parts(region))
         self.lazy = [group for run in runs if (group := self._group(run)) is not None]
         """LAZY copies of host memory in file order."""
@@ -73,12 +74,11 @@ class Schedule:
         if self.arena.window is not None:  # they were given back
             self._write_headers()
         if self._eager is not None:
-            self._eager.copy()
-        pairs = [(r.offset, handed_out(r, tensors)) for r in self._volatile]
-        copy_group(
-            [destination(self.arena.tensor, offset, tensor) for offset, tensor in pairs],
-            [origin(tensor) for _, tensor in pairs],
-        )
+            self._eager.copy(tensors)
+
+    def lent(self, tensors: Mapping[Path, Tensor]) -> dict[Path, Tensor]:
+        """Those of `tensors`, which were handed out for one save, that LAZY copies read."""
+        return {path: tensors[path] for path in {sharer(region, tensors) for region in self._lent}}
 
     def _lane(self, device: torch.device, regions: list[Region]) -> Lane:
         eager, lazy = [r for r in regions if not r.lazy], [r for r in regions if r.lazy]
@@ -92,5 +92,5 @@ class Schedule:
             regions[-1].offset + regions[-1].nbytes,
             tuple(r.path for r in regions),
             tuple(destination(self.arena.tensor, r.offset, r.source.tensor) for r in regions),
-            tuple(origin(r.source.tensor) for r in regions),
+            origins(regions),
         )

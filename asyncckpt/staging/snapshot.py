@@ -8,9 +8,11 @@ opens every latch: training never hangs on it.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -19,7 +21,9 @@ from torch import Tensor
 
 from asyncckpt.errors import SaveSuperseded, TornSnapshot
 from asyncckpt.format.manifest import Path
+from asyncckpt.staging import backlog
 from asyncckpt.staging.arena import Arena
+from asyncckpt.staging.backlog import Backlog
 from asyncckpt.staging.comparison import Comparison
 from asyncckpt.staging.filling import Filling
 from asyncckpt.staging.lane import Lane, Marked
@@ -70,6 +74,9 @@ class Snapshot:
         self.enqueued = threading.Event()
         self.copied = threading.Event()
         self._schedule = schedule
+        self._tensors: Mapping[Path, Tensor] = {}
+        """Handed out for this save alone, and to be kept until it was copied and compared."""
+        self._backlog = Backlog(backlog.MOST * len(schedule.lanes))
         self._verify = verify
         self._checking = threading.Lock()
         self._judged = threading.Event()
@@ -79,6 +86,8 @@ class Snapshot:
         self._lender = lender
         self._later = later
         self._holders = 2
+        self._is_broken = False
+        """Whether a device said that a copy has failed."""
         self._is_lost = False
         self._releasing = threading.Lock()
         self._fences: list[torch.Event] = []
@@ -90,6 +99,7 @@ class Snapshot:
     def capture(self, tensors: Mapping[Path, Tensor]) -> None:
         """Copy what is EAGER, or have the device do that before anything else; `tensors` are this save's alone."""
         self._schedule.copy_eager(tensors)
+        self._tensors = self._schedule.lent(tensors)
         try:
             for lane in self._schedule.lanes:
                 fence = lane.capture(tensors)
@@ -108,6 +118,7 @@ class Snapshot:
         Where this save is one to verify, they are compared with the copies first, at the replay of what is captured
         now. Where that would take longer than it may, the save is given up.
         """
+        self._backlog.open()
         if not self._wait_enqueued():
             self._give_up()
             if not self._schedule.lanes:
@@ -141,8 +152,10 @@ class Snapshot:
         comparisons: list[Comparison] = []
         try:
             if not self._cancelled:
-                torn = [path for group in self._schedule.lazy for path in group.changed()]
-                comparisons = [Comparison(lane, pinned=self._is_pinned(lane)) for lane in self._schedule.lanes]
+                torn = [path for group in self._schedule.lazy for path in group.changed(self._tensors)]
+                comparisons = [
+                    Comparison(lane, self._tensors, pinned=self._is_pinned(lane)) for lane in self._schedule.lanes
+                ]
             if comparisons:
                 self._ends = [(lane, c.end) for lane, c in zip(self._schedule.lanes, comparisons, strict=True)]
                 self._judged.clear()
@@ -154,6 +167,7 @@ class Snapshot:
         finally:
             # Only now: until here a step of another thread has to wait, or it would change what is compared.
             self._verify = False
+            self._let_go()
 
     # -- on the staging thread -------------------------------------------------------------------------------
 
@@ -166,14 +180,14 @@ class Snapshot:
         """Copy the LAZY bytes of host memory and enqueue those of devices; calls `staged` once all are in the arena."""
         is_whole = False
         try:
-            is_whole = self._send() and self._copy_host() if self.arena.window is None else self._copy_through()
+            is_whole = self._copy_all() if self.arena.window is None else self._copy_through()
         except Exception as error:  # whatever it is belongs on this save's handle, and must not stop training
             self.watermark.abort(error)
         finally:
             self._mark_ends()
             then = staged if is_whole else None
             if self._ends:
-                self._later(functools.partial(self._arrive, then))
+                self._later(functools.partial(self._conclude, then))
             else:
                 self._end(then)
             self.enqueued.set()  # last: a guard may have something to add for the thread that waits
@@ -185,21 +199,32 @@ class Snapshot:
             self.watermark.abort(error)
             self._drain()
 
-    def _send(self) -> bool:
-        for lane, fence in zip(self._schedule.lanes, self._fences, strict=True):
-            for mark in lane.send(fence, pinned=self._is_pinned(lane)):
-                self._marks.append(mark)
-                if self._cancelled:
-                    return False
-        return True
-
-    def _copy_host(self) -> bool:
+    def _copy_all(self) -> bool:
+        """Those of host memory are made while devices make what they have been given."""
+        for start, event in self._marks:
+            self._later(functools.partial(self._arrive, start, 0, event))
+        # In turns, so that all of several devices are busy.
+        turns = itertools.zip_longest(*self._on_devices())
+        queue = deque(copy for copy in itertools.chain.from_iterable(turns) if copy is not None)
         for group in self._schedule.lazy:
+            self._send(queue, wait=False)
             if self._cancelled:
                 return False
-            group.copy()
+            group.copy(self._tensors)
             self._filling.finish(group.start)
-        return True
+        self._send(queue, wait=True)
+        return not queue
+
+    def _send(self, queue: deque[tuple[Lane, Copy]], *, wait: bool) -> None:
+        """Give copies to devices, for as long as there is room for them; with `wait` all of them."""
+        while queue:
+            lane, copy = queue[0]
+            nbytes = copy.end - copy.start
+            if not self._backlog.enter(nbytes, wait=wait) or self._cancelled:
+                return
+            queue.popleft()
+            copy.make()
+            self._later(functools.partial(self._arrive, copy.start, nbytes, lane.device.mark_side()))
 
     def _copy_through(self) -> bool:
         """In file order, each once the reader has taken so much that there is room for it."""
@@ -218,30 +243,47 @@ class Snapshot:
 
     def _copies(self) -> Iterator[Copy]:
         for group in self._schedule.lazy:
-            yield Copy(group.start, group.end, group.copy)
+            yield Copy(group.start, group.end, functools.partial(group.copy, self._tensors))
+        for lane, copy in itertools.chain.from_iterable(self._on_devices()):
+            yield Copy(copy.start, copy.end, functools.partial(_complete, lane, copy))
+
+    def _on_devices(self) -> Iterator[list[tuple[Lane, Copy]]]:
+        """The copies of each lane."""
         for lane, fence in zip(self._schedule.lanes, self._fences, strict=True):
-            for copy in lane.copies(fence, pinned=False):
-                yield Copy(copy.start, copy.end, functools.partial(_complete, lane, copy))
+            yield [(lane, copy) for copy in lane.copies(fence, self._tensors, pinned=self._is_pinned(lane))]
 
     def _is_pinned(self, lane: Lane) -> bool:
         return self.arena.pin(lane.device.device.type)
 
     # -- on the waiting thread -------------------------------------------------------------------------------
 
-    def _arrive(self, staged: Callable[[], None] | None) -> None:
-        """Wait for the copies of devices, in file order, so that the writer follows."""
+    def _arrive(self, start: int, nbytes: int, event: torch.Event) -> None:
+        """Wait for one copy of a device, so that the writer follows."""
         try:
-            for start, event in sorted(self._marks, key=lambda mark: mark[0]):
-                event.synchronize()
-                if not self._cancelled:
-                    self._filling.finish(start)
+            event.synchronize()
+            if not self._cancelled:
+                self._filling.finish(start)
+        except Exception as error:
+            self._break(error)
+        finally:
+            self._backlog.leave(nbytes)
+
+    def _conclude(self, staged: Callable[[], None] | None) -> None:
+        """Wait for what is left of all copies of devices."""
+        try:
             for _, end in self._ends:
                 end.synchronize()
-        except Exception as error:  # of the device: it belongs on this save's handle too
-            staged = None
-            self.watermark.abort(error)
+        except Exception as error:
+            self._break(error)
+        if self._is_broken:
             self._drain()
-        self._end(staged)
+        self._end(None if self._is_broken else staged)
+
+    def _break(self, error: Exception) -> None:
+        """A device has failed: that belongs on this save's handle too."""
+        self._is_broken = True
+        self.stop()
+        self.watermark.abort(error)
 
     def _drain(self) -> None:
         """Return once no device writes to the arena any more, or have nobody use it again."""
@@ -268,8 +310,14 @@ class Snapshot:
             self.watermark.seal()
         self.release()  # first: who waits for the copy may let the last share go, and lease the arena at once
         self.copied.set()
+        self._let_go()
         if staged is not None:
             staged()
+
+    def _let_go(self) -> None:
+        """Of what was handed out for this save, once nobody reads it."""
+        if self.copied.wait(0) and not self._verify:
+            self._tensors = {}
 
     def _judge(self, torn: list[Path]) -> None:
         if self._cancelled:
@@ -311,6 +359,7 @@ class Snapshot:
     def stop(self) -> None:
         """Copy no more than is under way: the worker is done with this snapshot."""
         self._cancelled = True
+        self._backlog.open()
 
     def cancel(self, by_step: int) -> None:
         """Nobody will read this snapshot. Returns once its arena is not written any more."""

@@ -27,7 +27,7 @@ class Source:
     """A live tensor of the state.
 
     LAZY ones may be copied while training goes on. Volatile ones are handed out anew for every save (by a
-    ``state_dict()``), and never share bytes with others that stay.
+    ``state_dict()``), and never share bytes with others that stay; LAZY ones among them are kept until they are copied.
     """
 
     path: Path
@@ -48,12 +48,19 @@ class Captured:
 class Capture:
     """Reads the state of `trees` (by scope: what ranks share, and each rank's own) at every save.
 
-    `lazy` gives the ids of the tensors that may be copied while training goes on; it is asked at each scan.
+    `lazy` gives the ids of the tensors that may be copied while training goes on; it is asked at each scan. The same
+    holds for everything that the components at the paths `guarded` hand out.
     """
 
-    def __init__(self, trees: Mapping[str, Mapping[str, Tree]], lazy: Callable[[], Collection[int]]) -> None:
+    def __init__(
+        self,
+        trees: Mapping[str, Mapping[str, Tree]],
+        lazy: Callable[[], Collection[int]],
+        guarded: Collection[Path] = (),
+    ) -> None:
         self._trees = trees
         self._lazy = lazy
+        self._guarded = guarded
         self._components = [c for tree in trees.values() for c in components(tree)]
         self._scans: list[Scan] = []
         self._is_known = False
@@ -71,7 +78,7 @@ class Capture:
     def only(self, parts: Collection[str]) -> Capture:
         """One that reads these parts and no others."""
         trees = {scope: {n: t for n, t in tree.items() if n in parts} for scope, tree in self._trees.items()}
-        return Capture(trees, self._lazy)
+        return Capture(trees, self._lazy, self._guarded)
 
     def read(self) -> Captured:
         """The state now; raises `UnsupportedState` naming the path of what cannot be held."""
@@ -110,9 +117,12 @@ class Capture:
     def _with(self, volatile: Mapping[Path, Tensor]) -> list[Source]:
         forms = _forms(volatile)
         if forms != self._forms:
-            handed_out = [Source(path, tensor, volatile=True) for path, tensor in volatile.items()]
+            handed_out = [Source(p, t, lazy=self._is_guarded(p), volatile=True) for p, t in volatile.items()]
             self._all, self._forms = [*self._sources, *handed_out], forms
         return self._all
+
+    def _is_guarded(self, path: Path) -> bool:
+        return any(path[:length] in self._guarded for length in range(len(path)))
 
 
 def components(tree: Mapping[str, Tree]) -> Iterable[Component]:

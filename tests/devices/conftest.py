@@ -1,10 +1,12 @@
-"""All tests here run on the simulated device, and must not leave a race behind."""
+"""All tests here run on the simulated device, and must not leave a race behind; the worker's reads are declared."""
 
 import pytest
 
 from asyncckpt.staging import pinning
 from asyncckpt.testing import simacc
 from asyncckpt.testing.simacc.fixtures import simulated  # noqa: F401
+
+from .declaring import declare_digests
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +16,4 @@ def _on_simulated_device(
 ) -> None:
     registrar = pinning.Registrar(simacc.host_register, simacc.host_unregister)
     monkeypatch.setitem(pinning._registrars, "sim", registrar)
+    declare_digests(monkeypatch)

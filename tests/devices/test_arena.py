@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,41 +12,16 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.events import Event, Fallback
 from asyncckpt.staging import pinning
-from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
+from asyncckpt.testing.slow import GatedStorage
 
+from .declaring import Declaring
 from .trainings import Training, differing, side
-
-
-class Declaring(MemoryStorage):
-    """Declares to the race detector every byte of an arena that is written."""
-
-    declared = 0
-
-    async def put(self, key: str, parts: Any, **options: Any) -> Any:
-        return await super().put(key, self._declared(parts), **options)
-
-    async def _declared(self, parts: Any) -> AsyncIterator[Any]:
-        if hasattr(parts, "__aiter__"):
-            async for part in parts:
-                yield self._read(part)
-        else:
-            for part in parts:
-                yield self._read(part)
-
-    def _read(self, part: Any) -> Any:
-        view = memoryview(part)
-        if view and not view.readonly:
-            simacc.host_access(torch.frombuffer(view, dtype=torch.uint8))
-            Declaring.declared += len(view)
-        return part
 
 
 @pytest.mark.parametrize("busy", ["coalesce", "wait", "skip"])
 def test_T5_T6_the_writer_reads_what_has_arrived_and_nothing_overwrites_it_before(busy: Any) -> None:
     training = Training()
-    training.store = Declaring("declaring")
-    before = Declaring.declared
     with training.checkpointer(verify="off", on_busy=busy) as checkpointer:
         handles, wanted = [], {}
         for step in range(1, 9):
@@ -59,7 +33,39 @@ def test_T5_T6_the_writer_reads_what_has_arrived_and_nothing_overwrites_it_befor
         assert done
         for step in done:
             assert differing(training.saved(step), wanted[step]) == []
-    assert Declaring.declared - before > 10_000
+    assert training.store.declared > 10_000
+
+
+def test_T6_a_slow_writer_keeps_what_it_reads_and_the_newest_save_takes_the_place_of_the_one_that_waits() -> None:
+    training = Training()
+    store, training.store = training.store, GatedStorage(training.store)
+    with training.checkpointer(verify="off", generations=2) as checkpointer:
+        checkpointer.save(1).wait()
+        training.step()
+        with training.store.hold("put", "*.safetensors") as writing:
+            wanted, handles = {}, []
+            for step in range(2, 6):
+                wanted[step] = training.state()
+                with simacc.hold(side()) as copying:
+                    if step > 3:  # its copy is under way, and what it has to give way to is
+                        copying()
+                    handles.append(checkpointer.save(step, on_busy="coalesce"))
+                    training.forward_backward()
+                    training.optimizer.step()
+                if step == 2:
+                    writing.wait_reached()
+            skipped = checkpointer.save(6, on_busy="skip")
+        checkpointer.wait()
+    assert [handle.status for handle in (*handles, skipped)] == [
+        "durable",
+        "superseded",
+        "superseded",
+        "durable",
+        "skipped",
+    ]
+    training.store = store
+    for step in (2, 5):
+        assert differing(training.saved(step), wanted[step]) == []
 
 
 class Told:
@@ -114,33 +120,53 @@ def test_a_state_on_a_device_that_is_larger_than_host_memory_goes_through_a_wind
         assert checkpointer._saver._arenas._free[0].window == 150 * million
 
 
-def test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_nothing() -> None:
+@pytest.mark.parametrize("verify", ["off", "always"])
+def test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_nothing(verify: Any) -> None:
     training = Training(torch.optim.SGD, momentum=0.9)
-    with training.checkpointer(verify="off") as checkpointer:
+    with training.checkpointer(verify=verify) as checkpointer:
         for step in range(1, 5):
-            checkpointer.save(step).wait()
+            checkpointer.save(step)
             training.step()
         checkpointer.wait()
         torch.accelerator.synchronize()
-        before = simacc.stats()
+        lasting = simacc.stats()["live_bytes"]
+        simacc.reset()  # peaks too
+        simacc.configure(pinned_alloc_syncs=True)
         with simacc.hold(side()):
             handle = checkpointer.save(5)
             called = simacc.stats()
             training.forward_backward()
             training.optimizer.step()
             stepped = simacc.stats()
+            assert not handle.done()
+        training.optimizer.zero_grad()
         handle.wait()
+        torch.accelerator.synchronize()
         after = simacc.stats()
+    assert called.get("host_syncs", 0) == 0
+    assert stepped.get("host_syncs", 0) <= 1  # of the thread that waits for the copy that is held
+    assert stepped["d2h_pinned"] > 0
+    assert called["peak_bytes"] == lasting
     for name in ("pinned_allocs", "host_registers"):
-        assert after.get(name, 0) == before.get(name, 0)
-    assert called["host_syncs"] == before["host_syncs"]
-    assert stepped["d2h_pinned"] > before["d2h_pinned"]
-    assert after["live_bytes"] <= before["live_bytes"] + _gradients(training)
+        assert after.get(name, 0) == 0
+    assert after.get("d2h_pageable", 0) == (verify == "always")  # what differs, which the thread that waits reads
+    assert after["live_bytes"] == lasting
+    assert after["peak_bytes"] <= lasting + _needed_by_a_step(training) + _needed_to_compare(training, verify)
 
 
-def _gradients(training: Training) -> int:
-    """Device memory that the step in between may have taken: gradients in blocks of 512 bytes."""
-    return sum(-(-p.nbytes // 512) * 512 for p in training.model.parameters())
+def _needed_by_a_step(training: Training) -> int:
+    """Device memory for what a forward and a backward pass make, measured on one."""
+    torch.accelerator.synchronize()
+    before = simacc.stats()["live_bytes"]
+    simacc.reset()
+    training.step()
+    return simacc.stats()["peak_bytes"] - before
+
+
+def _needed_to_compare(training: Training, verify: str) -> int:
+    """The copies, sent back, and as many bytes that say what differs; blocks are a multiple of 512 bytes."""
+    tensors = [*training.model.parameters(), *(s["momentum_buffer"] for s in training.optimizer.state.values())]
+    return 0 if verify == "off" else 2 * sum(-(-tensor.nbytes // 512) * 512 for tensor in tensors)
 
 
 def test_T11_a_hundred_saves_use_one_side_stream() -> None:
@@ -158,7 +184,7 @@ def test_T11_a_hundred_saves_use_one_side_stream() -> None:
 def test_T11_a_model_on_two_devices_saved_from_a_thread_whose_device_is_another() -> None:
     first, second = Training(device=torch.device("sim", 0)), Training(device=torch.device("sim", 1))
     parts = {"model": {"a": first.model, "b": second.model}, "optimizer": [first.optimizer, second.optimizer]}
-    store = first.store = second.store = MemoryStorage("two")
+    store = first.store = second.store = Declaring("two")
     with AsyncCheckpointer(store, **parts, verify="always") as checkpointer:
         for step in (1, 2, 3):
             wanted = [first.state(), second.state()]

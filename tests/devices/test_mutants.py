@@ -15,7 +15,6 @@ from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.streams import StreamDevice
 from asyncckpt.testing import simacc
 
-from .test_arena import Declaring
 from .trainings import Training, differing, side
 
 Patch = pytest.MonkeyPatch
@@ -39,29 +38,34 @@ def buffers_are_lazy(patch: Patch) -> None:
 
 def marked_before_the_copies(patch: Patch) -> None:
     """An event says that copies are complete which were not begun."""
-    plain = Lane.send
+    plain, early = Lane.copies, {}
 
-    def send(self: Lane, after: torch.Event, *, pinned: bool) -> Any:
-        early = self.device.mark_side()
-        return [(start, early) for start, _ in plain(self, after, pinned=pinned)]
+    def copies(self: Lane, *given: Any, **options: Any) -> Any:
+        early[self] = self.device.mark_side()
+        return plain(self, *given, **options)
+
+    def arrive(self: Snapshot, start: int, nbytes: int, event: torch.Event) -> None:
+        arrive_at(self, start, nbytes, early[self._schedule.lanes[0]])
 
     def mark_ends(self: Snapshot) -> None:
-        self._ends = [(lane, self._marks[0][1]) for lane in self._schedule.lanes]
+        self._ends = [(lane, early[lane]) for lane in self._schedule.lanes]
 
-    patch.setattr(Lane, "send", send)
+    arrive_at = Snapshot._arrive
+    patch.setattr(Lane, "copies", copies)
+    patch.setattr(Snapshot, "_arrive", arrive)
     patch.setattr(Snapshot, "_mark_ends", mark_ends)
 
 
 def not_waited_for(patch: Patch) -> None:
     """The writer is told that bytes are there without anybody having waited for them."""
-    plain = Snapshot._arrive
+    arrive, conclude = Snapshot._arrive, Snapshot._conclude
+    patch.setattr(Snapshot, "_arrive", lambda self, start, nbytes, event: arrive(self, start, nbytes, _Done()))
 
-    def arrive(self: Snapshot, staged: Callable[[], None] | None) -> None:
-        self._marks = [(start, _Done()) for start, _ in self._marks]
+    def concluded(self: Snapshot, staged: Callable[[], None] | None) -> None:
         self._ends = [(lane, _Done()) for lane, _ in self._ends]
-        plain(self, staged)
+        conclude(self, staged)
 
-    patch.setattr(Snapshot, "_arrive", arrive)
+    patch.setattr(Snapshot, "_conclude", concluded)
 
 
 class _Done:
@@ -71,22 +75,24 @@ class _Done:
 
 def fence_of_the_wrong_thread(patch: Patch) -> None:
     """What the copies wait for is recorded by the staging thread, whose current stream is another."""
-    plain = Lane.send
-    patch.setattr(Lane, "send", lambda self, after, *, pinned: plain(self, self.device.mark(), pinned=pinned))
+    plain = Lane.copies
+    patch.setattr(
+        Lane, "copies", lambda self, after, *given, **options: plain(self, self.device.mark(), *given, **options)
+    )
 
 
 def gathered_in_the_copiers_own_time(patch: Patch) -> None:
     """What is EAGER is gathered when the staging thread comes to it."""
-    plain = Lane.send
+    plain = Lane.copies
     patch.setattr(Lane, "capture", lambda self, tensors: self.device.mark())
 
-    def send(self: Lane, after: torch.Event, *, pinned: bool) -> Any:
+    def copies(self: Lane, after: torch.Event, tensors: Any, **options: Any) -> Any:
         with self.device.side(after):
             for run in self._runs:
                 run.gather({})
-        return plain(self, after, pinned=pinned)
+        return plain(self, after, tensors, **options)
 
-    patch.setattr(Lane, "send", send)
+    patch.setattr(Lane, "copies", copies)
 
 
 MUTANTS = (
@@ -102,7 +108,6 @@ MUTANTS = (
 
 def trouble(training: Training) -> list[str]:
     """What is found wrong with saves beside a training on a stream of its own: races, and tensors of another step."""
-    training.store = Declaring("mutant")
     found: list[str] = []
     stream = torch.Stream(device=training.device)
     stream.wait_stream(torch.accelerator.current_stream())

@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
 from torch.optim.swa_utils import AveragedModel
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.staging import lane
 from asyncckpt.staging.snapshot import Snapshot
-from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 
+from .declaring import Declaring
 from .trainings import DEVICE, Training, differing, side, tensors
 
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -76,6 +81,47 @@ def test_T3_a_step_on_another_stream_waits_too() -> None:
     assert differing(training.saved(), wanted) == []
 
 
+def test_T3_each_of_two_optimizers_waits_on_the_stream_that_it_steps_on() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).to(DEVICE)
+    first, second = torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.AdamW(model[1].parameters(), lr=0.1)
+    store, other = Declaring("two"), torch.Stream(device=DEVICE)
+    model(torch.randn(4, 8, device=DEVICE)).sum().backward()
+    with AsyncCheckpointer(store, model=model, optimizer=[first, second], verify="off") as checkpointer:
+        for step in (1, 2, 3):
+            wanted = tensors(model.state_dict())
+            with simacc.hold(side()):
+                handle = checkpointer.save(step)
+                model(torch.randn(4, 8, device=DEVICE)).sum().backward()
+                other.wait_stream(torch.accelerator.current_stream())
+                first.step()
+                with other:  # behind the backward pass, and not behind the other step
+                    second.step()
+                assert not handle.done()
+            torch.accelerator.current_stream().wait_stream(other)
+            handle.wait()
+            assert differing(tensors(asyncckpt.load(store).state["model"]), wanted) == []
+
+
+def test_T3_a_step_with_a_closure_waits() -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+
+    def closure() -> torch.Tensor:
+        training.optimizer.zero_grad()
+        return training.forward_backward()
+
+    with training.checkpointer(verify="off") as checkpointer:
+        for step in (1, 2, 3):
+            wanted = training.state()
+            with simacc.hold(side()):
+                handle = checkpointer.save(step)
+                training.optimizer.step(closure)
+                assert not torch.accelerator.current_stream().query()
+            handle.wait()
+            assert differing(training.saved(), wanted) == []
+            assert differing(training.state(), wanted) != []
+
+
 def test_T3_optimizers_that_step_inside_the_backward_pass_wait() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).to(DEVICE)
@@ -87,7 +133,7 @@ def test_T3_optimizers_that_step_inside_the_backward_pass_wait() -> None:
             optimizer.zero_grad()
 
         parameter.register_post_accumulate_grad_hook(update)
-    store = MemoryStorage("inner")
+    store = Declaring("inner")
     model(torch.randn(4, 8, device=DEVICE)).sum().backward()
     with AsyncCheckpointer(store, model=model, optimizer=list(inner.values()), verify="off") as checkpointer:
         for step in (1, 2):
@@ -165,7 +211,7 @@ def test_T4_what_the_forward_pass_changes_is_saved_as_it_was(scratch: int, monke
     by_hand = [p.detach().clone() for p in model.parameters()]
     rate = torch.tensor(0.1, device=DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, foreach=True, capturable=True)
-    store = MemoryStorage("eager")
+    store = Declaring("eager")
     extra = {"average": average, "by hand": _Handed(by_hand)}
 
     def live() -> dict[str, torch.Tensor]:
@@ -191,6 +237,52 @@ def test_T4_what_the_forward_pass_changes_is_saved_as_it_was(scratch: int, monke
             handle.wait()
             found = asyncckpt.load(store).state
             assert differing(tensors({k: v for k, v in found.items() if k != "rng"}), wanted) == []
+
+
+class Quantized(nn.Module):
+    """All that a forward pass changes beside what batch normalisation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 8, max_norm=0.1)
+        self.observed = MovingAverageMinMaxObserver()
+        self.channels = MovingAveragePerChannelMinMaxObserver()
+        self.fake = FakeQuantize()
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, rows: torch.Tensor, scale: float) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.fake(self.channels(self.observed(self.table(rows) * scale))))
+        return found
+
+
+@pytest.mark.parametrize("scratch", [1 << 20, 0], ids=["gathered", "in order"])
+def test_T4_observers_and_a_table_that_is_renormalised_are_saved_as_they_were(
+    scratch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "SCRATCH", scratch)
+    torch.manual_seed(0)
+    model, store = Quantized().to(DEVICE), Declaring("observed")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def forward_backward(scale: float) -> None:
+        model(torch.randint(10, (6,)).to(DEVICE), scale).sum().backward()
+
+    forward_backward(1)
+    # These read numbers on the host. Copied in order, they stand still until the copies are made.
+    stop = (lambda: simacc.hold(side())) if scratch else (lambda: simacc.configured(copy_latency=0.01))
+    with AsyncCheckpointer(store, model=model, optimizer=optimizer, verify="off") as checkpointer:
+        for step in (1, 2, 3):
+            wanted = tensors(model.state_dict())
+            with stop():
+                handle = checkpointer.save(step)
+                forward_backward(1 + step)
+                optimizer.step()
+            with torch.no_grad():
+                model.table.weight.mul_(3)  # so that the next pass has rows to renormalise
+            handle.wait()
+            assert differing(tensors(asyncckpt.load(store).state["model"]), wanted) == []
+            changed = set(differing(tensors(model.state_dict()), wanted))
+            assert {".table.weight", ".observed.max_val", ".channels.max_val", ".fake.scale"} <= changed
 
 
 class _Handed:

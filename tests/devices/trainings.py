@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.staging.streams import stream_device
-from asyncckpt.storage import MemoryStorage
+
+from .declaring import Declaring
 
 DEVICE = torch.device("sim", 0)
 
@@ -43,7 +44,7 @@ class Training:
         self.model = Net().to(device)
         self.optimizer = optimizer(self.model.parameters(), lr=0.1, **options)
         self.device = device
-        self.store = MemoryStorage("devices")
+        self.store = Declaring("devices")
         self.step()
 
     def checkpointer(self, **options: Any) -> AsyncCheckpointer:

@@ -116,6 +116,8 @@ def _live(part: Any) -> Any:
         return _live(part.target)
     if isinstance(part, Mapping):
         return {name: _live(item) for name, item in part.items()}
+    if isinstance(part, list):
+        return [_live(item) for item in part]
     return part.state_dict()
 
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, guarded
-from asyncckpt.staging import guards
+from asyncckpt.staging import guards, pieces
 from asyncckpt.storage import MemoryStorage
 from tests.golden.make import Box
 
@@ -117,7 +117,75 @@ def test_P2_tensors_that_are_handed_out_are_eager_and_so_is_a_tensor_for_the_lea
         add_one(model, box)()
         optimizer.param_groups[0]["lr"].add_(1)
 
-    assert late(gate, change, model=model, optimizer=optimizer, extra={"box": guarded(box)}) == PARAMETERS
+    assert late(gate, change, model=model, optimizer=optimizer, extra={"box": box}) == PARAMETERS
+
+
+def test_P2_tensors_that_a_guarded_object_hands_out_are_lazy_wherever_it_was_given(gate: Gate) -> None:
+    boxes = [Box({"a": torch.zeros(3), "nested": [torch.zeros(2)]}) for _ in range(4)]
+    first, second, third, plain = boxes
+    extra = {"first": guarded(first), "more": guarded({"second": second}), "list": [plain, guarded(third)]}
+    lazy = late(gate, add_one(*boxes), extra=extra)
+    names = ("first", "more.second", "list.1")
+    assert lazy == {f"extra.{name}.{tensor}" for name in names for tensor in ("a", "nested.0")}
+
+
+def test_P2_a_guarded_module_with_a_state_dict_of_its_own_is_lazy(gate: Gate) -> None:
+    class Own(nn.Linear):
+        def get_extra_state(self) -> int:
+            return 1
+
+        def set_extra_state(self, state: int) -> None:
+            """Nothing to set."""
+
+    model = Own(2, 2)
+    assert late(gate, add_one(model), extra={"own": guarded(model)}) == {"extra.own.weight", "extra.own.bias"}
+
+
+class Making:
+    """Makes its tensors anew at each ``state_dict()``, some in one memory; notes the last ones that are copied."""
+
+    def __init__(self) -> None:
+        self.value = torch.arange(3000.0)
+        self.made: list[weakref.ref[torch.Tensor]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        whole, row = self.value[:12].clone(), self.value.reshape(3, 1000).clone().t()
+        state = {"low": whole[:8], "high": whole[5:], "row": row, "big": self.value * 2}
+        self.made = [weakref.ref(state[name]) for name in ("high", "row", "big")]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def there(tensors: list[weakref.ref[torch.Tensor]]) -> list[bool]:
+    gc.collect()
+    return [tensor() is not None for tensor in tensors]
+
+
+@pytest.mark.parametrize("group", [32 << 20, 512], ids=["whole", "in pieces"])
+def test_P2_what_a_guarded_object_makes_for_a_save_is_kept_until_it_is_copied_and_no_longer(
+    gate: Gate, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "GROUP", group)
+    making, plain, store = Making(), Making(), MemoryStorage("making")
+    extra = {"it": guarded(making), "plain": plain}
+    with AsyncCheckpointer(store, extra=extra, verify="off", generations=3) as checkpointer:
+        wanted, handles, made, eager = [], [], [], []
+        for step in (1, 2, 3):
+            making.value += 1
+            wanted.append(making.state_dict())
+            handles.append(checkpointer.save(step))
+            made.append(making.made)
+            eager.append(plain.made)
+        assert all(there(tensors) == [True] * 3 for tensors in made)
+        assert all(there(tensors) == [False] * 3 for tensors in eager[1:])  # of the first ones the layout was made
+        gate.open()
+        for handle in handles:
+            handle.wait()
+        assert all(there(tensors) == [False] * 3 for tensors in made[1:])
+    for step, state in enumerate(wanted, 1):
+        assert_equal(asyncckpt.load(store, step).state["extra"]["it"], state)
 
 
 def test_P2_a_module_with_a_state_dict_of_its_own_is_eager(gate: Gate) -> None:
