@@ -16,8 +16,9 @@
 
 from __future__ import annotations
 
-from asyncckpt.run.code_version import CodeVersion, code_version
+from asyncckpt.run.json_file import save_config_to_json
 from asyncckpt.run.results import load_config, load_results
+from asyncckpt.run.revision import CodeVersion, code_version
 from asyncckpt.run.run import Run
 
-__all__ = ["CodeVersion", "Run", "code_version", "load_config", "load_results"]
+__all__ = ["CodeVersion", "Run", "code_version", "load_config", "load_results", "save_config_to_json"]

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from asyncckpt.errors import ObjectNotFound, StorageDenied
+from asyncckpt.errors import ObjectNotFound
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import PutMode, Storage
 
@@ -68,14 +68,7 @@ async def got(storage: Storage, key: str) -> bytes | None:
 
 
 async def _put(storage: Storage, key: str, data: bytes, mode: PutMode) -> None:
-    try:
-        await storage.put(key, [data], mode=mode)
-    except StorageDenied as error:
-        raise StorageDenied(
-            error.errno,
-            f"{storage.url} cannot be written ({error}): give the run another root, or see to it that this user may "
-            "write there and that there is room",
-        ) from error
+    await storage.put(key, [data], mode=mode)
 
 
 async def _closed(storage: Storage) -> None:

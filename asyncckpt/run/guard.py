@@ -19,19 +19,11 @@ from asyncckpt.storage.base import Storage
 
 OWN = re.compile(
     r"identity\.json|config(-\d+)?\.(yml|toml|txt|json|original\.json)|hyperparameters\.json|model_summary\.txt"
-    r"|results\.json|wandb_info\.json|metrics[a-z0-9._-]*\.jsonl|logs/training_[a-z0-9._-]+"
+    r"|results\.json|wandb_info\.json|(logs/)?(metrics|checkpoints)[a-z0-9._-]*\.jsonl|logs/training_[a-z0-9._-]+"
 )
 """The keys of what this package writes beside checkpoints."""
 
-_TOPS = (
-    "config",
-    "hyperparameters.json",
-    "logs/training_",
-    "metrics",
-    "model_summary.txt",
-    "results.json",
-    "wandb_info",
-)
+_TOPS = ("checkpoints.", "config", "hyper", "logs/", "metrics", "model_summary", "results", "wandb_info")
 
 
 @dataclass(frozen=True, slots=True)

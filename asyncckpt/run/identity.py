@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.run.code_version import CodeVersion
+from asyncckpt.run.revision import CodeVersion
 
 KEY = "identity.json"
 

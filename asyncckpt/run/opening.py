@@ -15,10 +15,10 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointNotFoundError, ObjectExists
 from asyncckpt.listing import Which
 from asyncckpt.run import guard, identity
-from asyncckpt.run.code_version import CodeVersion, code_version
 from asyncckpt.run.guard import Held
 from asyncckpt.run.identity import Identity
 from asyncckpt.run.reference import Reference
+from asyncckpt.run.revision import CodeVersion, code_version
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 

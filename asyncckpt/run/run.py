@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -12,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from asyncckpt import living
 from asyncckpt.belonging import Root, place_of
 from asyncckpt.distributed.coordinator import place
 from asyncckpt.events import Listener
 from asyncckpt.listing import Which
 from asyncckpt.run import among, copies, identity, opening
 from asyncckpt.run import results as outcome
-from asyncckpt.run.code_version import UNKNOWN, code_version
 from asyncckpt.run.configuration import Configuration, Source, configuration
 from asyncckpt.run.files import Files
 from asyncckpt.run.hardware import hardware
@@ -30,6 +29,7 @@ from asyncckpt.run.model_summary import description, models_of, summary
 from asyncckpt.run.opening import Asked, Mode, Opened
 from asyncckpt.run.plain import Plain
 from asyncckpt.run.reference import reference
+from asyncckpt.run.revision import UNKNOWN, code_version
 from asyncckpt.run.wandb_info import save_wandb_info
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage
@@ -117,7 +117,7 @@ class Run:
         self.listener = Links(files, names)
         if log_bytes is not None:
             self._log = log_of(files, log_bytes, resumed=self.is_resumed, now=now)
-        atexit.register(self.close)
+        living.add_run(self)
         start = self._opened.identity.starts[-1]
         if self._log is not None:
             self._log.note(
@@ -236,7 +236,7 @@ class Run:
         if self._is_closed:
             return
         self._is_closed = True
-        atexit.unregister(self.close)
+        living.forget_run(self)
         if self._files is None or os.getpid() != int(self._opened.identity.starts[-1]["pid"]):
             return
         self.save_wandb_info()
