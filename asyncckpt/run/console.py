@@ -16,6 +16,8 @@ from typing import Any, TextIO, TypeAlias
 Sink: TypeAlias = Callable[[str], None]
 """Takes text, and never raises."""
 
+logger = logging.getLogger("asyncckpt")
+
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _lock = threading.RLock()
 _heard: dict[int, _Heard] = {}
@@ -52,9 +54,8 @@ class Console:
 
     def begin(self) -> None:
         """Listen. Where nobody has configured logging, records from level INFO on are shown on the console as well."""
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and _listen(stream, self._sink):
-                self._streams.append(stream)
+        streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+        self._streams = [stream for stream in streams if _listen(stream, self._sink)]
         root = logging.getLogger()
         if not root.handlers:
             self._add(root, logging.StreamHandler())
@@ -62,6 +63,9 @@ class Console:
                 self._level = root.level
                 root.setLevel(logging.INFO)
         self._add(root, _Unshown(self._sink))
+        for stream in streams:
+            if stream not in self._streams:
+                logger.warning("what is written to %r cannot be copied to a log", stream)
 
     def _add(self, root: logging.Logger, handler: logging.Handler) -> None:
         handler.setFormatter(logging.Formatter(_FORM))
@@ -86,7 +90,6 @@ def _listen(stream: TextIO, sink: Sink) -> bool:
         try:
             heard = _heard.get(id(stream)) or _Heard(stream)
         except TypeError:  # an object without a dictionary
-            logging.getLogger("asyncckpt").warning("what is written to %r cannot be copied to a log", stream)
             return False
         _heard[id(stream)] = heard
         heard.sinks = (*heard.sinks, sink)
@@ -118,11 +121,11 @@ class _Unshown(logging.Handler):
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    logger: logging.Logger | None = logging.getLogger(record.name)
-    while logger is not None:
-        if any(record.levelno >= handler.level and _is_heard(handler) for handler in logger.handlers):
+    asked: logging.Logger | None = logging.getLogger(record.name)
+    while asked is not None:
+        if any(record.levelno >= handler.level and _is_heard(handler) for handler in asked.handlers):
             return True
-        logger = logger.parent if logger.propagate else None
+        asked = asked.parent if asked.propagate else None
     return False
 
 
