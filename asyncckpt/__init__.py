@@ -20,6 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from asyncckpt.version import __version__
+
 if TYPE_CHECKING:
     from asyncckpt.budget import Budget
     from asyncckpt.checkpointer import AsyncCheckpointer
@@ -31,12 +33,11 @@ if TYPE_CHECKING:
     from asyncckpt.policy import SavePolicy
     from asyncckpt.preemption import Preemption
     from asyncckpt.retention import PrunePlan, RetentionPolicy
+    from asyncckpt.run import Run
     from asyncckpt.staging.guards import guarded
     from asyncckpt.state.stateful import Stateful
     from asyncckpt.state.training_state import TrainingState
     from asyncckpt.worker.settings import ProcessConfig
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "AsyncCheckpointer": "checkpointer",
@@ -49,6 +50,7 @@ _HOMES = {
     "ProcessConfig": "worker.settings",
     "PrunePlan": "retention",
     "RetentionPolicy": "retention",
+    "Run": "run",
     "SaveHandle": "handle",
     "SavePolicy": "policy",
     "Stateful": "state.stateful",
@@ -68,10 +70,12 @@ __all__ = [
     "ProcessConfig",
     "PrunePlan",
     "RetentionPolicy",
+    "Run",
     "SaveHandle",
     "SavePolicy",
     "Stateful",
     "TrainingState",
+    "__version__",
     "guarded",
     "load",
 ]
@@ -86,4 +90,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "errors", "__version__"])
+    return sorted([*__all__, "errors"])

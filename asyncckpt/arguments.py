@@ -23,17 +23,15 @@ def check_choices(**given: object) -> None:
             raise ValueError(f"{name}={value!r}: use one of {', '.join(_CHOICES[name])}")
 
 
-def check_monitor(monitor: object) -> None:
-    """Refuse what does not say which metric counts, and whether less or more of it is better."""
+def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
+    """Refuse what does not say which metric counts and whether less or more of it is better; and to keep the best of
+    something that nobody named.
+    """
     match monitor:
         case None | (str(), "min" | "max"):
-            return
+            pass
         case _:
             raise ValueError(f'monitor={monitor!r}: use ("metric", "min") or ("metric", "max")')
-
-
-def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
-    """Refuse to keep the best of something that nobody named."""
     if keep is not None and keep.best is not None and monitor is None:
         raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 

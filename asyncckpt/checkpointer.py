@@ -14,18 +14,18 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal
 
-from asyncckpt import __version__, executing, living
+from asyncckpt import executing, living
 from asyncckpt.admission import Admission
 from asyncckpt.arguments import (
     check_choices,
     check_emergency,
     check_keep,
-    check_monitor,
     check_values,
     refuse_among,
     several,
 )
 from asyncckpt.beginning import Beginning
+from asyncckpt.belonging import Root, Run, belonging
 from asyncckpt.budget import Budget
 from asyncckpt.cadence import Cadence
 from asyncckpt.catalog import Catalog
@@ -53,10 +53,10 @@ from asyncckpt.saving import OnBusy, Saver, Verify
 from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
-from asyncckpt.storage.base import Storage
 from asyncckpt.tiers import stores
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
+from asyncckpt.version import __version__
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
@@ -64,7 +64,7 @@ logger = logging.getLogger("asyncckpt")
 
 
 class AsyncCheckpointer:
-    """Saves what it was given, in the background, into `root`, and brings it back.
+    """Saves what it was given, in the background, into `root` (a path, a URL or a `Run`), and brings it back.
 
     `model`, `optimizer`, `scheduler`, `scaler`, `dataloader` and `extra` are one object each, a list, or a mapping
     of names; random state is always saved with them. ``save`` says when `step` saves by itself, ``keep`` what
@@ -83,7 +83,7 @@ class AsyncCheckpointer:
 
     def __init__(
         self,
-        root: str | os.PathLike[str] | Storage,
+        root: Root | Run,
         *,
         model: object = None,
         optimizer: object = None,
@@ -102,8 +102,8 @@ class AsyncCheckpointer:
         metrics: int | MetricsConfig | None = None,
         listeners: Iterable[Listener] = (),
         storage_options: Mapping[str, Any] | None = None,
-        local: str | os.PathLike[str] | Storage | None = None,
-        mirror: str | os.PathLike[str] | Storage | None = None,
+        local: Root | None = None,
+        mirror: Root | None = None,
         preemption: Preemption | None = None,
         verify: Verify = "sample",
         overwrite: bool = False,
@@ -111,17 +111,17 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify)
-        if not isinstance(executor, ProcessConfig):
-            check_choices(executor=executor)
-        check_monitor(monitor)
+        where = "process" if isinstance(executor, ProcessConfig) else executor
+        check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=where)
         check_keep(keep, monitor)
+        root, storage_options, overwrite, listeners, self._run = belonging(
+            root, storage_options, listeners, overwrite=overwrite
+        )
         check_values(root, close_timeout, generations)
         limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
         self._storage, nearer, copies = stores(root, storage_options, local=local, mirror=mirror)
         self._on_busy: OnBusy = on_busy
-        self._on_failure = on_failure
-        self._monitor = monitor
+        self._on_failure, self._monitor = on_failure, monitor
         self._close_timeout = close_timeout
         here = place()
         refuse_among(here.world, local=local)
@@ -176,6 +176,7 @@ class AsyncCheckpointer:
             verify=verify,
             fingerprint=plan,
             tiers=() if nearer is None else (LOCAL,),
+            code_version=None if self._run is None else self._run.code,
         )
         if self._exporter is not None:
             self._exporter.watch(self._saver.levels)
@@ -204,6 +205,8 @@ class AsyncCheckpointer:
             self._exporter,
         )
         self._stopping.begin(self._saver, self._executor, ranks)
+        if self._run is not None:
+            self._run.begin_with(parts)
 
     def _succeed(self) -> None:
         """Be the one of its root in this process, and be scraped: a former one may have had the port."""
@@ -334,9 +337,10 @@ class AsyncCheckpointer:
 
     # -- restoring -----------------------------------------------------------------------------------------
 
-    def resume(self, *, which: Which = "latest", allow_partial: bool = False) -> TrainingState | None:
+    def resume(self, *, which: Which | None = None, allow_partial: bool = False) -> TrainingState | None:
         """Take the run and restore everything in place, random state last; None on an empty root.
 
+        `which` is "latest" where it is None, or what the configuration of a `Run` names.
         A damaged checkpoint is reported and the one before it taken; one that is named raises. With `allow_partial` one
         that lacks parts of the state is taken where it is newer: what it lacks stays as it is. Raises
         `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
@@ -347,10 +351,14 @@ class AsyncCheckpointer:
         refuse_late_group(self._ranks)
         self._saver.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
+        if which is None:
+            which = "latest" if self._run is None else self._run.chosen()
         loaded = self._restorer.resume(which, allow_partial=allow_partial)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
         if loaded is None:
             return None
+        if self._run is not None:
+            self._run.resumed()
         state = self._restored(loaded)
         self._stopping.resumed()
         self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))

@@ -1,4 +1,7 @@
-"""Living: the checkpointers of this process, by root, so that each root has one and none is forgotten at exit."""
+"""Living: the checkpointers of this process, by root, so that each root has one and none is forgotten at exit.
+
+Nor are the runs that they belong to: those are closed after them.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +18,49 @@ logger = logging.getLogger("asyncckpt")
 
 
 class Closable(Protocol):
-    """A checkpointer, as far as this module knows."""
+    """A checkpointer or a run, as far as this module knows."""
 
     def close(self) -> None: ...
 
 
 _living: weakref.WeakValueDictionary[str, Closable] = weakref.WeakValueDictionary()
+_runs: dict[int, Closable] = {}
 _lock = threading.Lock()
 _registered = False
 
 
 def replace(url: str, new: Closable) -> None:
     """Make `new` the checkpointer of `url`; one that is there (a notebook cell run again) is closed first."""
-    global _registered  # noqa: PLW0603 -- exit handlers are the process's
     place = _place(url)
     with _lock:
         old = _living.get(place)
-        if not _registered:
-            # The interpreter joins executor threads before it runs atexit; saves need those threads to finish.
-            getattr(threading, "_register_atexit", atexit.register)(_close_all)
-            _registered = True
+        _register()
     if old is not None:
         logger.warning("a second checkpointer of %s was made in this process: closing the first", url)
         _close(url, old)
     with _lock:
         _living[place] = new
+
+
+def _register() -> None:
+    global _registered  # noqa: PLW0603 -- exit handlers are the process's
+    if not _registered:
+        # The interpreter joins executor threads before it runs atexit; saves need those threads to finish.
+        getattr(threading, "_register_atexit", atexit.register)(_close_all)
+        _registered = True
+
+
+def add_run(run: Closable) -> None:
+    """Close `run` at exit, after all checkpointers."""
+    with _lock:
+        _register()
+        _runs[id(run)] = run
+
+
+def forget_run(run: Closable) -> None:
+    """`run` needs no care at exit."""
+    with _lock:
+        _runs.pop(id(run), None)
 
 
 def forget(url: str, closed: Closable) -> None:
@@ -60,6 +81,10 @@ def _close_all() -> None:
         left = list(_living.items())
     for url, checkpointer in left:
         _close(url, checkpointer)
+    with _lock:
+        runs = list(_runs.values())
+    for run in runs:
+        run.close()
 
 
 def _close(url: str, checkpointer: Closable) -> None:

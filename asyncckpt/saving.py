@@ -69,8 +69,10 @@ class Saver:
         verify: Verify,
         fingerprint: str,
         tiers: Collection[str] = (),
+        code_version: str | None = None,
     ) -> None:
         self._fingerprint = fingerprint
+        self._code_version = code_version
         self._tiers = tiers
         """Those that have a save before it is durable."""
         self._capture = capture
@@ -244,6 +246,7 @@ class Saver:
             rank=self._ranks.rank,
             world=self._ranks.world,
             plan=self._fingerprint,
+            code_version=self._code_version,
             partial=urgency.leaves_out if urgency else (),
             emergency=urgency is not None,
             local_only=urgency is not None and urgency.local_only,

@@ -1,0 +1,24 @@
+"""Run: all that says what a checkpoint is worth: which experiment, with which settings, by which code, on what.
+
+::
+
+    runs/first/
+        identity.json           id, name, code version, every start
+        config.yml              the configuration file, byte for byte; config-2.yml, ... where a start had another
+        config.json             what it says, secrets masked; model, data, hardware, code version
+        hyperparameters.json    the few numbers that people ask for first
+        model_summary.txt       the model and its parameters
+        logs/training_20261129_101500.log    what the console showed; training_resume_1_... of the next start
+        results.json            what came of it, see `Run.save_results`
+        wandb_info.json         which W&B run it is, if any
+        run.json commits/ data/ user/        the checkpoints: see ``asyncckpt.format``
+"""
+
+from __future__ import annotations
+
+from asyncckpt.run.json_file import save_config_to_json
+from asyncckpt.run.results import load_config, load_results
+from asyncckpt.run.revision import CodeVersion, code_version
+from asyncckpt.run.run import Run
+
+__all__ = ["CodeVersion", "Run", "code_version", "load_config", "load_results", "save_config_to_json"]

@@ -1,0 +1,75 @@
+"""Files: the small objects of a run, through the same storage as its checkpoints, for code that is not asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from asyncckpt.errors import ObjectNotFound
+from asyncckpt.storage import opened
+from asyncckpt.storage.base import PutMode, Storage
+
+_T = TypeVar("_T")
+
+
+class Files:
+    """Reads and writes under `root`; every method is for any thread, one that runs an event loop included."""
+
+    def __init__(self, root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> None:
+        self.storage = opened(root, options)
+        self._is_ours = self.storage is not root
+        self._thread: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def do(self, work: Callable[[Storage], Coroutine[Any, Any, _T]]) -> _T:
+        """What `work` with the storage returns or raises."""
+        return self.begin(work).result()
+
+    def begin(self, work: Callable[[Storage], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        """`do` without waiting; works are done one after the other."""
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError(f"the run in {self.storage.url} is closed")
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-run")
+            return self._thread.submit(asyncio.run, work(self.storage))
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        return self.do(lambda storage: got(storage, key))
+
+    def put(self, key: str, data: bytes, mode: PutMode = "overwrite") -> None:
+        """Write an object, whole and durable when this returns; raises `StorageError`."""
+        self.do(lambda storage: _put(storage, key, data, mode))
+
+    def close(self) -> None:
+        """Wait for what was begun, and let go."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-run")
+        with thread:
+            if self._is_ours:
+                thread.submit(asyncio.run, _closed(self.storage)).result()
+
+
+async def got(storage: Storage, key: str) -> bytes | None:
+    """The object's bytes, or None where there is none."""
+    with suppress(ObjectNotFound):
+        return bytes(await storage.get(key))
+    return None
+
+
+async def _put(storage: Storage, key: str, data: bytes, mode: PutMode) -> None:
+    await storage.put(key, [data], mode=mode)
+
+
+async def _closed(storage: Storage) -> None:
+    await storage.aclose()

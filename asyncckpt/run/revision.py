@@ -1,0 +1,66 @@
+"""Code version: the commit of the user's repository, and whether files differ from it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+UNKNOWN = "unknown"
+
+PATIENCE = 5.0
+"""Seconds that git may take in all: a repository on a network disk that hangs must not hold a training up."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeVersion:
+    """The first 8 digits of the commit's hash, or ``unknown``; `dirty` where tracked files differ from the commit."""
+
+    hash: str
+    dirty: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.hash}-dirty" if self.dirty else self.hash
+
+
+def code_version(folder: str | os.PathLike[str] | None = None) -> CodeVersion:
+    """The version of the repository that `folder` is in, by default the one of the program that runs.
+
+    Outside of a repository, without git, or where it takes longer than `PATIENCE`, it is ``unknown``. Never raises.
+    """
+    end = time.monotonic() + PATIENCE
+    for place in [Path(folder)] if folder is not None else _likely():
+        commit = _git(place, end, "rev-parse", "--verify", "--quiet", "HEAD")
+        if commit:
+            # A status that could not be had is not clean: better one mark too many than a promise.
+            changes = _git(place, end, "status", "--porcelain", "--untracked-files=no")
+            return CodeVersion(commit.strip()[:8], changes is None or bool(changes.strip()))
+    return CodeVersion(UNKNOWN)
+
+
+def _likely() -> list[Path]:
+    """Where the user's code is: the folder of the program, else where it was started."""
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    return [*([Path(program).resolve().parent] if program else []), Path.cwd()]
+
+
+def _git(folder: Path, end: float, *arguments: str) -> str | None:
+    """What git prints, or None where it fails or does not answer in time."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            # Locks would be in the way of a commit that the user makes right now.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(end - time.monotonic(), 0.01),
+            check=True,
+            text=True,
+            errors="replace",
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout

@@ -1,0 +1,283 @@
+"""Run: one experiment in its root, with all that says what it is. `Run.open` is where a training begins."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from asyncckpt import living
+from asyncckpt.belonging import Root, place_of
+from asyncckpt.distributed.coordinator import place
+from asyncckpt.events import Listener
+from asyncckpt.listing import Which
+from asyncckpt.run import among, copies, identity, opening
+from asyncckpt.run import results as outcome
+from asyncckpt.run.configuration import Configuration, Source, configuration
+from asyncckpt.run.files import Files
+from asyncckpt.run.hardware import hardware
+from asyncckpt.run.hyperparameters import hyperparameters
+from asyncckpt.run.identity import encoded
+from asyncckpt.run.links import Links, check_names
+from asyncckpt.run.log import Log, log_of
+from asyncckpt.run.model_summary import description, models_of, summary
+from asyncckpt.run.opening import Asked, Mode, Opened
+from asyncckpt.run.plain import Plain
+from asyncckpt.run.reference import reference
+from asyncckpt.run.revision import UNKNOWN, code_version
+from asyncckpt.run.wandb_info import save_wandb_info
+from asyncckpt.storage import LocalStorage
+from asyncckpt.storage.base import Storage
+
+logger = logging.getLogger("asyncckpt")
+
+LOG_BYTES = 64 << 20
+
+
+class Run:
+    """One experiment: `id`, `name`, `url`, `config` (as JSON values, secrets included), and what this start found.
+
+    `mode` is what came of the start: "new", "resume" or "overwrite". `start_from` is ``(root, which)`` of another run's
+    checkpoint, where the configuration names one and this run has none of its own: ``asyncckpt.load(*run.start_from)``.
+    Give it to `AsyncCheckpointer` in place of a root. With several ranks, rank 0 writes.
+    """
+
+    def __init__(self, root: Root, url: str, config: Configuration, opened: Opened, files: Files | None) -> None:
+        self.root = root
+        self.url = url
+        self.id, self.name, self.mode = opened.identity.id, opened.identity.name, opened.mode
+        self.config: Mapping[str, Any] = config.whole
+        self.start_from = opened.start_from
+        self.storage_options: Mapping[str, Any] | None = None
+        self.listener: Listener = Links(files, ())
+        self._opened = opened
+        self._files = files
+        self._log: Log | None = None
+        self._is_closed = False
+
+    @classmethod
+    def open(
+        cls,
+        root: Root,
+        *,
+        config: Source | None = None,
+        name: str | None = None,
+        mode: Mode = "new",
+        storage_options: Mapping[str, Any] | None = None,
+        compat_names: Collection[str] = (),
+        logs: bool = True,
+        log_bytes: int = LOG_BYTES,
+    ) -> Run:
+        """Begin a run in `root`, or go on with the one there; before anything is made, what is there is looked at.
+
+        `config` is a file (YAML, JSON or TOML), or what was read from one. `mode` is "new" (there must be no run yet),
+        "resume" (there must be one), "auto" (whichever is the case) or "overwrite"; ``checkpoint.resume`` in the
+        configuration makes "new" a "resume". ``{id}`` in a root stands for the new run's id. `logs` copies what the
+        console shows to ``logs/``, in files of `log_bytes`. `compat_names` are other names for checkpoints, as links:
+        ``"checkpoint-epoch{epoch}-step{step}"``, ``"best_checkpoint"``.
+
+        Raises `CheckpointDirectoryExistsError` for a new run where there is one, `CheckpointNotFoundError` for what is
+        to be gone on with and is not there, and `StorageError` for a root that cannot be read or written. With several
+        ranks every one has to call it, after ``init_process_group()``; all get the same run, or all raise.
+        """
+        here, now = place(), datetime.now().astimezone()
+        names, settings = check_names(compat_names), configuration(config)
+        called = name or _name(settings, root)
+        made: list[Files] = []
+
+        def act() -> dict[str, Any]:
+            filled, run_id = _filled(root, called, mode, now)
+            files = Files(filled, storage_options)
+            made.append(files)
+            meant = reference(settings.at("checkpoint.resume"), files.storage.url)
+            asked = Asked(called, opening.wanted(mode, meant), now, run_id, meant, storage_options)
+            found = files.do(lambda storage: opening.opened(storage, asked))
+            return {**found.json(), "url": files.storage.url, "root": _kept(filled, files.storage)}
+
+        try:
+            said = among.opened_by_all(here, {"root": place_of(root), "mode": mode}, act)
+            run = cls(said["root"] or root, said["url"], settings, opening.opened_of(said), made[0] if made else None)
+            run.storage_options = storage_options
+            run._begin(settings, now, names, log_bytes if logs else None)
+        except BaseException:
+            for files in made:
+                files.close()
+            raise
+        return run
+
+    def _begin(self, config: Configuration, now: datetime, names: Collection[str], log_bytes: int | None) -> None:
+        files = self._files
+        if files is None:
+            return
+        self.listener = Links(files, names)
+        if log_bytes is not None:
+            self._log = log_of(files, log_bytes, resumed=self.is_resumed, now=now)
+        living.add_run(self)
+        start = self._opened.identity.starts[-1]
+        if self._log is not None:
+            self._log.note(
+                f"run {self.id} in {self.url}: {', '.join(f'{name} {what}' for name, what in start.items())}"
+            )
+        for complaint in config.complaints:
+            logger.warning("%s", complaint)
+        commit, _, dirty = str(start["code_version"]).partition("-")
+        about = {
+            "run_id": self.id,
+            "timestamp": now.isoformat(timespec="seconds"),
+            "git_hash": commit,
+            "git_dirty": bool(dirty),
+            "hardware": hardware(),
+        }
+        files.do(lambda storage: copies.copied(storage, config, about))
+        self.describe()
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether this start goes on with a run that was there."""
+        return self.mode == "resume"
+
+    # -- what is said of it --------------------------------------------------------------------------------
+
+    def describe(
+        self,
+        *,
+        model: object = None,
+        optimizer: object = None,
+        scheduler: object = None,
+        dataset: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write ``model_summary.txt`` and ``hyperparameters.json``, and say in ``config.json`` what is trained on what.
+
+        `AsyncCheckpointer` does it with what it was given. What fails is a warning.
+        """
+        if self._files is None:
+            return
+        try:
+            more: dict[str, Any] = {} if dataset is None else {"dataset": Plain().of(dataset)}
+            if models := models_of(model):
+                self._files.put("model_summary.txt", summary(models).encode("utf-8", "backslashreplace"))
+                said = {name: description(each) for name, each in models.items()}
+                more["model"] = next(iter(said.values())) if len(said) == 1 else said
+            if found := hyperparameters(self.config, optimizer, scheduler):
+                self._files.put("hyperparameters.json", encoded(found))
+            if more:
+                self._files.do(lambda storage: copies.amended(storage, outcome.CONFIG, more))
+        except Exception as error:  # a model may print itself in any way: no reason to stop a training
+            logger.warning("what is trained could not be written to %s: %r", self.url, error)
+
+    def save_results(
+        self,
+        final_metrics: Mapping[str, Any],
+        *,
+        best_checkpoint: str | None = None,
+        generation_samples: Iterable[str] | None = None,
+    ) -> None:
+        """Write ``results.json``: what came out of it, and what else is given. Raises `StorageError`."""
+        if self._files is not None:
+            self._files.put(outcome.KEY, outcome.results(self.id, final_metrics, best_checkpoint, generation_samples))
+
+    def save_wandb_info(self, source: object = None) -> bool:
+        """Write down which W&B run goes with this one; True if there is one, False else, and on every rank but 0.
+
+        `source` is a run of W&B, an Accelerator, one of its trackers, or by default the W&B run under way, which is
+        looked for when a checkpointer is made and when the run is closed, too.
+        """
+        return self._files is not None and save_wandb_info(self._files, source)
+
+    @property
+    def log_path(self) -> Path | None:
+        """The file that the console is copied to, on this machine; None where there is none."""
+        return self._log.path if self._log is not None else None
+
+    # -- what a checkpointer asks --------------------------------------------------------------------------
+
+    @property
+    def replaces(self) -> bool:
+        """See `asyncckpt.belonging.Run`."""
+        return self.mode == "overwrite"
+
+    @property
+    def code(self) -> str | None:
+        """The code version of this start: 8 digits of the commit, ``-dirty`` where files differ; None if unknown."""
+        version = str(self._opened.identity.starts[-1]["code_version"])
+        return None if version == UNKNOWN else version
+
+    def begin_with(self, parts: Mapping[str, object]) -> None:
+        """See `asyncckpt.belonging.Run`."""
+        self.describe(model=parts.get("model"), optimizer=parts.get("optimizer"), scheduler=parts.get("scheduler"))
+        self.save_wandb_info()
+
+    def chosen(self) -> Which:
+        """See `asyncckpt.belonging.Run`."""
+        return self._opened.which
+
+    def resumed(self) -> None:
+        """See `asyncckpt.belonging.Run`. Raises `StorageError`: if it went unsaid, the next start would go back too."""
+        opened = self._opened
+        if opened.back_to is None:
+            return
+        now = replace(opened.identity, went_back=opened.back_to)
+        if self._files is not None:
+            self._files.put(identity.KEY, now.encode())
+        self._opened = replace(opened, identity=now, which="latest", back_to=None)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write down what is left to say, and let the console alone; a second call does nothing.
+
+        Close the checkpointer first.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        living.forget_run(self)
+        if self._files is None or os.getpid() != int(self._opened.identity.starts[-1]["pid"]):
+            return
+        self.save_wandb_info()
+        if self._log is not None:
+            self._log.close()
+        self._files.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._log is not None:
+            self._log.left_by(error)
+        self.close()
+
+
+def _name(config: Configuration, root: Root) -> str:
+    """What a run is called that was not given a name: as its configuration says, or as its root is called."""
+    for key in ("name", "run_name", "experiment_name", "experiment.name", "run.name"):
+        if isinstance(found := config.at(key), str) and found:
+            return found
+    return place_of(root).replace("{id}", "").replace(os.sep, "/").rstrip("/").rpartition("/")[2]
+
+
+def _kept(root: Root, storage: Storage) -> str | None:
+    """The root for later, which a change of the working directory must not lead elsewhere; None for a storage."""
+    if not isinstance(root, str | os.PathLike):
+        return None
+    return storage.url if isinstance(storage, LocalStorage) else os.fspath(root)
+
+
+def _filled(root: Root, name: str, mode: Mode, now: datetime) -> tuple[Root, str | None]:
+    """The root with the run's id in it, and that id, where the root asks for it."""
+    if not isinstance(root, str | os.PathLike):
+        return root, None
+    url = os.fspath(root)
+    if "{id}" not in url:
+        return url, None
+    if mode not in ("new", "auto"):
+        raise ValueError(f"{url} has another name with each start, so mode={mode!r} finds nothing there: use its path")
+    made, _ = identity.new_id(name, code_version(), now)
+    return url.replace("{id}", made), made

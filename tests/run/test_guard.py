@@ -1,0 +1,268 @@
+"""A run's root is looked at before anything is made there (features B1, B2, B13, B14, D18, D38, A10)."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from asyncckpt import AsyncCheckpointer, Run, load
+from asyncckpt.errors import (
+    CheckpointCorruptError,
+    CheckpointDirectoryExistsError,
+    CheckpointNotFoundError,
+    RunRefused,
+    StorageDenied,
+    StorageError,
+)
+from asyncckpt.run import guard
+from asyncckpt.storage import LocalStorage
+from asyncckpt.testing.files import Files
+from asyncckpt.testing.ranks import run_ranks
+
+from .conftest import Place
+
+
+def saved(place: Place, mode: str, *steps: int, **config: Any) -> None:
+    """A start of a training in `place` that saves at `steps`."""
+    with place.open(mode=mode, **config) as run, AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
+        ckpt.resume()
+        for step in steps:
+            ckpt.save(step)
+
+
+def tree(place: Place) -> dict[str, bytes | None]:
+    return {key: place.read(key) for key in place.names()}
+
+
+def test_b1_a_second_start_is_refused_before_anything_is_changed(somewhere: Place) -> None:
+    saved(somewhere, "new", 1)
+    before = tree(somewhere)
+    with pytest.raises(CheckpointDirectoryExistsError):
+        somewhere.open(config={"lr": 2})
+    assert tree(somewhere) == before
+
+
+def test_b1_a_missing_root_is_made(somewhere: Place) -> None:
+    run = somewhere.open()
+    assert run.mode == "new"
+    assert "identity.json" in somewhere.names()
+
+
+def test_b1_checkpoints_of_no_run_are_protected_too(somewhere: Place) -> None:
+    with AsyncCheckpointer(somewhere.root, storage_options=somewhere.options, model=torch.nn.Linear(2, 2)) as ckpt:
+        ckpt.save(1)
+    with pytest.raises(CheckpointDirectoryExistsError, match="checkpoints"):
+        somewhere.open()
+    run = somewhere.open(mode="resume")
+    assert (run.mode, run.id.count("_")) == ("resume", 3)
+
+
+def test_b1_a_root_that_holds_logs_alone_is_one_of_a_run(somewhere: Place) -> None:
+    somewhere.write("logs/training_20240101_000000.log", b"it began\n")
+    with pytest.raises(CheckpointDirectoryExistsError, match="logs/training_20240101_000000"):
+        somewhere.open()
+
+
+def test_b1_an_empty_folder_and_files_of_others_are_no_run(folder: Place) -> None:
+    root = Path(folder.root)
+    (root / "logs").mkdir(parents=True)
+    (root / "slurm-123.out").write_text("queued")
+    (root / "README.md").write_text("mine")
+    assert folder.open().mode == "new"
+    assert (root / "slurm-123.out").read_text() == "queued"
+
+
+def test_b1_commits_that_were_half_copied_are_not_taken_for_an_empty_root(folder: Place) -> None:
+    saved(folder, "new", 1)
+    for key in folder.names():
+        if not key.startswith(("commits/", "data/")):
+            Path(folder.root, key).unlink()
+    with pytest.raises(RunRefused):
+        folder.open()
+
+
+def test_b1_a_root_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for mode in ("new", "auto", "resume", "overwrite"):
+        with pytest.raises(StorageError):
+            Run.open(tmp_path / "file", mode=mode)
+
+
+def test_b2_the_refusal_names_the_root_and_three_ways_out(folder: Place) -> None:
+    run = folder.open()
+    with pytest.raises(CheckpointDirectoryExistsError) as raised:
+        folder.open()
+    text = str(raised.value)
+    for words in (folder.root, run.id, "(1)", "another root", "(2)", 'mode="resume"', "(3)", "delete"):
+        assert words in text
+    assert "(4)" not in text
+    assert isinstance(raised.value, FileExistsError)
+
+
+def test_a_damaged_identity_is_neither_ignored_nor_overwritten(folder: Place) -> None:
+    folder.open().close()
+    folder.write("identity.json", b'{"id": "x"')
+    for mode in ("new", "resume", "auto", "overwrite"):
+        with pytest.raises(CheckpointCorruptError, match=r"identity\.json"):
+            folder.open(mode=mode)
+    assert folder.read("identity.json") == b'{"id": "x"'
+
+
+def test_modes_say_what_may_be_there(somewhere: Place) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="no run to go on with"):
+        somewhere.open(mode="resume")
+    assert somewhere.names() == []
+    first = somewhere.open(mode="auto")
+    second = somewhere.open(mode="auto")
+    assert (first.mode, second.mode) == ("new", "resume")
+    assert first.id == second.id
+    with pytest.raises(ValueError, match="use one of new, resume, auto, overwrite"):
+        somewhere.open(mode="again")
+
+
+def test_overwrite_begins_anew_and_leaves_what_is_not_of_the_run(somewhere: Place) -> None:
+    saved(somewhere, "new", 1, 2, config={"lr": 1})
+    somewhere.write("notes.txt", b"mine")
+    somewhere.write("configs/mine.json", b"{}")
+    with somewhere.open(mode="overwrite", config={"lr": 2}) as run:
+        assert somewhere.read("results.json") is None
+        assert json.loads(somewhere.read("config.json") or b"")["config"] == {"lr": 2}
+        assert load(somewhere.root, storage_options=somewhere.options).info.step == 2  # until there is another
+        with AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
+            ckpt.save(1).wait()
+            assert [info.step for info in ckpt.checkpoints()] == [1]
+    assert "config-2.json" not in somewhere.names()
+    assert somewhere.read("notes.txt") == b"mine"
+    assert somewhere.read("configs/mine.json") == b"{}"
+
+
+def test_the_checkpointer_still_refuses_to_start_over_by_accident(folder: Place) -> None:
+    saved(folder, "new", 1)
+    run = folder.open(mode="auto")
+    ckpt = AsyncCheckpointer(run, model=torch.nn.Linear(2, 2))
+    with pytest.raises(CheckpointDirectoryExistsError):
+        ckpt.save(2)
+    ckpt.close()
+
+
+def test_what_a_run_says_is_not_said_twice(folder: Place) -> None:
+    run = folder.open()
+    with pytest.raises(ValueError, match="belong to the run"):
+        AsyncCheckpointer(run, model=torch.nn.Linear(2, 2), overwrite=True)
+    with pytest.raises(ValueError, match="belong to the run"):
+        AsyncCheckpointer(run, model=torch.nn.Linear(2, 2), storage_options={})
+
+
+def test_d18_a_root_that_may_not_be_written_is_refused_at_once_in_words(tmp_path: Path) -> None:
+    class ReadOnly(Files):
+        def create(self, *arguments: Any, **named: Any) -> int:
+            raise PermissionError(13, "Permission denied", "x")
+
+        def unnamed(self, *arguments: Any, **named: Any) -> int:
+            raise PermissionError(13, "Permission denied", "x")
+
+        def mkdir(self, *arguments: Any, **named: Any) -> None:
+            raise PermissionError(13, "Permission denied", "x")
+
+    with pytest.raises(StorageDenied, match=r"permission denied; .* another root"):
+        Run.open(LocalStorage(tmp_path / "run", files=ReadOnly()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a10_of_two_starts_in_one_empty_root_one_goes_on(somewhere: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_have_looked, look = threading.Barrier(2), guard.look
+
+    async def looked(storage: Any) -> guard.Held:
+        held = await look(storage)
+        if threading.current_thread() not in seen:
+            seen.add(threading.current_thread())
+            both_have_looked.wait(60)
+        return held
+
+    seen: set[threading.Thread] = set()
+    monkeypatch.setattr(guard, "look", looked)
+
+    def start() -> str:
+        try:
+            return somewhere.open(name="same").id
+        except CheckpointDirectoryExistsError:
+            return "refused"
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: start(), range(2)))
+    (winner,) = (run for run in found if run != "refused")
+    assert found.count("refused") == 1
+    assert json.loads(somewhere.read("identity.json") or b"")["id"] == winner
+
+
+def test_d38_runs_beside_each_other_share_no_file(tmp_path: Path) -> None:
+    places = [Place(str(tmp_path / name)) for name in ("one", "two")]
+    runs = [place.open(name="same", config={"place": place.root}) for place in places]
+    assert runs[0].id != runs[1].id
+    for place, run in zip(places, runs, strict=True):
+        assert json.loads(place.read("config.json") or b"")["run_id"] == run.id
+        assert json.loads(place.read("config.json") or b"")["config"] == {"place": place.root}
+        place.close()
+
+
+def test_a_failed_start_leaves_no_thread_and_no_file_behind(folder: Place) -> None:
+    folder.open()
+    before = threading.active_count(), sorted(folder.names())
+    with pytest.raises(CheckpointDirectoryExistsError):
+        folder.open()
+    assert (threading.active_count(), sorted(folder.names())) == before
+
+
+def _opens(root: Path) -> tuple[str, str, bool]:
+    run = Run.open(root, config={"rank": int(os.environ.get("RANK", "0"))})
+    with run, AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
+        ckpt.save(1).wait()
+        run.save_results({"loss": 1.0})
+    return run.id, run.mode, run.log_path is not None
+
+
+@pytest.mark.ranks
+def test_b1_all_ranks_open_the_run_that_rank_0_opened(tmp_path: Path) -> None:
+    (first, second) = run_ranks(_opens, 2, tmp_path / "run")
+    assert first[:2] == second[:2]
+    assert (first[2], second[2]) == (True, False)
+    identity = json.loads((tmp_path / "run/identity.json").read_text())
+    assert identity["id"] == first[0]
+    assert len(identity["starts"]) == 1
+
+
+def _refused(root: Path) -> str:
+    with pytest.raises(CheckpointDirectoryExistsError) as raised:
+        Run.open(root)
+    return str(raised.value)
+
+
+@pytest.mark.ranks
+def test_b1_all_ranks_are_refused_alike(tmp_path: Path) -> None:
+    Run.open(tmp_path / "run", logs=False).close()
+    first, second = run_ranks(_refused, 2, tmp_path / "run")
+    assert first == second
+    assert '(2) go on with it: mode="resume"' in first
+
+
+def _differing(root: Path) -> str:
+    mode = "auto" if torch.distributed.get_rank() == 0 else "new"
+    try:
+        Run.open(root, mode=mode)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "opened"
+
+
+@pytest.mark.ranks
+def test_ranks_that_ask_for_different_things_are_told(tmp_path: Path) -> None:
+    _, second = run_ranks(_differing, 2, tmp_path / "run")
+    assert second.startswith("RanksDiffer")
+    assert "mode" in second
