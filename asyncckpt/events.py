@@ -299,6 +299,16 @@ class Retried(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored(Event):
+    """A message between this process and its worker process was left out: one of an ``unknown`` kind (what it calls
+    itself is `kind`), a ``malformed`` one, or a ``late`` one, of a save that is over, which is no fault.
+    """
+
+    why: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Weighed(Event):
     """``executor="auto"`` chose ``thread`` or ``process`` for a state of about `bytes`: a process above `break_even`.
 

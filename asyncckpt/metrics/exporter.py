@@ -24,6 +24,7 @@ from asyncckpt.events import (
     Expected,
     Failed,
     Fallback,
+    Ignored,
     Leftover,
     OverBudget,
     Paced,
@@ -183,6 +184,9 @@ class Exporter:
     def _fallback(self, event: Fallback) -> None:
         self._metrics.fallbacks[event.feature].set(1)
 
+    def _ignored(self, event: Ignored) -> None:
+        self._metrics.ignored[event.why].inc()
+
     def _shortage(self, event: Shortage) -> None:
         self._metrics.shortages[event.resource].set(1)
 
@@ -254,6 +258,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Resumed: Exporter._resumed,
     Damaged: Exporter._damaged,
     Fallback: Exporter._fallback,
+    Ignored: Exporter._ignored,
     Shortage: Exporter._shortage,
     OverBudget: Exporter._over_budget,
     Paced: Exporter._paced,

@@ -216,6 +216,12 @@ class Instruments:
             "asyncckpt_worker_heartbeat_timestamp_seconds",
             "When the worker process gave its last sign of life, Unix time; 0 without one.",
         )
+        self.ignored = made.counters(
+            "asyncckpt_worker_ignored_messages_total",
+            "Messages between trainer and worker process that were left out; late ones are no fault.",
+            "reason",
+            *("unknown", "malformed", "late"),
+        )
 
     def _interference(self, made: _Workshop) -> None:
         self.over_budget = made.counters(

@@ -37,8 +37,8 @@ class Brief:
         self._process = process
         self._ranks = ranks
 
-    def message(self, beat: float) -> Message:
-        """For a new one, which is to give a sign of life every `beat` seconds."""
+    def message(self) -> Message:
+        """For a new one."""
         keep = self._config.keep
         return {
             "trainer": os.getpid(),
@@ -49,7 +49,6 @@ class Brief:
             "overwrite": self._config.overwrite,
             "past": wire.past_json(self.past),
             "share": self.share,
-            "beat": beat,
             "ranks": ranks_json(self._ranks),
             "cpus": cpus_for_worker(),
             **asdict(self._process),
