@@ -324,7 +324,8 @@ class Weighed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Shortage(Event):
-    """Before the first save: it will need more of a `resource` (memory, memlock, disk, store) than there is.
+    """Before the first save, or one of a state that has grown: it needs more of a `resource` (memory, memlock, disk,
+    store) than there is.
 
     `sentence` says what, and what to do about it.
     """

@@ -33,10 +33,14 @@ _SHARDING = (  # by name: to import them takes a second
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """What is saved: `trees` by scope, in the order of restoring, and which tensors are LAZY."""
+    """What is saved: `trees` by scope, in the order of restoring, and which tensors are LAZY.
+
+    `optimized` counts the parameters that an optimizer has state for by now.
+    """
 
     trees: Mapping[str, Mapping[str, Tree]]
     lazy: Callable[[], frozenset[int]]
+    optimized: Callable[[], int]
 
 
 def track(parts: Mapping[str, object], here: Place) -> Tracked:
@@ -54,7 +58,9 @@ def track(parts: Mapping[str, object], here: Place) -> Tracked:
     if own:
         scope = own_scope(here.rank)
         trees[scope] = _tree(own, (scope,))
-    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))))
+    leaves = list(_leaves(list(given.values())))
+    optimizers = [target for leaf in leaves if isinstance(target := unwrap(_bare(leaf)), Optimizer)]
+    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))), lambda: sum(len(o.state) for o in optimizers))
 
 
 def roughly(parts: Mapping[str, object]) -> int:
@@ -67,6 +73,11 @@ def roughly(parts: Mapping[str, object]) -> int:
         elif isinstance(target, Optimizer):
             sizes[id(target)] = _state_bytes(target)
     return sum(sizes.values())
+
+
+def roughly_here(parts: Mapping[str, object], here: Place) -> int:
+    """The same of what this rank writes."""
+    return roughly({n: t for n, t in parts.items() if here.rank == 0 or n not in _REPLICATED})
 
 
 def _state_bytes(optimizer: Optimizer) -> int:
