@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
-from asyncckpt.events import Fallback, Listeners
+from asyncckpt.events import Fallback, Listeners, WorkerRuns
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
@@ -33,6 +33,7 @@ from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import wire
+from asyncckpt.worker.cores import shown
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ignored import IgnoredMessages, kind_of
 from asyncckpt.worker.past import Past
@@ -51,6 +52,7 @@ if sys.platform == "linux":
     from asyncckpt.worker.jobs import Jobs
     from asyncckpt.worker.link import Link, Waker
     from asyncckpt.worker.pending import Pending
+    from asyncckpt.worker.priority import cores_of_trainer
     from asyncckpt.worker.shown import Shown
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
@@ -73,7 +75,8 @@ _PAUSES = (0.0, 0.25)
 class ProcessExecutor:
     """The service in a process of its own; see `Executor` for the methods.
 
-    `fall_back` makes the executor that goes on, from what it has to know, where no worker process can be kept alive.
+    Training computes in so many threads (`computing`), on all ranks of this machine together. `fall_back` makes the
+    executor that goes on, from what it has to know, where no worker process can be kept alive.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class ProcessExecutor:
         listeners: Listeners,
         clock: Clock,
         ranks: Ranks,
+        computing: int,
         fall_back: Callable[[Past], Executor],
     ) -> None:
         self._root = storage.url
@@ -92,7 +96,7 @@ class ProcessExecutor:
         self._relay = Relay(ranks)
         self._fall_back = fall_back
         self._reader = Reader(Catalog(storage, config.monitor), config.beside.values())
-        self._brief = Brief(recipe, config, process, ranks, clock)
+        self._brief = Brief(recipe, config, process, ranks, clock, computing)
         self._lock = threading.RLock()
         self._link: Link | None = None
         self._successor: Executor | None = None
@@ -448,6 +452,18 @@ class ProcessExecutor:
 
     # -- what the worker says ------------------------------------------------------------------------------
 
+    def _here(self, message: Message) -> None:
+        """It runs; where and how, as it has found."""
+        cpus, nice = frozenset(message["cpus"]), message["nice"]
+        spared = cores_of_trainer() - cpus
+        seconds = 0.0 if self._link is None else self._link.age
+        logger.info(
+            "worker process %s runs after %.2f s, at nice %s, on cores %s%s",
+            *(message["pid"], seconds, nice, shown(cpus)),
+            f" ({shown(spared)} are left to training)" if spared else "",
+        )
+        self._listeners.emit(WorkerRuns(message["pid"], seconds, nice, tuple(sorted(cpus)), tuple(sorted(spared))))
+
     def _hello(self, message: Message) -> None:
         logger.debug("worker process %s is ready", message["pid"])
         with self._lock:
@@ -494,6 +510,7 @@ def _left(deadline: float | None) -> float | None:
 
 _HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
     "beat": ProcessExecutor._beat,
+    "here": ProcessExecutor._here,
     "hello": ProcessExecutor._hello,
     "bye": ProcessExecutor._bye,
     "claim": ProcessExecutor._claimed,

@@ -18,16 +18,16 @@ from asyncckpt.worker.wire import Message
 from asyncckpt.worker.writer import new_writer_id
 
 if sys.platform == "linux":
-    from asyncckpt.worker.priority import cpus_for_worker
+    from asyncckpt.worker.priority import cores_for_worker
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
 
 class Brief:
-    """For the worker processes of one trainer; not for several threads at once."""
+    """For the worker processes of one trainer, which computes in so many threads; not for several threads at once."""
 
     def __init__(
-        self, recipe: Recipe, config: ServiceConfig, process: ProcessConfig, ranks: Ranks, clock: Clock
+        self, recipe: Recipe, config: ServiceConfig, process: ProcessConfig, ranks: Ranks, clock: Clock, computing: int
     ) -> None:
         self.past = Past(Claim(new_writer_id(clock)))
         self.share = 1.0
@@ -36,6 +36,7 @@ class Brief:
         self._config = config
         self._process = process
         self._ranks = ranks
+        self._computing = computing
 
     def message(self) -> Message:
         """For a new one."""
@@ -50,7 +51,7 @@ class Brief:
             "past": wire.past_json(self.past),
             "share": self.share,
             "ranks": ranks_json(self._ranks),
-            "cpus": cpus_for_worker(),
+            "cpus": sorted(cores_for_worker(self._computing)),
             **asdict(self._process),
         }
 

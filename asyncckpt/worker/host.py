@@ -114,6 +114,8 @@ class Host:
     async def run(self) -> None:
         """Serve until the trainer has closed, or is dead and all that it left is done."""
         self._watch()
+        nice, cpus = os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))
+        self._post({"kind": "here", "pid": os.getpid(), "nice": nice, "cpus": cpus})
         self._beat()
         self._greeting = asyncio.create_task(self._greet())
         await self._service.run()

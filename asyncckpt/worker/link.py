@@ -38,6 +38,7 @@ class Link:
     """
 
     def __init__(self, root: str, config: Message, beat: float) -> None:
+        self._began = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             with logs.begun(root) as log:
@@ -120,6 +121,11 @@ class Link:
             poll.register(self.channel.fileno(), select.POLLIN | (select.POLLOUT if writing else 0))
         ready = [number for number, _ in poll.poll(self._beat * 1000)]
         return self._ended.fileno() not in ready
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
 
     @property
     def silence(self) -> float:
