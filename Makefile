@@ -10,7 +10,7 @@ TORCH  ?= torch==2.13.0
 # Where to get torch from; for the small CPU build: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
 TORCH_INDEX ?=
 
-BENCHES ?= stall overhead throughput restore small_tensors incremental catalog memory python_bound interference device survive upload download resume
+BENCHES ?= stall overhead throughput restore small_tensors incremental catalog memory python_bound interference executor survive upload download resume
 
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -1,7 +1,8 @@
-"""Admission: whether what a training's saves will need is there, asked once before the first of them.
+"""Admission: whether what a training's saves will need is there, asked before the first of them, and of a larger state.
 
-Each answer is a sentence that a person can act on, in an event and in the log. No save is refused here: what is short
-now may be there by then, and what is not fails the save with its own reason.
+Each answer is a sentence that a person can act on, in an event and in the log, and said again only when it is another
+one. No save is refused here: what is short now may be there by then, and what is not fails the save with its own
+reason.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from asyncckpt import allowance
+from asyncckpt.allowance import Allowance
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.events import Listeners, Shortage
 from asyncckpt.storage.base import Storage
@@ -28,10 +30,15 @@ class Admission:
     def __init__(self, storage: Storage, listeners: Listeners) -> None:
         self._storage = storage
         self._listeners = listeners
+        self._said: dict[str, Shortage] = {}
 
-    def check(self, size: int, arenas: int, kinds: Collection[str]) -> None:
-        """For snapshots of `size` bytes, in so many `arenas`, of tensors on devices of these `kinds`."""
-        for shortage in (*_of_memory(size), *_of_locks(size * arenas, kinds), *_of_disk(size, self._storage)):
+    def check(self, size: int, arenas: int, kinds: Collection[str], allowed: Allowance | None) -> None:
+        """For snapshots of `size` bytes, in so many `arenas`, of tensors on devices of these `kinds`.
+
+        `allowed` is the memory that may be taken for them; None where the system does not say.
+        """
+        locks = _of_locks(size * arenas, kinds)
+        for shortage in (*_of_memory(size, allowed), *locks, *_of_disk(size, self._storage)):
             self._tell(shortage)
 
     def unreachable(self, error: AsyncCkptError) -> None:
@@ -41,17 +48,19 @@ class Admission:
         )
 
     def _tell(self, shortage: Shortage) -> None:
+        if self._said.get(shortage.resource) == shortage:
+            return
+        self._said[shortage.resource] = shortage
         logger.warning("%s", shortage.sentence)
         self._listeners.emit(shortage)
 
 
-def _of_memory(size: int) -> Iterator[Shortage]:
-    allowed = allowance.memory()
+def _of_memory(size: int, allowed: Allowance | None) -> Iterator[Shortage]:
     if allowed is not None and size > allowed.free:
         yield Shortage(
             "memory",
-            f"a snapshot takes {size:,} bytes of host memory, and {allowed.limit} has {allowed.free:,} left: raise its "
-            f"limit by {size - allowed.free:,}, or save less",
+            f"a snapshot takes {size:,} bytes of host memory, and {allowed.left}: raise its limit by "
+            f"{allowed.short_of(size):,}, or save less",
         )
 
 

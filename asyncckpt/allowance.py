@@ -6,10 +6,11 @@ that a cgroup is charged for and does not use counts as free: the kernel drops i
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -21,16 +22,37 @@ _UNLIMITED = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Bytes that are `free`, and which limit says so."""
+    """Bytes that are `free`, and which limit says so.
+
+    `source` is the same in all processes for which that limit holds. Where `ranks` of a training share it, this is the
+    `part` of one of them.
+    """
 
     free: int
     limit: str
+    source: str = field(default="", compare=False)
+    part: float = 1.0
+    ranks: int = 1
+
+    @property
+    def left(self) -> str:
+        """What is left, for a sentence."""
+        whose = f" for this rank, one of {self.ranks} that share it" if self.ranks > 1 else ""
+        return f"{self.limit} has {self.free:,} left{whose}"
+
+    def short_of(self, size: int) -> int:
+        """By how much the limit would have to be higher for `size` bytes."""
+        return -int(-(size - self.free) // self.part)
 
 
 def memory(root: Path = Path("/")) -> Allowance | None:
     """What may still be taken; None where the system does not say. `root` is where ``proc`` and ``sys`` are."""
-    found = [*_of_cgroups(root), *_of_machine(root)]
-    return min(found, key=lambda allowance: allowance.free, default=None)
+    return min(limits(root), key=lambda allowance: allowance.free, default=None)
+
+
+def limits(root: Path = Path("/")) -> list[Allowance]:
+    """The same of every limit that holds for this process."""
+    return [*_of_cgroups(root), *_of_machine(root)]
 
 
 def lockable() -> int | None:
@@ -45,7 +67,14 @@ def lockable() -> int | None:
 def _of_machine(root: Path) -> Iterator[Allowance]:
     with suppress(OSError, ValueError, KeyError):
         fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
-        yield Allowance(int(fields["MemAvailable"].split()[0]) * 1024, "the machine")
+        yield Allowance(int(fields["MemAvailable"].split()[0]) * 1024, "the machine", _machine(root))
+
+
+def _machine(root: Path) -> str:
+    """The same in all containers of a machine, and in no other machine."""
+    with suppress(OSError):
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+    return platform.node()
 
 
 def _of_cgroups(root: Path) -> Iterator[Allowance]:
@@ -56,13 +85,15 @@ def _of_cgroups(root: Path) -> Iterator[Allowance]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            yield from _limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+            mount = root / "sys/fs/cgroup"
+            yield from _limits(mount, path, _machine(root), "memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             mount = root / "sys/fs/cgroup/memory"
-            yield from _limits(mount, path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            yield from _limits(mount, path, _machine(root), *names)
 
 
-def _limits(mount: Path, path: str, limit: str, usage: str, cache: str) -> Iterator[Allowance]:
+def _limits(mount: Path, path: str, machine: str, limit: str, usage: str, cache: str) -> Iterator[Allowance]:
     """Of a cgroup and of all above it: each of them may be the one that is full."""
     group = Path(path.lstrip("/"))
     # Inside of a container the mount is the cgroup itself, and its path on the host leads nowhere.
@@ -72,4 +103,6 @@ def _limits(mount: Path, path: str, limit: str, usage: str, cache: str) -> Itera
             used = int((mount / folder / usage).read_text())
             stat = dict(line.split() for line in (mount / folder / "memory.stat").read_text().splitlines())
             if most < _UNLIMITED:
-                yield Allowance(max(0, most - used + int(stat[cache])), f"the cgroup /{folder}".replace("/.", "/"))
+                free, name = max(0, most - used + int(stat[cache])), f"the cgroup /{folder}".replace("/.", "/")
+                # By its inode: in a container each of them is called "/".
+                yield Allowance(free, name, f"{machine}/{(mount / folder).stat().st_ino}")

@@ -2,7 +2,8 @@
 
 A training that has made its first step has its optimizer state, and a save is to come: then the run is looked at,
 threads are started, the state is planned and the arenas are faulted in, so that the first save costs what later
-ones do.
+ones do. Where that step has not made it (gradients are accumulated, or were not finite), it is done again once it is
+there.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from asyncckpt.distributed.coordinator import refuse_late_group
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.listing import Listing
 from asyncckpt.saving import Saver
+from asyncckpt.staging.arena import GROWN
 from asyncckpt.worker.ownership import exists
 from asyncckpt.worker.ranks import Ranks
 
 
 class Beginning:
-    """The beginning of one training at `url`; with `overwrite`, in place of an earlier one."""
+    """The beginning of one training at `url`; with `overwrite`, in place of an earlier one.
+
+    `optimized` counts the parameters that have optimizer state by now.
+    """
 
     def __init__(
         self,
@@ -30,6 +35,7 @@ class Beginning:
         saver: Saver,
         ranks: Ranks,
         admission: Admission,
+        optimized: Callable[[], int],
         *,
         overwrite: bool,
     ) -> None:
@@ -39,17 +45,23 @@ class Beginning:
         self._ranks = ranks
         self._admission = admission
         self._is_begun = overwrite or ranks.rank != 0
-        self._is_prepared = False
+        self._optimized = optimized
+        self._prepared_for: int | None = None
         self._look: Future[Listing] | None = None
 
     def prepare(self) -> None:
-        """Once, after the first step or a resume; raises `UnsupportedState` for what cannot be held."""
-        if not self._is_prepared:
-            self._is_prepared = True
-            if not self._is_begun:
-                with suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
-                    self._look = self._listing()
-            self._saver.prepare()
+        """After the first step or a resume, and again after one that has made optimizer state; else nothing.
+
+        Raises `UnsupportedState` for what cannot be held.
+        """
+        found, known = self._optimized(), self._prepared_for
+        if known is not None and found <= GROWN * known:
+            return
+        self._prepared_for = found
+        if known is None and not self._is_begun:
+            with suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
+                self._look = self._listing()
+        self._saver.prepare()
 
     def resumed(self) -> None:
         """The training goes on from what the run holds."""

@@ -54,11 +54,12 @@ from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
 from asyncckpt.tiers import stores
-from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
+from asyncckpt.tracked import fingerprint, roughly, roughly_here, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
 from asyncckpt.version import __version__
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
+from asyncckpt.worker.sharing import Sharing
 
 logger = logging.getLogger("asyncckpt")
 
@@ -170,6 +171,7 @@ class AsyncCheckpointer:
             ranks,
             counts,
             admission,
+            Sharing(ranks, roughly_here(parts, here)),
             # The others' shards are small, and they must not stall on what only rank 0 can decide.
             generations=generations if ranks.rank == 0 else generations + 2,
             budget=limits,
@@ -186,6 +188,7 @@ class AsyncCheckpointer:
             self._saver,
             ranks,
             admission,
+            tracked.optimized,
             overwrite=overwrite,
         )
         self._restorer = Restorer(

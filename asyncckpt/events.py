@@ -299,6 +299,31 @@ class Retried(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerRuns(Event):
+    """A worker process, the first or one that takes another's place, runs `seconds` after it was started.
+
+    As it has found itself: at what `nice`, on which cores (`cpus`), and which of those that training may use it keeps
+    off (`spared`).
+    """
+
+    pid: int
+    seconds: float
+    nice: int
+    cpus: tuple[int, ...]
+    spared: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored(Event):
+    """A message between this process and its worker process was left out: one of an ``unknown`` kind (what it calls
+    itself is `kind`), a ``malformed`` one, or a ``late`` one, of a save that is over, which is no fault.
+    """
+
+    why: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Weighed(Event):
     """``executor="auto"`` chose ``thread`` or ``process`` for a state of about `bytes`: a process above `break_even`.
 
@@ -314,7 +339,8 @@ class Weighed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Shortage(Event):
-    """Before the first save: it will need more of a `resource` (memory, memlock, disk, store) than there is.
+    """Before the first save, or one of a state that has grown: it needs more of a `resource` (memory, memlock, disk,
+    store) than there is.
 
     `sentence` says what, and what to do about it.
     """

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+import torch
+
 from asyncckpt.clock import Clock
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.storage.base import Storage
@@ -23,6 +25,7 @@ from asyncckpt.worker.past import Past
 from asyncckpt.worker.ranks import Ranks, worker_key
 from asyncckpt.worker.service import SaveService, ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
+from asyncckpt.worker.sharing import here
 
 Wanted: TypeAlias = Literal["auto", "thread", "process"] | ProcessConfig
 
@@ -117,7 +120,9 @@ def _process(
     if sys.platform == "linux" and recipe is not None:
         from asyncckpt.worker.bridge import ProcessExecutor
 
-        return ProcessExecutor(storage, recipe, config, settings, listeners, clock, ranks, thread)
+        # Of every rank that may be here: those that are not bound to cores of their own use each other's.
+        computing = torch.get_num_threads() * len(here(ranks.rank, ranks.world, os.environ))
+        return ProcessExecutor(storage, recipe, config, settings, listeners, clock, ranks, computing, thread)
     return thread(None)
 
 

@@ -40,6 +40,7 @@ from asyncckpt.urgency import Urgency
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
 from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task
+from asyncckpt.worker.sharing import Sharing
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -63,6 +64,7 @@ class Saver:
         ranks: Ranks,
         counts: Counts,
         admission: Admission,
+        sharing: Sharing,
         *,
         generations: int,
         budget: Budget,
@@ -84,7 +86,8 @@ class Saver:
         self._degraded: set[str] = set()
         self._generations = generations
         self._stall_ms = budget.stall_ms
-        self._arenas = ArenaPool(generations, budget.memory, functools.partial(self._degrade, "generations"))
+        degraded = functools.partial(self._degrade, "generations")
+        self._arenas = ArenaPool(generations, budget.memory, degraded, sharing.memory)
         self.stager = Stager(listeners, self._arenas)
         self._interference = Interference(budget.slowdown, executor.pace, listeners)
         self._queued = Queued()
@@ -95,6 +98,8 @@ class Saver:
         self._plan: tuple[object, Plan] | None = None
         self._counts = counts
         self._admission = admission
+        self._admitted = 0
+        """Bytes of the largest snapshot for which it was looked whether what it needs is there."""
         self._saves = 0
         self._outcomes = Outcomes(listeners, ranks)
 
@@ -218,7 +223,10 @@ class Saver:
             plan = build(captured.sources)
             if self._plan is None:
                 announce(plan)
-                self._admission.check(plan.layout.size, self._generations, plan.devices)
+            if plan.layout.size > self._admitted:
+                self._admitted = plan.layout.size
+                allowed = self._arenas.allowed(self._admitted)
+                self._admission.check(self._admitted, self._generations, plan.devices, allowed)
             self._plan = (captured.sources, plan)
         return self._plan[1]
 

@@ -35,12 +35,14 @@ _SHARDING = (  # by name: to import them takes a second
 class Tracked:
     """What is saved: `trees` by scope, in the order of restoring, and what of it is LAZY.
 
-    That are tensors by their ids, and whatever the components at the paths `guarded` hand out.
+    That are tensors by their ids, and whatever the components at the paths `guarded` hand out. `optimized` counts the
+    parameters that an optimizer has state for by now.
     """
 
     trees: Mapping[str, Mapping[str, Tree]]
     lazy: Callable[[], frozenset[int]]
     guarded: frozenset[Path]
+    optimized: Callable[[], int]
 
 
 def track(parts: Mapping[str, object], here: Place) -> Tracked:
@@ -60,7 +62,14 @@ def track(parts: Mapping[str, object], here: Place) -> Tracked:
         scope = own_scope(here.rank)
         trees[scope] = _tree(own, (scope,))
         promised.update(_promised((scope,), own))
-    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))), frozenset(promised))
+    leaves = list(_leaves(list(given.values())))
+    optimizers = [target for leaf in leaves if isinstance(target := unwrap(_bare(leaf)), Optimizer)]
+    return Tracked(
+        trees,
+        lambda: frozenset(map(id, _lazy(given))),
+        frozenset(promised),
+        lambda: sum(len(o.state) for o in optimizers),
+    )
 
 
 def roughly(parts: Mapping[str, object]) -> int:
@@ -73,6 +82,11 @@ def roughly(parts: Mapping[str, object]) -> int:
         elif isinstance(target, Optimizer):
             sizes[id(target)] = _state_bytes(target)
     return sum(sizes.values())
+
+
+def roughly_here(parts: Mapping[str, object], here: Place) -> int:
+    """The same of what this rank writes."""
+    return roughly({n: t for n, t in parts.items() if here.rank == 0 or n not in _REPLICATED})
 
 
 def _state_bytes(optimizer: Optimizer) -> int:

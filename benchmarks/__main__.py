@@ -24,7 +24,7 @@ NAMES = {
     "memory": "1,000 saves: memory, threads and descriptors",
     "python_bound": "saves back to back beside a loop that needs the interpreter lock, and one that loads its data so",
     "interference": "how much longer steps take while saves are in flight, uncontrolled and paced to 2 %",
-    "device": "what one save asks of an accelerator and of the host, counted on a simulated one",
+    "executor": "how long a worker process takes to start, and which sizes of state are worth one",
     "survive": "100 trainers killed right after staging and started again at once",
     "upload": "from the call until an S3 server has it, 0.5 GB; memory, CPU, and a Python loop meanwhile",
     "download": "from an S3 server back into the memory that it came from, 0.5 GB",

@@ -51,12 +51,12 @@ def run(options: Options) -> Report:
 
 
 def _rows(turns: Turns, name: str) -> list[Row]:
-    counted = [s for s in turns.of(name) if "slower" in s]
+    slowed = [s for s in turns.of(name) if "slower" in s]
     loaded = [s for s in turns.of(name) if "extra" in s]
     system = OWN if name == PROCESS else name
     return [
-        row("python_bound", "counting, 20,000 tensors", system, "times as slow", "x", [s["slower"] for s in counted]),
-        row("python_bound", "counting, 20,000 tensors", system, "durable", "s", [s["durable"] for s in counted]),
+        row("python_bound", "counting, 20,000 tensors", system, "times as slow", "x", [s["slower"] for s in slowed]),
+        row("python_bound", "counting, 20,000 tensors", system, "durable", "s", [s["durable"] for s in slowed]),
         row("python_bound", "data loading", system, "extra", "s", [s["extra"] for s in loaded]),
         row("python_bound", "data loading", system, "durable", "s", [s["durable"] for s in loaded]),
     ]
@@ -80,15 +80,15 @@ def measure(turn: Turn) -> list[Sample]:
 
 def _beside(subject: Subject, system: System, seconds: float) -> Sample:
     """How much slower counting is while saves follow one another; the state stays as it is."""
-    _saved(system, 1, lambda: _count(0.01))  # threads, memory and plans are there
-    _saved(system, 2, lambda: _count(0.01))
-    plain = _count(seconds)
+    _saved(system, 1, lambda: count_rate(0.01))  # threads, memory and plans are there
+    _saved(system, 2, lambda: count_rate(0.01))
+    plain = count_rate(seconds)
     wall, counted, durable = 0.0, 0.0, list[float]()
     while not durable or wall < seconds:
         began = time.perf_counter()
         save = Save(system, 10 + len(durable))
         while not save.is_over and time.perf_counter() - began < LONGEST:
-            counted += _count(0.01) * 0.01
+            counted += count_rate(0.01) * 0.01
         wall += time.perf_counter() - began
         durable.append(save.sample()["durable"] if save.is_over else LONGEST)
         save.sample()  # one that has starved ends now
@@ -96,7 +96,7 @@ def _beside(subject: Subject, system: System, seconds: float) -> Sample:
     return {"slower": plain / (counted / wall), "durable": statistics.median(durable)}
 
 
-def _count(seconds: float) -> float:
+def count_rate(seconds: float) -> float:
     """Rounds of counting in a second."""
     began, rounds = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:

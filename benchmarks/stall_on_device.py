@@ -6,6 +6,8 @@ copies. Counters are the process's, so that a wait of the copying thread may fal
 
 from __future__ import annotations
 
+import torch
+
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.storage import MemoryStorage
 from benchmarks.bars import Bar
@@ -19,6 +21,8 @@ COUNTS = {
     "queued in the call": "marks",
     "copied in the call": "bytes",
     "copies to the host": "",
+    "memory locked": "",
+    "device memory taken": "bytes",
     "kernels beside a step's own": "",
     "races": "",
 }
@@ -28,6 +32,8 @@ BARS = (
     Bar("queued in the call", 1),
     Bar("copied in the call", 0),
     Bar("copies to the host", 1),
+    Bar("memory locked", 0),
+    Bar("device memory taken", 0),
     Bar("kernels beside a step's own", 0),
     Bar("races", 0),
 )
@@ -59,6 +65,7 @@ def measure(turn: Turn) -> list[Sample]:
         MemoryStorage("stall"), model=subject.model, optimizer=subject.optimizer, verify="off", executor="thread"
     ) as checkpointer:
         for number in range(1, WARM + (QUICK_SAVES if turn.quick else SAVES) + 1):
+            torch.accelerator.synchronize()
             before = simacc.stats()
             with copies_held():
                 handle = checkpointer.save(number)
@@ -72,6 +79,8 @@ def measure(turn: Turn) -> list[Sample]:
                 "copied in the call": more("d2h_pinned_bytes", before, called)
                 + more("d2h_pageable_bytes", before, called),
                 "copies to the host": more("d2h_pinned", before, after) + more("d2h_pageable", before, after),
+                "memory locked": more("pinned_allocs", before, after) + more("host_registers", before, after),
+                "device memory taken": max(0.0, more("live_bytes", before, after)),
                 "kernels beside a step's own": more("kernel", before, after) - own,
                 "races": float(len(simacc.races())),
                 "tensors": float(subject.tensors),

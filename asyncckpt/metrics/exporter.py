@@ -24,6 +24,7 @@ from asyncckpt.events import (
     Expected,
     Failed,
     Fallback,
+    Ignored,
     Leftover,
     OverBudget,
     Paced,
@@ -44,6 +45,7 @@ from asyncckpt.events import (
     Superseded,
     TierDurable,
     TierFailed,
+    WorkerRuns,
 )
 from asyncckpt.levels import Levels
 from asyncckpt.metrics.config import MetricsConfig, configured
@@ -183,6 +185,16 @@ class Exporter:
     def _fallback(self, event: Fallback) -> None:
         self._metrics.fallbacks[event.feature].set(1)
 
+    def _worker_runs(self, event: WorkerRuns) -> None:
+        self._metrics.starts.inc()
+        self._metrics.start.set(event.seconds)
+        self._metrics.nice.set(event.nice)
+        self._metrics.cores["used"].set(len(event.cpus))
+        self._metrics.cores["spared"].set(len(event.spared))
+
+    def _ignored(self, event: Ignored) -> None:
+        self._metrics.ignored[event.why].inc()
+
     def _shortage(self, event: Shortage) -> None:
         self._metrics.shortages[event.resource].set(1)
 
@@ -254,6 +266,8 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Resumed: Exporter._resumed,
     Damaged: Exporter._damaged,
     Fallback: Exporter._fallback,
+    Ignored: Exporter._ignored,
+    WorkerRuns: Exporter._worker_runs,
     Shortage: Exporter._shortage,
     OverBudget: Exporter._over_budget,
     Paced: Exporter._paced,

@@ -216,6 +216,23 @@ class Instruments:
             "asyncckpt_worker_heartbeat_timestamp_seconds",
             "When the worker process gave its last sign of life, Unix time; 0 without one.",
         )
+        self.starts = made.counter(
+            "asyncckpt_worker_starts_total", "Worker processes that were started: one, and one for each that died."
+        )
+        self.start = made.gauge("asyncckpt_worker_start_seconds", "How long the last one took to run; 0 without one.")
+        self.nice = made.gauge("asyncckpt_worker_nice", "The nice value that it has.")
+        self.cores = made.gauges(
+            "asyncckpt_worker_cores",
+            "Logical cores of this process that it may use, and that it leaves to training; 0 without one.",
+            "state",
+            *("used", "spared"),
+        )
+        self.ignored = made.counters(
+            "asyncckpt_worker_ignored_messages_total",
+            "Messages between trainer and worker process that were left out; late ones are no fault.",
+            "reason",
+            *("unknown", "malformed", "late"),
+        )
 
     def _interference(self, made: _Workshop) -> None:
         self.over_budget = made.counters(

@@ -20,7 +20,6 @@ import torch
 if sys.platform == "linux":
     import fcntl
 
-from asyncckpt import allowance
 from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed
 from asyncckpt.levels import Memory
@@ -31,6 +30,8 @@ PAGE = 4096
 _STRIDE = 16 << 20
 SHARE = 0.9
 """Of the memory that is left: the rest is for what a training allocates meanwhile."""
+GROWN = 1.1
+"""Times as large as it was: only then is it worth looking again how much memory there is."""
 _numbers = itertools.count(1)
 
 
@@ -58,6 +59,13 @@ class Arena:
     def cost(self) -> int:
         """Bytes of memory that it may take."""
         return self.capacity if self.window is None else self.window
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it takes now, as far as the system tells them apart from all others."""
+        if self.descriptor is None:
+            return self.cost
+        return os.fstat(self.descriptor.fileno()).st_blocks * 512
 
     def give_back(self, start: int, end: int) -> None:
         """Bytes before `end` are needed no more: whole pages of them are zero from now on, and cost nothing."""
@@ -108,13 +116,22 @@ def _map(size: int) -> tuple[Descriptor | None, mmap.mmap]:
 class ArenaPool:
     """The generations of one checkpointer: at most `generations` arenas, together within `budget` bytes.
 
-    Without a budget it is most of what the limits of this process leave when the first arena is asked for.
+    Without a budget it is most of what `allowance` says: what may be had for snapshots of so many bytes, beside so many
+    that are held already. It is asked when the first arena is, and again when the state has grown.
     """
 
-    def __init__(self, generations: int, budget: int | None, degraded: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        generations: int,
+        budget: int | None,
+        degraded: Callable[[str], None],
+        allowance: Callable[[int, int], Allowance | None],
+    ) -> None:
         self._generations = generations
         self._budget = budget
+        self._allowance = allowance
         self._allowed: Allowance | None = None
+        self._allowed_for = 0
         self._degraded = degraded
         self._changed = threading.Condition()
         self._capacity = 0
@@ -123,23 +140,36 @@ class ArenaPool:
         self._lost: list[Arena] = []
         self._closed = False
 
+    def allowed(self, size: int) -> Allowance | None:
+        """What memory there is for snapshots of `size` bytes, a budget aside; None where the system does not say."""
+        if size > GROWN * self._allowed_for:
+            held = sum(arena.resident for arena in (*self._leased.values(), *self._free))
+            self._allowed, self._allowed_for = self._allowance(size, held), size
+        return self._allowed
+
+    @property
+    def _most(self) -> int | None:
+        """Bytes that all arenas may take together."""
+        if self._budget is not None or self._allowed is None:
+            return self._budget
+        return int(self._allowed.free * SHARE)
+
     def shape(self, size: int, least: Callable[[], int] | None = None) -> tuple[int, int | None]:
         """How many arenas of `size` bytes the budget holds, and the window that they have.
 
         That is None unless the budget holds not even one: then it is one with all that there is, where that is at least
         ``least()`` bytes. Raises `SaveFailed` where it is not.
         """
-        if self._budget is None and self._allowed is None:
-            self._allowed = allowance.memory()
-        if self._budget is not None:
-            most, room = self._budget, f"budget={self._budget:,}"
-            way_out = f"the budget is {self._budget:,}: raise budget= to at least {size:,}"
-        elif self._allowed is not None:
-            most = int(self._allowed.free * SHARE)
-            room = f"{SHARE:.0%} of the {self._allowed.free:,} that {self._allowed.limit} leaves"
-            way_out = f"{self._allowed.limit} leaves {self._allowed.free:,}: raise its limit by {size - most:,}"
-        else:
+        allowed = None if self._budget is not None else self.allowed(size)
+        most = self._most
+        if most is None:
             return self._generations, None
+        if allowed is None:
+            room = f"budget={most:,}"
+            way_out = f"the budget is {most:,}: raise budget= to at least {size:,}"
+        else:
+            room = f"{SHARE:.0%} of what is there: {allowed.left}"
+            way_out = f"{allowed.left}: raise its limit by {allowed.short_of(int(size / SHARE)):,}"
         fit = min(self._generations, most // size)
         if fit < 1:
             needed = least() if least is not None and sys.platform == "linux" else None
@@ -170,11 +200,11 @@ class ArenaPool:
         return len(self._leased) < limit and self._affords(size, self._leased.values())
 
     def _affords(self, size: int, held: Iterable[Arena]) -> bool:
-        return self._budget is None or sum(arena.cost for arena in held) + size <= self._budget
+        return self._most is None or sum(arena.cost for arena in held) + size <= self._most
 
     def _keep_fitting(self, size: int, limit: int, window: int | None) -> None:
         """Drop free arenas from before the state's size changed: too small, or too large for `limit` of them."""
-        most = sys.maxsize if self._budget is None else self._budget // limit
+        most = sys.maxsize if self._most is None else self._most // limit
         self._free = [a for a in self._free if size <= a.capacity and a.cost <= most and a.window == window]
 
     def release(self, arena: Arena) -> None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
-from asyncckpt.events import HOME, Fallback, Listeners
+from asyncckpt.events import HOME, Fallback, Listeners, WorkerRuns
 from asyncckpt.format import record as records
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
@@ -34,7 +34,9 @@ from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import wire
+from asyncckpt.worker.cores import shown
 from asyncckpt.worker.executor import Executor
+from asyncckpt.worker.ignored import IgnoredMessages, kind_of
 from asyncckpt.worker.past import Past
 from asyncckpt.worker.questions import Questions
 from asyncckpt.worker.ranks import Ranks
@@ -43,7 +45,7 @@ from asyncckpt.worker.relay import Relay
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.wire import Message
+from asyncckpt.worker.wire import Message, UnknownEvent
 
 if sys.platform == "linux":
     from asyncckpt.worker import jobs
@@ -51,6 +53,7 @@ if sys.platform == "linux":
     from asyncckpt.worker.jobs import Jobs
     from asyncckpt.worker.link import Link, Waker
     from asyncckpt.worker.pending import Pending
+    from asyncckpt.worker.priority import cores_of_trainer
     from asyncckpt.worker.shown import Shown
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
@@ -63,7 +66,9 @@ DEATHS = 3
 """So many deaths within `WINDOW` seconds, and no other worker process is tried."""
 WINDOW = 60.0
 SILENCE = 60.0
-"""Seconds without a sign of life after which that is said."""
+"""Seconds without a sign of life after which that is said, and nobody waits for an answer any more."""
+_BEATS = 12
+"""Signs of life in that time."""
 _PAUSES = (0.0, 0.25)
 """Seconds before a worker that died is replaced: at once, and then not quite, or three deaths are one."""
 
@@ -71,7 +76,8 @@ _PAUSES = (0.0, 0.25)
 class ProcessExecutor:
     """The service in a process of its own; see `Executor` for the methods.
 
-    `fall_back` makes the executor that goes on, from what it has to know, where no worker process can be kept alive.
+    Training computes in so many threads (`computing`), on all ranks of this machine together. `fall_back` makes the
+    executor that goes on, from what it has to know, where no worker process can be kept alive.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class ProcessExecutor:
         listeners: Listeners,
         clock: Clock,
         ranks: Ranks,
+        computing: int,
         fall_back: Callable[[Past], Executor],
     ) -> None:
         self._root = storage.url
@@ -90,11 +97,12 @@ class ProcessExecutor:
         self._relay = Relay(ranks)
         self._fall_back = fall_back
         self._reader = Reader(Catalog(storage, config.monitor), config.beside.values())
-        self._brief = Brief(recipe, config, process, ranks, clock)
+        self._brief = Brief(recipe, config, process, ranks, clock, computing)
         self._lock = threading.RLock()
         self._link: Link | None = None
         self._successor: Executor | None = None
-        self._jobs = Jobs(self._lock, listeners)
+        self._ignored = IgnoredMessages("the worker process", listeners)
+        self._jobs = Jobs(self._lock, listeners, self._ignored)
         self._questions = Questions()
         self._heard: float | None = None
         self._is_silent = False
@@ -309,17 +317,18 @@ class ProcessExecutor:
         self._has_ended = False
         try:
             with self._lock:
-                brief = self._brief.message(SILENCE / 12)
-            link = Link(self._root, brief)
+                brief = self._brief.message()
+            link = Link(self._root, brief, SILENCE / _BEATS)
         except OSError as error:
             return f"no worker process can be started: {error}"
         try:
             with self._lock:
                 self._begin(link)
-            while link.wait(self._waker.descriptor, SILENCE):
+            while link.wait(self._waker.descriptor):
                 self._waker.clear()
                 self._hear(link)
-                self._check_silence(link)
+                if self._is_in_the_way(link):
+                    break
                 self._forget(link)
                 link.channel.flush()
                 if link.channel.is_ended or link.channel.is_broken:
@@ -388,19 +397,37 @@ class ProcessExecutor:
 
     def _beat(self, message: Message) -> None:
         self._heard = self._clock.time()
+        for _ in range(message.get("late", 0)):
+            self._ignored.note("late", message)
 
-    def _check_silence(self, link: Link) -> None:
-        """Say, once, that the worker shows no sign of life. It is not ended: what holds it up would hold up another."""
-        silent = link.silence
-        if silent >= SILENCE and not self._is_silent:
-            self._listeners.emit(
-                Fallback(
-                    "worker",
-                    f"the worker process {link.process.pid} has given no sign for {silent:.0f} s: it is stopped, or "
-                    "its machine or store holds it; saves wait for it",
+    def _is_in_the_way(self, link: Link) -> bool:
+        """Whether the worker shows no sign of life, which is said once, while somebody waits for its answer.
+
+        For saves it is not ended: what holds it up would hold up another, and training goes on. But whoever waits for
+        an answer is told that none will come, and then another one may as well take its place.
+        """
+        was_silent, self._is_silent = self._is_silent, link.silence >= SILENCE
+        if not self._is_silent:
+            return False
+        what = f"the worker process {link.process.pid} has given no sign for {link.silence:.0f} s"
+        if not was_silent:
+            reason = f"{what}: it is stopped, or its machine or store holds it; saves wait for it"
+            self._listeners.emit(Fallback("worker", reason))
+        with self._lock:
+            asked = self._questions.take_sent(everything=self._is_over)
+            if asked:
+                self._link = None  # who asks from now on asks the next one
+        if asked:
+            link.kill()
+        for question in asked:
+            question.answer.set_exception(
+                WorkerCrashed(
+                    f"{what}, so that the call was given up and the process killed; another one takes its place, with "
+                    f"all saves that are under way: call again. If that one falls silent too, look what holds it: "
+                    f"{self._root}, or the machine; executor='thread' does without it"
                 )
             )
-        self._is_silent = silent >= SILENCE
+        return bool(asked)
 
     def _forget(self, link: Link) -> None:
         with self._lock:
@@ -408,7 +435,19 @@ class ProcessExecutor:
 
     def _hear(self, link: Link) -> None:
         for message, _ in link.receive():
-            _HANDLERS[message["kind"]](self, message)
+            self._heed(message)
+
+    def _heed(self, message: Message) -> None:
+        handler = _HANDLERS.get(kind_of(message))
+        if handler is None:
+            self._ignored.note("unknown", message)
+            return
+        try:
+            handler(self, message)
+        except Exception as error:
+            logger.debug("not understood: %r", message, exc_info=True)
+            self._ignored.note("malformed", message, error)
+            self._jobs.misread(message, error)
 
     def _tell(self, message: Message) -> None:
         if self._link is not None:
@@ -420,6 +459,18 @@ class ProcessExecutor:
             self._waker.wake()
 
     # -- what the worker says ------------------------------------------------------------------------------
+
+    def _here(self, message: Message) -> None:
+        """It runs; where and how, as it has found."""
+        cpus, nice = frozenset(message["cpus"]), message["nice"]
+        spared = cores_of_trainer() - cpus
+        seconds = 0.0 if self._link is None else self._link.age
+        logger.info(
+            "worker process %s runs after %.2f s, at nice %s, on cores %s%s",
+            *(message["pid"], seconds, nice, shown(cpus)),
+            f" ({shown(spared)} are left to training)" if spared else "",
+        )
+        self._listeners.emit(WorkerRuns(message["pid"], seconds, nice, tuple(sorted(cpus)), tuple(sorted(spared))))
 
     def _hello(self, message: Message) -> None:
         logger.debug("worker process %s is ready", message["pid"])
@@ -435,7 +486,12 @@ class ProcessExecutor:
             self._brief.claimed(message)
 
     def _event(self, message: Message) -> None:
-        self._listeners.emit(wire.event_of(message["event"]))
+        try:
+            event = wire.event_of(message["event"])
+        except UnknownEvent:
+            self._ignored.note("unknown", {"kind": message["event"]["event"]})
+        else:
+            self._listeners.emit(event)
 
     def _relayed(self, message: Message) -> None:
         link = self._link
@@ -450,7 +506,9 @@ class ProcessExecutor:
     def _answered(self, message: Message) -> None:
         with self._lock:
             question = self._questions.take(message["call"])
-        if question is not None:
+        if question is None:
+            self._ignored.note("late", message)
+        else:
             question.hear(message)
 
 
@@ -460,6 +518,7 @@ def _left(deadline: float | None) -> float | None:
 
 _HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
     "beat": ProcessExecutor._beat,
+    "here": ProcessExecutor._here,
     "hello": ProcessExecutor._hello,
     "bye": ProcessExecutor._bye,
     "claim": ProcessExecutor._claimed,

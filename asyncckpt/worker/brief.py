@@ -18,16 +18,16 @@ from asyncckpt.worker.wire import Message
 from asyncckpt.worker.writer import new_writer_id
 
 if sys.platform == "linux":
-    from asyncckpt.worker.priority import cpus_for_worker
+    from asyncckpt.worker.priority import cores_for_worker
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
 
 class Brief:
-    """For the worker processes of one trainer; not for several threads at once."""
+    """For the worker processes of one trainer, which computes in so many threads; not for several threads at once."""
 
     def __init__(
-        self, recipe: Recipe, config: ServiceConfig, process: ProcessConfig, ranks: Ranks, clock: Clock
+        self, recipe: Recipe, config: ServiceConfig, process: ProcessConfig, ranks: Ranks, clock: Clock, computing: int
     ) -> None:
         self.past = Past(Claim(new_writer_id(clock)))
         self.share = 1.0
@@ -36,9 +36,10 @@ class Brief:
         self._config = config
         self._process = process
         self._ranks = ranks
+        self._computing = computing
 
-    def message(self, beat: float) -> Message:
-        """For a new one, which is to give a sign of life every `beat` seconds."""
+    def message(self) -> Message:
+        """For a new one."""
         keep = self._config.keep
         return {
             "trainer": os.getpid(),
@@ -49,9 +50,8 @@ class Brief:
             "overwrite": self._config.overwrite,
             "past": wire.past_json(self.past),
             "share": self.share,
-            "beat": beat,
             "ranks": ranks_json(self._ranks),
-            "cpus": cpus_for_worker(),
+            "cpus": sorted(cores_for_worker(self._computing)),
             **asdict(self._process),
         }
 

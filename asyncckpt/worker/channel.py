@@ -104,7 +104,7 @@ class Channel:
         return True
 
     def receive(self) -> Iterator[tuple[Message, list[Descriptor]]]:
-        """Everything that has arrived by now, in order."""
+        """Everything that has arrived by now, in order; what is no message at all is an empty one."""
         while not self.is_ended:
             try:
                 flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -116,7 +116,12 @@ class Channel:
             if not data:
                 self.is_ended = True
                 return
-            yield _decode(data, [Descriptor(number) for number in numbers])
+            held = [Descriptor(number) for number in numbers]
+            try:
+                message = _decode(data, held)
+            except (ValueError, IndexError, TypeError, OSError):
+                message = {}  # it says nothing, and whoever hears it says so
+            yield message, held
 
     def close(self) -> None:
         """Let go of the socket, and of what was never sent."""
@@ -137,11 +142,13 @@ def _encode(message: Message) -> tuple[bytes, tuple[Descriptor, ...]]:
     return json.dumps({_BODY: len(data)}).encode("ascii"), (body,)
 
 
-def _decode(data: bytes, descriptors: list[Descriptor]) -> tuple[Message, list[Descriptor]]:
-    message: Message = json.loads(data)
-    if _BODY not in message:
-        return message, descriptors
-    body = descriptors.pop()
-    message = json.loads(os.pread(body.fileno(), message[_BODY], 0))
-    body.close()
-    return message, descriptors
+def _decode(data: bytes, descriptors: list[Descriptor]) -> Message:
+    """The message in `data`, or in the last of the `descriptors`, which is taken out then."""
+    message = json.loads(data)
+    if isinstance(message, dict) and _BODY in message:
+        body = descriptors.pop()
+        message = json.loads(os.pread(body.fileno(), message[_BODY], 0))
+        body.close()
+    if not isinstance(message, dict):
+        raise TypeError("a message is an object")
+    return message

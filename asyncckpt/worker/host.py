@@ -30,6 +30,7 @@ from asyncckpt.format.record import Record
 from asyncckpt.storage.recipe import Recipe, made
 from asyncckpt.worker import failures, wire
 from asyncckpt.worker.descriptors import Descriptor
+from asyncckpt.worker.ignored import IgnoredMessages, kind_of
 from asyncckpt.worker.job import Committed, Landed, Layout, Missed, Rejected, Started
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Claim
@@ -92,6 +93,9 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._storage = made(Recipe(*config["recipe"]))
         self._listeners = Listeners([self])
+        self._ignored = IgnoredMessages("the trainer", self._listeners)
+        self._late = 0
+        """Messages of saves that are over; the trainer is told how many with each sign of life."""
         self._pace = Pace()
         self._pace.set(config["share"])
         self._remote = None if config["ranks"] is None else RemoteRanks(config["ranks"], self._post_soon)
@@ -111,6 +115,8 @@ class Host:
     async def run(self) -> None:
         """Serve until the trainer has closed, or is dead and all that it left is done."""
         self._watch()
+        nice, cpus = os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))
+        self._post({"kind": "here", "pid": os.getpid(), "nice": nice, "cpus": cpus})
         self._beat()
         self._greeting = asyncio.create_task(self._greet())
         await self._service.run()
@@ -123,7 +129,8 @@ class Host:
     def _beat(self) -> None:
         """Say that the loop turns: a process that is there and does nothing looks alive from outside."""
         if not self._is_alone:
-            self._post({"kind": "beat"})
+            late, self._late = self._late, 0
+            self._post({"kind": "beat", "late": late})
             self._loop.call_later(self._config["beat"], self._beat)
 
     # -- the trainer ---------------------------------------------------------------------------------------
@@ -146,11 +153,26 @@ class Host:
             self._left_alone()
 
     def _take(self, message: Message, descriptors: list[Descriptor]) -> None:
-        handler = _HANDLERS.get(message["kind"])
+        handler = _HANDLERS.get(kind_of(message))
         if handler is None:
-            logger.warning("a message of an unknown kind was ignored: %s", message["kind"])
-        else:
+            self._ignored.note("unknown", message)
+            return
+        try:
             handler(self, message, descriptors)
+        except Exception as error:
+            self._ignored.note("malformed", message, error)
+            self._refuse(message, error)
+
+    def _refuse(self, message: Message, error: Exception) -> None:
+        """The job that a message was about cannot be carried out: its handle must end."""
+        about = message.get("job")
+        reason = SaveFailed(f"the worker process did not understand what it was told of this save: {error!r}")
+        if kind_of(message) == "job" and isinstance(about, dict) and isinstance(about.get("id"), str):
+            rejected = {"job": about["id"], "phase": "worker", "error": failures.encode(reason)}
+            self._jobs.pop(about["id"], None)
+            self._post({"kind": "rejected", **rejected})
+        elif (held := self._jobs.get(str(about))) is not None:
+            held.watermark.abort(reason)
 
     def _left_alone(self) -> None:
         """The trainer is dead: go on without it."""
@@ -235,17 +257,23 @@ class Host:
         """The trainer gives that back, since the memory is its own; on any thread."""
         self._loop.call_soon_threadsafe(self._post, {"kind": "taken", "job": job, "upto": upto})
 
+    def _held(self, message: Message) -> _Held | None:
+        """The job that a message is about; None where that is over."""
+        held = self._jobs.get(message["job"])
+        self._late += held is None
+        return held
+
     def _ready(self, message: Message, descriptors: list[Descriptor]) -> None:
-        if (held := self._jobs.get(message["job"])) is not None:  # not what is late
+        if (held := self._held(message)) is not None:
             held.watermark.advance(message["upto"])
 
     def _seal(self, message: Message, descriptors: list[Descriptor]) -> None:
-        if (held := self._jobs.get(message["job"])) is not None:
+        if (held := self._held(message)) is not None:
             held.watermark.advance(held.size)
             held.watermark.seal()
 
     def _abort(self, message: Message, descriptors: list[Descriptor]) -> None:
-        if (held := self._jobs.get(message["job"])) is not None:
+        if (held := self._held(message)) is not None:
             held.watermark.abort(failures.decode(message["error"]))
 
     def _withdrawn(self, message: Message, descriptors: list[Descriptor]) -> None:

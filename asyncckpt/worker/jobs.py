@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from asyncckpt.errors import SaveSkipped, SaveSuperseded, WorkerCrashed
-from asyncckpt.events import Failed, Listeners
+from asyncckpt.events import Event, Failed, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.worker import failures, wire
+from asyncckpt.worker.ignored import IgnoredMessages, kind_of
 from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, Started
-from asyncckpt.worker.wire import Message
+from asyncckpt.worker.wire import Message, UnknownEvent
 
 if sys.platform == "linux":
     from asyncckpt.worker.pending import Pending
@@ -19,11 +20,16 @@ if sys.platform == "linux":
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
 
+_LAST = ("committed", "rejected", "declined")
+"""What a worker says of a job that it is done with."""
+
+
 class Jobs:
     """In the order in which they were submitted. Whoever changes or walks through them holds `lock`."""
 
-    def __init__(self, lock: threading.RLock, listeners: Listeners) -> None:
+    def __init__(self, lock: threading.RLock, listeners: Listeners, ignored: IgnoredMessages) -> None:
         self._lock = lock
+        self._ignored = ignored
         self._listeners = listeners
         self._jobs: dict[str, Pending] = {}
 
@@ -47,66 +53,97 @@ class Jobs:
         with self._lock:
             return self._jobs.pop(job, None)
 
+    def _about(self, message: Message) -> Pending | None:
+        """The one that a message is about, which may be over."""
+        return self._noted(self.find(message["job"]), message)
+
+    def _ended_by(self, message: Message) -> Pending | None:
+        """The same, taken out."""
+        return self._noted(self.take(message["job"]), message)
+
+    def _noted(self, pending: Pending | None, message: Message) -> Pending | None:
+        if pending is None:
+            self._ignored.note("late", message)
+        return pending
+
     def take_all(self, which: Callable[[Pending], bool] = lambda pending: True) -> list[Pending]:
         """Take those out that are such."""
         with self._lock:
             return [self._jobs.pop(pending.id) for pending in list(self._jobs.values()) if which(pending)]
 
+    def _told_with(self, message: Message) -> Event | None:
+        try:
+            return None if message["event"] is None else wire.event_of(message["event"])
+        except UnknownEvent:
+            self._ignored.note("unknown", {"kind": message["event"]["event"]})
+            return None
+
     # -- what the worker says ------------------------------------------------------------------------------
 
     def started(self, message: Message) -> None:
         """A job has left the queue."""
-        if (pending := self.find(message["job"])) is not None:
+        if (pending := self._about(message)) is not None:
             pending.ticket.reply(Started(message["seq"]))
 
     def taken(self, message: Message) -> None:
         """Some of its bytes are needed no more."""
-        if (pending := self.find(message["job"])) is not None:
+        if (pending := self._about(message)) is not None:
             pending.ticket.watermark.take(message["upto"])
 
     def landed(self, message: Message) -> None:
         """It is on the local tier."""
-        if (pending := self.find(message["job"])) is not None:
+        if (pending := self._about(message)) is not None:
             pending.ticket.reply(Landed(records.decode(message["record"].encode("ascii"), "the worker's record")))
 
     def missed(self, message: Message) -> None:
         """It never will be there."""
-        if (pending := self.find(message["job"])) is not None:
+        if (pending := self._about(message)) is not None:
             pending.ticket.reply(Missed(failures.decode(message["error"])))
 
     def committed(self, message: Message) -> None:
         """It is durable."""
-        if (pending := self.take(message["job"])) is not None:
+        record = records.decode(message["record"].encode("ascii"), "the worker's record")
+        event = self._told_with(message)
+        if (pending := self._ended_by(message)) is not None:
             # Told before the handle ends: who has waited for it finds the save in the metrics.
-            if message["event"] is not None:
-                self._listeners.emit(wire.event_of(message["event"]))
-            record = records.decode(message["record"].encode("ascii"), "the worker's record")
+            if event is not None:
+                self._listeners.emit(event)
             pending.ticket.reply(Committed(record))
             pending.keep()
 
     def rejected(self, message: Message) -> None:
         """It has failed."""
-        if (pending := self.take(message["job"])) is not None:
-            error = failures.decode(message["error"])
+        error, phase = failures.decode(message["error"]), message["phase"]
+        if (pending := self._ended_by(message)) is not None:
             pending.ticket.watermark.leave()
             if not isinstance(error, SaveSkipped | SaveSuperseded):  # given up, which is no failure
-                self._listeners.emit(Failed(pending.ticket.job.step, message["phase"], error))
-            pending.ticket.reply(Rejected(message["phase"], error))
+                self._listeners.emit(Failed(pending.ticket.job.step, phase, error))
+            pending.ticket.reply(Rejected(phase, error))
             pending.keep()
 
     def declined(self, message: Message) -> None:
         """Rank 0 will not have it."""
-        if (pending := self.take(message["job"])) is not None:
+        by_step = message["by_step"]
+        if (pending := self._ended_by(message)) is not None:
             pending.ticket.watermark.leave()
-            pending.ticket.reply(Declined(message["by_step"]))
+            pending.ticket.reply(Declined(by_step))
             pending.keep()
+
+    def misread(self, message: Message, error: Exception) -> None:
+        """Something was said of a job and not understood: one that the worker is done with must end all the same."""
+        if kind_of(message) in _LAST and (pending := self.take(str(message.get("job")))) is not None:
+            what = f"the worker process has ended it with a message that was not understood ({error!r})"
+            _fail(pending, f"step {pending.ticket.job.step} may be durable or not, the catalog says: {what}")
 
 
 def fail(jobs: Iterable[Pending], reason: str) -> None:
     """Answer jobs whose worker is no more; they must have been taken out."""
     for pending in jobs:
-        job = pending.ticket.job
-        crash = WorkerCrashed(f"the background worker ended before step {job.step} was durable: {reason}")
-        pending.ticket.watermark.leave()
-        pending.ticket.reply(Rejected("worker", crash))
-        pending.keep()
+        step = pending.ticket.job.step
+        _fail(pending, f"the background worker ended before step {step} was durable: {reason}")
+
+
+def _fail(pending: Pending, reason: str) -> None:
+    pending.ticket.watermark.leave()
+    pending.ticket.reply(Rejected("worker", WorkerCrashed(reason)))
+    pending.keep()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from asyncckpt.worker import failures, wire
 from asyncckpt.worker.descriptors import Descriptor
+from asyncckpt.worker.vigil import Vigil
 from asyncckpt.worker.wire import Message
 
 if sys.platform == "linux":
@@ -26,11 +27,18 @@ assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other 
 FAREWELL = 5.0
 """Seconds for which a process that has closed its socket may take to end before it is killed."""
 
+_unended: list[subprocess.Popen[bytes]] = []
+"""Those that were killed and have not ended: nobody waits for them, and nobody is warned of that."""
+
 
 class Link:
-    """A worker process for `root`, started and told its configuration. Raises `OSError` where none can be had."""
+    """A worker process for `root`, started and told its configuration, and to give a sign of life every `beat` seconds.
 
-    def __init__(self, root: str, config: Message) -> None:
+    Raises `OSError` where none can be had.
+    """
+
+    def __init__(self, root: str, config: Message, beat: float) -> None:
+        self._began = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             with logs.begun(root) as log:
@@ -38,11 +46,12 @@ class Link:
             self.log: Path = log.path
             self.channel = Channel(socket.socket(fileno=ours.detach()))
         self._ended = Descriptor(os.pidfd_open(self.process.pid))
-        self._heard = time.monotonic()
+        self._beat = beat
+        self._vigil = Vigil(beat, time.monotonic)
         self.is_ready = False
         self._arenas: set[str] = set()
         self._layouts: set[int] = set()
-        self.channel.post({"kind": "config", "protocol": wire.PROTOCOL, "log": str(self.log), **config})
+        self.channel.post({"kind": "config", "protocol": wire.PROTOCOL, "log": str(self.log), "beat": beat, **config})
 
     # -- telling: from any thread, one at a time -----------------------------------------------------------
 
@@ -102,38 +111,57 @@ class Link:
 
     # -- watching: in one thread ---------------------------------------------------------------------------
 
-    def wait(self, wake: Descriptor, seconds: float | None = None) -> bool:
-        """Return once there is something to receive or to do; whether the process is there still."""
+    def wait(self, wake: Descriptor) -> bool:
+        """Return once there is something to receive or to do, or after a beat; whether the process is there still."""
         poll = select.poll()
         poll.register(wake.fileno(), select.POLLIN)
         poll.register(self._ended.fileno(), select.POLLIN)
         writing = self.channel.is_waiting and not self.channel.is_broken
         if not self.channel.is_ended:
             poll.register(self.channel.fileno(), select.POLLIN | (select.POLLOUT if writing else 0))
-        ready = [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        ready = [number for number, _ in poll.poll(self._beat * 1000)]
         return self._ended.fileno() not in ready
 
     @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
+
+    @property
     def silence(self) -> float:
-        """Seconds since the process said anything."""
-        return time.monotonic() - self._heard
+        """Seconds for which the process has said nothing, see `Vigil`."""
+        return self._vigil.silence
 
     def receive(self) -> Iterator[tuple[Message, list[Descriptor]]]:
         """What it has said since."""
+        self._vigil.look()
         for received in self.channel.receive():
-            self._heard = time.monotonic()
+            self._vigil.heard()
             yield received
+
+    def kill(self) -> None:
+        """End it at once, unless the kernel holds it."""
+        self.process.kill()
+
+    def _waited(self) -> int | None:
+        try:
+            return self.process.wait(FAREWELL)
+        except subprocess.TimeoutExpired:
+            return None
 
     def end(self) -> str:
         """The process has ended, or is to: reap it, and say how it ended. What it had sent must have been received."""
-        try:
-            status = self.process.wait(FAREWELL)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
+        status = self._waited()
+        if status is None:
+            self.kill()
+            status = self._waited()
         self.channel.close()
         self._ended.close()
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if status is None:  # in the kernel, and it will do nothing more than what it is doing there
+            _unended.append(self.process)
+            how = "does not end although it was killed: its machine or store holds it"
+        else:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         last = logs.said(self.log)
         return f"the worker process {self.process.pid} {how}" + (f": {last} (log: {self.log})" if last else "")
 

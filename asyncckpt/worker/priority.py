@@ -11,6 +11,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from asyncckpt.worker import cores
+
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
 logger = logging.getLogger("asyncckpt")
@@ -20,8 +22,11 @@ _BEST_EFFORT = 2 << 13
 _LEAST = 7
 
 
-def cpus_for_worker() -> list[int]:
-    """The cores that a worker process may use: all of this process, without the main thread's own if it has any.
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def cores_of_trainer() -> frozenset[int]:
+    """The cores that any thread of this process may use.
 
     Under OMP_PROC_BIND each thread is bound to a core, and whoever starts a process hands its own on: a worker on the
     core that trains.
@@ -30,7 +35,13 @@ def cpus_for_worker() -> list[int]:
     for task in os.listdir("/proc/self/task"):
         with suppress(OSError):  # it has ended since
             every |= os.sched_getaffinity(int(task))
-    return sorted((every - os.sched_getaffinity(os.getpid())) or every)
+    return frozenset(every)
+
+
+def cores_for_worker(computing: int) -> frozenset[int]:
+    """Those that a worker process of it keeps to, where training computes in so many threads: see `kept_to`."""
+    every = cores_of_trainer()
+    return cores.kept_to(every, os.sched_getaffinity(os.getpid()), computing, cores.siblings_in(_TOPOLOGY, every))
 
 
 def give_way(nice: int, cpus: Collection[int]) -> None:

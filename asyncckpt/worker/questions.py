@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from asyncckpt.errors import WorkerCrashed
 from asyncckpt.worker import failures
 from asyncckpt.worker.wire import Message
 
@@ -25,11 +26,14 @@ class Question:
         return self._message
 
     def hear(self, message: Message) -> None:
-        """Take the answer."""
-        if "error" in message:
-            self.answer.set_exception(failures.decode(message["error"]))
-        else:
-            self.answer.set_result(message["result"])
+        """Take the answer; what is none, is the asker's to see."""
+        try:
+            if "error" in message:
+                self.answer.set_exception(failures.decode(message["error"]))
+            else:
+                self.answer.set_result(message["result"])
+        except (KeyError, TypeError, AttributeError) as error:
+            self.answer.set_exception(WorkerCrashed(f"the answer was not understood: {error!r}"))
 
 
 class Questions:

@@ -186,6 +186,11 @@ def worker_key(rank: int) -> str:
     return f"worker/{rank}"
 
 
+def memory_key(rank: int) -> str:
+    """Where a rank says how much memory it stages in, and which limits hold for it."""
+    return f"memory/{rank}"
+
+
 def job_id(session: str, ordinal: int) -> str:
     """The id that rank 0's job has at save number `ordinal`: every rank knows by it what rank 0 wrote for that save."""
     return f"{session}/{ordinal}"

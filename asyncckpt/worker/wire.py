@@ -25,6 +25,10 @@ PROTOCOL = 4
 Message = dict[str, Any]
 
 
+class UnknownEvent(ValueError):
+    """An event of another version."""
+
+
 # -- jobs --------------------------------------------------------------------------------------------------
 
 
@@ -111,10 +115,12 @@ def _field_json(value: object) -> object:
 
 
 def event_of(said: Message) -> Event:
-    """The inverse of `event_json`."""
-    kind = vars(events)[said["event"]]
-    event: Event = kind(**{name: _field_of(value) for name, value in said.items() if name != "event"})
-    return event
+    """The inverse of `event_json`; fields that are not known here are left out. Raises `UnknownEvent`."""
+    kind = vars(events).get(said["event"])
+    if not (isinstance(kind, type) and issubclass(kind, Event)):
+        raise UnknownEvent(f"no event is called {said['event']!r} here")
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: _field_of(value) for name, value in said.items() if name in known})
 
 
 def _field_of(value: Any) -> Any:

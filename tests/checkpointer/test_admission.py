@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from asyncckpt import admission, allowance
 from asyncckpt.admission import Admission
 from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed, StorageDenied
 from asyncckpt.events import Fallback, Listeners, Shortage
+from asyncckpt.staging.arena import Arena
 from asyncckpt.storage import LocalStorage, MemoryStorage
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
 from .trainings import Recorder, Training
@@ -33,6 +36,14 @@ def prepared(make: Make, root: Any, **options: Any) -> None:
     checkpointer = make(root, model=training.model, optimizer=training.optimizer, **options)
     training.step()
     checkpointer.step(1)
+
+
+def large() -> Training:
+    """One whose optimizer's state takes pages of its own."""
+    training = Training()
+    training.model = torch.nn.Linear(16, 1024)
+    training.optimizer = torch.optim.Adam(training.model.parameters())
+    return training
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def test_too_little_memory_is_said_with_its_limit_and_fails_the_save(
     assert told(recorder) == {"memory": sentence}
     handle = checkpointer.save(2)
     training.step()  # training goes on
-    with pytest.raises(SaveFailed, match=r"needs .* bytes of staging memory .*, the cgroup /job leaves 100"):
+    with pytest.raises(SaveFailed, match=r"needs .* bytes of staging memory .*, the cgroup /job has 100 left: raise"):
         handle.wait()
     assert told(recorder) == {"memory": sentence}  # once, not at every save
     assert outcomes("failed") == 1
@@ -78,15 +89,15 @@ def test_too_little_lockable_memory_is_said_where_a_device_wants_it_locked(monke
     recorder = Recorder()
     asked = Admission(MemoryStorage("store"), Listeners([recorder]))
     monkeypatch.setattr(allowance, "lockable", lambda: 1999)
-    asked.check(1000, 2, ())
+    asked.check(1000, 2, (), None)
     assert told(recorder) == {}  # nothing is to be locked
-    asked.check(1000, 2, {"cuda"})
+    asked.check(1000, 2, {"cuda"}, None)
     assert told(recorder)["memlock"].startswith(
         "2,000 bytes of staging memory are to be page-locked for cuda, and RLIMIT_MEMLOCK is 1,999: "
     )
     assert "ulimit -l" in told(recorder)["memlock"]
     monkeypatch.setattr(allowance, "lockable", lambda: 2000)
-    asked.check(1000, 2, {"cuda"})
+    asked.check(1000, 2, {"cuda"}, None)
     assert len(recorder.of(Shortage)) == 1
 
 
@@ -106,7 +117,7 @@ def test_a_folder_that_may_not_be_written_is_said(
 ) -> None:
     real = os.access  # root, as which tests may run, may write everywhere
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
-    Admission(LocalStorage(tmp_path / "run"), Listeners([recorder])).check(1, 1, ())
+    Admission(LocalStorage(tmp_path / "run"), Listeners([recorder])).check(1, 1, (), None)
     assert f"{tmp_path} may not be written by this user" in told(recorder)["disk"]
 
 
@@ -124,6 +135,74 @@ def test_a_store_that_cannot_be_read_is_said_and_the_save_fails_with_its_reason(
         handle.wait()
     assert "no key for this bucket" in told(recorder)["store"]
     assert "saves will fail until that is mended" in told(recorder)["store"]
+
+
+# -- looked at again ---------------------------------------------------------------------------------------
+
+
+def test_a_state_that_has_grown_is_looked_at_again_and_said_only_when_that_says_something_else(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first step makes no optimizer state, as where gradients are accumulated."""
+    monkeypatch.setattr(admission.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 40))
+    training = large()
+    checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
+    monkeypatch.setattr(allowance, "memory", lambda: Allowance(1 << 40, "the machine"))
+    checkpointer.step(1)
+    small = checkpointer._saver._plan[1].layout.size
+    monkeypatch.setattr(allowance, "memory", lambda: Allowance(1, "the machine"))
+    checkpointer.step(2)
+    assert told(recorder) == {}  # nothing has grown
+    training.step()
+    checkpointer.step(3)
+    size = checkpointer._saver._plan[1].layout.size
+    assert size > small
+    (said,) = recorder.of(Shortage)
+    assert f"a snapshot takes {size:,} bytes of host memory, and the machine has" in said.sentence
+    for step in (4, 5):
+        training.step()
+        checkpointer.step(step)
+    assert len(recorder.of(Shortage)) == 1
+
+
+@pytest.mark.usefixtures("roomy")
+def test_the_same_sentence_is_said_once_and_another_one_again(recorder: Recorder) -> None:
+    asked = Admission(MemoryStorage("store"), Listeners([recorder]))
+    for size in (100, 100, 200):
+        asked.check(size, 2, (), Allowance(50, "the machine"))
+    assert [event.sentence.split(":")[0] for event in recorder.of(Shortage)] == [
+        f"a snapshot takes {size} bytes of host memory, and the machine has 50 left" for size in (100, 200)
+    ]
+
+
+@pytest.mark.usefixtures("roomy")
+def test_memory_for_the_state_that_appears_later_is_faulted_in_then(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    faulted: list[int] = []
+    ready = threading.Condition()
+    prefault = Arena.prefault
+
+    def watched(arena: Arena, stop: threading.Event) -> None:
+        prefault(arena, stop)
+        with ready:
+            faulted.append(arena.capacity)
+            ready.notify_all()
+
+    monkeypatch.setattr(Arena, "prefault", watched)
+    training = large()
+    checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
+    checkpointer.step(1)
+    small = checkpointer._saver._plan[1].layout.size
+    training.step()
+    checkpointer.step(2)
+    size = checkpointer._saver._plan[1].layout.size
+    assert size > small
+    with ready:
+        assert ready.wait_for(lambda: len([capacity for capacity in faulted if capacity >= size]) == 2, PATIENCE)
+    free = checkpointer._saver._arenas._free
+    assert len(free) == 2
+    assert all(arena.capacity >= size for arena in free)
 
 
 @pytest.mark.usefixtures("roomy")

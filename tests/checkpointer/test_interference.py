@@ -13,11 +13,12 @@ import torch
 from asyncckpt import Budget
 from asyncckpt.events import Listeners, Paced
 from asyncckpt.handle import wait_all
-from asyncckpt.interference import ENOUGH, LEAST, STALE, Flight, Interference
+from asyncckpt.interference import ENOUGH, LEAST, SPAN, STALE, Flight, Interference
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from asyncckpt.worker.pace import PIECE, Pace
 
 from .conftest import Make
+from .scraping import scrape, value
 from .trainings import Recorder, Training, steps
 
 NOTHING = Flight(False, False, 0)
@@ -270,6 +271,66 @@ def test_every_executor_takes_the_pace_to_the_work(make: Make, tmp_path: Path) -
     wait_all([handle], PATIENCE)  # which hurries nobody
     assert handle.status == "durable"
     assert time.monotonic() - began >= 1.0
+
+
+class Clock:
+    """Stands until it is set."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.executors
+def test_the_pace_and_what_it_brings_are_scraped_as_a_training_goes_on(make: Make, store: GatedStorage) -> None:
+    training, clock = Training(), Clock()
+    ckpt = make(
+        model=training.model, optimizer=training.optimizer, budget=Budget(slowdown=0.02), metrics=0, verify="off"
+    )
+    ckpt._saver._clock = clock
+    at = 0
+
+    def train(count: int, seconds: float) -> None:
+        nonlocal at
+        for _ in range(count):
+            training.step()
+            clock.now += seconds
+            at += 1
+            ckpt.step(at)
+
+    def found() -> dict[str, float]:
+        """What a server that scrapes it sees, to a hundredth."""
+        scraped = scrape(ckpt.metrics_port)
+        names = ("pace", "slowdown", "slowdown_target")
+        said = {name: value(scraped, f"asyncckpt_{name}_ratio") for name in names}
+        said |= {saving: value(scraped, "asyncckpt_step_seconds", saving=saving) for saving in ("no", "yes")}
+        return {name: round(number, 3) for name, number in said.items()}
+
+    def saved_beside(seconds: float) -> dict[str, float]:
+        """A save is held while steps take so many seconds; what is seen meanwhile."""
+        gate = store.hold("put", "data/*")
+        handle = ckpt.save(at)
+        gate.wait_reached()
+        assert handle.id
+        train(SPAN, seconds)
+        seen = found()
+        gate.open()
+        handle.wait(PATIENCE)
+        store.release()
+        return seen
+
+    train(ENOUGH + 1, 0.1)
+    nothing = {"pace": 1, "slowdown": 0, "slowdown_target": 0, "no": 0, "yes": 0}
+    assert found() == nothing
+    seen = saved_beside(0.13)
+    assert seen == {"pace": 0.25, "slowdown": 0.3, "slowdown_target": 0.02, "no": 0.1, "yes": 0.13}
+    train(ENOUGH, 0.1)
+    assert found() == seen  # that of the last look, until there is another
+    assert saved_beside(0.1) == {"pace": 0.5, "slowdown": 0, "slowdown_target": 0.02, "no": 0.1, "yes": 0.1}
 
 
 @pytest.mark.parametrize("wrong", [{"memory": 0}, {"stall_ms": -1}, {"slowdown": 0}])

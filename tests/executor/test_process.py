@@ -22,7 +22,7 @@ from asyncckpt.events import Durable, Fallback, Weighed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.weighing import LEAST, WORTH
-from asyncckpt.worker import bridge, priority
+from asyncckpt.worker import bridge
 from asyncckpt.worker.bridge import ProcessExecutor
 
 from ..checkpointer.trainings import Recorder, Toy, Training, refuse_threads, steps
@@ -69,20 +69,6 @@ def test_the_worker_gives_way_as_much_as_it_is_told(make: Make, nice: int) -> No
     if platform.machine() == "x86_64":
         ioprio_get = 252
         assert ctypes.CDLL(None).syscall(ioprio_get, 1, worker) == ((2 << 13 | 7) if nice else 0)
-
-
-def test_the_worker_keeps_off_the_core_that_the_main_thread_is_bound_to() -> None:
-    code = (
-        "import os, threading; everything = os.sched_getaffinity(0)\n"
-        "started, ending = threading.Event(), threading.Event()\n"
-        "threading.Thread(target=lambda: (started.set(), ending.wait())).start(); started.wait()\n"
-        "os.sched_setaffinity(0, {min(everything)})\n"
-        "from asyncckpt.worker.priority import cpus_for_worker\n"
-        "assert cpus_for_worker() == sorted(everything - {min(everything)} or everything), cpus_for_worker()\n"
-        "ending.set()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert priority.cpus_for_worker() == sorted(os.sched_getaffinity(0))
 
 
 def test_P5_signals_that_end_a_training_politely_do_not_end_the_worker(make: Make) -> None:

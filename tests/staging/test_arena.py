@@ -17,6 +17,7 @@ from torch import nn
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, SavePolicy
+from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Fallback, Staged
 from asyncckpt.saving import Saver
@@ -342,6 +343,34 @@ def test_P3_every_arena_comes_back_however_a_save_ends() -> None:
 # -- never more than the budget ----------------------------------------------------------------------------
 
 
+def unlimited(size: int, held: int) -> None:
+    """No limit is known."""
+
+
+def test_P3_what_is_there_is_looked_at_again_when_the_state_has_grown_and_counts_what_is_held_already() -> None:
+    asked: list[tuple[int, int]] = []
+    told: list[str] = []
+
+    def left(size: int, held: int) -> Allowance:
+        asked.append((size, held))
+        return Allowance(100 * PAGE - 40 * PAGE * (len(asked) - 1), "the machine")
+
+    pool = ArenaPool(2, None, told.append, left)
+    first = pool.lease(20 * PAGE)
+    assert first is not None
+    first.prefault(threading.Event())
+    pool.lease(21 * PAGE)  # hardly more
+    assert asked == [(20 * PAGE, 0)]
+    pool.release(first)
+    pool.shape(30 * PAGE)  # an optimizer has its state now, which took the rest
+    assert asked[1:] == [(30 * PAGE, 20 * PAGE)]
+    (reason,) = told
+    assert reason == f"2 generations of {30 * PAGE:,} bytes do not fit in 90% of what is there: the machine has " + (
+        f"{60 * PAGE:,} left"
+    )
+    pool.close()
+
+
 @given(
     budget=st.integers(1, 24) | st.none(),
     generations=st.integers(1, 4),
@@ -351,7 +380,7 @@ def test_P3_every_arena_comes_back_however_a_save_ends() -> None:
 def test_P3_a_pool_never_holds_more_than_its_budget_and_its_generations(
     budget: int | None, generations: int, calls: list[tuple[str, int]]
 ) -> None:
-    pool = ArenaPool(generations, None if budget is None else budget * PAGE, lambda reason: None)
+    pool = ArenaPool(generations, None if budget is None else budget * PAGE, lambda reason: None, unlimited)
     leased: list[Arena] = []
     for call, number in calls:
         if call == "release":
@@ -376,7 +405,7 @@ def test_P3_a_pool_never_holds_more_than_its_budget_and_its_generations(
 
 
 def test_P3_who_waits_for_an_arena_gets_the_one_that_comes_free() -> None:
-    pool = ArenaPool(1, None, lambda reason: None)
+    pool = ArenaPool(1, None, lambda reason: None, unlimited)
     first = pool.lease(PAGE)
     assert pool.lease(PAGE) is None
     got: list[Arena | None] = []
