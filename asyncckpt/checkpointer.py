@@ -55,8 +55,9 @@ from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
 from asyncckpt.storage.base import Storage
 from asyncckpt.tiers import stores
-from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
+from asyncckpt.tracked import fingerprint, optimizers, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
+from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
@@ -185,6 +186,7 @@ class AsyncCheckpointer:
             self._saver,
             ranks,
             admission,
+            optimizers(saved_here(tracked, here)),
             overwrite=overwrite,
         )
         self._restorer = Restorer(
@@ -202,7 +204,11 @@ class AsyncCheckpointer:
             self._stopping,
             self._exporter,
         )
+        self._begin(ranks)
+
+    def _begin(self, ranks: Ranks) -> None:
         self._stopping.begin(self._saver, self._executor, ranks)
+        self._beginning.constructed()
 
     def _succeed(self) -> None:
         """Be the one of its root in this process, and be scraped: a former one may have had the port."""
@@ -244,6 +250,7 @@ class AsyncCheckpointer:
         at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
             self._check_failures()
+            self._beginning.prepare()
             return None
         return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
@@ -353,7 +360,7 @@ class AsyncCheckpointer:
         state = self._restored(loaded)
         self._stopping.resumed()
         self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
-        self._beginning.prepare()
+        self._beginning.prepare(anew=True)
         return state
 
     def restore(
@@ -437,6 +444,7 @@ class AsyncCheckpointer:
         if self._has_ended or os.getpid() != self._process:
             return
         self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
+        self._beginning.close()
         failed = self._ending.close(self._close_timeout if timeout is None else timeout)
         living.forget(self._storage.url, self)
         self._has_ended = True

@@ -111,7 +111,8 @@ class Saver:
         plan = self._planned(self._capture.read())
         # A budget that is too small, or a device that is full, is the save's to tell: it is no reason to stop training.
         with contextlib.suppress(SaveFailed, RuntimeError, MemoryError):
-            self.stager.prepare(plan, self._arenas.spares(plan.layout.size))
+            fresh = self._arenas.spares(plan.layout.size)
+            self.stager.prepare(plan, self._arenas.free, fresh)
 
     def stepped(self, step: int) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""

@@ -17,7 +17,7 @@ from asyncckpt.restoring import SHARED, own_scope
 from asyncckpt.staging.guards import Guarded, is_guarded_average
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.rng import capture_rng, restore_rng
-from asyncckpt.state.stateful import State, component, forward_mutated
+from asyncckpt.state.stateful import State, StatefulComponent, component, forward_mutated
 from asyncckpt.state.values import is_text
 from asyncckpt.state.wrappers import Names, unwrap
 
@@ -90,6 +90,12 @@ def fingerprint(tracked: Tracked) -> str:
 def saved_here(tracked: Tracked, here: Place) -> Mapping[str, Mapping[str, Tree]]:
     """The trees this rank writes: what all share is rank 0's to write."""
     return {scope: tree for scope, tree in tracked.trees.items() if here.rank == 0 or scope != SHARED}
+
+
+def optimizers(trees: Mapping[str, Mapping[str, Tree]]) -> list[Optimizer]:
+    """Every optimizer in `trees`."""
+    found = [c.target for tree in trees.values() for c in components(tree) if isinstance(c, StatefulComponent)]
+    return [target for target in found if isinstance(target, Optimizer)]
 
 
 def _tree(given: Mapping[str, object], prefix: Path) -> Mapping[str, Tree]:
