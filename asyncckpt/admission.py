@@ -1,12 +1,11 @@
 """Admission: whether what a training's saves will need is there, asked once before the first of them.
 
-Each answer is a sentence that a person can act on, in an event and in the log. No save is refused here: what is short
+Each answer is a sentence that a person can act on. No save is refused here: what is short
 now may be there by then, and what is not fails the save with its own reason.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -18,8 +17,6 @@ from asyncckpt.errors import AsyncCkptError
 from asyncckpt.events import Listeners, Shortage
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.local import LocalStorage
-
-logger = logging.getLogger("asyncckpt")
 
 
 class Admission:
@@ -41,7 +38,6 @@ class Admission:
         )
 
     def _tell(self, shortage: Shortage) -> None:
-        logger.warning("%s", shortage.sentence)
         self._listeners.emit(shortage)
 
 

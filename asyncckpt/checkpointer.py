@@ -35,6 +35,7 @@ from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.ending import Ending
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
+from asyncckpt.eventlog import EventLog
 from asyncckpt.events import LOCAL, Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, wait_all
@@ -142,7 +143,7 @@ class AsyncCheckpointer:
         config = ServiceConfig(keep, monitor, overwrite, mirror=copies, local=nearer)
         self._exporter = exporter(metrics, tiers=config.beside)
         speedometer = Speedometer()
-        self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
+        self._listeners = Listeners([EventLog(), *listeners, *filter(None, [self._exporter]), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
         self._cadence = Cadence(policy, SYSTEM_CLOCK, self._listeners)
         self._succeed()

@@ -2,7 +2,7 @@
 
 A listener is any object with an ``on_event(event)`` method. Listeners are observers: one that raises is
 logged and the next is told all the same, so that no metric, tracker or callback can harm a save. They are told in
-the order in which they were given, the metrics after them.
+the order in which they were given, the log before them and the metrics after them.
 
 Each save ends with exactly one of `Durable`, `Failed`, `Superseded` and `Skipped`, told in the order in which saves
 end. `Staged` comes from the thread that copies, which never waits for a listener before it lets the commit go on: for

@@ -42,7 +42,7 @@ class Stager:
         self._lock = threading.Lock()
         self._schedules: dict[str, Schedule] = {}
         self._unpinned: set[str] = set()
-        self.prefault = Prefault(self._pin)
+        self.prefault = Prefault(self._pin, listeners)
         self._process = os.getpid()
         watch(self)
 

@@ -202,7 +202,6 @@ class LocalTier:
             self._failed(None, error)
             return ()
         for lost in listing.lost.values():
-            logger.error("a checkpoint of the local tier is damaged and is left as it is: %s", lost)
             self._listeners.emit(Damaged(None, None, str(lost), "record", LOCAL))
         found = [c for c in listing.checkpoints if not c.partial and _is_above(c, home)]
         return sorted(found, key=number_of, reverse=True)
@@ -261,14 +260,10 @@ class LocalTier:
         )
 
     def _damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
-        logger.error("step %d of the local tier is damaged and is left as it is: %s", checkpoint.step, error)
         self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, LOCAL))
 
     def _failed(self, step: int | None, error: Exception) -> None:
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
-        ending = "nothing more is saved there" if self._is_over else "the root gets it all the same"
-        what = "cannot be read" if step is None else f"does not have step {step}"
-        logger.warning("the local tier %s (%s): %s", what, ending, error)
         self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
 
     async def _discard(self, directory: DataDirectory, storage: Storage) -> None:

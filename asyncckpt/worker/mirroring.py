@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -22,8 +21,6 @@ from asyncckpt.worker.home import Seen
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer, home_of
-
-logger = logging.getLogger("asyncckpt")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 """Seconds before a mirror that failed is tried again, where nothing is committed meanwhile."""
@@ -167,6 +164,4 @@ class Mirroring:
         if wanted is not None and (seq := wanted[1]) in (listed := wanted[0].listed):
             checkpoint = listed.record(seq).checkpoint
             step = None if checkpoint is None else checkpoint.step
-        ending = "nothing more is copied there" if self._is_over else "home has it, and it is tried again"
-        logger.warning("the %s has no copy of step %s (%s): %s", self._tier.name, step, ending, error)
         self._listeners.emit(TierFailed(self._tier.name, step, error, self._is_over))
