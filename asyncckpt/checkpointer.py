@@ -141,7 +141,7 @@ class AsyncCheckpointer:
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         config = ServiceConfig(keep, monitor, overwrite, mirror=copies, local=nearer)
-        self._exporter = exporter(metrics, tiers=config.beside)
+        self._exporter = exporter(metrics, self._storage, config.beside, here.world)
         speedometer = Speedometer()
         self._listeners = Listeners([EventLog(), *listeners, *filter(None, [self._exporter]), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
@@ -299,7 +299,7 @@ class AsyncCheckpointer:
         urgency: Urgency | None = None,
     ) -> SaveHandle:
         self._decision.saving(step)
-        with self._saver.turn():
+        with self._saver.turn(step):
             if step < 0:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
             self._beginning.check()

@@ -21,6 +21,7 @@ from asyncckpt.events import (
     Fallback,
     Leftover,
     OverBudget,
+    Requested,
     RestoreFailed,
     Shortage,
     TierFailed,
@@ -64,10 +65,9 @@ class EventLog:
 
     def on_event(self, event: Event) -> None:
         """Write a line of it, if it is one that went wrong."""
-        describe = LINES.get(type(event))
-        if describe is None:
+        line = LINES[type(event)](event) if type(event) in LINES else None
+        if line is None:
             return
-        line = describe(event)
         left_out = self._count((type(event), line.kind))
         if left_out is not None:
             more = f" ({left_out} more like that since the last such line)" if left_out else ""
@@ -115,6 +115,13 @@ def _restore_failed(event: RestoreFailed) -> _Line:
     return _Line(logging.ERROR, text, text)
 
 
+def _requested(event: Requested) -> _Line | None:
+    if event.error is None:
+        return None
+    said = _said(event.error)
+    return _Line(logging.ERROR, f"the save of step {event.step} was refused: {said}", said)
+
+
 def _shortage(event: Shortage) -> _Line:
     return _Line(logging.WARNING, event.sentence, event.sentence)
 
@@ -129,7 +136,7 @@ def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-Describe: TypeAlias = Callable[[Any], _Line]
+Describe: TypeAlias = Callable[[Any], _Line | None]
 
 LINES: Mapping[type[Event], Describe] = {
     Fallback: _fallback,
@@ -137,6 +144,7 @@ LINES: Mapping[type[Event], Describe] = {
     TierFailed: _tier_failed,
     Damaged: _damaged,
     RestoreFailed: _restore_failed,
+    Requested: _requested,
     Shortage: _shortage,
     OverBudget: _over_budget,
 }

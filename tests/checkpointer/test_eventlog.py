@@ -28,6 +28,7 @@ from asyncckpt.events import (
     PreemptionNoticed,
     PreemptionPlanned,
     Pruned,
+    Requested,
     Restored,
     RestoreFailed,
     Restoring,
@@ -137,6 +138,7 @@ ERROR = StorageDenied(13, DENIED)
             "a listed checkpoint of the local tier (step 3) is damaged and is left as it is: a digest differs",
         ),
         (RestoreFailed(ERROR), "ERROR", f"a resume or restore has failed: {ERROR}"),
+        (Requested(2, ERROR), "ERROR", f"the save of step 2 was refused: {ERROR}"),
         (Shortage("disk", "make room"), "WARNING", "make room"),
         (
             OverBudget(4, 0.25, 0.1, dropped=True),
@@ -161,7 +163,7 @@ def test_a_line_says_what_happened(
 
 def test_what_is_nothing_wrong_is_not_written(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for event in (Stalled(1, 0.1, "call"), Skipped(1), Superseded(1, 2), Swept(3)):
+    for event in (Requested(1), Stalled(1, 0.1, "call"), Skipped(1), Superseded(1, 2), Swept(3)):
         log.on_event(event)
     assert caplog.records == []
 
