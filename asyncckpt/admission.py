@@ -1,13 +1,11 @@
 """Admission: whether what a training's saves will need is there, asked before the first of them, and of a larger state.
 
-Each answer is a sentence that a person can act on, in an event and in the log, and said again only when it is another
-one. No save is refused here: what is short now may be there by then, and what is not fails the save with its own
-reason.
+Each answer is a sentence that a person can act on, in an event, and told again only when it is another one. No save is
+refused here: what is short now may be there by then, and what is not fails the save with its own reason.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -20,8 +18,6 @@ from asyncckpt.errors import AsyncCkptError
 from asyncckpt.events import Listeners, Shortage
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.local import LocalStorage
-
-logger = logging.getLogger("asyncckpt")
 
 
 class Admission:
@@ -51,7 +47,6 @@ class Admission:
         if self._said.get(shortage.resource) == shortage:
             return
         self._said[shortage.resource] = shortage
-        logger.warning("%s", shortage.sentence)
         self._listeners.emit(shortage)
 
 

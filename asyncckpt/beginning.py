@@ -1,32 +1,37 @@
 """Beginning: what has to happen once before the first save, most of it before that save is due.
 
-A training that has made its first step has its optimizer state, and a save is to come: then the run is looked at,
-threads are started, the state is planned and the arenas are faulted in, so that the first save costs what later
-ones do. Where that step has not made it (gradients are accumulated, or were not finite), it is done again once it is
-there.
+Once it is known what a save will hold, the run is looked at, threads are started, the state is planned and the arenas
+are faulted in, so that the first save costs what later ones do. That is known once the optimizers have their state:
+after a first step that is not saved, after a resume, before an optimizer's second step where the loop says nothing
+meanwhile, or from the start where they have it then. A state that has grown since is prepared anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+
+from torch.optim.optimizer import Optimizer
 
 from asyncckpt.admission import Admission
 from asyncckpt.distributed.coordinator import refuse_late_group
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.listing import Listing
 from asyncckpt.saving import Saver
-from asyncckpt.staging.arena import GROWN
+from asyncckpt.staging.rounds import Rounds
 from asyncckpt.worker.ownership import exists
 from asyncckpt.worker.ranks import Ranks
 
+logger = logging.getLogger("asyncckpt")
+
+UNSEEN = 8
+"""Steps after which an optimizer without state is taken for one that has none: a compiled step runs no hooks."""
+
 
 class Beginning:
-    """The beginning of one training at `url`; with `overwrite`, in place of an earlier one.
-
-    `optimized` counts the parameters that have optimizer state by now.
-    """
+    """The beginning of one training at `url`, with these `optimizers`; with `overwrite`, in place of an earlier one."""
 
     def __init__(
         self,
@@ -35,7 +40,7 @@ class Beginning:
         saver: Saver,
         ranks: Ranks,
         admission: Admission,
-        optimized: Callable[[], int],
+        optimizers: Sequence[Optimizer],
         *,
         overwrite: bool,
     ) -> None:
@@ -44,24 +49,58 @@ class Beginning:
         self._saver = saver
         self._ranks = ranks
         self._admission = admission
+        self._optimizers = optimizers
+        self._rounds = Rounds(optimizers, self._round_is_complete)
         self._is_begun = overwrite or ranks.rank != 0
-        self._optimized = optimized
-        self._prepared_for: int | None = None
         self._look: Future[Listing] | None = None
+        self._prepared: tuple[int, ...] | None = None
+        """For how many parameters the optimizers held state when it was planned last."""
+        self._calls = self._next = 0
 
-    def prepare(self) -> None:
-        """After the first step or a resume, and again after one that has made optimizer state; else nothing.
+    def constructed(self) -> None:
+        """Where the optimizers have their state already, training goes on from somewhere, and a save will come."""
+        if self._optimizers and all(self._held()):
+            self._quietly(self._plan)
 
-        Raises `UnsupportedState` for what cannot be held.
+    def prepare(self, *, anew: bool = False) -> None:
+        """After a step that is not saved, or a resume (`anew`); raises `UnsupportedState` for what cannot be held.
+
+        Does nothing where the state is prepared as it is now, or where it is not known yet what it will be.
         """
-        found, known = self._optimized(), self._prepared_for
-        if known is not None and found <= GROWN * known:
+        self._calls += 1
+        held = self._held()
+        if not (anew or self._is_known(held)):
             return
-        self._prepared_for = found
-        if known is None and not self._is_begun:
+        if not self._is_begun and self._look is None:
             with suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
                 self._look = self._listing()
+        # A state that goes on growing is not planned anew at every step: that takes a while for many tensors.
+        if anew or (held != self._prepared and self._calls >= self._next):
+            self._next = 2 * self._calls
+            self._plan()
+
+    def _plan(self) -> None:
+        held = self._held()
         self._saver.prepare()
+        self._prepared = held
+
+    def _round_is_complete(self) -> None:
+        if self._prepared is None:
+            self._quietly(self.prepare)
+
+    def _quietly(self, prepare: Callable[[], None]) -> None:
+        """Nobody has asked for it, so nobody is told here what is wrong with the state."""
+        try:
+            prepare()
+        except Exception as error:  # the user's own state_dict() may raise anything; the save will raise it again
+            logger.info("the first save cannot be prepared yet: %r", error)
+            self._next = 0
+
+    def _held(self) -> tuple[int, ...]:
+        return tuple(len(optimizer.state) for optimizer in self._optimizers)
+
+    def _is_known(self, held: tuple[int, ...]) -> bool:
+        return not held or any(held) or self._rounds.has_begun or self._calls >= UNSEEN
 
     def resumed(self) -> None:
         """The training goes on from what the run holds."""
@@ -72,6 +111,8 @@ class Beginning:
 
         What was found when the first step was made is good enough: whoever came later is met by the save itself.
         """
+        self._rounds.close()
+        self._prepared = self._held()  # the save plans what there is now
         refuse_late_group(self._ranks)
         if self._is_begun:
             return
@@ -84,3 +125,7 @@ class Beginning:
         if held:
             raise exists(self._url, held)
         self._is_begun = True
+
+    def close(self) -> None:
+        """Nothing is to be prepared any more."""
+        self._rounds.close()

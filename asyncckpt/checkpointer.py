@@ -35,6 +35,7 @@ from asyncckpt.distributed.coordinator import place, refuse_late_group
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.ending import Ending
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
+from asyncckpt.eventlog import EventLog
 from asyncckpt.events import LOCAL, Listener, Listeners, Resumed
 from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, wait_all
@@ -54,9 +55,10 @@ from asyncckpt.state.capture import Capture
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.stopping import Stopping
 from asyncckpt.tiers import stores
-from asyncckpt.tracked import fingerprint, roughly, roughly_here, saved_here, shared_names, track
+from asyncckpt.tracked import fingerprint, optimizers, roughly, roughly_here, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
 from asyncckpt.version import __version__
+from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.sharing import Sharing
@@ -140,9 +142,9 @@ class AsyncCheckpointer:
         if save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
         config = ServiceConfig(keep, monitor, overwrite, mirror=copies, local=nearer)
-        self._exporter = exporter(metrics, tiers=config.beside)
+        self._exporter = exporter(metrics, self._storage, config.beside, here.world)
         speedometer = Speedometer()
-        self._listeners = Listeners([*listeners, *([self._exporter] if self._exporter else []), speedometer])
+        self._listeners = Listeners([EventLog(), *listeners, *filter(None, [self._exporter]), speedometer])
         self._stopping = Stopping(preemption, self._listeners, speedometer)
         self._cadence = Cadence(policy, SYSTEM_CLOCK, self._listeners)
         self._succeed()
@@ -188,7 +190,7 @@ class AsyncCheckpointer:
             self._saver,
             ranks,
             admission,
-            tracked.optimized,
+            optimizers(saved_here(tracked, here)),
             overwrite=overwrite,
         )
         self._restorer = Restorer(
@@ -207,9 +209,13 @@ class AsyncCheckpointer:
             self._stopping,
             self._exporter,
         )
+        self._begin(ranks, parts)
+
+    def _begin(self, ranks: Ranks, parts: Mapping[str, object]) -> None:
         self._stopping.begin(self._saver, self._executor, ranks)
         if self._run is not None:
             self._run.begin_with(parts)
+        self._beginning.constructed()
 
     def _succeed(self) -> None:
         """Be the one of its root in this process, and be scraped: a former one may have had the port."""
@@ -251,6 +257,7 @@ class AsyncCheckpointer:
         at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
             self._check_failures()
+            self._beginning.prepare()
             return None
         return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
 
@@ -298,7 +305,7 @@ class AsyncCheckpointer:
         urgency: Urgency | None = None,
     ) -> SaveHandle:
         self._decision.saving(step)
-        with self._saver.turn():
+        with self._saver.turn(step):
             if step < 0:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
             self._beginning.check()
@@ -365,7 +372,7 @@ class AsyncCheckpointer:
         state = self._restored(loaded)
         self._stopping.resumed()
         self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
-        self._beginning.prepare()
+        self._beginning.prepare(anew=True)
         return state
 
     def restore(
@@ -449,6 +456,7 @@ class AsyncCheckpointer:
         if self._has_ended or os.getpid() != self._process:
             return
         self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
+        self._beginning.close()
         failed = self._ending.close(self._close_timeout if timeout is None else timeout)
         living.forget(self._storage.url, self)
         self._has_ended = True

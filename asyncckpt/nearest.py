@@ -133,7 +133,4 @@ class Nearest:
         if error is not None and (tier, checkpoint.seq) not in self._told:
             self._told.add((tier, checkpoint.seq))
             self._found(tier, Finding.of(checkpoint), damage_of(error, SYSTEM_CLOCK))
-            logger.error(
-                "the copy of step %d in tier %s is damaged, and left as it is: %s", checkpoint.step, tier, error
-            )
             self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, tier))

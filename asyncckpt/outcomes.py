@@ -66,5 +66,5 @@ class Outcomes:
         failure.__cause__ = error
         if isinstance(error, PreemptionTimeoutError):
             failure = error
+        logger.error("%s; training goes on", failure)  # before the handle ends: who has waited for it finds the line
         handle._end("failed", error=failure)
-        logger.error("%s; training goes on", failure)

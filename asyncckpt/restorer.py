@@ -231,7 +231,6 @@ class Restorer:
         return consensus.propose(checkpoint)
 
     def _report(self, step: int | None, seq: int | None, error: CheckpointCorruptError, kind: str) -> None:
-        logger.error("a listed checkpoint (step %s) is damaged and is left as it is: %s", step, error)
         self._listeners.emit(Damaged(step, seq, str(error), kind))
 
     def _found(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:

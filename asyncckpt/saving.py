@@ -20,7 +20,7 @@ from asyncckpt.budget import Budget
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSkipped, SaveSuperseded
-from asyncckpt.events import Fallback, Listeners, OverBudget, Stalled
+from asyncckpt.events import Fallback, Listeners, OverBudget, Requested, Stalled
 from asyncckpt.handing import HandOver
 from asyncckpt.handle import SaveHandle, skipped
 from asyncckpt.interference import Flight, Interference
@@ -118,7 +118,8 @@ class Saver:
         plan = self._planned(self._capture.read())
         # A budget that is too small, or a device that is full, is the save's to tell: it is no reason to stop training.
         with contextlib.suppress(SaveFailed, RuntimeError, MemoryError):
-            self.stager.prepare(plan, self._arenas.spares(plan.layout.size))
+            fresh = self._arenas.spares(plan.layout.size)
+            self.stager.prepare(plan, self._arenas.free, fresh)
 
     def stepped(self, step: int) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""
@@ -134,13 +135,15 @@ class Saver:
     # -- the call ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, step: int) -> Iterator[None]:
         """Around every `save`: numbers it alike on all ranks, and tells them of what is raised: they would wait."""
         self._counts.saves += 1
         try:
             yield
         except BaseException as error:
             self._outcomes.give_up(self._counts.saves, error)
+            if isinstance(error, Exception):
+                self._listeners.emit(Requested(step, error))
             raise
 
     def save(
@@ -166,6 +169,7 @@ class Saver:
         if urgency is not None:
             self._make_way(step, urgency)
         self._outcomes.remember(handle)
+        self._listeners.emit(Requested(step))
         patience, given_up = None if urgency else self._patience(step, replaceable=replaceable), False
         try:
             arena = self._lease(plan, step, on_busy, patience, deadline)

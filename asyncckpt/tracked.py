@@ -17,7 +17,7 @@ from asyncckpt.restoring import SHARED, own_scope
 from asyncckpt.staging.guards import Guarded, is_guarded_average
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.rng import capture_rng, restore_rng
-from asyncckpt.state.stateful import State, component, forward_mutated
+from asyncckpt.state.stateful import State, StatefulComponent, component, forward_mutated
 from asyncckpt.state.values import is_text
 from asyncckpt.state.wrappers import Names, unwrap
 
@@ -35,14 +35,12 @@ _SHARDING = (  # by name: to import them takes a second
 class Tracked:
     """What is saved: `trees` by scope, in the order of restoring, and what of it is LAZY.
 
-    That are tensors by their ids, and whatever the components at the paths `guarded` hand out. `optimized` counts the
-    parameters that an optimizer has state for by now.
+    That are tensors by their ids, and whatever the components at the paths `guarded` hand out.
     """
 
     trees: Mapping[str, Mapping[str, Tree]]
     lazy: Callable[[], frozenset[int]]
     guarded: frozenset[Path]
-    optimized: Callable[[], int]
 
 
 def track(parts: Mapping[str, object], here: Place) -> Tracked:
@@ -62,14 +60,7 @@ def track(parts: Mapping[str, object], here: Place) -> Tracked:
         scope = own_scope(here.rank)
         trees[scope] = _tree(own, (scope,))
         promised.update(_promised((scope,), own))
-    leaves = list(_leaves(list(given.values())))
-    optimizers = [target for leaf in leaves if isinstance(target := unwrap(_bare(leaf)), Optimizer)]
-    return Tracked(
-        trees,
-        lambda: frozenset(map(id, _lazy(given))),
-        frozenset(promised),
-        lambda: sum(len(o.state) for o in optimizers),
-    )
+    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))), frozenset(promised))
 
 
 def roughly(parts: Mapping[str, object]) -> int:
@@ -110,6 +101,12 @@ def fingerprint(tracked: Tracked) -> str:
 def saved_here(tracked: Tracked, here: Place) -> Mapping[str, Mapping[str, Tree]]:
     """The trees this rank writes: what all share is rank 0's to write."""
     return {scope: tree for scope, tree in tracked.trees.items() if here.rank == 0 or scope != SHARED}
+
+
+def optimizers(trees: Mapping[str, Mapping[str, Tree]]) -> list[Optimizer]:
+    """Every optimizer in `trees`."""
+    found = [c.target for tree in trees.values() for c in components(tree) if isinstance(c, StatefulComponent)]
+    return [target for target in found if isinstance(target, Optimizer)]
 
 
 def _tree(given: Mapping[str, object], prefix: Path) -> Mapping[str, Tree]:

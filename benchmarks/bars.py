@@ -1,4 +1,4 @@
-"""Bar: a number that this project means to reach. Where it does not, the table says so."""
+"""Bar: a number that this project means to reach, or only to state. Where it does not reach it, the table says so."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from benchmarks.systems import OWN
 
 @dataclass(frozen=True)
 class Bar:
-    """The median of `metric` is at most `limit`, or at least, in every case whose name contains `case`."""
+    """The median of `metric` is at most `limit`, or at least, in every case whose name contains `case`.
+
+    None is no limit: the median is only stated.
+    """
 
     metric: str
-    limit: float
+    limit: float | None
     at_least: bool = False
     case: str = ""
 
@@ -25,9 +28,11 @@ class Bar:
                 yield self._verdict(entry, disturbed)
 
     def _verdict(self, entry: Row, disturbed: bool) -> str:
+        found = f"{entry.case}: {entry.metric} {entry.median:.4g} {entry.unit}".rstrip()
+        if self.limit is None:
+            return f"no bar: {found}"
         reached = entry.median >= self.limit if self.at_least else entry.median <= self.limit
         wanted = f"at {'least' if self.at_least else 'most'} {self.limit:g}"
         share = f": {entry.median / self.limit:.2f} of it" if self.limit else ""
-        found = f"{entry.case}: {entry.metric} {entry.median:.4g} {entry.unit}".rstrip()
         word = "not judged (others used the machine)" if disturbed else "met" if reached else "MISSED"
         return f"bar {word}: {found}, {wanted}{share}"

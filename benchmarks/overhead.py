@@ -5,6 +5,9 @@ made meanwhile take without saving: stall and slow-down together. ``durable`` is
 beside a training that goes on. Steps without saving are timed before the system is there and after it was closed:
 what it does in the background while it is there would make them slower, and saving look cheaper.
 
+The limit of the machine is a copy of the state in memory, which a save cannot do without, and a direct write of it,
+which training need not wait for: a save that does both while training waits costs it the two together.
+
 And what that asks of a simulated device: see `overhead_on_device`.
 """
 
@@ -23,7 +26,15 @@ from benchmarks.saves import WARM, Save
 from benchmarks.systems import OWN, System, make
 from benchmarks.turns import LIMIT, Sample, Turn, Turns, take
 
-BARS = (Bar("extra / best peer's", 0.30), Bar("durable / direct write", 1.25), *overhead_on_device.BARS)
+COPY, BOTH = "extra / memory copy", "extra / memory copy and direct write"
+
+BARS = (
+    Bar("extra / best peer's", 0.30),
+    Bar("durable / direct write", 1.25),
+    Bar(COPY, None),
+    Bar(BOTH, None),
+    *overhead_on_device.BARS,
+)
 
 PLAIN = 5
 """Steps without saving, before and after the saves."""
@@ -53,6 +64,7 @@ def run(options: Options) -> Report:
     limits = turns.of(LIMIT)
     rows.append(row("overhead", case, "limit: memory copy", "extra", "s", [s["copy"] for s in limits]))
     rows.append(row("overhead", case, "limit: direct write", "durable", "s", [s["write"] for s in limits]))
+    rows.append(row("overhead", case, "limit: memory copy and direct write", "extra", "s", [s["both"] for s in limits]))
     return Report([*rows, *simulated.rows], turns.notes, turns.disturbed)
 
 
@@ -65,6 +77,8 @@ def _rows(turns: Turns, case: str, name: str) -> list[Row]:
         row("overhead", case, name, "call", "ms", [s["call"] * 1e3 for s in saves]),
         row("overhead", case, name, "guard", "ms", [s["guard"] * 1e3 for s in saves]),
         row("overhead", case, name, "extra", "s", [s["extra"] for s in series]),
+        row("overhead", case, name, COPY, "x", turns.against(name, "extra", "copy", lambda s: "extra" in s)),
+        row("overhead", case, name, BOTH, "x", turns.against(name, "extra", "both", lambda s: "extra" in s)),
         row("overhead", case, name, "plain step", "s", [s["plain"] for s in series]),
         row("overhead", case, name, "durable", "s", [s["durable"] for s in saves]),
         row("overhead", case, name, "durable / direct write", "x", ratios),
@@ -77,14 +91,7 @@ def measure(turn: Turn) -> list[Sample]:
     training = Training(SMALL if turn.quick else Shape())
     training.step()
     if turn.system == LIMIT:
-        return [
-            {
-                "bytes": training.nbytes,
-                "copy": copy_seconds(training.nbytes),
-                "write": write_seconds(training.nbytes, turn.folder / "limit"),
-            }
-            for _ in range(1 if turn.quick else 3)
-        ]
+        return [_limits(training.nbytes, turn) for _ in range(1 if turn.quick else 3)]
     if not turn.quick:
         _settle(training)
     before = _plain(training)
@@ -108,6 +115,11 @@ def measure(turn: Turn) -> list[Sample]:
     system.close()
     plain = statistics.mean([*before, *_plain(training)])
     return [*samples, *saves, {"extra": (wall - steps * plain) / SAVES, "plain": plain}]
+
+
+def _limits(nbytes: int, turn: Turn) -> Sample:
+    copy, write = copy_seconds(nbytes), write_seconds(nbytes, turn.folder / "limit")
+    return {"bytes": nbytes, "copy": copy, "write": write, "both": copy + write}
 
 
 def _warmed_up(training: Training, system: System) -> list[Sample]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakMethod
 
@@ -32,6 +32,7 @@ from asyncckpt.events import (
     PreemptionNoticed,
     PreemptionPlanned,
     Pruned,
+    Requested,
     Restored,
     RestoreFailed,
     Restoring,
@@ -48,8 +49,10 @@ from asyncckpt.events import (
     WorkerRuns,
 )
 from asyncckpt.levels import Levels
+from asyncckpt.metrics.backend import OTHER, backend_of
 from asyncckpt.metrics.config import MetricsConfig, configured
 from asyncckpt.metrics.instruments import Instruments
+from asyncckpt.storage.base import Storage
 
 logger = logging.getLogger("asyncckpt")
 
@@ -57,11 +60,11 @@ logger = logging.getLogger("asyncckpt")
 class Exporter:
     """Counts events; `port` is where they can be scraped, or None before `serve`, and where it cannot be had."""
 
-    def __init__(self, config: MetricsConfig) -> None:
+    def __init__(self, config: MetricsConfig, *, backend: str = OTHER, world: int = 1) -> None:
         self.registry = config.registry or CollectorRegistry()
         self.port: int | None = None
         self._config = config
-        self._metrics = Instruments(self.registry, config.const_labels)
+        self._metrics = Instruments(self.registry, config.const_labels, backend, world)
         self._server: Any = None
 
     def serve(self) -> None:
@@ -92,9 +95,9 @@ class Exporter:
         self._metrics.capacity.set_function(lambda: now().memory.capacity)
         self._metrics.heard.set_function(lambda: now().heard)
 
-    def begin_tier(self, tier: str) -> None:
+    def begin_tier(self, tier: str, backend: str = OTHER) -> None:
         """There is a tier of that name beside home."""
-        self._metrics.begin_tier(tier)
+        self._metrics.begin_tier(tier, backend)
 
     def on_event(self, event: Event) -> None:
         """Count one event; what is pruned and retained is home's."""
@@ -109,6 +112,9 @@ class Exporter:
             self._thread.join()
             self._server.server_close()
             self._server = None
+
+    def _requested(self, event: Requested) -> None:
+        self._metrics.requests["accepted" if event.error is None else "refused"].inc()
 
     def _stalled(self, event: Stalled) -> None:
         self._metrics.stall[event.where].observe(event.seconds)
@@ -140,6 +146,7 @@ class Exporter:
 
     def _tier_failed(self, event: TierFailed) -> None:
         self._metrics.tier_failures[event.tier].inc()
+        self._count(event.error, event.tier)
 
     def _failed(self, event: Failed) -> None:
         self._metrics.saves["failed"].inc()
@@ -228,13 +235,13 @@ class Exporter:
 
     def _leftover(self, event: Leftover) -> None:
         self._metrics.leftovers.inc()
-        self._count(event.error)
+        self._count(event.error, event.tier)
 
-    def _count(self, error: BaseException) -> None:
-        """Count what the store had to do with `error`."""
+    def _count(self, error: BaseException, tier: str = HOME) -> None:
+        """Count what the store of a tier had to do with `error`."""
         cause = error if isinstance(error, StorageError) else error.__cause__
         if isinstance(cause, StorageError):
-            self._metrics.errors[_reason(cause)].inc()
+            self._metrics.errors[tier][_reason(cause)].inc()
 
 
 def _reason(error: StorageError) -> str:
@@ -251,6 +258,7 @@ def _reason(error: StorageError) -> str:
 
 
 _HANDLERS: Mapping[type[Event], Any] = {
+    Requested: Exporter._requested,
     Stalled: Exporter._stalled,
     Staged: Exporter._staged,
     Durable: Exporter._durable,
@@ -282,12 +290,14 @@ _HANDLERS: Mapping[type[Event], Any] = {
 }
 
 
-def exporter(metrics: int | MetricsConfig | None, *, tiers: Iterable[str] = ()) -> Exporter | None:
-    """The exporter that ``metrics=`` and the environment ask for, or None; `tiers` are those beside home."""
+def exporter(
+    metrics: int | MetricsConfig | None, home: Storage, tiers: Mapping[str, Storage], world: int
+) -> Exporter | None:
+    """The exporter that ``metrics=`` and the environment ask for, or None; `tiers` are those beside `home`."""
     config = configured(metrics)
     if config is None:
         return None
-    made = Exporter(config)
-    for tier in tiers:
-        made.begin_tier(tier)
+    made = Exporter(config, backend=backend_of(home.url), world=world)
+    for tier, storage in tiers.items():
+        made.begin_tier(tier, backend_of(storage.url))
     return made

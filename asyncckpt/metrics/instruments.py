@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 
 from asyncckpt.events import HOME
 from asyncckpt.format.record import RULES
+from asyncckpt.metrics.backend import OTHER
 
 STALL = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Milliseconds: what the training thread is held."""
@@ -87,9 +88,9 @@ class _Workshop:
     def counter(self, name: str, text: str) -> Counter:
         return self._bound(self._metric(_Counter, name, text))
 
-    def counters(self, name: str, text: str, label: str, *values: str) -> Children[Counter]:
-        metric = self._metric(_Counter, name, text, label)
-        return Children(lambda value: self._bound(metric, **{label: value}), values)
+    def counters(self, name: str, text: str, label: str, *values: str, **fixed: str) -> Children[Counter]:
+        metric = self._metric(_Counter, name, text, label, *fixed)
+        return Children(lambda value: self._bound(metric, **{label: value}, **fixed), values)
 
     def gauge(self, name: str, text: str) -> Gauge:
         return self._bound(self._metric(Gauge, name, text))
@@ -139,21 +140,30 @@ class _Workshop:
 
 
 class Instruments:
-    """The metrics of one checkpointer in `registry`, with `labels` on each."""
+    """The metrics of one checkpointer in `registry`, with `labels` on each; home is a store of that `backend`."""
 
-    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
-        made = _Workshop(registry, labels)
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str], backend: str, world: int) -> None:
+        self._made = made = _Workshop(registry, labels)
         self._saves(made)
         self._newest(made)
         self._queue(made)
         self._interference(made)
-        self._store(made)
+        self._store(made, backend)
         self._tiers(made)
         self._restores(made)
         self._preemptions(made)
         made.one("asyncckpt_build_info", "Versions, as labels; always 1.", **_build())
+        made.one(
+            "asyncckpt_run_info", "Where is saved, and by how many; always 1.", backend=backend, world_size=str(world)
+        )
 
     def _saves(self, made: _Workshop) -> None:
+        self.requests = made.counters(
+            "asyncckpt_save_requests_total",
+            "Saves asked for: accepted, and so ended as one of asyncckpt_saves_total or to end so; or refused.",
+            "outcome",
+            *("accepted", "refused"),
+        )
         self.saves = made.counters(
             "asyncckpt_saves_total",
             "Saves by how they ended.",
@@ -254,7 +264,7 @@ class Instruments:
         self.share = made.gauge("asyncckpt_pace_ratio", "Share of its time that background work takes.")
         self.share.set(1)
 
-    def _store(self, made: _Workshop) -> None:
+    def _store(self, made: _Workshop, backend: str) -> None:
         self.checkpoints = made.gauge("asyncckpt_retained_checkpoints", "Checkpoints in the catalog (rank 0).")
         self.retained = made.gauge("asyncckpt_retained_bytes", "Bytes in packs of the catalog, each once (rank 0).")
         self.pruned = made.counters(
@@ -263,12 +273,9 @@ class Instruments:
             "rule",
             *RULES,
         )
-        self.errors = made.counters(
-            "asyncckpt_storage_errors_total",
-            "Saves, restores and cleaning that failed since the store did, by reason.",
-            "reason",
-            *("full", "denied", "transient", "unknown", "other"),
-        )
+        self.errors = Children(lambda tier: self._errors(made, OTHER), ())
+        """By tier."""
+        self.errors[HOME] = self._errors(made, backend)
         self.leftovers = made.counter(
             "asyncckpt_leftovers_total", "Hints and cleaning that failed after a commit: harmless, done later."
         )
@@ -276,6 +283,7 @@ class Instruments:
             "asyncckpt_storage_retries_total",
             "Requests to an object store that were made again, by what had failed.",
             "reason",  # none before there is one: local disks have none
+            backend=backend,
         )
         self.fallbacks = made.gauges("asyncckpt_fallback", "1 for what runs slower or weaker.", "feature")
         self.shortages = made.gauges(
@@ -283,6 +291,15 @@ class Instruments:
             "1 for what the first save was about to need and was not there.",
             "resource",
             *("memory", "memlock", "disk", "store"),
+        )
+
+    def _errors(self, made: _Workshop, backend: str) -> Children[Counter]:
+        return made.counters(
+            "asyncckpt_storage_errors_total",
+            "Saves, restores and cleaning that failed since the store did, by reason.",
+            "reason",
+            *("full", "denied", "transient", "unknown", "other"),
+            backend=backend,
         )
 
     def _tiers(self, made: _Workshop) -> None:
@@ -306,8 +323,9 @@ class Instruments:
             "asyncckpt_tier_failures_total", "What was to be kept in another tier than home, and failed.", "tier"
         )
 
-    def begin_tier(self, tier: str) -> None:
+    def begin_tier(self, tier: str, backend: str) -> None:
         """A tier beside home is to be had: its series are there, as 0, so that one that never works is seen."""
+        self.errors[tier] = self._errors(self._made, backend)
         for metric in (self.tier_step, self.tier_time, self.tier_bytes, self.tier_failures):
             _ = metric[tier]
 

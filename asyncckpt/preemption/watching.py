@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.preemption.notice import Notice, Notices
 from asyncckpt.preemption.sources import Source
-
-logger = logging.getLogger("asyncckpt")
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +57,6 @@ class Watching:
             left = source.look(self._grace)
         except Exception as error:  # of any kind: the source may be the user's own
             if not asked.has_failed:
-                logger.warning("%s cannot say whether it gives notice (%r): it is asked again", source.name, error)
                 self._listeners.emit(Fallback(f"notices of {source.name}", repr(error)))
             asked.has_failed = True
             return

@@ -241,6 +241,12 @@ class ArenaPool:
             self._free += made
             return made
 
+    @property
+    def free(self) -> tuple[Arena, ...]:
+        """What may be leased now, in that order."""
+        with self._changed:
+            return tuple(self._free)
+
     def close(self) -> None:
         """Drop what is free; leased arenas go when they are released."""
         with self._changed:

@@ -26,6 +26,14 @@ class Guard(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Something that wants to know of steps."""
+
+    def stepping(self, optimizer: Optimizer) -> None:
+        """`optimizer` is about to make a step, in whatever thread that is."""
+        ...
+
+
 class Guarded(Generic[T]):
     """Marks an object whose tensors change only after ``before_mutation()``; see `guarded`."""
 
@@ -45,18 +53,15 @@ def guarded(target: T) -> Guarded[T]:
 
 _lock = threading.Lock()
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 _installed = False
 
 
 def watch(guard: Guard) -> None:
     """Have `guard` asked before every optimizer step and every model average, for as long as it lives."""
-    global _installed  # noqa: PLW0603 -- torch's hook list is global too, and must hold ours once
     with _lock:
         _guards.add(guard)
-        if not _installed:
-            register_optimizer_step_pre_hook(_before_step)
-            _guard_averages()
-            _installed = True
+        _install()
 
 
 def unwatch(guard: Guard) -> None:
@@ -65,12 +70,35 @@ def unwatch(guard: Guard) -> None:
         _guards.discard(guard)
 
 
+def follow(follower: Follower) -> None:
+    """Have `follower` told of every optimizer step, for as long as it lives."""
+    with _lock:
+        _followers.add(follower)
+        _install()
+
+
+def unfollow(follower: Follower) -> None:
+    """Tell `follower` no more."""
+    with _lock:
+        _followers.discard(follower)
+
+
+def _install() -> None:
+    global _installed  # noqa: PLW0603 -- torch's hook list is global too, and must hold ours once
+    if not _installed:
+        register_optimizer_step_pre_hook(_before_step)
+        _guard_averages()
+        _installed = True
+
+
 def is_guarded_average(module: object) -> bool:
     """Whether `module` is an ``AveragedModel`` that changes its parameters only where the guard sees it."""
     return isinstance(module, AveragedModel) and type(module).update_parameters is AveragedModel.update_parameters
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for follower in tuple(_followers):
+        follower.stepping(optimizer)
     _ask_all()
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
+from asyncckpt.events import Fallback, Listeners
 from asyncckpt.staging.arena import Arena
-
-logger = logging.getLogger("asyncckpt")
 
 NICE = 10
 """By how much it gives way: at the same priority it took 2-4 ms of CPU from the call of the first save."""
@@ -20,8 +18,9 @@ NICE = 10
 class Prefault:
     """What is being faulted in for one checkpointer; `pin` page-locks an arena for a kind of device."""
 
-    def __init__(self, pin: Callable[[Arena, str], None]) -> None:
+    def __init__(self, pin: Callable[[Arena, str], None], listeners: Listeners) -> None:
         self._pin = pin
+        self._listeners = listeners
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -39,7 +38,7 @@ class Prefault:
         try:
             thread.start()
         except RuntimeError as error:  # no thread to be had: the copies fault them in, slower
-            logger.warning("staging memory is not faulted in ahead of its use: %s", error)
+            self._listeners.emit(Fallback("prefault", f"staging memory is not faulted in ahead of its use: {error}"))
         else:
             self._threads = [*(t for t in self._threads if t.is_alive()), thread]
 

@@ -42,7 +42,7 @@ class Stager:
         self._lock = threading.Lock()
         self._schedules: dict[str, Schedule] = {}
         self._unpinned: set[str] = set()
-        self.prefault = Prefault(self._pin)
+        self.prefault = Prefault(self._pin, listeners)
         self._process = os.getpid()
         watch(self)
 
@@ -88,11 +88,11 @@ class Stager:
             if snapshot.verifying and os.getpid() == self._process:
                 snapshot.guard()
 
-    def prepare(self, plan: Plan, arenas: Sequence[Arena]) -> None:
-        """Have everything that the first `begin` of `plan` in each of these new `arenas` needs."""
-        for arena in arenas:
+    def prepare(self, plan: Plan, free: Sequence[Arena], fresh: Sequence[Arena]) -> None:
+        """Have everything that the first `begin` of `plan` in each of the `free` arenas needs; `fresh` ones are new."""
+        for arena in free:
             self._schedule(plan, arena)
-        self.prefault.start(arenas, plan.devices)
+        self.prefault.start(fresh, plan.devices)
 
     def guard(self) -> None:
         """Return once no LAZY tensor is copied before it may change; costs nothing when none is being copied."""

@@ -81,7 +81,6 @@ class Bringing:
             return []
         name = source.tier.name
         for lost in listing.lost.values():
-            logger.error("a checkpoint of the %s is damaged and is left as it is: %s", name, lost)
             self._listeners.emit(Damaged(None, None, str(lost), "record", name))
         return [c for c in listing.checkpoints if not c.partial and is_above(c, home)]
 
@@ -123,7 +122,6 @@ class Bringing:
 
     def _damaged(self, checkpoint: Checkpoint, source: Source, error: CheckpointCorruptError) -> None:
         name = source.tier.name
-        logger.error("step %d of the %s is damaged and is left as it is: %s", checkpoint.step, name, error)
         source.tier.found(Finding.of(checkpoint), damage_of(error, self._clock))
         self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, name))
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.errors import AsyncCkptError, SaveFailed
+from asyncckpt.eventlog import EventLog
 from asyncckpt.events import Durable, Event, Failed, Fallback, Listeners
 from asyncckpt.format.record import Record
 from asyncckpt.storage.recipe import Recipe, made
@@ -96,6 +97,7 @@ class Host:
         self._ignored = IgnoredMessages("the trainer", self._listeners)
         self._late = 0
         """Messages of saves that are over; the trainer is told how many with each sign of life."""
+        self._log = EventLog()
         self._pace = Pace()
         self._pace.set(config["share"])
         self._remote = None if config["ranks"] is None else RemoteRanks(config["ranks"], self._post_soon)
@@ -320,8 +322,10 @@ class Host:
     # -- what it is told -----------------------------------------------------------------------------------
 
     def on_event(self, event: Event) -> None:
-        """Pass an event on; how a save ended goes with its answer."""
-        if isinstance(event, Durable):
+        """Pass an event on; how a save ended goes with its answer. Where nobody is there to hear it, it is logged."""
+        if self._is_alone:
+            self._log.on_event(event)
+        elif isinstance(event, Durable):
             self._durable = event
         elif not isinstance(event, Failed):
             self._post({"kind": "event", "event": wire.event_json(event)})

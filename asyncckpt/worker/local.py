@@ -204,9 +204,6 @@ class LocalTier:
     def failed(self, step: int | None, error: Exception) -> None:
         """See `Source.failed`; a save there may have failed too."""
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
-        ending = "nothing more is saved there" if self._is_over else "the root gets it all the same"
-        what = "cannot be read" if step is None else f"does not have step {step}"
-        logger.warning("the local tier %s (%s): %s", what, ending, error)
         self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
 
     async def _discard(self, directory: DataDirectory, storage: Storage) -> None:

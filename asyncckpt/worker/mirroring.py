@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
@@ -23,8 +22,6 @@ from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer, home_of
-
-logger = logging.getLogger("asyncckpt")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 """Seconds before a mirror that failed is tried again, where nothing is committed meanwhile."""
@@ -66,7 +63,6 @@ class Mirroring:
 
     def failed(self, step: int | None, error: Exception) -> None:
         """See `asyncckpt.worker.bringing.Source.failed`."""
-        logger.warning("step %s cannot be read from the %s: %s", step, self._tier.name, error)
         self._listeners.emit(TierFailed(self._tier.name, step, error, is_final=False))
 
     async def look(self) -> Seen:
@@ -191,6 +187,4 @@ class Mirroring:
         if wanted is not None and (seq := wanted[1]) in (listed := wanted[0].listed):
             checkpoint = listed.record(seq).checkpoint
             step = None if checkpoint is None else checkpoint.step
-        ending = "nothing more is copied there" if self._is_over else "home has it, and it is tried again"
-        logger.warning("the %s has no copy of step %s (%s): %s", self._tier.name, step, ending, error)
         self._listeners.emit(TierFailed(self._tier.name, step, error, self._is_over))

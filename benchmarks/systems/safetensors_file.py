@@ -22,4 +22,5 @@ class SafetensorsFile(Peer):
         return loaded
 
     def restore(self) -> None:
-        self.subject.model.load_state_dict({name.removeprefix("model."): t for name, t in self.load().items()})
+        model = {name: tensor for name, tensor in self.load().items() if name.startswith("model.")}
+        self.subject.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in model.items()})

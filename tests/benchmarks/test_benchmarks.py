@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import turns
+from benchmarks import overhead, turns
 from benchmarks.__main__ import NAMES
 from benchmarks.bars import Bar
 from benchmarks.growth import gained
@@ -96,6 +96,18 @@ def test_a_peer_that_a_benchmark_does_not_have_is_refused() -> None:
 def test_growth_is_from_once_it_is_warm_to_the_end() -> None:
     held = [0.0, 0.0, 5.0, 5.0, 6.0, 6.0, 6.0, 6.0, 7.0, 9.0]
     assert gained([{"progress": at / 10, "held": value} for at, value in enumerate(held)], "held") == [2.0, 4.0]
+
+
+def test_overhead_is_stated_against_the_copy_and_the_write_of_the_same_round() -> None:
+    saved = {"call": 1.0, "guard": 0.0, "durable": 2.0, "first": 0.0}
+    rounds = [[saved | {"first": 1.0}, saved, {"extra": extra, "plain": 1.0}] for extra in (3.0, 8.0)]
+    limits = [[{"bytes": 1e9, "copy": copy, "write": 2.0, "both": copy + 2.0}] for copy in (1.0, 2.0)]
+    found = overhead._rows(Turns({OWN: rounds, LIMIT: limits}), "case", OWN)
+    ratios = {entry.metric: (entry.unit, entry.min, entry.max, entry.n) for entry in found}
+    assert ratios[overhead.COPY] == ("x", 3.0, 4.0, 2)
+    assert ratios[overhead.BOTH] == ("x", 1.0, 2.0, 2)
+    text = show(Report(found), overhead.BARS)
+    assert f"no bar: case: {overhead.COPY} 3.5 x\nno bar: case: {overhead.BOTH} 1.5 x" in text
 
 
 def test_bars_are_judged_by_medians_of_this_project_alone() -> None:

@@ -38,6 +38,13 @@ def scrape(source: int | CollectorRegistry | None) -> Samples:
     return samples(text_string_to_metric_families(page(source)))
 
 
+def total(samples: Samples, name: str, **labels: str) -> float:
+    """All that have at least these labels, together; raises if there are none."""
+    found = [number for (known, having), number in samples.items() if known == name and having >= set(labels.items())]
+    assert found, f"no {name} with {labels}"
+    return sum(found)
+
+
 def value(samples: Samples, name: str, **labels: str) -> float:
     """One of them."""
     return samples[name, frozenset(labels.items())]

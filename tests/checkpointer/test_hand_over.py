@@ -10,12 +10,13 @@ import pytest
 
 from asyncckpt import SavePolicy
 from asyncckpt.errors import CheckpointerClosed, SaveFailed
+from asyncckpt.events import Fallback
 from asyncckpt.saving import HandOver, Saver
 from asyncckpt.staging.stager import Snapshot
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, Training, refuse_threads, steps
+from .trainings import Recorder, Toy, Training, refuse_threads, steps
 
 pytestmark = pytest.mark.executors
 
@@ -42,13 +43,14 @@ def test_an_interrupt_while_a_snapshot_is_superseded_ends_its_handle(
 
 
 def test_memory_that_cannot_be_faulted_in_ahead_fails_no_save(
-    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse_threads(monkeypatch, "asyncckpt-prefault")
     ckpt = make(model=Toy(), save=SavePolicy(every_steps=2))
     assert ckpt.step(1) is None
     assert ckpt.step(2).wait().step == 2
-    assert "not faulted in ahead of its use: can't start new thread" in caplog.text
+    assert "prefault: staging memory is not faulted in ahead of its use: can't start new thread" in caplog.text
+    assert [event.feature for event in recorder.of(Fallback)] == ["prefault"]
 
 
 def test_the_copier_lets_the_arena_go_before_it_says_that_it_is_done(

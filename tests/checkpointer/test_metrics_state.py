@@ -14,7 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry, Counter
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy
+from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy, SavePolicy
 from asyncckpt.errors import (
     CheckpointCorruptError,
     CheckpointNotFoundError,
@@ -24,15 +24,17 @@ from asyncckpt.errors import (
     StorageDenied,
     StorageError,
     TransientError,
+    UnsupportedState,
 )
-from asyncckpt.events import Damaged, Failed, Leftover, Stalled
+from asyncckpt.events import Damaged, Failed, Leftover, Requested, Retried, Stalled, TierFailed
 from asyncckpt.levels import Levels, Memory
-from asyncckpt.metrics import Exporter
+from asyncckpt.metrics import Exporter, exporter
+from asyncckpt.metrics.backend import backend_of
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
-from .scraping import Samples, scrape, value
+from .scraping import Samples, scrape, total, value
 from .trainings import Recorder, Toy, saved
 
 pytestmark = pytest.mark.executors
@@ -87,9 +89,9 @@ def test_what_waits_what_is_written_and_the_memory_of_both(store: GatedStorage) 
 
 def test_the_guard_at_the_optimizer_is_no_request() -> None:
     registry = CollectorRegistry()
-    exporter = Exporter(MetricsConfig(port=None, registry=registry))
+    counting = Exporter(MetricsConfig(port=None, registry=registry))
     for step, where in ((4, "call"), (5, "call"), (4, "guard")):
-        exporter.on_event(Stalled(step, 0.001, where))
+        counting.on_event(Stalled(step, 0.001, where))
     assert value(scrape(registry), "asyncckpt_requested_step") == 5
 
 
@@ -109,9 +111,9 @@ def test_a_forgotten_checkpointer_is_not_kept_by_its_metrics() -> None:
             return Levels(1, 2, Memory(3, 4, 7))
 
     registry = CollectorRegistry()
-    exporter = Exporter(MetricsConfig(port=None, registry=registry))
+    counting = Exporter(MetricsConfig(port=None, registry=registry))
     source = Source()
-    exporter.watch(source.levels)
+    counting.watch(source.levels)
     assert (queue(scrape(registry)), memory(scrape(registry))) == ((1, 2), (3, 4, 7))
     del source
     gc.collect()
@@ -160,7 +162,7 @@ def test_a_deletion_that_fails_counts_no_bytes_but_itself(
     found = scrape(registry)
     assert value(found, "asyncckpt_bytes_total", direction="pruned") == 0
     failed = value(found, "asyncckpt_leftovers_total")
-    assert failed == value(found, "asyncckpt_storage_errors_total", reason="denied") > 0
+    assert failed == total(found, "asyncckpt_storage_errors_total", reason="denied") > 0
 
 
 def test_a_resumed_training_shows_what_it_goes_on_from(tmp_path: Path, make: Make, registry: CollectorRegistry) -> None:
@@ -203,7 +205,7 @@ def test_restores_that_fail_are_counted(make: Make, store: GatedStorage, registr
     found = scrape(registry)
     assert value(found, "asyncckpt_restores_total", outcome="failed") == 3
     assert value(found, "asyncckpt_restores_total", outcome="restored") == 0
-    assert value(found, "asyncckpt_storage_errors_total", reason="transient") == 2
+    assert total(found, "asyncckpt_storage_errors_total", reason="transient") == 2
     assert value(found, "asyncckpt_restore_duration_seconds_count") == 0
 
 
@@ -239,12 +241,12 @@ def test_a_pack_that_cannot_be_read_is_the_stores_failure_too(
     store.fail("get", "data/*.safetensors", lambda: StorageError(5, "Input/output error"))
     with pytest.raises(CheckpointCorruptError):
         ckpt.restore("latest")
-    assert value(scrape(registry), "asyncckpt_storage_errors_total", reason="other") == 1
+    assert total(scrape(registry), "asyncckpt_storage_errors_total", reason="other") == 1
     store.heal()
     store.fail("get", "data/*.safetensors", lambda: StorageDenied(13, "Permission denied"))
     with pytest.raises(StorageDenied):
         ckpt.restore("latest")
-    assert value(scrape(registry), "asyncckpt_storage_errors_total", reason="denied") == 1
+    assert total(scrape(registry), "asyncckpt_storage_errors_total", reason="denied") == 1
 
 
 def test_pruning_by_hand_shows_at_once(make: Make, registry: CollectorRegistry, store: GatedStorage) -> None:
@@ -322,11 +324,11 @@ def _caused(cause: BaseException) -> SaveFailed:
 )
 def test_what_the_store_did_is_counted_by_a_few_reasons(error: BaseException, reason: str | None) -> None:
     registry = CollectorRegistry()
-    exporter = Exporter(MetricsConfig(port=None, registry=registry))
-    exporter.on_event(Failed(1, "write", error))
-    exporter.on_event(Leftover("a hint", error))
+    counting = Exporter(MetricsConfig(port=None, registry=registry))
+    counting.on_event(Failed(1, "write", error))
+    counting.on_event(Leftover("a hint", error))
     found = scrape(registry)
-    counts = {r: value(found, "asyncckpt_storage_errors_total", reason=r) for r in REASONS}
+    counts = {r: total(found, "asyncckpt_storage_errors_total", reason=r) for r in REASONS}
     assert counts == {r: 2 if r == reason else 0 for r in REASONS}
 
 
@@ -352,6 +354,100 @@ def test_the_users_own_metrics_stay_as_they_are() -> None:
     Exporter(MetricsConfig(port=None, registry=registry))
     Counter("mine", "The user's own.", registry=registry)
     assert {name for name, _ in scrape(registry) if name.endswith("_created")} == {"mine_created"}
+
+
+@pytest.mark.parametrize(
+    ("url", "backend"),
+    [
+        ("/data/run", "local"),
+        ("runs/first", "local"),
+        ("file:///data/run", "local"),
+        ("memory://run", "memory"),
+        ("s3://bucket/run", "s3"),
+        ("S3A://bucket/run", "s3"),
+        ("gs://bucket/run", "gcs"),
+        ("gcs://bucket/run", "gcs"),
+        ("az://container/run", "azure"),
+        ("abfs://container/run", "azure"),
+        ("sftp://host/run", "other"),
+        ("an://odd://name", "other"),
+    ],
+)
+def test_P10_backends_are_words_of_few_whatever_the_url(url: str, backend: str) -> None:
+    assert backend_of(url) == backend
+
+
+def test_P10_run_info_names_the_kind_of_store_and_the_world(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    config = MetricsConfig(port=None, registry=registry, const_labels={"run": "a", "rank": "0"})
+    with AsyncCheckpointer(tmp_path, model=Toy(), metrics=config):
+        labels = {"backend": "local", "world_size": "1", "run": "a", "rank": "0"}
+        assert value(scrape(registry), "asyncckpt_run_info", **labels) == 1
+
+
+def test_P10_what_a_store_does_wrong_is_counted_under_its_own_kind(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    config = MetricsConfig(port=None, registry=registry)
+    counting = exporter(config, LocalStorage(tmp_path), {"mirror": MemoryStorage("copies")}, 1)
+    assert counting is not None
+    denied = StorageDenied(13, "Permission denied")
+    counting.on_event(Failed(1, "write", denied))
+    counting.on_event(TierFailed("mirror", 1, denied))
+    counting.on_event(Leftover("deletion of dropped checkpoints", denied, "mirror"))
+    found = {
+        backend: value(scrape(registry), "asyncckpt_storage_errors_total", reason="denied", backend=backend)
+        for backend in ("local", "memory")
+    }
+    assert found == {"local": 1, "memory": 2}
+    counting.on_event(Retried("slow_down", 3))
+    assert value(scrape(registry), "asyncckpt_storage_retries_total", reason="slow_down", backend="local") == 3
+
+
+def requested(registry: CollectorRegistry) -> tuple[float, float]:
+    """How many saves were asked for and accepted, and how many refused."""
+    found = scrape(registry)
+    accepted, refused = (value(found, "asyncckpt_save_requests_total", outcome=o) for o in ("accepted", "refused"))
+    return accepted, refused
+
+
+def test_P10_saves_started_completed_failed_and_dropped_add_up(
+    make: Make, store: GatedStorage, registry: CollectorRegistry, outcomes: Callable[[str], float]
+) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=1))
+    with store.hold("put", "data/*") as gate:
+        ckpt.step(1)
+        gate.wait_reached()
+        assert (requested(registry), outcomes("durable")) == ((1, 0), 0)  # under way
+        ckpt.step(2)
+        ckpt.step(3)  # in place of 2
+        ckpt.save(4, on_busy="skip")
+    ckpt.wait()
+    store.fail("put", "data/*", lambda: StorageDenied(28, "No space left on device"))
+    with pytest.raises(SaveFailed):
+        ckpt.save(5).wait()
+    ended = {outcome: outcomes(outcome) for outcome in ("durable", "failed", "skipped", "superseded")}
+    assert ended == {"durable": 2, "failed": 1, "skipped": 1, "superseded": 1}
+    assert requested(registry) == (sum(ended.values()), 0)
+
+
+def test_P10_a_save_that_is_refused_is_counted_told_and_in_the_log(
+    make: Make,
+    registry: CollectorRegistry,
+    recorder: Recorder,
+    outcomes: Callable[[str], float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    toy = Toy()
+    ckpt = make(model=toy)
+    toy.register_buffer("odd", torch.ones(2).to_sparse())
+    with pytest.raises(UnsupportedState) as raised:
+        ckpt.save(1)
+    with pytest.raises(ValueError, match="negative"):
+        ckpt.save(-1)
+    assert requested(registry) == (0, 2)
+    assert sum(map(outcomes, ("durable", "failed", "skipped", "superseded"))) == 0
+    assert [(event.step, event.error is raised.value) for event in recorder.of(Requested)] == [(1, True), (-1, False)]
+    assert f"the save of step 1 was refused: {raised.value}" in caplog.text
 
 
 def test_build_info_names_the_versions() -> None:

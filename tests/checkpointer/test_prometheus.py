@@ -129,6 +129,10 @@ def test_P10_a_real_prometheus_scrapes_a_live_checkpointer(busy: AsyncCheckpoint
             'asyncckpt_storage_errors_total{reason="full"}': 1,
             "sum(asyncckpt_damaged_checkpoints_total)": 0,
             "asyncckpt_build_info": 1,
+            'asyncckpt_run_info{backend="local",world_size="1"}': 1,
+            'asyncckpt_save_requests_total{outcome="accepted"} - on (run) sum by (run) (asyncckpt_saves_total)': 0,
+            'rate(asyncckpt_bytes_total{direction="written"}[5m]) * on (run) group_left (backend) asyncckpt_run_info '
+            ">= bool 0": 1,
             "time() - asyncckpt_durable_timestamp_seconds < bool 3600": 1,
             "histogram_quantile(0.5, asyncckpt_save_duration_seconds_bucket) < bool 1800": 1,
         }.items():

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from asyncckpt.events import Leftover
 from asyncckpt.storage import LocalStorage
 from asyncckpt.worker import wire
 from asyncckpt.worker.channel import Channel
@@ -76,3 +79,28 @@ def test_P5_what_a_dead_trainer_had_said_is_read_before_anything_is_given_up(tmp
 
     assert asyncio.run(act()) == [1, 2]
     os.waitpid(trainer, 0)
+
+
+def test_what_goes_wrong_is_the_trainers_to_write_while_it_lives_and_the_workers_after_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, left = dead(), Leftover("the start's sweep", OSError("denied"))
+
+    async def act() -> list[str]:
+        ours, theirs = map(Channel, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        former = Session(LocalStorage(tmp_path))
+        await former.abandon()
+        host = Host(theirs, config(tmp_path, former.service.past, trainer))
+        host.on_event(left)
+        said = [message["kind"] for message, _ in ours.receive()]
+        assert caplog.records == []
+        await host.run()
+        host.on_event(left)
+        ours.close()
+        theirs.close()
+        return said
+
+    assert asyncio.run(act()) == ["event"]
+    os.waitpid(trainer, 0)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "left undone, which harms no checkpoint: the start's sweep: denied"

@@ -21,7 +21,7 @@ from asyncckpt.events import Damaged, Event, Fallback, Restoring, Retried
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import KEY, SECRET, STRANGER, STRANGERS_SECRET, IgnoringServer, S3Server
 
-from ..checkpointer.scraping import scrape, value
+from ..checkpointer.scraping import scrape, total
 from ..checkpointer.trainings import Recorder, Training, elsewhere, steps
 from .conftest import HASTY, Backend
 
@@ -275,7 +275,7 @@ def test_half_of_all_requests_refused_for_too_much_costs_no_save(s3: S3Server, p
         assert steps(ckpt) == [1, 2, 3]
         told = sum(event.count for event in recorder.of(Retried) if event.reason == "slow_down")
         assert told > 10
-        assert value(scrape(ckpt.metrics_port), "asyncckpt_storage_retries_total", reason="slow_down") >= told
+        assert total(scrape(ckpt.metrics_port), "asyncckpt_storage_retries_total", reason="slow_down") >= told
 
 
 def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Proxy, url: str) -> None:
