@@ -21,6 +21,7 @@ from asyncckpt.events import (
     Expected,
     Failed,
     Fallback,
+    Ignored,
     Leftover,
     OverBudget,
     Paced,
@@ -44,6 +45,7 @@ from asyncckpt.events import (
     TierDurable,
     TierFailed,
     Weighed,
+    WorkerRuns,
 )
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
@@ -53,12 +55,12 @@ from .trainings import Recorder, Toy
 
 DENIED = "Permission denied"
 
-ELSEWHERE = {Failed, PreemptionNoticed, PreemptionPlanned, PreemptionEnded, Weighed, Restoring}
-"""Written with the handle, the decision or the measurement that they are of."""
+ELSEWHERE = {Failed, PreemptionNoticed, PreemptionPlanned, PreemptionEnded, Weighed, Restoring, Ignored}
+"""Written with the handle, the decision or the measurement that they are of, or where the kind is known."""
 
 NOTHING_WRONG = {
     *(Amended, Deleted, Durable, Expected, Paced, Pruned, Restored, Resumed, Retained, Retried, Skipped, Staged),
-    *(Stalled, Superseded, Swept, TierDurable),
+    *(Stalled, Superseded, Swept, TierDurable, WorkerRuns),
 }
 
 
