@@ -143,12 +143,11 @@ def test_a_store_that_cannot_be_read_is_said_and_the_save_fails_with_its_reason(
 def test_a_state_that_has_grown_is_looked_at_again_and_said_only_when_that_says_something_else(
     make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The first step makes no optimizer state, as where gradients are accumulated."""
     monkeypatch.setattr(admission.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 40))
     training = large()
     checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
     monkeypatch.setattr(allowance, "memory", lambda: Allowance(1 << 40, "the machine"))
-    checkpointer.step(1)
+    checkpointer.save(1).wait()  # before the optimizer has any state
     small = checkpointer._saver._plan[1].layout.size
     monkeypatch.setattr(allowance, "memory", lambda: Allowance(1, "the machine"))
     checkpointer.step(2)
@@ -192,7 +191,7 @@ def test_memory_for_the_state_that_appears_later_is_faulted_in_then(
     monkeypatch.setattr(Arena, "prefault", watched)
     training = large()
     checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
-    checkpointer.step(1)
+    checkpointer.save(1).wait()  # before the optimizer has any state
     small = checkpointer._saver._plan[1].layout.size
     training.step()
     checkpointer.step(2)

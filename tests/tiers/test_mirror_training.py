@@ -164,10 +164,11 @@ def flip(storage: Storage, step: int) -> None:
 
 def mirrored(make: Make, mirror: GatedStorage, *steps: int) -> None:
     model = Toy()
-    with make(mirror=mirror, model=model) as ckpt:
+    copied = Recorder()
+    with make(mirror=mirror, model=model, listeners=[copied]) as ckpt:
         for step in steps:
             train(ckpt, model, step)
-            ckpt._listeners._listeners[0].wait_for(TierDurable, steps.index(step) + 1)
+            copied.wait_for(TierDurable, steps.index(step) + 1)
 
 
 @pytest.mark.parametrize("call", ["resume", "restore"])
