@@ -85,6 +85,26 @@ def test_a_damaged_shard_of_one_rank_makes_all_fall_back_together(
         assert step == 2
         assert taken == (0, 2)
         assert damages == ([(3, kind)] * 2 if at == 0 else [])
+    assert len([*tmp_path.glob("user/00000003-damaged-*.json")]) == 1, "the next training knows it"
+
+
+def _mirrored(root: Path, steps: int) -> int:
+    training = Training()
+    with training.checkpointer(root / "home", mirror=root / "copies") as checkpointer:
+        state = checkpointer.resume()
+        first = state.step if state else 0
+        for step in range(first + 1, first + steps + 1):
+            training.step()
+            checkpointer.save(step).wait()
+    return first
+
+
+def test_what_one_rank_alone_found_damaged_and_a_mirror_mended_is_noted_too(tmp_path: Path, launch: Launcher) -> None:
+    launch(_mirrored, 2, tmp_path, 1)
+    _damage(tmp_path / "home", 1, rank=1)
+    assert launch(_mirrored, 2, tmp_path, 1) == [1, 1]
+    assert len([*tmp_path.glob("home/user/00000001-damaged-*.json")]) == 1
+    assert not [*tmp_path.glob("copies/user/*")]
 
 
 def _resume(root: Path) -> str:

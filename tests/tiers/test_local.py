@@ -374,6 +374,8 @@ def test_a_damaged_local_checkpoint_is_told_and_the_one_before_it_is_brought() -
         assert await steps(home) == [1, 2, 3, 5]
         await checked(home)
         assert (await steps(nearer))[-1] == 5
+        assert [info.step for info in (await Catalog(nearer).listing()).infos() if info.damaged] == [4]
+        assert not any(info.damaged for info in (await Catalog(home).listing()).infos())
 
     run(act)
 
