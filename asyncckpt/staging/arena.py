@@ -63,9 +63,9 @@ class Arena:
     @property
     def resident(self) -> int:
         """Bytes of memory that it takes now, as far as the system tells them apart from all others."""
-        if self.descriptor is None:
-            return self.cost
-        return os.fstat(self.descriptor.fileno()).st_blocks * 512
+        if sys.platform == "linux" and self.descriptor is not None:
+            return os.fstat(self.descriptor.fileno()).st_blocks * 512
+        return self.cost
 
     def give_back(self, start: int, end: int) -> None:
         """Bytes before `end` are needed no more: whole pages of them are zero from now on, and cost nothing."""

@@ -9,8 +9,8 @@
 ``service``    the serial actor: job in, reply out
 ``pool``       the thread that runs it, replaced when it dies
 ``executor``   what a trainer asks of it, wherever it runs
-``bridge``     the trainer's side of a worker process, which is replaced when it dies
-``link``       one such process; ``pending`` a job that it has not answered
+``bridge``     the same for a worker process; ``exchange`` what it was asked, ``replies`` what it says
+``succession`` one such process after the other; ``link`` is to one, ``pending`` a job that it has not answered
 ``channel``    the socket between the two; ``wire`` and ``failures`` what goes through it
 ``host``       the worker process's side, which outlives its trainer by one commit
 ``adopting``   waiting for such a worker; ``logs`` by which it is found

@@ -1,20 +1,14 @@
-"""Bridge: the trainer's side of the worker process. One thread starts it, hears it, and replaces it when it dies.
-
-A worker's death costs no save: the next one gets what was not answered, in the same order, and finds out what the dead
-one has committed without having said so. Only the third death within a minute ends that: the jobs fail, and the service
-goes on in a thread of this process, visibly.
+"""Bridge: the executor whose service is a process of its own, as the trainer's threads see it.
 
 Nothing here makes the training thread or the copier wait for the worker: to submit, to follow a watermark and to take a
-job back is to send what the socket takes at once, and to leave the rest to the bridge's own thread.
+job back is to send what the socket takes at once, and to leave the rest to a thread of the bridge. Who waits for an
+answer waits for as long as the worker shows that it lives.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -23,8 +17,8 @@ from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import AsyncCkptError, CheckpointerClosed, SaveFailed, WorkerCrashed
-from asyncckpt.events import HOME, Fallback, Listeners, WorkerRuns
+from asyncckpt.errors import CheckpointerClosed, SaveFailed, WorkerCrashed
+from asyncckpt.events import HOME, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
@@ -34,43 +28,25 @@ from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import wire
-from asyncckpt.worker.cores import shown
 from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.ignored import IgnoredMessages, kind_of
+from asyncckpt.worker.ignored import IgnoredMessages
 from asyncckpt.worker.past import Past
-from asyncckpt.worker.questions import Questions
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.reader import Reader
 from asyncckpt.worker.relay import Relay
 from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.wire import Message, UnknownEvent
 
 if sys.platform == "linux":
-    from asyncckpt.worker import jobs
     from asyncckpt.worker.brief import Brief
-    from asyncckpt.worker.jobs import Jobs
-    from asyncckpt.worker.link import Link, Waker
-    from asyncckpt.worker.pending import Pending
-    from asyncckpt.worker.priority import cores_of_trainer
-    from asyncckpt.worker.shown import Shown
+    from asyncckpt.worker.exchange import Exchange
+    from asyncckpt.worker.replies import Replies
+    from asyncckpt.worker.succession import Succession
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
-logger = logging.getLogger("asyncckpt")
-
 _T = TypeVar("_T")
-
-DEATHS = 3
-"""So many deaths within `WINDOW` seconds, and no other worker process is tried."""
-WINDOW = 60.0
-SILENCE = 60.0
-"""Seconds without a sign of life after which that is said, and nobody waits for an answer any more."""
-_BEATS = 12
-"""Signs of life in that time."""
-_PAUSES = (0.0, 0.25)
-"""Seconds before a worker that died is replaced: at once, and then not quite, or three deaths are one."""
 
 
 class ProcessExecutor:
@@ -92,29 +68,15 @@ class ProcessExecutor:
         computing: int,
         fall_back: Callable[[Past], Executor],
     ) -> None:
-        self._root = storage.url
-        self._listeners = listeners
+        ignored = IgnoredMessages("the worker process", listeners)
         self._relay = Relay(ranks)
-        self._fall_back = fall_back
         self._reader = Reader(Catalog(storage, config.monitor), config.beside.values())
-        self._brief = Brief(recipe, config, process, ranks, clock, computing)
-        self._lock = threading.RLock()
-        self._link: Link | None = None
-        self._successor: Executor | None = None
-        self._ignored = IgnoredMessages("the worker process", listeners)
-        self._jobs = Jobs(self._lock, listeners, self._ignored)
-        self._questions = Questions()
-        self._heard: float | None = None
-        self._is_silent = False
-        self._clock = clock
-        self._is_closed = False
-        self._has_ended = False
-        self._deaths: deque[float] = deque(maxlen=DEATHS)
-        self._waker = Waker()
-        self._shown = Shown(self._waker.wake)
-        self._thread = threading.Thread(target=self._run, name="asyncckpt-bridge", daemon=True)
+        self._exchange = Exchange(Brief(recipe, config, process, ranks, clock, computing), listeners, ignored)
+        self._replies = Replies(self._exchange, self._relay, ignored, listeners, clock)
+        self.withdraw = self._exchange.withdraw
+        self.abandon = self._exchange.abandon
         try:
-            self._thread.start()
+            self._workers = Succession(storage.url, self._exchange, self._replies, self._relay, listeners, fall_back)
         except RuntimeError:
             self._relay.close(0.0)
             raise
@@ -125,50 +87,11 @@ class ProcessExecutor:
         """See `Executor.submit`."""
         if ticket.memory is None:
             raise SaveFailed("this staging memory cannot be shared with another process")
-        with self._lock:
-            layout = self._shown.layout(ticket.job.layout)
-        pending = Pending(ticket, layout)
-        with self._lock:
-            self._check_open()
-            if self._successor is not None:
-                self._successor.submit(ticket)
-                return
-            self._shown.watch(ticket)
-            self._jobs.add(pending)
-            ticket.watermark.follow(lambda: self._follow(pending))
-            if self._link is not None:
-                self._link.give(pending)
-                self._wake_to_send()
-
-    def _follow(self, pending: Pending) -> None:
-        with self._lock:
-            if self._link is not None and pending.id in self._jobs:
-                self._link.follow(pending)
-                self._wake_to_send()
-
-    def withdraw(self, job: str) -> bool:
-        """See `Executor.withdraw`."""
-        with self._lock:
-            pending = self._jobs.find(job)
-            if pending is None:
-                return self._successor is not None and self._successor.withdraw(job)
-            if not pending.take():
-                return False
-            self._jobs.take(job)
-            self._tell({"kind": "withdraw", "job": job})
-        pending.keep()
-        return True
-
-    def abandon(self, job: str, by_step: int) -> None:
-        """See `Executor.abandon`."""
-        with self._lock:
-            if self._successor is not None:
-                self._successor.abandon(job, by_step)
-            self._tell({"kind": "abandon", "job": job, "by_step": by_step})
+        self._exchange.submit(ticket)
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """See `Executor.staged`: the worker has everything that it needs to commit it without this process."""
-        pending = self._jobs.find(job)
+        pending = self._exchange.jobs.find(job)
         if pending is None:
             tell()
         else:
@@ -176,16 +99,12 @@ class ProcessExecutor:
 
     def pace(self, share: float, seconds: float | None = None) -> None:
         """See `Executor.pace`."""
-        with self._lock:
-            self._brief.share = share if seconds is None else 1.0  # that of a worker to come
-            if self._successor is not None:
-                self._successor.pace(share, seconds)
-            self._tell({"kind": "pace", "share": share, "seconds": seconds})
+        self._exchange.pace(share, seconds)
 
     @property
     def heard(self) -> float | None:
         """See `Executor.heard`."""
-        return self._heard
+        return self._replies.heard
 
     # -- reading, in this process --------------------------------------------------------------------------
 
@@ -201,16 +120,8 @@ class ProcessExecutor:
     def held(self, which: Which) -> Iterator[Checkpoint]:
         """See `Executor.held`."""
         checkpoint, _ = self.read(lambda catalog: catalog.named(which))
-        seq = checkpoint.seq
-        with self._lock:
-            self._brief.hold(seq)
-            self._tell({"kind": "hold", "seq": seq})
-        try:
+        with self._exchange.held(checkpoint.seq):
             yield checkpoint
-        finally:
-            with self._lock:
-                self._brief.release(seq)
-                self._tell({"kind": "release", "seq": seq})
 
     # -- questions -----------------------------------------------------------------------------------------
 
@@ -218,7 +129,7 @@ class ProcessExecutor:
         """See `Executor.resume`."""
         # Before the run is taken, as the service does: what it lists then must not grow old.
         marks = self.read(lambda catalog: catalog.marks())
-        answer = self._ask("resume")
+        answer = self._exchange.ask("resume")
         if isinstance(answer, Future):
             head = records.decode(answer.result().encode("ascii"), "the worker's record")
             return replace(self.read(lambda catalog: catalog.listing_of(head)), marks=marks)
@@ -227,7 +138,7 @@ class ProcessExecutor:
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
         """See `Executor.go_on`."""
         text = None if verified is None else wire.contents_text(verified)
-        answer = self._ask("go_on", seq=seq, damaged=list(damaged), named=named, verified=text)
+        answer = self._exchange.ask("go_on", seq=seq, damaged=list(damaged), named=named, verified=text)
         if isinstance(answer, Future):
             answer.result()
         else:
@@ -235,27 +146,26 @@ class ProcessExecutor:
 
     def damaged(self, tier: str, finding: Finding, damage: Damage) -> None:
         """See `Executor.damaged`."""
-        with self._lock:
-            if tier == HOME:
-                self._brief.past.found[finding] = damage
-        answer = self._ask("damaged", tier=tier, found=wire.found_json(finding, damage))
+        if tier == HOME:
+            self._exchange.found(finding, damage)
+        answer = self._exchange.ask("damaged", tier=tier, found=wire.found_json(finding, damage))
         if not isinstance(answer, Future):
             answer.damaged(tier, finding, damage)
 
     def prune(self, *, dry_run: bool) -> PrunePlan:
         """See `Executor.prune`."""
-        answer = self._ask("prune", dry_run=dry_run)
+        answer = self._exchange.ask("prune", dry_run=dry_run)
         return wire.plan_of(answer.result()) if isinstance(answer, Future) else answer.prune(dry_run=dry_run)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
         """See `Executor.record`."""
-        answer = self._ask("record", step=step, metrics=dict(metrics))
+        answer = self._exchange.ask("record", step=step, metrics=dict(metrics))
         return answer if isinstance(answer, Future) else answer.record(step, metrics)
 
     def settle(self, timeout: float | None = None) -> bool:
         """See `Executor.settle`."""
         try:
-            answer = self._ask("settled")
+            answer = self._exchange.ask("settled")
             if not isinstance(answer, Future):
                 return answer.settle(timeout)
             answer.result(timeout)
@@ -265,271 +175,18 @@ class ProcessExecutor:
             pass  # told where it belongs: on the handles
         return True
 
-    def _ask(self, name: str, **arguments: Any) -> Future[Any] | Executor:
-        """Ask the worker; where there is no worker process any more, who is to be asked in its place."""
-        with self._lock:
-            self._check_open()
-            if self._successor is not None:
-                return self._successor
-            question = self._questions.ask(name, arguments)
-            if self._link is not None:
-                self._tell(question.send())
-            return question.answer
-
     # -- the end -------------------------------------------------------------------------------------------
 
     def close(self, timeout: float | None = None) -> None:
         """See `Executor.close`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            self._is_closed = True
-            self._tell({"kind": "close"})
-            successor = self._successor
-        self._waker.wake()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            logger.warning("the background worker did not finish in %s s", timeout)
+        successor = self._exchange.close()
+        self._workers.join(timeout)
         self._relay.close(_left(deadline))
         self._reader.close(_left(deadline))
         if successor is not None:
             successor.close(_left(deadline))
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise CheckpointerClosed("this checkpointer is closed")
-
-    # -- the bridge's thread -------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            while True:
-                ended = self._one_worker()
-                if ended is None or self._is_hopeless(ended):
-                    break
-        except BaseException as error:  # the thread's entry: whatever ends it must reach the handles
-            logger.exception("the bridge to the worker process failed")
-            self._give_up(f"the bridge to the worker process failed: {error!r}")
-        finally:
-            self._fail_questions(CheckpointerClosed("this checkpointer was closed during the call"))
-
-    def _one_worker(self) -> str | None:
-        """Serve one worker process to its end; returns how it died, or None if it ended in order."""
-        self._has_ended = False
-        try:
-            with self._lock:
-                brief = self._brief.message()
-            link = Link(self._root, brief, SILENCE / _BEATS)
-        except OSError as error:
-            return f"no worker process can be started: {error}"
-        try:
-            with self._lock:
-                self._begin(link)
-            while link.wait(self._waker.descriptor):
-                self._waker.clear()
-                self._hear(link)
-                if self._is_in_the_way(link):
-                    break
-                self._forget(link)
-                link.channel.flush()
-                if link.channel.is_ended or link.channel.is_broken:
-                    break
-            self._hear(link)  # its last words
-        finally:
-            with self._lock:
-                self._link = None
-            self._relay.forget()
-            how = link.end()
-        return None if self._has_ended else how
-
-    def _begin(self, link: Link) -> None:
-        """Tell a new worker process everything that is still to be done."""
-        self._link = link
-        for pending in self._jobs:
-            link.give(pending)
-        for question in self._questions:
-            link.channel.post(question.send())
-        if self._is_closed:
-            link.channel.post({"kind": "close"})
-
-    def _is_hopeless(self, how: str) -> bool:
-        """A worker has died: whether to give up; if not, whatever it had is ready for the next one."""
-        logger.error("%s", how)
-        now = time.monotonic()
-        self._deaths.append(now)
-        recent = [death for death in self._deaths if now - death < WINDOW]
-        if len(recent) >= DEATHS:
-            self._give_up(f"{len(recent)} deaths within {WINDOW:g} s, the last: {how}")
-            return True
-        with self._lock:
-            gone = self._jobs.take_all(lambda pending: pending.is_lost)
-            for pending in self._jobs:
-                pending.renew()
-        jobs.fail(gone, f"{how}; what it had read of the snapshot was given back")
-        self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {how}"))
-        time.sleep(_PAUSES[min(len(recent), len(_PAUSES)) - 1])
-        return False
-
-    def _give_up(self, reason: str) -> None:
-        with self._lock:
-            left = self._jobs.take_all()
-            if not self._is_closed:
-                self._successor = successor = self._fall_back(self._brief.past)
-                successor.pace(self._brief.share)
-                for pending in left:
-                    if not pending.is_given:
-                        successor.submit(pending.ticket)
-                        pending.keep()
-                left = [pending for pending in left if pending.is_given]
-        if self._successor is not None:
-            self._listeners.emit(Fallback("executor", f"{reason}; saves go on in a thread, and end with this process"))
-        jobs.fail(left, reason)
-        self._fail_questions(WorkerCrashed(f"the background worker ended during the call: {reason}"))
-
-    def _fail_questions(self, error: AsyncCkptError) -> None:
-        with self._lock:
-            failed = self._questions.take_sent(everything=self._is_over)
-        for question in failed:
-            question.answer.set_exception(error)
-
-    @property
-    def _is_over(self) -> bool:
-        return self._successor is not None or self._is_closed
-
-    def _beat(self, message: Message) -> None:
-        self._heard = self._clock.time()
-        for _ in range(message.get("late", 0)):
-            self._ignored.note("late", message)
-
-    def _is_in_the_way(self, link: Link) -> bool:
-        """Whether the worker shows no sign of life, which is said once, while somebody waits for its answer.
-
-        For saves it is not ended: what holds it up would hold up another, and training goes on. But whoever waits for
-        an answer is told that none will come, and then another one may as well take its place.
-        """
-        was_silent, self._is_silent = self._is_silent, link.silence >= SILENCE
-        if not self._is_silent:
-            return False
-        what = f"the worker process {link.process.pid} has given no sign for {link.silence:.0f} s"
-        if not was_silent:
-            reason = f"{what}: it is stopped, or its machine or store holds it; saves wait for it"
-            self._listeners.emit(Fallback("worker", reason))
-        with self._lock:
-            asked = self._questions.take_sent(everything=self._is_over)
-            if asked:
-                self._link = None  # who asks from now on asks the next one
-        if asked:
-            link.kill()
-        for question in asked:
-            question.answer.set_exception(
-                WorkerCrashed(
-                    f"{what}, so that the call was given up and the process killed; another one takes its place, with "
-                    f"all saves that are under way: call again. If that one falls silent too, look what holds it: "
-                    f"{self._root}, or the machine; executor='thread' does without it"
-                )
-            )
-        return bool(asked)
-
-    def _forget(self, link: Link) -> None:
-        with self._lock:
-            self._shown.forget(link, [pending.layout for pending in self._jobs])
-
-    def _hear(self, link: Link) -> None:
-        for message, _ in link.receive():
-            self._heed(message)
-
-    def _heed(self, message: Message) -> None:
-        handler = _HANDLERS.get(kind_of(message))
-        if handler is None:
-            self._ignored.note("unknown", message)
-            return
-        try:
-            handler(self, message)
-        except Exception as error:
-            logger.debug("not understood: %r", message, exc_info=True)
-            self._ignored.note("malformed", message, error)
-            self._jobs.misread(message, error)
-
-    def _tell(self, message: Message) -> None:
-        if self._link is not None:
-            self._link.channel.post(message)
-            self._wake_to_send()
-
-    def _wake_to_send(self) -> None:
-        if self._link is not None and self._link.channel.is_waiting:
-            self._waker.wake()
-
-    # -- what the worker says ------------------------------------------------------------------------------
-
-    def _here(self, message: Message) -> None:
-        """It runs; where and how, as it has found."""
-        cpus, nice = frozenset(message["cpus"]), message["nice"]
-        spared = cores_of_trainer() - cpus
-        seconds = 0.0 if self._link is None else self._link.age
-        logger.info(
-            "worker process %s runs after %.2f s, at nice %s, on cores %s%s",
-            *(message["pid"], seconds, nice, shown(cpus)),
-            f" ({shown(spared)} are left to training)" if spared else "",
-        )
-        self._listeners.emit(WorkerRuns(message["pid"], seconds, nice, tuple(sorted(cpus)), tuple(sorted(spared))))
-
-    def _hello(self, message: Message) -> None:
-        logger.debug("worker process %s is ready", message["pid"])
-        with self._lock:
-            if self._link is not None:
-                self._link.ready(list(self._jobs))
-
-    def _bye(self, message: Message) -> None:
-        self._has_ended = True
-
-    def _claimed(self, message: Message) -> None:
-        with self._lock:
-            self._brief.claimed(message)
-
-    def _event(self, message: Message) -> None:
-        try:
-            event = wire.event_of(message["event"])
-        except UnknownEvent:
-            self._ignored.note("unknown", {"kind": message["event"]["event"]})
-        else:
-            self._listeners.emit(event)
-
-    def _relayed(self, message: Message) -> None:
-        link = self._link
-        self._relay.take(message, lambda answer: self._post(link, answer))
-
-    def _post(self, link: Link | None, answer: Message) -> None:
-        """Answer the worker that asked; another one would not know what for."""
-        with self._lock:
-            if link is self._link:
-                self._tell(answer)
-
-    def _answered(self, message: Message) -> None:
-        with self._lock:
-            question = self._questions.take(message["call"])
-        if question is None:
-            self._ignored.note("late", message)
-        else:
-            question.hear(message)
-
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-_HANDLERS: dict[str, Callable[[ProcessExecutor, Message], None]] = {
-    "beat": ProcessExecutor._beat,
-    "here": ProcessExecutor._here,
-    "hello": ProcessExecutor._hello,
-    "bye": ProcessExecutor._bye,
-    "claim": ProcessExecutor._claimed,
-    "event": ProcessExecutor._event,
-    "answer": ProcessExecutor._answered,
-    "ranks": ProcessExecutor._relayed,
-    "started": lambda bridge, message: bridge._jobs.started(message),
-    "landed": lambda bridge, message: bridge._jobs.landed(message),
-    "missed": lambda bridge, message: bridge._jobs.missed(message),
-    "taken": lambda bridge, message: bridge._jobs.taken(message),
-    "committed": lambda bridge, message: bridge._jobs.committed(message),
-    "rejected": lambda bridge, message: bridge._jobs.rejected(message),
-    "declined": lambda bridge, message: bridge._jobs.declined(message),
-}

@@ -76,7 +76,7 @@ def killed(
 def worker_of(ckpt: AsyncCheckpointer) -> int:
     """The number of the worker process that serves `ckpt` now."""
     deadline = time.monotonic() + PATIENCE
-    while (link := ckpt._executor._link) is None or link.process.returncode is not None:
+    while (link := ckpt._executor._exchange.link) is None or link.process.returncode is not None:
         assert time.monotonic() < deadline, "no worker process"
         time.sleep(0.001)
     return int(link.process.pid)

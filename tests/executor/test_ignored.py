@@ -153,7 +153,7 @@ def test_P5_what_is_no_message_at_all_is_counted(make: Make, recorder: Recorder,
         channel = Channel(theirs)
         executor: Any = ckpt._executor
         for message, _ in channel.receive():
-            executor._heed(message)
+            executor._replies.take(message)
         channel.close()
     assert [why for why, _ in ignored(recorder)] == ["unknown"]
     assert ckpt.save(2).wait(PATIENCE).step == 2
@@ -168,7 +168,7 @@ def test_P5_what_is_late_is_counted_and_not_said(
     ckpt.save(1).wait()
     executor: Any = ckpt._executor
     for kind in ("started", "committed"):
-        executor._heed(next(message for message in said if message["kind"] == kind))
+        executor._replies.take(next(message for message in said if message["kind"] == kind))
     assert [(event.why, event.kind) for event in recorder.of(Ignored)] == [("late", "started"), ("late", "committed")]
     assert "was ignored" not in caplog.text
     assert ckpt.save(2).wait(PATIENCE).step == 2
@@ -183,9 +183,9 @@ def test_P5_a_word_that_a_worker_does_not_know_ends_nothing_there_and_its_traine
     ckpt = make(model=Toy())
     ckpt.save(1).wait()
     worker, executor = worker_of(ckpt), ckpt._executor
-    assert executor._link is not None
-    executor._link.channel.post({"kind": "sing"})
-    executor._link.channel.post({"kind": "hold"})  # what?
+    assert executor._exchange.link is not None
+    executor._exchange.link.channel.post({"kind": "sing"})
+    executor._exchange.link.channel.post({"kind": "hold"})  # what?
     assert ckpt.save(2).wait(PATIENCE).step == 2
     assert worker_of(ckpt) == worker
     assert ignored(recorder) == [("unknown", "sing"), ("malformed", "hold")]

@@ -22,7 +22,7 @@ from asyncckpt.events import Durable, Fallback, Weighed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.weighing import LEAST, WORTH
-from asyncckpt.worker import bridge
+from asyncckpt.worker import succession
 from asyncckpt.worker.bridge import ProcessExecutor
 
 from ..checkpointer.trainings import Recorder, Toy, Training, refuse_threads, steps
@@ -93,7 +93,7 @@ if child == 0:
     with os.scandir("/proc/self/fd") as found:
         held = [os.readlink(entry.path) for entry in found]
     mapped = open("/proc/self/maps").read()
-    channel = ckpt._executor._link.channel
+    channel = ckpt._executor._exchange.link.channel
     print([name for name in held if "memfd" in name], "memfd:asyncckpt" in mapped, channel.fileno(), flush=True)
     os._exit(0)
 os.waitpid(child, 0)
@@ -254,7 +254,7 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_worker_that_is_stopped_is_said_to_be_silent_and_its_saves_wait(
     make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge, "SILENCE", 3.0)
+    monkeypatch.setattr(succession, "SILENCE", 3.0)
     ckpt = make(model=Toy())
     ckpt.save(1).wait()
     worker = worker_of(ckpt)

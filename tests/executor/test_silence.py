@@ -14,7 +14,7 @@ from asyncckpt.errors import WorkerCrashed
 from asyncckpt.events import Durable, Fallback
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import bridge, link
+from asyncckpt.worker import link, succession
 from asyncckpt.worker.bridge import ProcessExecutor
 from asyncckpt.worker.vigil import Vigil
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kills
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "SILENCE", 3.0)
+    monkeypatch.setattr(succession, "SILENCE", 3.0)
 
 
 CALLS: dict[str, Callable[[ProcessExecutor], Any]] = {
@@ -110,7 +110,7 @@ def test_P5_a_worker_that_only_takes_long_is_waited_for(make: Make, store: Share
         gate.wait_reached()
         began = executor.heard
         assert began is not None
-        while (heard := executor.heard) is not None and heard < began + bridge.SILENCE + 1:
+        while (heard := executor.heard) is not None and heard < began + succession.SILENCE + 1:
             assert not pruning.done()
         gate.open()
         assert pruning.result(PATIENCE).removed == ()

@@ -13,7 +13,7 @@ from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy, SavePol
 from asyncckpt.errors import CheckpointDirectoryExistsError, Fenced, SaveFailed, WorkerCrashed
 from asyncckpt.events import Durable, Failed, Fallback
 from asyncckpt.testing.shared import SharedGates
-from asyncckpt.worker import bridge
+from asyncckpt.worker import succession
 
 from ..checkpointer.trainings import Elsewhere, Recorder, Toy, Training, steps
 from .conftest import Make, worker_of
@@ -28,7 +28,7 @@ def kill(ckpt: AsyncCheckpointer) -> None:
 @pytest.fixture
 def stubborn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker may die as often as it likes."""
-    monkeypatch.setattr(bridge, "DEATHS", 1000)
+    monkeypatch.setattr(succession, "DEATHS", 1000)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_P5_a_stopped_worker_holds_neither_steps_nor_saves(make: Make, store: Sh
         for step in range(2, 2000):  # far more words than the socket takes
             training.step()
             ckpt.step(step)
-        assert ckpt._executor._link.channel.is_waiting, "the socket took it all: this showed nothing"
+        assert ckpt._executor._exchange.link.channel.is_waiting, "the socket took it all: this showed nothing"
         assert steps(ckpt) == [1]
     finally:
         os.kill(worker, signal.SIGCONT)

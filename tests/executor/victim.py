@@ -63,7 +63,7 @@ def die() -> None:
 def link_of(ckpt: AsyncCheckpointer) -> Link:
     """To the worker process."""
     executor: Any = ckpt._executor
-    link: Link = executor._link
+    link: Link = executor._exchange.link
     return link
 
 

@@ -155,7 +155,7 @@ def test_P3_a_worker_that_dies_takes_with_it_what_it_has_read(
         executor: Any = checkpointer._executor
         handle = checkpointer.save(1)
         gate.wait_entered()
-        executor._link.process.kill()
+        executor._exchange.link.process.kill()
         gate.open()
         run.change()
         with pytest.raises(SaveFailed, match="was given back") as failure:
