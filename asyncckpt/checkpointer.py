@@ -1,6 +1,7 @@
-"""AsyncCheckpointer: what a training loop talks to. It wires the parts together and holds no logic of its own.
+"""AsyncCheckpointer: what a training loop talks to. It passes calls on to its parts, and holds no logic of its own.
 
-Constructing it, restoring and listing only read. ``resume()`` or the first save takes the run.
+Constructing it, restoring and listing only read. ``resume()`` or the first save takes the run. What the parts are made
+from is in `asyncckpt.blueprint`, and what each of them needs in `asyncckpt.assembling`.
 """
 
 from __future__ import annotations
@@ -14,54 +15,29 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal
 
-from asyncckpt import executing, living
-from asyncckpt.admission import Admission
-from asyncckpt.arguments import (
-    check_choices,
-    check_emergency,
-    check_keep,
-    check_values,
-    refuse_among,
-    several,
-)
-from asyncckpt.beginning import Beginning
+from asyncckpt import living
+from asyncckpt.arguments import check_choices, check_emergency, several
+from asyncckpt.asked import Asked
+from asyncckpt.assembling import assembled
 from asyncckpt.belonging import Root, Run, belonging
+from asyncckpt.blueprint import Blueprint
 from asyncckpt.budget import Budget
-from asyncckpt.cadence import Cadence
-from asyncckpt.catalog import Catalog
-from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.deciding import Decision, numbers
-from asyncckpt.distributed.coordinator import place, refuse_late_group
-from asyncckpt.distributed.counts import Counts
-from asyncckpt.ending import Ending
+from asyncckpt.deciding import numbers
+from asyncckpt.distributed.coordinator import refuse_late_group
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
-from asyncckpt.eventlog import EventLog
-from asyncckpt.events import LOCAL, Listener, Listeners, Resumed
+from asyncckpt.events import Listener, Resumed
 from asyncckpt.executing import Wanted
 from asyncckpt.handle import SaveHandle, wait_all
-from asyncckpt.late import LateMetrics
 from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
-from asyncckpt.metrics import MetricsConfig, exporter
-from asyncckpt.nearest import Nearest
-from asyncckpt.policy import Decider, SavePolicy
+from asyncckpt.metrics import MetricsConfig
+from asyncckpt.policy import SavePolicy
 from asyncckpt.preemption import Preemption
-from asyncckpt.preemption.speed import Speedometer
 from asyncckpt.preemption.stop import Stop
-from asyncckpt.restorer import Restorer
 from asyncckpt.restoring import Loaded
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
-from asyncckpt.saving import OnBusy, Saver, Verify
-from asyncckpt.state.capture import Capture
+from asyncckpt.saving import OnBusy, Verify
 from asyncckpt.state.training_state import TrainingState, training_state
-from asyncckpt.stopping import Stopping
-from asyncckpt.tiers import stores
-from asyncckpt.tracked import fingerprint, optimizers, roughly, roughly_here, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
-from asyncckpt.version import __version__
-from asyncckpt.worker.ranks import Ranks
-from asyncckpt.worker.service import ServiceConfig
-from asyncckpt.worker.settings import ProcessConfig
-from asyncckpt.worker.sharing import Sharing
 
 logger = logging.getLogger("asyncckpt")
 
@@ -114,21 +90,29 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
-        where = "process" if isinstance(executor, ProcessConfig) else executor
-        check_choices(on_busy=on_busy, on_failure=on_failure, verify=verify, executor=where)
-        check_keep(keep, monitor)
-        root, storage_options, overwrite, listeners, self._run = belonging(
-            root, storage_options, listeners, overwrite=overwrite
+        belongs = belonging(root, storage_options, listeners, overwrite=overwrite)
+        asked = Asked(
+            root=belongs.root,
+            save=save,
+            keep=keep,
+            monitor=monitor,
+            on_busy=on_busy,
+            on_failure=on_failure,
+            budget=budget,
+            generations=generations,
+            executor=executor,
+            metrics=metrics,
+            listeners=belongs.listeners,
+            storage_options=belongs.options,
+            local=local,
+            mirror=mirror,
+            preemption=preemption,
+            verify=verify,
+            overwrite=belongs.overwrite,
+            run=belongs.run,
+            close_timeout=close_timeout,
         )
-        check_values(root, close_timeout, generations)
-        limits = budget if isinstance(budget, Budget) else Budget(memory=budget)
-        self._storage, nearer, copies = stores(root, storage_options, local=local, mirror=mirror)
-        self._on_busy: OnBusy = on_busy
-        self._on_failure, self._monitor = on_failure, monitor
-        self._close_timeout = close_timeout
-        here = place()
-        refuse_among(here.world, local=local)
-        parts = {
+        objects = {
             "model": model,
             "optimizer": optimizer,
             "scheduler": scheduler,
@@ -136,86 +120,26 @@ class AsyncCheckpointer:
             "dataloader": dataloader,
             "extra": extra,
         }
-        self._tracked = tracked = track(parts, here)
-        plan, policy = fingerprint(tracked), save or SavePolicy()
-        decider = Decider(policy, monitor, SYSTEM_CLOCK)
-        if save is None:
-            logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
-        config = ServiceConfig(keep, monitor, overwrite, mirror=copies, local=nearer)
-        self._exporter = exporter(metrics, self._storage, config.beside, here.world)
-        speedometer = Speedometer()
-        self._listeners = Listeners([EventLog(), *listeners, *filter(None, [self._exporter]), speedometer])
-        self._stopping = Stopping(preemption, self._listeners, speedometer)
-        self._cadence = Cadence(policy, SYSTEM_CLOCK, self._listeners)
-        self._succeed()
-        # Nothing that can fail comes after this: the ranks count the checkpointers that they have made.
-        self._ranks = ranks = here.ranks(
-            {
-                "root": self._storage.url,
-                "save": repr(save),
-                "monitor": repr(monitor),
-                "on_failure": on_failure,
-                "preemption": "None" if preemption is None else f"exit={preemption.exit}",
-                "objects that all ranks share": ", ".join(shared_names(tracked)),
-                "version": __version__,
-            }
-        )
-        counts, admission = Counts(), Admission(self._storage, self._listeners)
-        self._decision = Decision(decider, monitor, ranks, counts, None if preemption is None else self._stopping.due)
-        self._executor = executing.made(
-            executor, roughly(parts), self._storage, config, self._listeners, SYSTEM_CLOCK, ranks
-        )
-        self._saver = Saver(
-            Capture(saved_here(tracked, here), tracked.lazy, tracked.guarded),
-            self._executor,
-            self._listeners,
-            SYSTEM_CLOCK,
-            ranks,
-            counts,
-            admission,
-            Sharing(ranks, roughly_here(parts, here)),
-            # The others' shards are small, and they must not stall on what only rank 0 can decide.
-            generations=generations if ranks.rank == 0 else generations + 2,
-            budget=limits,
-            verify=verify,
-            fingerprint=plan,
-            tiers=() if nearer is None else (LOCAL,),
-            code_version=None if self._run is None else self._run.code,
-        )
-        if self._exporter is not None:
-            self._exporter.watch(self._saver.levels)
-        self._beginning = Beginning(
-            self._storage.url,
-            self._executor.listing,
-            self._saver,
-            ranks,
-            admission,
-            optimizers(saved_here(tracked, here)),
-            overwrite=overwrite,
-        )
-        self._restorer = Restorer(
-            *(self._executor, tracked.trees, ranks, self._listeners, counts, self.before_mutation),
-            Nearest(
-                {} if copies is None else {"mirror": Catalog(copies)},
-                self._listeners,
-                self._executor.damaged,
-                nearer={} if nearer is None else {LOCAL: Catalog(nearer)},
-            ),
-        )
-        self._ending = Ending(
-            self._saver,
-            LateMetrics(self._saver, self._executor, self._listeners),
-            self._executor,
-            self._stopping,
-            self._exporter,
-        )
-        self._begin(ranks, parts)
+        self._be(asked, Blueprint(asked, objects))
+        if asked.run is not None:
+            asked.run.begin_with(objects)
 
-    def _begin(self, ranks: Ranks, parts: Mapping[str, object]) -> None:
-        self._stopping.begin(self._saver, self._executor, ranks)
-        if self._run is not None:
-            self._run.begin_with(parts)
-        self._beginning.constructed()
+    def _be(self, asked: Asked, plan: Blueprint) -> None:
+        self._asked = asked
+        self._storage = plan.home
+        self._listeners = plan.listeners
+        self._exporter = plan.exporter
+        self._stopping = plan.stopping
+        self._cadence = plan.cadence
+        self._succeed()
+        parts = assembled(plan)
+        self._ranks = parts.ranks
+        self._decision = parts.decision
+        self._executor = parts.executor
+        self._saver = parts.saver
+        self._beginning = parts.beginning
+        self._restorer = parts.restorer
+        self._ending = parts.ending
 
     def _succeed(self) -> None:
         """Be the one of its root in this process, and be scraped: a former one may have had the port."""
@@ -244,7 +168,7 @@ class AsyncCheckpointer:
             self._check_failures()
             self._beginning.prepare()
             return None
-        return self._save(step, epoch, metrics, replaceable=True, on_busy=self._on_busy)
+        return self._save(step, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
 
     def epoch_end(
         self, epoch: int, *, step: int | None = None, metrics: Mapping[str, Any] | None = None
@@ -259,7 +183,7 @@ class AsyncCheckpointer:
             self._check_failures()
             self._beginning.prepare()
             return None
-        return self._save(at, epoch, metrics, replaceable=True, on_busy=self._on_busy)
+        return self._save(at, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
 
     def save(
         self,
@@ -310,7 +234,7 @@ class AsyncCheckpointer:
                 raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
             self._beginning.check()
             self._restorer.check_whole()
-            values = numbers(metrics, self._monitor, every=True)
+            values = numbers(metrics, self._asked.monitor, every=True)
             epoch = None if epoch is None else operator.index(epoch)
             handle = self._saver.save(
                 operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy, urgency=urgency
@@ -333,7 +257,7 @@ class AsyncCheckpointer:
         `close` wait for it. With several ranks, rank 0's call is the one that counts.
         """
         self._check_open()
-        values = numbers(metrics, self._monitor, every=True)
+        values = numbers(metrics, self._asked.monitor, every=True)
         self._decision.told(values)
         return self._ending.late.add(operator.index(step), values)
 
@@ -362,13 +286,13 @@ class AsyncCheckpointer:
         self._saver.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
         if which is None:
-            which = "latest" if self._run is None else self._run.chosen()
+            which = "latest" if self._asked.run is None else self._asked.run.chosen()
         loaded = self._restorer.resume(which, allow_partial=allow_partial)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
         if loaded is None:
             return None
-        if self._run is not None:
-            self._run.resumed()
+        if self._asked.run is not None:
+            self._asked.run.resumed()
         state = self._restored(loaded)
         self._stopping.resumed()
         self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
@@ -457,7 +381,7 @@ class AsyncCheckpointer:
             return
         self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
         self._beginning.close()
-        failed = self._ending.close(self._close_timeout if timeout is None else timeout)
+        failed = self._ending.close(self._asked.close_timeout if timeout is None else timeout)
         living.forget(self._storage.url, self)
         self._has_ended = True
         self._stopping.pass_on()
@@ -488,5 +412,5 @@ class AsyncCheckpointer:
         self._check_process()
 
     def _check_failures(self) -> None:
-        if self._on_failure == "raise":
+        if self._asked.on_failure == "raise":
             self._ending.raise_untold()

@@ -121,7 +121,7 @@ def test_it_is_scraped_once_it_is_known(
     make: Make, registry: CollectorRegistry, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("asyncckpt.checkpointer.SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("asyncckpt.blueprint.SYSTEM_CLOCK", clock)
     ckpt = make(model=Toy(), save=SavePolicy(every_steps=1000), metrics=MetricsConfig(port=0, registry=registry))
     for step in range(ENOUGH + 1):
         assert METRIC not in {name for name, _ in scrape(ckpt.metrics_port)}
@@ -141,7 +141,7 @@ def test_what_a_training_before_said_in_the_same_registry_is_gone(make: Make, re
 
 def test_steps_after_a_restore_are_not_timed_from_before_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, recorder = Clock(), Recorder()
-    monkeypatch.setattr("asyncckpt.checkpointer.SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("asyncckpt.blueprint.SYSTEM_CLOCK", clock)
     ckpt = make(model=Toy(), save=SavePolicy(every_steps=1000), listeners=[recorder])
     ckpt.save(0).wait()
     for _ in range(ENOUGH):

@@ -14,7 +14,7 @@ import pytest
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from asyncckpt import SavePolicy, checkpointer
+from asyncckpt import SavePolicy, blueprint
 from asyncckpt.distributed import coordinator
 from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.distributed.coordinator import StoreRanks
@@ -68,7 +68,7 @@ class OwnClock:
 
 def _timed(root: Path) -> list[int]:
     clock = OwnClock()
-    checkpointer.SYSTEM_CLOCK = clock
+    blueprint.SYSTEM_CLOCK = clock
     training, found = Training(), []
     with training.checkpointer(root, save=SavePolicy(every_seconds=25), on_busy="wait") as ckpt:
         for step in range(1, 10):

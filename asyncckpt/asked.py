@@ -1,0 +1,57 @@
+"""Asked: what a user asks of a checkpointer beside the objects to save, as one value that was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from asyncckpt.arguments import check_choices, check_keep, check_values
+from asyncckpt.belonging import Root, Run
+from asyncckpt.budget import Budget
+from asyncckpt.events import Listener
+from asyncckpt.executing import Wanted
+from asyncckpt.metrics import MetricsConfig
+from asyncckpt.policy import SavePolicy
+from asyncckpt.preemption import Preemption
+from asyncckpt.retention import Monitor, RetentionPolicy
+from asyncckpt.saving import OnBusy, Verify
+from asyncckpt.worker.settings import ProcessConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The arguments of `AsyncCheckpointer`, by their names; raises `ValueError` for what cannot be meant."""
+
+    root: Root
+    save: SavePolicy | None
+    keep: RetentionPolicy | None
+    monitor: Monitor | None
+    on_busy: OnBusy
+    on_failure: Literal["warn", "raise"]
+    budget: int | Budget | None
+    generations: int
+    executor: Wanted
+    metrics: int | MetricsConfig | None
+    listeners: Iterable[Listener]
+    storage_options: Mapping[str, Any] | None
+    local: Root | None
+    mirror: Root | None
+    preemption: Preemption | None
+    verify: Verify
+    overwrite: bool
+    close_timeout: float
+    run: Run | None
+    """What the root belongs to."""
+
+    def __post_init__(self) -> None:
+        check_choices(on_busy=self.on_busy, on_failure=self.on_failure, verify=self.verify)
+        if not isinstance(self.executor, ProcessConfig):
+            check_choices(executor=self.executor)
+        check_keep(self.keep, self.monitor)
+        check_values(self.root, self.close_timeout, self.generations)
+
+    @property
+    def limits(self) -> Budget:
+        """What saving may take."""
+        return self.budget if isinstance(self.budget, Budget) else Budget(memory=self.budget)
