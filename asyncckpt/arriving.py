@@ -25,8 +25,8 @@ from asyncckpt.storage.room import room
 PIECE = 8 << 20
 """Bytes of one request at most."""
 
-IN_FLIGHT = 8
-"""Requests at once: of a store on the same machine eight take all that the client can; more only take memory."""
+IN_FLIGHT = 6
+"""Requests at once: of a store on the same machine four take nearly all that the client can; each may need a room."""
 
 
 class Room(Protocol):

@@ -262,9 +262,9 @@ class FsspecStorage:
         try:
             found = self._files.find(self._root, detail=True, **strict)
         except FileNotFoundError:
-            if self._is_object_store:
-                raise StorageDenied(errno.ENOENT, f"{self._url}: there is no such bucket; create it") from None
-            return []
+            found = {}
+        if not found and self._is_object_store and not self._files.exists(self._root.partition("/")[0]):
+            raise StorageDenied(errno.ENOENT, f"{self._url}: there is no such bucket; create it")
         below = f"{self._root}/"
         names = (
             (name if name.startswith("/") == below.startswith("/") else f"/{name}", info)

@@ -210,7 +210,7 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
     training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
     first = training.model.weight.detach().clone()
     with Proxy(own.port) as proxy:
-        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3, "deadline": 6}, backend=backend)
+        options = own.options(proxy.endpoint, asyncckpt={**HASTY, "read_timeout": 3, "deadline": 4}, backend=backend)
         with checkpointer(training, url, options, optimizer=None, close_timeout=60) as ckpt:
             ckpt.save(1).wait()
             with torch.no_grad():
