@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,17 +44,19 @@ def test_T6_a_slow_writer_keeps_what_it_reads_and_the_newest_save_takes_the_plac
         checkpointer.save(1).wait()
         training.step()
         with training.store.hold("put", "*.safetensors") as writing:
-            wanted, handles = {}, []
+            wanted, handles, gates = {}, [], []
             for step in range(2, 6):
                 wanted[step] = training.state()
-                with simacc.hold(side()) as copying:
-                    if step > 3:  # its copy is under way, and what it has to give way to is
-                        copying()
-                    handles.append(checkpointer.save(step, on_busy="coalesce"))
-                    training.forward_backward()
-                    training.optimizer.step()
+                for gate in gates:  # what has to give way is being copied, and will be while it does
+                    threading.Timer(0.05, gate).start()
+                gates = [simacc.hold(side())]
+                handles.append(checkpointer.save(step, on_busy="coalesce"))
+                training.forward_backward()
                 if step == 2:
+                    gates.pop()()
                     writing.wait_reached()
+            gates.pop()()
+            training.step()
             skipped = checkpointer.save(6, on_busy="skip")
         checkpointer.wait()
     assert [handle.status for handle in (*handles, skipped)] == [

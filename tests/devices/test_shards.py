@@ -31,7 +31,7 @@ def test_T14_a_worker_process_reads_memory_that_a_device_has_written(
     options = {"model": training.model, "optimizer": training.optimizer, "verify": "off"}
     with AsyncCheckpointer(root, executor="process", **options) as checkpointer:
         assert isinstance(checkpointer._executor, ProcessExecutor)
-        wanted = {}
+        wanted, before = {}, simacc.stats().get("d2h_pageable", 0)
         for step in range(1, 6):
             wanted[step] = training.state()
             with simacc.hold(side()):
@@ -39,6 +39,7 @@ def test_T14_a_worker_process_reads_memory_that_a_device_has_written(
                 training.step()
             handle.wait()
         assert all(arena.pin("sim") for arena in checkpointer._saver._arenas._free)
+    assert simacc.stats().get("d2h_pageable", 0) == before
     for step, state in wanted.items():
         found = asyncckpt.load(root, step).state
         assert differing(tensors({name: found[name] for name in ("model", "optimizer")}), state) == []
