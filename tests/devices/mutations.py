@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from asyncckpt import tracked
 from asyncckpt.format.manifest import Path
 from asyncckpt.staging import arena, device, guards, lane, layout, origins, pieces, schedule
 from asyncckpt.staging.arena import Arena, ArenaPool
+from asyncckpt.staging.comparison import Comparison
 from asyncckpt.staging.lane import Lane
 from asyncckpt.staging.schedule import Schedule
 from asyncckpt.staging.snapshot import Snapshot
@@ -113,6 +114,28 @@ def nothing_is_guarded(patch: Patch) -> None:
 # -- before a read -------------------------------------------------------------------------------------------
 
 
+def compared_twice_at_once(patch: Patch) -> None:
+    """A comparison has device memory for all of what it compares twice."""
+    plain = Comparison._mask
+    kept: list[Tensor] = []
+
+    def mask(self: Comparison, place: Tensor, live: Tensor) -> Tensor:
+        kept.append(live.clone())
+        kept.append(live.clone())
+        return plain(self, place, live)
+
+    patch.setattr(Comparison, "_mask", mask)
+
+
+def copied_to_the_end(patch: Patch) -> None:
+    """A save that was given up is copied all the same."""
+
+    def stop(self: Snapshot) -> None:
+        self._backlog.open()
+
+    patch.setattr(Snapshot, "stop", stop)
+
+
 class _Done:
     def synchronize(self) -> None:
         """At once."""
@@ -161,10 +184,8 @@ def failures_pass(patch: Patch) -> None:
     """A copy that has failed is taken for one that was made."""
 
     def arrive(self: Snapshot, start: int, nbytes: int, event: torch.Event) -> None:
-        try:
+        with suppress(RuntimeError):
             event.synchronize()
-        except RuntimeError:
-            pass
         self._filling.finish(start)
         self._backlog.leave(nbytes)
 
@@ -263,10 +284,8 @@ def memory_of_the_process_alone(patch: Patch) -> None:
 
 
 def bits_of_a_conjugate_are_its_value(patch: Patch) -> None:
-    patch.setattr(
-        origins, "origin", lambda tensor: tensor.detach().resolve_neg()._conj() if tensor.is_conj() else plain(tensor)
-    )
     plain = device.origin
+    patch.setattr(origins, "origin", lambda tensor: tensor.detach().conj() if tensor.is_conj() else plain(tensor))
 
 
 def everything_is_row_major(patch: Patch) -> None:

@@ -17,6 +17,7 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.errors import SaveFailed, StorageError, TornSnapshot, UnsupportedState
 from asyncckpt.staging import backlog, pieces, pinning, streams
+from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.testing import simacc
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from asyncckpt.worker import pipeline
@@ -73,8 +74,13 @@ def test_T9_a_save_that_is_given_up_in_mid_copy_copies_no_more_and_the_next_one_
             before = simacc.stats()["d2h_pinned"]
             gate = simacc.hold(side())
             given_up = checkpointer.save(3, on_busy="coalesce")
-            threading.Timer(0.05, gate).start()  # giving up waits for what the device has been given
-            wanted = training.state()
+            wanted, stop = training.state(), Snapshot.stop
+
+            def stopped(self: Snapshot) -> None:
+                stop(self)
+                gate()  # giving up waits for what the device has been given
+
+            monkeypatch.setattr(Snapshot, "stop", stopped)
             last = checkpointer.save(4, on_busy="coalesce")
             training.step()
             last.wait_staged()

@@ -47,6 +47,25 @@ def test_T1_copies_wait_for_what_the_training_stream_still_has_to_do() -> None:
     assert differing(training.saved(), wanted) == []
 
 
+def test_T1_a_training_may_be_on_a_stream_of_its_own() -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+    simacc.configure(kernel_latency=0.0005)
+    stream = torch.Stream(device=DEVICE)
+    stream.wait_stream(torch.accelerator.current_stream())
+    with stream, training.checkpointer(verify="off") as checkpointer:
+        for step in range(1, 5):
+            training.step()
+            clones = {f".model.{name}": tensor.clone() for name, tensor in training.model.state_dict().items()}
+            with simacc.hold(side()):
+                handle = checkpointer.save(step)
+                training.forward_backward()
+                training.optimizer.step()
+            wanted = {name: tensor.cpu() for name, tensor in clones.items()}
+            handle.wait()
+            saved = training.saved()
+            assert differing({name: saved[name] for name in wanted}, wanted) == []
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_T2_a_step_waits_for_the_copies_on_the_device_and_the_host_goes_on(name: str) -> None:
     kind, options = OPTIMIZERS[name]
