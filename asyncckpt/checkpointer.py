@@ -57,7 +57,7 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.tiers import stores
 from asyncckpt.tracked import fingerprint, roughly, saved_here, shared_names, track
 from asyncckpt.urgency import Urgency
-from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 
 logger = logging.getLogger("asyncckpt")

@@ -33,13 +33,13 @@ from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import wire
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.past import Past
 from asyncckpt.worker.questions import Questions
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.reader import Reader
 from asyncckpt.worker.relay import Relay
-from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.wire import Message
@@ -362,7 +362,9 @@ class ProcessExecutor:
                     if not pending.is_given:
                         successor.submit(pending.ticket)
                         pending.keep()
-                left = [pending for pending in left if pending.is_given]
+                    elif pending.ticket.landed:
+                        successor.submit(replace(pending.ticket, repeated=True))
+                left = [pending for pending in left if pending.is_given and not pending.ticket.landed]
         if self._successor is not None:
             self._listeners.emit(Fallback("executor", f"{reason}; saves go on in a thread, and end with this process"))
         jobs.fail(left, reason)

@@ -39,6 +39,8 @@ class Keeping:
     ) -> None:
         self.reading: dict[int, int] = {}
         self.damaged: set[int] = set()
+        self.spared: frozenset[int] = frozenset()
+        """What stays for a reason of its own."""
         self._storage = storage
         self._policy = policy
         self._monitor = monitor
@@ -108,7 +110,7 @@ class Keeping:
 
     def _told(self, wishes: Wishes, unwanted: Mapping[int, str] | None = None) -> Told:
         return Told(
-            reading=self.reading.keys(),
+            reading=self.reading.keys() | self.spared,
             damaged=self.damaged,
             marks=wishes.spared,
             asked=wishes.unwanted,

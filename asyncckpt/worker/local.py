@@ -1,53 +1,46 @@
 """Local: the tier on a nearer disk, which has every save before home has it.
 
-A save is written there first, from the same memory and under the same names, and committed in that tier's own records;
-then it goes home. So what is there is the same checkpoint, or one that home has not got (yet): what nobody could bring
-home before the training was killed is brought there by the next one, before it goes on. Whatever happens to this tier
-is told in events, in metrics and in the log, and reaches no save.
+A save is written there first, from the memory that it was copied into, and committed in that tier's own records; from
+there it goes home. So what is there is the same checkpoint as at home, or one that home has not got (yet): what nobody
+could take home before the training was killed is brought there by the next one, before it goes on. Whatever happens to
+this tier is told in events, in metrics and in the log, and reaches no save.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import (
-    AsyncCkptError,
-    CheckpointCorruptError,
-    Fenced,
-    OutcomeUnknown,
-    RunContended,
-    RunError,
-    SaveSkipped,
-    StorageError,
-)
-from asyncckpt.events import HOME, LOCAL, Damaged, Fallback, Leftover, Listeners, TierDurable, TierFailed
-from asyncckpt.format.names import DataDirectory
-from asyncckpt.format.record import Checkpoint, Record
-from asyncckpt.reading import verify
+from asyncckpt.errors import CheckpointCorruptError, Fenced, OutcomeUnknown, RunContended, RunError, SaveSkipped
+from asyncckpt.events import LOCAL, Ahead, Damaged, Fallback, Listeners, TierDurable, TierFailed
+from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker import room
+from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
-from asyncckpt.worker.copying import Copying
 from asyncckpt.worker.describing import describe
 from asyncckpt.worker.home import Seen, number_of
-from asyncckpt.worker.increment import Base
-from asyncckpt.worker.job import Landed, Missed
+from asyncckpt.worker.increment import Base, next_base
+from asyncckpt.worker.job import Landed, Missed, SaveJob
 from asyncckpt.worker.ownership import Ownership
-from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pipeline import Digesting, Packing
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.tier import LOOK, Tier
+from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer, home_of
 
 logger = logging.getLogger("asyncckpt")
 
 KEEP = RetentionPolicy(last=2)
 """What stays there, beside the best, and what home has not got: nobody resumes from anything older."""
+
+ROOM = 2
+"""Snapshots for which there has to be room before one is written: it, and the next one, before older ones are gone."""
 
 
 class LocalTier:
@@ -70,8 +63,11 @@ class LocalTier:
         self._clock = clock
         self._is_over = False
         self._has_fallen_back = False
-        self._left: list[DataDirectory] = []
-        """Attempts that are here and did not come home: what there is of them there is as good as here, for now."""
+        self._own: Writer | None = None
+        """This tier as it was taken last."""
+        self.on_its_way: Callable[[], int | None] = lambda: None
+        """The sequence number of what is being copied home now."""
+        self.catalog = self._tier.catalog
         self.hurry = self._tier.hurry
 
     @property
@@ -81,6 +77,10 @@ class LocalTier:
     async def look(self) -> Seen:
         """Before home is taken, see `Tier.look`."""
         return await self._tier.look(self._home)
+
+    def hold(self, seq: int) -> AbstractContextManager[None]:
+        """Keep retention of this tier away from a checkpoint that is being read."""
+        return self._tier.hold(seq)
 
     # -- a save --------------------------------------------------------------------------------------------
 
@@ -95,9 +95,9 @@ class LocalTier:
             self._fall_back()
             return None
         try:
-            own = await self._tier.open(home_of(home))
+            self._own = own = await self._tier.open(home_of(home))
         except Exception as error:
-            self._failed(ticket.job.step, error)
+            self.failed(ticket.job.step, error)
             ticket.reply(Missed(error))
             return None
         self._ownership.check_resumed(own.listed, self._storage.url)
@@ -112,60 +112,100 @@ class LocalTier:
 
     async def land(
         self, attempt: Attempt, home: Writer, own: Writer, packing: Packing, digested: Digesting, *, prunes: bool
-    ) -> Base | None:
-        """Save an attempt here; returns what it may share at home, where it has to be the same checkpoint.
+    ) -> bool:
+        """Save an attempt here; returns whether it is: then nothing of its arena is needed any more.
 
         Raises what is wrong with the snapshot, and `SaveSkipped` where there is no time to take it home.
         """
-        ticket, began = attempt.ticket, self._clock.monotonic()
-        # What is not here cannot be shared: then the save is whole, here and at home.
-        base = home.base if home.base is not None and _has(own, home.base) else None
+        job, began = packing.job, self._clock.monotonic()
+        # What was committed here last, unless that is gone by now.
+        base = own.base if own.base is not None and _has(own, own.base) else None
         here = replace(packing, storage=self._storage)
         try:
+            if prunes:
+                await self._make_room(home, own, job)
             written = await here.put(digested, base)
             await asyncio.get_running_loop().run_in_executor(packing.threads, packing.watermark.wait_sealed)
             checkpoint = await describe(
-                *(packing.job, home, packing.directory, written.contents),
+                *(job, home, packing.directory, written.contents),
                 *(self._storage, self._monitor, packing.threads),
             )
-            self._tier.spare(c.seq for c in own.listed if _is_above(c, home))
+            self._tier.spare(c.seq for c in self._ahead(home, own))
             verdict = await self._tier.commit(own, checkpoint, prunes=prunes)
         except Exception as error:
-            if not isinstance(error, Fenced | OutcomeUnknown):
-                await self._discard(packing.directory, self._storage)
+            own.base = None
+            attempt.is_uncertain = isinstance(error, Fenced | OutcomeUnknown)
+            if not attempt.is_uncertain:
+                await discard(packing.directory, self._storage, self._listeners)
             if packing.watermark.error is not None:
                 raise  # there is no snapshot, here or anywhere
-            self._failed(packing.job.step, error)
-            ticket.reply(Missed(error))
-            return home.base
-        attempt.landed = True
-        self._durable(LOCAL, checkpoint, written.nbytes, self._clock.monotonic() - began)
-        ticket.reply(Landed(own.head))
-        if packing.job.local_only:
+            self.failed(job.step, error)
+            attempt.ticket.reply(Missed(error))
+            return False
+        own.base = next_base(base, written.contents, written.turnover)
+        if not checkpoint.partial:
+            home.parent = checkpoint.seq
+        attempt.land()
+        self._durable(checkpoint, written.nbytes, self._clock.monotonic() - began)
+        attempt.ticket.reply(Landed(own.head))
+        self.tell_ahead(home)
+        if job.local_only:
             raise SaveSkipped(
-                f"step {packing.job.step} is saved in {self._storage.url} only: there was no time for the root; the "
-                "next resume() with that local tier brings it there"
+                f"step {job.step} is saved in {self._storage.url} only: there was no time for the root; the next "
+                "resume() with that local tier brings it there"
             )
         if prunes:
             await self._tier.follow_up(own, verdict)
-        return base
+        return True
 
-    def tell_again(self, ticket: Ticket, own: Writer | None, record: Record) -> None:
-        """What is at home by `record` had landed here before, or not; who was told is no more."""
-        checkpoint = record.checkpoint
-        if own is not None and checkpoint is not None and checkpoint.seq in own.listed:
-            ticket.reply(Landed(own.listed.record(checkpoint.seq)))
+    def find(self, seq: int) -> Checkpoint | None:
+        """What is listed here under that number, as far as is known."""
+        if self._own is None or seq not in self._own.listed:
+            return None
+        return self._own.listed.record(seq).checkpoint
 
-    def leave_behind(self, directory: DataDirectory) -> None:
-        """An attempt that landed did not come home: what was put there stays, for whoever may bring it."""
-        self._left.append(directory)
+    # -- what home has not got -----------------------------------------------------------------------------
 
-    async def passed(self, home: Writer) -> None:
-        """A newer checkpoint is at home: what others left there on their way is of no use any more."""
-        left, self._left = self._left, []
-        for directory in left:
-            if directory.seq not in home.listed:
-                await self._discard(directory, home.catalog.storage)
+    def _ahead(self, home: Writer, own: Writer) -> list[Checkpoint]:
+        """What is here and may come home still, by rising sequence number."""
+        here = {c.seq: c for c in above(home, own.listed)}
+        if (seq := self.on_its_way()) is not None and seq in own.listed and (now := self.find(seq)) is not None:
+            here[seq] = now
+        return [here[seq] for seq in sorted(here)]
+
+    def tell_ahead(self, home: Writer, given_up: int = 0) -> None:
+        """How much that is."""
+        if self._own is not None:
+            ahead = self._ahead(home, self._own)
+            sizes = {pack.key: pack.length for checkpoint in ahead for pack in checkpoint.packs}
+            self._listeners.emit(Ahead(len(ahead), sum(sizes.values()), given_up))
+
+    async def _make_room(self, home: Writer, own: Writer, job: SaveJob) -> None:
+        """Give up the oldest of what home has not got, but for the newest and what is being copied, for want of room.
+
+        A tier never drops what the next one has not got as long as it can: of a root that is away for long only the
+        newest is worth a disk that can take no more.
+        """
+        available = room.free(self._storage)
+        if available is None or available >= (wanted := ROOM * job.layout.size):
+            return
+        kept = {*sorted(c.seq for c in own.listed)[-(KEEP.last or 0) :], self.on_its_way()}
+        best = own.listed.contest.best()
+        given_up = []
+        for checkpoint in self._ahead(home, own):
+            if available < wanted and checkpoint.seq not in kept and checkpoint is not best:
+                given_up.append(checkpoint)
+                available += sum(p.length for p in checkpoint.packs if p.key.startswith(checkpoint.folder + "/"))
+        if not given_up:
+            return
+        steps = ", ".join(str(c.step) for c in given_up)
+        logger.warning(
+            "the disk of %s has no more room: steps %s, which the root has not got, are given up there, and newer ones "
+            "are kept",
+            *(self._storage.url, steps),
+        )
+        await self._tier.give_up(own, given_up, "no room was left, and the root has not got it yet")
+        self.tell_ahead(home, len(given_up))
 
     async def amend(self, home: Writer, checkpoint: Checkpoint) -> None:
         """Late metrics of a checkpoint of home."""
@@ -173,71 +213,7 @@ class LocalTier:
             try:
                 await self._tier.amend(home_of(home), checkpoint)
             except Exception as error:
-                self._failed(checkpoint.step, error)
-
-    # -- a start -------------------------------------------------------------------------------------------
-
-    async def bring(self, home: Writer, pace: Pace) -> bool:
-        """Bring home the newest sound checkpoint that is above home's latest, if there is one; returns whether.
-
-        Raises the `StorageError` of home, and `CheckpointCorruptError` where home has none, and none here is sound.
-        """
-        newer = await self._newer(home)
-        for checkpoint in newer:
-            if await self._brought(checkpoint, home, pace):
-                return True
-        if newer and not (len(home.listed) or home.lost):
-            raise CheckpointCorruptError(
-                f"no checkpoint is in {home.catalog.storage.url}, and none of the {len(newer)} in {self._storage.url} "
-                "is sound (see the log): nothing was restored; start over in another root, with another local tier"
-            )
-        return False
-
-    async def _newer(self, home: Writer) -> Sequence[Checkpoint]:
-        """What is here and above all that home has, newest first."""
-        try:
-            async with asyncio.timeout(LOOK):
-                listing = await self._tier.catalog.listing()
-        except (AsyncCkptError, OSError) as error:
-            self._failed(None, error)
-            return ()
-        for lost in listing.lost.values():
-            logger.error("a checkpoint of the local tier is damaged and is left as it is: %s", lost)
-            self._listeners.emit(Damaged(None, None, str(lost), "record", LOCAL))
-        found = [c for c in listing.checkpoints if not c.partial and _is_above(c, home)]
-        return sorted(found, key=number_of, reverse=True)
-
-    async def _brought(self, checkpoint: Checkpoint, home: Writer, pace: Pace) -> bool:
-        step, began = checkpoint.step, self._clock.monotonic()
-        logger.warning("step %d is on the local tier and not in the root: it is brought there first", step)
-        await self._ownership.idle()  # what is about to be deleted must not be found there
-        copying = Copying(self._tier.catalog, home.catalog.storage, pace)
-        try:
-            await copying.copy(checkpoint, home.listed.uses)
-        except CheckpointCorruptError as error:
-            self._damaged(checkpoint, error)
-            return False
-        except StorageError:
-            if await self._can_be_read(checkpoint):
-                raise
-            return False
-        with self._ownership.committing(home):
-            await home.commit(checkpoint, (), (), copying.brought)
-        await self._ownership.pruner.committed(home, home.dropped, home.stale)
-        self._durable(HOME, checkpoint, copying.written, self._clock.monotonic() - began)
-        return True
-
-    async def _can_be_read(self, checkpoint: Checkpoint) -> bool:
-        """Whether it is not this tier that failed."""
-        try:
-            await verify(self._tier.catalog, checkpoint)
-        except CheckpointCorruptError as error:
-            self._damaged(checkpoint, error)
-        except (AsyncCkptError, OSError) as error:
-            self._failed(checkpoint.step, error)
-        else:
-            return True
-        return False
+                self.failed(checkpoint.step, error)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -253,42 +229,34 @@ class LocalTier:
 
     # -- what is told --------------------------------------------------------------------------------------
 
-    def _durable(self, tier: str, checkpoint: Checkpoint, written: int, spent: float) -> None:
+    def _durable(self, checkpoint: Checkpoint, written: int, spent: float) -> None:
         now = self._clock.time()
         seconds = now - checkpoint.created / 1e6
         self._listeners.emit(
-            TierDurable(tier, checkpoint.step, checkpoint.seq, checkpoint.size, written, seconds, now, spent)
+            TierDurable(LOCAL, checkpoint.step, checkpoint.seq, checkpoint.size, written, seconds, now, spent)
         )
 
-    def _damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
+    def damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
+        """It is not what was saved, and stays as it is."""
         logger.error("step %d of the local tier is damaged and is left as it is: %s", checkpoint.step, error)
         self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, LOCAL))
 
-    def _failed(self, step: int | None, error: Exception) -> None:
+    def failed(self, step: int | None, error: Exception) -> None:
+        """This tier does not have that step, or cannot be read at all."""
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
-        ending = "nothing more is saved there" if self._is_over else "the root gets it all the same"
-        what = "cannot be read" if step is None else f"does not have step {step}"
-        logger.warning("the local tier %s (%s): %s", what, ending, error)
+        what = "cannot be read" if step is None else f"is no help with step {step}"
+        logger.warning("the local tier %s%s: %s", what, ", and is given up" if self._is_over else "", error)
         self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
-
-    async def _discard(self, directory: DataDirectory, storage: Storage) -> None:
-        """Delete an attempt: its name is in no record, and will never be."""
-        try:
-            await storage.delete([found.key async for found in storage.list(directory.key + "/")])
-        except StorageError as error:
-            self._listeners.emit(Leftover(f"the attempt in {directory.key}", error))
 
 
 def _has(own: Writer, base: Base) -> bool:
     return all(pack.key in own.listed.uses for pack in base.contents.packs)
 
 
-def _is_above(checkpoint: Checkpoint, home: Writer) -> bool:
-    """Whether home may get it still: only what is newer than all that home has, or an abandoned branch came back."""
-    number = number_of(checkpoint)
-    return number > max(_numbers(home)) and checkpoint.seq > max((c.seq for c in home.listed), default=0)
-
-
-def _numbers(home: Writer) -> Iterator[tuple[int, int]]:
-    yield home.head.latest_inc or 0, home.head.latest or 0
-    yield from map(number_of, home.listed)
+def above(home: Writer, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Those that home may get still: only what is newer than all that it has, or an abandoned branch came back."""
+    number = home.head.latest_inc or 0, home.head.latest or 0
+    for listed in home.listed:
+        number = max(number, number_of(listed))
+    newest = max((c.seq for c in home.listed), default=0)
+    return [c for c in checkpoints if number_of(c) > number and c.seq > newest]

@@ -18,7 +18,7 @@ from asyncckpt.worker import failures
 from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.past import Claim, Past
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Trainer and worker are of one installation; an upgrade under a running training is what tells them apart."""
 
 Message = dict[str, Any]
@@ -46,6 +46,7 @@ def job_json(job: SaveJob) -> Message:
         "partial": list(job.partial),
         "emergency": job.emergency,
         "local_only": job.local_only,
+        "passable": job.passable,
     }
 
 

@@ -22,8 +22,8 @@ from asyncckpt.reading import verify
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
+from asyncckpt.worker import bringing, ownership, tier
 from asyncckpt.worker import local as locals_
-from asyncckpt.worker import ownership, tier
 from asyncckpt.worker.job import Committed, Rejected
 from asyncckpt.worker.ticket import Ticket
 from tests.worker.drive import Session, checked, drive, keys, leftovers, steps
@@ -194,7 +194,7 @@ def test_what_is_not_at_home_is_kept_until_something_newer_is() -> None:
 
 
 def test_what_is_not_at_home_would_be_dropped_if_it_were_not_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, locals_, "if _is_above(c, home))", "if False)")
+    mutate(monkeypatch, locals_, "self._tier.spare(c.seq for c in self._ahead(home, own))", "self._tier.spare(())")
     with pytest.raises(AssertionError, match=r"assert \[6, 7\] == \[2, 3, 4, 5, 6, 7\]"):
         test_what_is_not_at_home_is_kept_until_something_newer_is()
 
@@ -358,7 +358,7 @@ def test_rule_29_an_abandoned_branch_on_the_local_tier_is_not_taken() -> None:
 def test_rule_29_an_abandoned_branch_would_be_taken_if_only_the_number_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, locals_, "return number > max(_numbers(home)) and", "return checkpoint.step == 3 or")
+    mutate(monkeypatch, locals_, "if number_of(c) > number and c.seq > newest]", "if c.step == 3]")
     with pytest.raises((AssertionError, RunRefused, CheckpointCorruptError)):
         test_rule_29_an_abandoned_branch_on_the_local_tier_is_not_taken()
 
@@ -520,7 +520,7 @@ def test_a_service_that_takes_the_place_of_a_crashed_one_numbers_above_the_local
 
 def test_a_local_tier_that_does_not_answer_is_no_reason_not_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tier, "LOOK", 0.01)
-    monkeypatch.setattr(locals_, "LOOK", 0.01)
+    monkeypatch.setattr(bringing, "LOOK", 0.01)
 
     async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
         await trained(home, inner, 1)

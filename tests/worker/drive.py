@@ -21,9 +21,10 @@ from asyncckpt.reading import fetch, verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Landed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
 from asyncckpt.worker.ranks import SingleRank
-from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.service import SaveService
 from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer, open_run
