@@ -169,7 +169,7 @@ class LocalTier:
     def _ahead(self, home: Writer, own: Writer) -> list[Checkpoint]:
         """What is here and may come home still, by rising sequence number."""
         here = {c.seq: c for c in above(home, own.listed)}
-        if (seq := self.on_its_way()) is not None and seq in own.listed and (now := self.find(seq)) is not None:
+        if (seq := self.on_its_way()) is not None and seq not in home.listed and (now := self.find(seq)) is not None:
             here[seq] = now
         return [here[seq] for seq in sorted(here)]
 
