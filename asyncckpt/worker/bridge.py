@@ -28,7 +28,7 @@ from asyncckpt.events import Fallback, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing, Which
+from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
@@ -189,9 +189,9 @@ class ProcessExecutor:
         return self._reader.start(lambda catalog: catalog.listing())
 
     @contextmanager
-    def held(self, which: Which) -> Iterator[Checkpoint]:
+    def held(self, find: Callable[[Catalog], Coroutine[Any, Any, Checkpoint]]) -> Iterator[Checkpoint]:
         """See `Executor.held`."""
-        checkpoint, _ = self.read(lambda catalog: catalog.named(which))
+        checkpoint = self.read(find)
         seq = checkpoint.seq
         with self._lock:
             self._brief.hold(seq)

@@ -15,8 +15,8 @@ from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError
 from asyncckpt.events import HOME, LOCAL, Damaged, Listeners, TierDurable
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.worker.copying import Copying, SourceFailed
-from asyncckpt.worker.home import number_of
-from asyncckpt.worker.local import LocalTier, above
+from asyncckpt.worker.home import above, number_of
+from asyncckpt.worker.local import LocalTier
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.root import Root
 from asyncckpt.worker.tier import LOOK
@@ -64,7 +64,7 @@ class Bringing:
         for lost in listing.lost.values():
             logger.error("a checkpoint of the local tier is damaged and is left as it is: %s", lost)
             self._listeners.emit(Damaged(None, None, str(lost), "record", LOCAL))
-        return sorted(above(home, listing.checkpoints), key=number_of, reverse=True)
+        return sorted(above(home.head, home.listed, listing.checkpoints), key=number_of, reverse=True)
 
     async def _first_sound(self, candidates: Sequence[Checkpoint], home: Writer) -> Checkpoint | None:
         """The first of `candidates` that could be brought."""

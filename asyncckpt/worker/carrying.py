@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from asyncckpt.clock import Clock
-from asyncckpt.errors import SaveFailed
+from asyncckpt.errors import SaveFailed, TransientError
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory, directory_of
 from asyncckpt.format.record import Checkpoint, Record
@@ -107,7 +107,7 @@ class Carrier:
             attempt.is_in_root = True
             writer, own = await self._root.take(), None
         else:
-            writer = await self._root.lead()
+            writer = await self._led()
             own = await self._near.tier.open(attempt.ticket, writer)
         if attempt.ticket.repeated and self._was_done(attempt, writer, own):
             return None
@@ -120,6 +120,16 @@ class Carrier:
         put.writer.base = next_base(put.writer.base, put.contents, put.written.turnover)
         self._answers.durable(attempt, record, put.written.nbytes, packing.rest.seconds)
         return put.writer, verdict
+
+    async def _led(self) -> Writer:
+        """Whose numbers a save on the local tier gets; raises as `Root.lead` does."""
+        try:
+            return await self._root.lead()
+        except TransientError as error:
+            raise TransientError(
+                f"{error} (whose the run is only the root can tell: nothing is saved on the local tier before that is "
+                "known)"
+            ) from error
 
     async def _begin(self, attempt: Attempt, writer: Writer) -> Packing:
         directory, ticket = await attempt.begin(writer, self._ranks), attempt.ticket

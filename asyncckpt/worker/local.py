@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from asyncckpt.worker import room
 from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
 from asyncckpt.worker.describing import describe
-from asyncckpt.worker.home import Seen, number_of
+from asyncckpt.worker.home import Seen, above
 from asyncckpt.worker.increment import Base, next_base
 from asyncckpt.worker.job import Landed, Missed, SaveJob
 from asyncckpt.worker.ownership import Ownership
@@ -168,7 +168,7 @@ class LocalTier:
 
     def _ahead(self, home: Writer, own: Writer) -> list[Checkpoint]:
         """What is here and may come home still, by rising sequence number."""
-        here = {c.seq: c for c in above(home, own.listed)}
+        here = {c.seq: c for c in above(home.head, home.listed, own.listed)}
         if (seq := self.on_its_way()) is not None and seq not in home.listed and (now := self.find(seq)) is not None:
             here[seq] = now
         return [here[seq] for seq in sorted(here)]
@@ -251,12 +251,3 @@ class LocalTier:
 
 def _has(own: Writer, base: Base) -> bool:
     return all(pack.key in own.listed.uses for pack in base.contents.packs)
-
-
-def above(home: Writer, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Those that home may get still: only what is newer than all that it has, or an abandoned branch came back."""
-    number = home.head.latest_inc or 0, home.head.latest or 0
-    for listed in home.listed:
-        number = max(number, number_of(listed))
-    newest = max((c.seq for c in home.listed), default=0)
-    return [c for c in checkpoints if number_of(c) > number and c.seq > newest]

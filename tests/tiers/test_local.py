@@ -23,6 +23,7 @@ from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.worker import bringing, ownership, tier
+from asyncckpt.worker import home as home_
 from asyncckpt.worker import local as locals_
 from asyncckpt.worker.job import Committed, Rejected
 from asyncckpt.worker.ticket import Ticket
@@ -358,7 +359,7 @@ def test_rule_29_an_abandoned_branch_on_the_local_tier_is_not_taken() -> None:
 def test_rule_29_an_abandoned_branch_would_be_taken_if_only_the_number_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, locals_, "if number_of(c) > number and c.seq > newest]", "if c.step == 3]")
+    mutate(monkeypatch, home_, "if number_of(c) > number and c.seq > newest]", "if c.step == 3]")
     with pytest.raises((AssertionError, RunRefused, CheckpointCorruptError)):
         test_rule_29_an_abandoned_branch_on_the_local_tier_is_not_taken()
 

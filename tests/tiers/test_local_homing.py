@@ -150,7 +150,7 @@ def test_an_emergency_takes_the_place_of_all_that_wait(make: Make, store: GatedS
     emergency = ckpt.save(4, emergency=True)
     emergency.wait(60, tier="local")
     for handle in handles[1:]:
-        with pytest.raises(SaveSuperseded, match="step 4 .*took its place"):
+        with pytest.raises(SaveSuperseded, match=r"step 4 .*took its place"):
             handle.wait(60)
     assert handles[0].status == "writing"
     gate.open()
