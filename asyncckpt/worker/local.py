@@ -200,8 +200,8 @@ class LocalTier:
             return
         steps = ", ".join(str(c.step) for c in given_up)
         logger.warning(
-            "the disk of %s has no more room: steps %s, which the root has not got, are given up there, and newer ones "
-            "are kept",
+            "the disk of %s has no more room: what is oldest (step %s), which the root has not got, is given up there: "
+            "newer ones are kept",
             *(self._storage.url, steps),
         )
         await self._tier.give_up(own, given_up, "no room was left, and the root has not got it yet")

@@ -16,18 +16,18 @@ from asyncckpt.errors import (
     StorageDenied,
     TransientError,
 )
-from asyncckpt.events import HOME, Damaged, Durable, Fallback, Pruned, TierDurable, TierFailed
+from asyncckpt.events import HOME, Ahead, Damaged, Durable, Fallback, Pruned, TierDurable, TierFailed
 from asyncckpt.listing import Listing
 from asyncckpt.reading import verify
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
-from asyncckpt.worker import bringing, ownership, tier
+from asyncckpt.worker import bringing, ownership, room, tier
 from asyncckpt.worker import home as home_
 from asyncckpt.worker import local as locals_
 from asyncckpt.worker.job import Committed, Rejected
 from asyncckpt.worker.ticket import Ticket
-from tests.worker.drive import Session, checked, drive, keys, leftovers, steps
+from tests.worker.drive import Session, changing, checked, drive, image, keys, leftovers, steps
 from tests.worker.mutants import mutate
 from tests.worker.stores import Ignoring, damage
 
@@ -127,6 +127,15 @@ async def begun_nearby(inner: MemoryStorage, nearer: MemoryStorage) -> Failing:
     await session.abandon()
     home.dead_keys = ""
     return home
+
+
+async def landed(session: Session, count: int) -> None:
+    """Return once so many saves are on the local tier."""
+    for _ in range(10_000):
+        if len(session.landed) >= count:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"{len(session.landed)} saves are on the local tier, not {count}")
 
 
 async def spoil(storage: MemoryStorage, step: int) -> None:
@@ -623,5 +632,124 @@ def test_after_a_resume_nothing_is_shared_that_was_read_in_one_of_the_tiers_only
             await session.saved(2)
         catalog = Catalog(home)
         await verify(catalog, (await catalog.listing()).checkpoints[-1])
+
+    run(act)
+
+
+def test_a_partial_one_that_did_not_come_home_is_brought_after_the_newest_whole_one() -> None:
+    """And never becomes the latest: whoever resumes gets the whole one, unless it asks."""
+
+    async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
+        home = Failing("home", inner)
+        session = Session(home, local=nearer)
+        await resumed(session)
+        await session.saved(1)
+        home.is_dead = True
+        for step in (2, 3):
+            await session.refused(step)
+        for step in (4, 5):
+            await session.refused(step, partial=("optimizer",))
+        await session.abandon()
+        home.is_dead = False
+        async with Session(home, local=nearer) as session:
+            listing = await session.resume()
+            assert [c.step for c in listing.candidates()] == [3, 1]
+            assert [c.step for c in listing.candidates(partial=True)] == [5, 3, 1]
+        assert [event.step for event in session.log.of(TierDurable)] == [3, 5]
+        assert await steps(inner) == [1, 3, 5]
+        await checked(inner)
+        async with Session(home, local=nearer) as session:
+            assert latest(await resumed(session)) == 3
+            assert session.log.of(TierDurable) == []
+            await session.saved(6)
+        assert await leftovers(inner) == []
+
+    run(act)
+
+
+def test_a_partial_one_is_brought_alone_where_home_has_every_whole_one() -> None:
+    async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
+        home = Failing("home", inner)
+        session = Session(home, local=nearer)
+        await resumed(session)
+        await session.saved(1)
+        home.is_dead = True
+        await session.refused(2, partial=("optimizer",))
+        await session.abandon()
+        home.is_dead = False
+        async with Session(home, local=nearer) as session:
+            listing = await session.resume()
+            assert [c.step for c in listing.candidates(partial=True)] == [2, 1]
+            assert latest(listing) == 1
+
+    run(act)
+
+
+# -- a disk that is full ---------------------------------------------------------------------------------------
+
+
+def _disk(monkeypatch: pytest.MonkeyPatch, nearer: MemoryStorage, snapshots: float) -> None:
+    """From now on the local tier is a disk with room for so many snapshots, and small things beside them."""
+    size = image(changing(1))[0].size
+
+    def free(storage: Storage) -> int:
+        packs = sum(len(data) for key, data in nearer._objects.items() if key.endswith(".safetensors"))
+        return int(snapshots * size) - packs
+
+    monkeypatch.setattr(room, "free", free)
+
+
+def test_a_disk_without_room_keeps_the_newest_and_says_what_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
+        home = Failing("home", inner)
+        async with Session(home, local=nearer, tensors=changing) as session:
+            await session.saved(1)
+            home.is_dead = True
+            for step in range(2, 12):
+                if step == 6:
+                    _disk(monkeypatch, nearer, 5.5)
+                await session.refused(step)
+                assert (await steps(nearer))[-1] == step
+            assert await steps(nearer) == [8, 9, 10, 11]
+            assert len([key for key in await keys(nearer) if key.endswith(".safetensors")]) == 4
+            home.is_dead = False
+        given_up = [
+            event.step for event in session.log.of(Pruned) if event.tier == "local" and "no room" in event.reason
+        ]
+        assert given_up == [2, 3, 4, 5, 6, 7]
+        assert sum(event.given_up for event in session.log.of(Ahead)) == 6
+        assert "(step 2), which the root has not got, is given up there: newer ones are kept" in caplog.text
+        await checked(nearer, changing)
+        async with Session(home, local=nearer, tensors=changing) as session:
+            assert latest(await resumed(session)) == 11
+        assert await steps(inner) == [1, 11]
+
+    run(act)
+
+
+def test_what_is_on_its_way_home_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
+        home = FaultyStorage(inner)
+        session = Session(home, local=nearer, tensors=changing)
+        await session.saved(1)
+        _disk(monkeypatch, nearer, 3.5)
+        held = home.pause(len(home.requests) + 1)  # in the middle of the copy
+        saves = [asyncio.create_task(session.save(2))]
+        assert await held.reached(saves[0])
+        for step in (3, 4, 5, 6, 7):
+            saves.append(asyncio.create_task(session.save(step)))
+            await landed(session, step)
+        assert await steps(nearer) == [2, 5, 6, 7]
+        held.release()
+        answers = await asyncio.gather(*saves)
+        assert [isinstance(answer, Committed) for answer in answers] == [True, False, False, True, True, True]
+        lost = answers[1]
+        assert isinstance(lost, Rejected)
+        assert "step 3 was given up on the local tier before the root had it" in str(lost.error)
+        await session.close()
+        assert await steps(inner) == [1, 2, 5, 6, 7]
+        await checked(inner, changing)
 
     run(act)

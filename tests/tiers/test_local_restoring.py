@@ -153,8 +153,8 @@ def test_the_local_tier_is_a_root_of_its_own_for_whoever_only_reads(
     assert asyncckpt.load(local, 2).state["model"]["weight"].unique().tolist() == [2]
     for words, said in (
         (["ls", local], "00000003"),
-        (["show", f"{local}@2"], "weight"),
-        (["show", f"{local}@latest"], "weight"),
+        (["show", f"{local}@2"], "step            2\n"),
+        (["show", f"{local}@latest"], "step            3\n"),
         (["verify", local], "00000003  step 3  ok"),
     ):
         result = CliRunner().invoke(app, words)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, TypeVar, TypeVarTuple
 
 from asyncckpt.catalog import Catalog
@@ -148,7 +149,11 @@ class Session:
             await self.service.go_on(latest.seq, (), named=False, verified=contents)
 
     async def save(
-        self, step: int, metrics: Mapping[str, float] | None = None, epoch: int | None = None
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        epoch: int | None = None,
+        partial: tuple[str, ...] = (),
     ) -> Committed | Rejected:
         """Save `content(step)` and wait for the answer."""
         ended: asyncio.Future[Committed | Rejected] = asyncio.get_running_loop().create_future()
@@ -159,7 +164,8 @@ class Session:
             if isinstance(answer, Committed | Rejected):
                 ended.set_result(answer)
 
-        self.service.submit(self._ticket(step, metrics or {}, epoch, reply))
+        ticket = self._ticket(step, metrics or {}, epoch, reply)
+        self.service.submit(replace(ticket, job=replace(ticket.job, partial=partial)))
         await asyncio.wait({ended, self._running}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             raise AssertionError(f"the service ended without an answer to step {step}: {self._running}")
@@ -174,9 +180,9 @@ class Session:
         assert isinstance(answer, Committed), answer
         return answer.record
 
-    async def refused(self, step: int) -> BaseException:
+    async def refused(self, step: int, partial: tuple[str, ...] = ()) -> BaseException:
         """A save that has to fail: its reason."""
-        answer = await self.save(step)
+        answer = await self.save(step, partial=partial)
         assert isinstance(answer, Rejected), answer
         return answer.error
 
