@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +15,11 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.errors import (
     CheckpointCorruptError,
     CheckpointDirectoryExistsError,
+    Fenced,
+    OutcomeUnknown,
     RunRefused,
     StorageDenied,
+    StorageError,
     TransientError,
 )
 from asyncckpt.events import HOME, Ahead, Damaged, Durable, Fallback, Pruned, TierDurable, TierFailed
@@ -321,6 +327,151 @@ def test_a_kill_at_any_request_of_either_store_loses_nothing_and_resume_finds_ol
 
     for number in range(len(drive(_requests_of(nearer=not is_home)))):
         drive(act(number))
+
+
+async def at_once(home: Storage, nearer: Storage, *saved: int, keep: int | None = None) -> Session:
+    """As `trained`, with no wait between the saves: they land while those before are on their way home."""
+    session = Session(home, local=nearer, keep=keep)
+    await resumed(session)
+    await asyncio.gather(*(session.save(step) for step in saved))
+    await session.close()
+    return session
+
+
+async def _requests_at_once() -> list[str]:
+    home, nearer = MemoryStorage(), MemoryStorage()
+    await trained(home, nearer, 1, 2, keep=2)
+    faulty = FaultyStorage(home)
+    await at_once(faulty, nearer, 3, 4, 5, keep=2)
+    return faulty.requests
+
+
+def test_a_kill_while_several_are_on_their_way_home_loses_nothing() -> None:
+    async def act(number: int) -> None:
+        home, nearer = MemoryStorage(), MemoryStorage()
+        await trained(home, nearer, 1, 2, keep=2)
+        faulty = FaultyStorage(home)
+        pause = faulty.pause(number)
+        training = asyncio.create_task(at_once(faulty, nearer, 3, 4, 5, keep=2))
+        await pause.reached(training)
+        await killed()
+        await checked(home)
+        await checked(nearer)
+        saved_locally, at_home = await steps(nearer), await steps(home)
+        session = Session(home, local=nearer, keep=2)
+        found = latest(await resumed(session))
+        assert found == max(saved_locally[-1], at_home[-1]), faulty.requests[number]
+        await session.saved(6)
+        await session.close()
+        for step in (7, 8):
+            await trained(home, nearer, step, keep=2)
+        for store in (home, nearer):
+            await checked(store)
+            assert (await steps(store))[-1] == 8
+            assert await leftovers(store) == [], faulty.requests[number]
+
+    for number in range(len(drive(_requests_at_once()))):
+        drive(act(number))
+
+
+@pytest.mark.parametrize("fault", ["refuse", "lose_reply"])
+def test_a_root_that_fails_at_any_request_leaves_all_on_the_local_tier_and_both_in_order(fault: str) -> None:
+    async def act(number: int, error: type[StorageError]) -> None:
+        home, nearer = MemoryStorage(), MemoryStorage()
+        await trained(home, nearer, 1, 2, keep=2)
+        faulty = FaultyStorage(home)
+        getattr(faulty, fault)(number, error)
+        session = Session(faulty, local=nearer, keep=2)
+        with suppress(StorageError):
+            await resumed(session)
+            await asyncio.gather(*(session.save(step) for step in (3, 4, 5)))
+            assert [landed.record.checkpoint.step for landed in session.landed] == [3, 4, 5], faulty.requests[number]
+        await session.close()
+        await checked(home)
+        await checked(nearer)
+        listed = (await steps(nearer))[-1]
+        async with Session(home, local=nearer, keep=2) as session:
+            assert latest(await resumed(session)) == listed, faulty.requests[number]
+            await session.saved(6)
+        for step in (7, 8):
+            await trained(home, nearer, step, keep=2)
+        for store in (home, nearer):
+            await checked(store)
+            assert await leftovers(store) == [], faulty.requests[number]
+
+    for number, request in enumerate(drive(_requests_at_once())):
+        is_unknown = fault == "lose_reply" and request.startswith(("put", "create"))
+        drive(act(number, OutcomeUnknown if is_unknown else TransientError))
+
+
+def test_what_had_landed_and_is_gone_is_not_saved_from_memory_that_is_another_one_s() -> None:
+    async def act(home: MemoryStorage, nearer: MemoryStorage) -> None:
+        first = Session(home, local=nearer)
+        await first.saved(1)
+        await first.abandon()
+        answers: list[Any] = []
+        async with Session(home, local=nearer, former=first) as session:
+            known = replace(session._ticket(2, {}, None, answers.append), repeated=True)
+            session.service.submit(known.without_memory())
+            session.service.submit(replace(known.without_memory(), job=replace(known.job, id="another", step=3)))
+            await session.saved(4)
+        rejected = [answer for answer in answers if isinstance(answer, Rejected)]
+        assert len(rejected) == 2
+        for step, answer in zip((2, 3), rejected, strict=True):
+            assert f"step {step} was given up on the local tier before the root had it" in str(answer.error)
+        assert await steps(home) == await steps(nearer) == [1, 4]
+
+    run(act)
+
+
+# -- somebody else takes the run -------------------------------------------------------------------------------
+
+
+def test_who_has_lost_the_run_saves_nothing_more_on_the_local_tier_either() -> None:
+    async def act(home: MemoryStorage, nearer: MemoryStorage) -> None:
+        session = Session(home, local=nearer)
+        await resumed(session)
+        await session.saved(1)
+        async with Session(home, local=MemoryStorage("elsewhere")) as other:
+            assert latest(await resumed(other)) == 1
+            await other.saved(8)
+        assert isinstance(await session.refused(2), Fenced)  # on the local tier, before it was known
+        assert isinstance(await session.refused(3), Fenced)
+        assert [landed.record.checkpoint.step for landed in session.landed] == [1, 2]
+        await session.close()
+        async with Session(home, local=nearer) as session:
+            assert latest(await resumed(session)) == 8
+        assert await steps(home) == [1, 8]
+
+    run(act)
+
+
+def test_a_training_that_is_stopped_on_the_way_home_and_goes_on_after_another_took_over_harms_nothing() -> None:
+    async def act(number: int) -> bool:
+        home, nearer = MemoryStorage(), MemoryStorage()
+        await trained(home, nearer, 1, 2, keep=2)
+        faulty = FaultyStorage(home)
+        zombie = Session(faulty, local=nearer, keep=2)
+        await resumed(zombie)
+        pause = faulty.pause(len(faulty.requests) + number)
+        saves = asyncio.gather(*(zombie.save(step) for step in (3, 4, 5)))
+        if stopped := await pause.reached(saves):
+            await trained(home, MemoryStorage("elsewhere"), 21, 22, keep=2)
+            taken = await digests(home)
+            pause.release()
+            await saves
+            assert await digests(home) == taken, faulty.requests[-1]
+        await saves
+        pause.release()  # what it stops may come after the last answer
+        await zombie.close()
+        await checked(home)
+        await checked(nearer)
+        return stopped
+
+    numbers = itertools.count()
+    while drive(act(next(numbers))):
+        pass
+    assert next(numbers) > 20
 
 
 # -- a start ---------------------------------------------------------------------------------------------------

@@ -67,14 +67,18 @@ def test_saves_that_nothing_may_take_the_place_of_all_come_home_in_their_order(
 ) -> None:
     model = Toy()
     with make(local=tmp_path / "local", model=model, generations=1, save=SavePolicy(every_steps=1)) as ckpt:
-        gate = store.hold("put", "data/*")
+        first, second = (store.hold("put", f"data/*-step-{step}-*") for step in (1, 2))
         handles = []
         for step in range(1, 6):
+            if step == 4:
+                assert {handle.status for handle in handles} == {"writing"}
+                first.open()
+                handles[0].wait(60)
             model.value = step
             handles.append(ckpt.save(step))
             handles[-1].wait(60, tier="local")
-        assert {handle.status for handle in handles} == {"writing"}
-        gate.open()
+        assert {handle.status for handle in handles[1:]} == {"writing"}
+        second.open()
         assert [handle.wait(60).step for handle in handles] == [1, 2, 3, 4, 5]
     assert sound(plain(store)) == [1, 2, 3, 4, 5]
     assert [event.step for event in recorder.of(Durable)] == [1, 2, 3, 4, 5]
@@ -101,23 +105,28 @@ def test_a_save_that_the_local_disk_refuses_goes_to_the_root_after_those_on_thei
     ckpt = make(local=mirror, model=model)
     gate = store.hold("put", "data/*")
     model.value = 1
-    first = ckpt.save(1)
-    first.wait(60, tier="local")
+    handles = [ckpt.save(1)]
+    handles[0].wait(60, tier="local")
     gate.wait_reached()
-    mirror.fail("put", "data/*", lambda: TransientError("the disk is away"))
     model.value = 2
-    second = ckpt.save(2)
-    with pytest.raises(SaveFailed, match=r"step 2 is not on the local tier: .*the disk is away"):
-        second.wait(60, tier="local")
-    mirror.heal()
-    assert second.status == "writing"
-    gate.open()
+    handles.append(ckpt.save(2))
+    handles[1].wait(60, tier="local")
+    mirror.fail("put", "data/*", lambda: TransientError("the disk is away"))
     model.value = 3
-    assert [first.wait(60).step, second.wait(60).step, ckpt.save(3).wait(60).step] == [1, 2, 3]
+    handles.append(ckpt.save(3))
+    with pytest.raises(SaveFailed, match=r"step 3 is not on the local tier: .*the disk is away"):
+        handles[2].wait(60, tier="local")
+    mirror.heal()
+    assert {handle.status for handle in handles} == {"writing"}
+    gate.open()
+    model.value = 4
+    handles.append(ckpt.save(4))
+    assert [handle.wait(60).step for handle in handles] == [1, 2, 3, 4]
     ckpt.close()
-    assert sound(plain(store)) == [1, 2, 3]
-    assert sound(plain(mirror)) == [1, 3]
-    assert [event.step for event in recorder.of(TierFailed)] == [2]
+    assert sound(plain(store)) == [1, 2, 3, 4]
+    assert sound(plain(mirror))[-1] == 4
+    assert 3 not in sound(plain(mirror))
+    assert [event.step for event in recorder.of(TierFailed)] == [3]
 
 
 def test_a_local_disk_that_cannot_be_read_back_fails_that_save_and_says_so(
