@@ -126,6 +126,7 @@ def test_a_save_that_the_local_disk_refuses_goes_to_the_root_after_those_on_thei
     assert sound(plain(store)) == [1, 2, 3, 4]
     assert sound(plain(mirror))[-1] == 4
     assert 3 not in sound(plain(mirror))
+    assert [event.step for event in recorder.of(Durable)] == [1, 2, 3, 4]
     assert [event.step for event in recorder.of(TierFailed)] == [3]
 
 
