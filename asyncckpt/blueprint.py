@@ -19,7 +19,7 @@ from asyncckpt.stopping import Stopping
 from asyncckpt.tiers import stores
 from asyncckpt.tracked import fingerprint, roughly, roughly_here, shared_names, track
 from asyncckpt.version import __version__
-from asyncckpt.worker.service import ServiceConfig
+from asyncckpt.worker.config import ServiceConfig
 
 logger = logging.getLogger("asyncckpt")
 

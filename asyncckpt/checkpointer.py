@@ -55,9 +55,9 @@ class AsyncCheckpointer:
     ``"process"`` that survives this one (or a `ProcessConfig`), in a ``"thread"``, or in a process where that is worth
     it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme, and
     ``backend``: see `asyncckpt.storage.from_url`.
-    `local` is a folder on a nearer disk, where every save is committed before it is in the root; a resume there reads
-    it, and brings to the root what that did not get. `mirror` is a second root that every checkpoint is copied to after
-    it is durable; it never holds a save up.
+    `local` is a folder on a nearer disk, where every save is committed first, and from there it is copied to the root,
+    which holds nothing up by that; a resume there reads it, and brings to the root what that did not get. `mirror` is a
+    second root that every checkpoint is copied to after it is durable; it never holds a save up.
     """
 
     def __init__(

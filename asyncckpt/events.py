@@ -167,6 +167,18 @@ class TierFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead(Event):
+    """The local tier holds so many `checkpoints` that the root has not got yet, in packs of so many `bytes`.
+
+    `given_up` of them were dropped just now although the root has not got them: the disk had no more room.
+    """
+
+    checkpoints: int
+    bytes: int
+    given_up: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped(Event):
     """A periodic save found every generation busy."""
 
@@ -175,7 +187,9 @@ class Skipped(Event):
 
 @dataclass(frozen=True, slots=True)
 class Superseded(Event):
-    """The snapshot of `step` was replaced by the one of `by_step` before it was written."""
+    """The snapshot of `step` was replaced by the one of `by_step` before it was written; with a local tier maybe only
+    before it was taken to the root: then it is there.
+    """
 
     step: int
     by_step: int

@@ -19,11 +19,12 @@ from asyncckpt.storage.recipe import recipe_of
 from asyncckpt.weighing import weigh
 from asyncckpt.worker import presence
 from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.executor import Executor, Keeper, ThreadExecutor
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.past import Past
 from asyncckpt.worker.ranks import Ranks, worker_key
-from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.service import SaveService
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.sharing import here
 

@@ -10,6 +10,22 @@ from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.worker.job import SaveJob
 
 
+class WorkersPart:
+    """The worker's hold on the arena of `snapshot`: it is let go once, and then nothing here keeps the memory."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot: Snapshot | None = snapshot
+        self._lock = threading.Lock()
+
+    def let_go(self) -> None:
+        """The worker reads no more of it; from any thread, and any number of times."""
+        with self._lock:
+            snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.stop()
+            snapshot.release()
+
+
 class HandOver:
     """A job on its way to the worker.
 

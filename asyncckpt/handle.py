@@ -4,7 +4,8 @@
 
     staging -> writing -> durable
        |          |----> failed
-       |          `----> skipped   an emergency had time for the local tier only, and is there
+       |          |----> superseded   it is on the local tier, and a newer one went to the root in its place
+       |          `----> skipped      an emergency had time for the local tier only, and is there
        |---> superseded   a newer snapshot took its place before it was written
        `---> skipped      every generation was busy, or it would have held training for longer than it may
 """
@@ -179,7 +180,7 @@ class SaveHandle:
         while newer is not None and newer._newer is not None:
             newer = newer._newer
         if newer is not None:
-            return superseded(self.step, _named(newer))
+            return superseded(self.step, _named(newer), is_nearer=self.is_nearer)
         return self._error or SaveFailed(f"the save of step {self.step} ended without a reason")
 
     # -- for the saver -------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ class SaveHandle:
         with self._changed:
             if not self.done():
                 self._newer = next((handle for handle in later if handle.step == step), None)
-            self._end("superseded", error=superseded(self.step, f"step {step}"))
+            self._end("superseded", error=superseded(self.step, f"step {step}", is_nearer=self.is_nearer))
 
     def _end(self, status: Status, info: CheckpointInfo | None = None, error: SaveError | None = None) -> None:
         with self._changed:
@@ -255,8 +256,10 @@ def skipped(left_out: SaveHandle, handles: Sequence[SaveHandle]) -> SaveSkipped:
     )
 
 
-def superseded(step: int, by: str) -> SaveSuperseded:
-    """Why a snapshot was never written."""
+def superseded(step: int, by: str, *, is_nearer: bool = False) -> SaveSuperseded:
+    """Why a snapshot was never written, or, where it `is_nearer`, never taken to the root."""
+    if is_nearer:
+        return SaveSuperseded(f"step {step} is on the local tier only: {by} took its place on the way to the root")
     return SaveSuperseded(f"the snapshot of step {step} was replaced by the one of {by} before it was written")
 
 

@@ -1,8 +1,9 @@
 """Nearest: a checkpoint is read from the nearest tier that has a sound copy of it.
 
-A local tier comes first, then home, then a mirror. A tier that is not home holds it under the same names with the same
-manifest, or it holds another checkpoint, which is not taken for this one. Damage may also show late, once objects are
-being filled: then the same checkpoint is read again, and not from there.
+A local tier comes first, then home, then a mirror. What is named is looked up at home, and in a nearer tier where that
+has what is newer, which home gets at the next resume. A tier that is not home holds a checkpoint under the same names
+with the same manifest, or it holds another one, which is not taken for this one. Damage may also show late, once
+objects are being filled: then the same checkpoint is read again, and not from there.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import TypeAlias
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError
-from asyncckpt.events import HOME, Damaged, Listeners
+from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError, TransientError
+from asyncckpt.events import HOME, Damaged, Fallback, Listeners
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing, Which
 from asyncckpt.marking import damage_of
 from asyncckpt.progress import Progress
 from asyncckpt.restoring import Live, Loaded, read
+from asyncckpt.worker.home import above
 
 logger = logging.getLogger("asyncckpt")
 
@@ -75,6 +78,69 @@ class Nearest:
         for tier in self._tiers:
             if tier != loaded.tier:
                 self._tell(loaded.checkpoint, tier)
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether there is a tier before home."""
+        return bool(self._nearer)
+
+    def damage(self, checkpoint: Checkpoint) -> CheckpointCorruptError | None:
+        """What was found of it in a tier before home since `begin`, where it was damaged."""
+        return next((e for tier in self._nearer if (e := self._unsound.get((tier, checkpoint.seq)))), None)
+
+    async def named(self, home: Catalog, which: Which) -> Checkpoint:
+        """The checkpoint that `which` names: one that home has, or one that it has not got yet, and will.
+
+        Where home does not answer now, what a nearer tier lists counts; one that refuses raises, as all else does.
+        """
+        try:
+            found, _ = await home.named(which)
+        except TransientError as error:
+            return await self._instead(which, error)
+        except CheckpointNotFoundError:
+            if (newer := await self._newer(home, which)) is None:
+                raise
+            return newer
+        return (await self._newer(home, which) if which == "latest" else None) or found
+
+    async def _instead(self, which: Which, error: TransientError) -> Checkpoint:
+        for tier, catalog in self._nearer.items():
+            try:
+                found, _ = await catalog.named(which)
+            except AsyncCkptError as other:
+                logger.warning("nor does the %s have it: %s", tier, other)
+            else:
+                reason = f"the root does not answer ({error}): {which!r} is that of the {tier}, step {found.step}"
+                self._listeners.emit(Fallback("root", reason))
+                return found
+        raise error
+
+    async def _newer(self, home: Catalog, which: Which) -> Checkpoint | None:
+        """What `which` names of what only a nearer tier has, and home will get at the next resume."""
+        for tier, catalog in self._nearer.items():
+            try:
+                listing = await self._ahead(tier, home, catalog)
+            except AsyncCkptError as error:
+                logger.warning("whether the %s has something newer cannot be told: %s", tier, error)
+                continue
+            if (found := listing.get(which)) is not None:
+                return found
+        return None
+
+    async def _ahead(self, tier: str, home: Catalog, catalog: Catalog) -> Listing:
+        ours, theirs, head = await home.run(), await catalog.run(), await home.head()
+        if ours is None or theirs is None or ours.id != theirs.id or head is None:
+            return Listing(None)
+        there = await catalog.listing()
+        if not above(head, (), there.checkpoints):  # mostly: then nobody has to know all that home lists
+            return Listing(None)
+        newer = {c.seq for c in above(head, (await home.listing()).checkpoints, there.checkpoints)}
+        for checkpoint in there.checkpoints:
+            if (tier, checkpoint.seq) in self._unsound:
+                self._tell(checkpoint, tier)
+                newer.discard(checkpoint.seq)
+        records = (r for r in there.records if r.checkpoint is not None and r.checkpoint.seq in newer)
+        return replace(there, records=tuple(records))
 
     async def read(
         self,

@@ -16,7 +16,13 @@ from asyncckpt.catalog import ATTEMPTS
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState, RestoreError
+from asyncckpt.errors import (
+    CheckpointCorruptError,
+    CheckpointNotFoundError,
+    IncompatibleState,
+    RestoreError,
+    TransientError,
+)
 from asyncckpt.events import HOME, Damaged, Listeners, Restored
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
@@ -69,7 +75,7 @@ class Restorer:
         damaged: list[int] = []
 
         def choose(consensus: Consensus[Fitted]) -> Fitted | None:
-            return self._sound(consensus, self._executor.resume(), which, damaged, allow_partial=allow_partial)
+            return self._sound(consensus, self._taken(), which, damaged, allow_partial=allow_partial)
 
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.
@@ -96,6 +102,17 @@ class Restorer:
                 ", ".join(left),
             )
         return loaded
+
+    def _taken(self) -> Listing:
+        try:
+            return self._executor.resume()
+        except TransientError as error:
+            if self._nearest.is_layered:
+                error.add_note(
+                    "Whose the run is only the root can tell, so nothing was resumed from the local tier: that may be "
+                    "a branch which another machine has left behind. restore() reads what is there, and takes nothing."
+                )
+            raise
 
     def restore(self, which: Which, *, strict: bool, only: Collection[str] | None, exclude: Collection[str]) -> Loaded:
         """Bring the named checkpoint back; raises as `AsyncCheckpointer.restore` does."""
@@ -241,15 +258,15 @@ class Restorer:
     def _named(self, consensus: Consensus[Fitted], which: Which) -> Fitted:
         """Propose what `which` names, again and again where retention of another process takes it away meanwhile."""
         for _ in range(ATTEMPTS):
-            with self._executor.held(which) as checkpoint:
+            with self._executor.held(partial(self._nearest.named, which=which)) as checkpoint:
                 try:
                     return consensus.propose(checkpoint)
                 except CheckpointCorruptError as error:
                     self._found(checkpoint, error)
                     raise
-                except CheckpointNotFoundError:
+                except CheckpointNotFoundError as error:
                     if which not in ("latest", "best"):
-                        raise
+                        raise self._nearest.damage(checkpoint) or error from None
         raise overtaken(which)
 
 

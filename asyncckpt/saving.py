@@ -21,7 +21,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSkipped, SaveSuperseded
 from asyncckpt.events import Fallback, Listeners, OverBudget, Requested, Stalled
-from asyncckpt.handing import HandOver
+from asyncckpt.handing import HandOver, WorkersPart
 from asyncckpt.handle import SaveHandle, skipped
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
@@ -31,7 +31,6 @@ from asyncckpt.queued import Queued
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.layout import Plan, announce, build
 from asyncckpt.staging.patience import Patience
-from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import refuse_capture
 from asyncckpt.staging.window import least
@@ -91,8 +90,8 @@ class Saver:
         self.stager = Stager(listeners, self._arenas)
         self._interference = Interference(budget.slowdown, executor.pace, listeners)
         self._queued = Queued()
-        self._in_flight: str | None = None
-        """The job that is being written."""
+        self._begun: set[str] = set()
+        """Jobs that the worker has begun and not answered: with a local tier also those on their way to the root."""
         self._gave_way: dict[str, int] = {}
         """Jobs that were given up although they had been begun, and the steps that they were given up for."""
         self._plan: tuple[object, Plan] | None = None
@@ -177,7 +176,8 @@ class Saver:
                 self._outcomes.skip(handle, skipped(handle, self.handles), self._counts.saves)
             else:
                 try:
-                    job = self._job(step, epoch, metrics, created, arena, plan, captured, urgency)
+                    passable = replaceable and on_busy != "wait"
+                    job = self._job(step, epoch, metrics, created, arena, plan, captured, urgency, passable=passable)
                     verify = self._is_sampled(plan) and arena.window is None and urgency is None
                     snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=verify, patience=patience)
                 except BaseException:
@@ -244,6 +244,8 @@ class Saver:
         plan: Plan,
         captured: Captured,
         urgency: Urgency | None,
+        *,
+        passable: bool,
     ) -> SaveJob:
         return SaveJob(
             id=self._job_id(),
@@ -262,6 +264,7 @@ class Saver:
             partial=urgency.leaves_out if urgency else (),
             emergency=urgency is not None,
             local_only=urgency is not None and urgency.local_only,
+            passable=passable and urgency is None,
         )
 
     def _job_id(self) -> str:
@@ -290,7 +293,7 @@ class Saver:
     def _submit(self, hand: HandOver) -> None:
         """Give the job to the worker; on the copier's thread."""
         snapshot = hand.snapshot
-        answer = functools.partial(self._answer, hand.job, hand.handle, snapshot)
+        answer = functools.partial(self._answer, hand.job, hand.handle, WorkersPart(snapshot))
         ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer, snapshot.arena.descriptor)
         try:
             hand.submit(lambda: self._enter(ticket))
@@ -330,8 +333,8 @@ class Saver:
             pass
         # What could not be taken back and is not in flight has been begun, and the worker has not said so yet.
         given_up = {hand.job.id for hand in self._queued.newest_first(replaceable=False) if urgency.takes_over}
-        if urgency.gives_up and (job := self._in_flight) is not None:  # noted there before it leaves the queue
-            given_up.add(job)
+        if urgency.gives_up:
+            given_up |= self._begun  # noted there before it leaves the queue
         for job in given_up:
             self._gave_way[job] = step
             self._executor.abandon(job, step)
@@ -379,23 +382,23 @@ class Saver:
 
     # -- what the worker says ------------------------------------------------------------------------------
 
-    def _answer(self, job: SaveJob, handle: SaveHandle, snapshot: Snapshot, reply: Reply) -> None:
+    def _answer(self, job: SaveJob, handle: SaveHandle, arena: WorkersPart, reply: Reply) -> None:
         """Take the worker's reply to the handle; on the worker's thread."""
         if isinstance(reply, Started):
-            self._in_flight = job.id
+            self._begun.add(job.id)
             self._queued.remove(job.id)
             handle._began(reply.seq)
             return
         if isinstance(reply, Landed | Missed):
             self._told_of_tier(handle, reply)
+            if isinstance(reply, Landed):  # what is still to be done is done from there
+                arena.let_go()
             return
         self._queued.remove(job.id)
-        if self._in_flight == job.id:
-            self._in_flight = None
+        self._begun.discard(job.id)
         gave_way_to = self._gave_way.pop(job.id, job.step)
         self._ranks.end(save_task(job.ordinal))
-        snapshot.stop()
-        snapshot.release()
+        arena.let_go()
         if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:
             handle._end("durable", info=info_of(checkpoint))
         elif isinstance(reply, Declined):

@@ -238,7 +238,7 @@ def _outcome(handle: SaveHandle, end: float) -> str:
     """What became of a save that was begun, by `end`; raises why it is nowhere."""
     try:
         return "partial" if _durable(handle, end).partial else "durable"
-    except SaveSkipped:
+    except (SaveSkipped, PreemptionTimeoutError):
         if not handle.is_nearer:
             raise
         return "local"

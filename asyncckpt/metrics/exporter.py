@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from asyncckpt.errors import OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.events import (
     HOME,
+    Ahead,
     Damaged,
     Deleted,
     Durable,
@@ -147,6 +148,11 @@ class Exporter:
     def _tier_failed(self, event: TierFailed) -> None:
         self._metrics.tier_failures[event.tier].inc()
         self._count(event.error, event.tier)
+
+    def _ahead(self, event: Ahead) -> None:
+        self._metrics.ahead.set(event.checkpoints)
+        self._metrics.ahead_bytes.set(event.bytes)
+        self._metrics.given_up.inc(event.given_up)
 
     def _failed(self, event: Failed) -> None:
         self._metrics.saves["failed"].inc()
@@ -287,6 +293,7 @@ _HANDLERS: Mapping[type[Event], Any] = {
     Retried: Exporter._retried,
     TierDurable: Exporter._tier_durable,
     TierFailed: Exporter._tier_failed,
+    Ahead: Exporter._ahead,
 }
 
 

@@ -190,7 +190,7 @@ class Instruments:
             "Time the worker spent in each phase of a durable save, and deleting what retention dropped.",
             PHASE,
             "phase",
-            *("open", "write", "stage", "report", "commit", "prune"),
+            *("open", "write", "queue", "stage", "report", "commit", "prune"),
         )
         self.bytes = made.counters(
             "asyncckpt_bytes_total",
@@ -321,6 +321,15 @@ class Instruments:
         )
         self.tier_failures = made.counters(
             "asyncckpt_tier_failures_total", "What was to be kept in another tier than home, and failed.", "tier"
+        )
+
+        self.ahead = made.gauge(
+            "asyncckpt_local_ahead_checkpoints", "Checkpoints on the local tier that the root has not got."
+        )
+        self.ahead_bytes = made.gauge("asyncckpt_local_ahead_bytes", "Bytes of their packs.")
+        self.given_up = made.counter(
+            "asyncckpt_local_given_up_total",
+            "Checkpoints dropped from the local tier for want of room, although the root had not got them.",
         )
 
     def begin_tier(self, tier: str, backend: str) -> None:

@@ -39,9 +39,9 @@ class Situation:
     """What is known when it has to be decided what is done after `step`.
 
     `left`: seconds in which something has to be durable. `sizes`: bytes of each part of the state. `flights`: what is
-    under way, in the order of writing; at most the first was begun. `speed`: of the store, None where nothing was
-    measured; `local`: of a nearer tier, None where there is none. `saved`: the step of the newest complete checkpoint.
-    `asked`: the user wants this step saved, whatever is under way.
+    under way, in the order of writing; at most the first was begun, but with a local tier all that are on their way
+    home. `speed`: of the store, None where nothing was measured; `local`: of a nearer tier, None where there is none.
+    `saved`: the step of the newest complete checkpoint. `asked`: the user wants this step saved, whatever is under way.
     """
 
     step: int

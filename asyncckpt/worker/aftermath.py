@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from asyncckpt.errors import AsyncCkptError
+from asyncckpt.errors import AsyncCkptError, StorageError
 from asyncckpt.events import Leftover, Listeners, Pruned, Retained
+from asyncckpt.format.names import DataDirectory
+from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
 from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.ownership import Ownership
@@ -34,3 +36,11 @@ async def follow_up(
     except (AsyncCkptError, OSError) as error:
         listeners.emit(Leftover("the hints latest and best", error))
     await ownership.pruner.committed(writer, writer.dropped, writer.stale)
+
+
+async def discard(directory: DataDirectory, storage: Storage, listeners: Listeners) -> None:
+    """Delete an attempt that failed: its folder's name was never and will never be in a record."""
+    try:
+        await storage.delete([found.key async for found in storage.list(directory.key + "/")])
+    except StorageError as error:
+        listeners.emit(Leftover(f"the failed attempt in {directory.key}", error))

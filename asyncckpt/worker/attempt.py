@@ -25,7 +25,21 @@ class Attempt:
         self.announced = False
         self.landed = False
         """Whether the local tier has it."""
+        self.is_in_root = False
+        """Whether something of it may be there, put from memory."""
+        self.is_uncertain = False
+        """Whether the local tier may have it, under the number that it has now."""
         self.recording = False
+
+    @property
+    def seq(self) -> int:
+        """The sequence number; 0 before it has one."""
+        return 0 if self.directory is None else self.directory.seq
+
+    def land(self) -> None:
+        """The local tier has it, and its memory is needed no more."""
+        self.landed = True
+        self.ticket = self.ticket.without_memory()
 
     def may_be_recorded(self, error: Exception) -> bool:
         """Whether a record may name the attempt all the same; a fenced writer deletes nothing anyhow."""

@@ -23,18 +23,18 @@ from asyncckpt.format import record as records
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing, Which
+from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker import wire
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ignored import IgnoredMessages
 from asyncckpt.worker.past import Past
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.reader import Reader
 from asyncckpt.worker.relay import Relay
-from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.ticket import Ticket
 
@@ -117,9 +117,9 @@ class ProcessExecutor:
         return self._reader.start(lambda catalog: catalog.listing())
 
     @contextmanager
-    def held(self, which: Which) -> Iterator[Checkpoint]:
+    def held(self, find: Callable[[Catalog], Coroutine[Any, Any, Checkpoint]]) -> Iterator[Checkpoint]:
         """See `Executor.held`."""
-        checkpoint, _ = self.read(lambda catalog: catalog.named(which))
+        checkpoint = self.read(find)
         with self._exchange.held(checkpoint.seq):
             yield checkpoint
 

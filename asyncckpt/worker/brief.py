@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 from asyncckpt.clock import Clock
 from asyncckpt.storage.recipe import Recipe, recipe_of
 from asyncckpt.worker import wire
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.past import Claim, Past
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.remote import ranks_json
-from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.settings import ProcessConfig
 from asyncckpt.worker.wire import Message
 from asyncckpt.worker.writer import new_writer_id

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.damage import readable
-from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.errors import CheckpointCorruptError, StorageError
 from asyncckpt.format.digest import digesting
 from asyncckpt.format.manifest import Contents, Pack
 from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.pace import Pace
+
+
+class SourceFailed(StorageError):
+    """The tier that is copied from cannot be read, which says nothing about the one that is copied to."""
+
 
 PIECE = 16 << 20
 """Bytes read at a time. Two pieces are held at most: one is read while the one before it is written."""
@@ -39,14 +45,17 @@ class Copying:
     brought: set[str] = field(default_factory=set)
     written: int = 0
     """Bytes that were put."""
+    rested: float = 0.0
+    """Seconds for which nothing was done."""
 
     async def copy(self, checkpoint: Checkpoint, listed: Container[str]) -> None:
         """Everything of `checkpoint`, durable; `listed` are the packs that the target's checkpoints name.
 
-        Raises `CheckpointCorruptError` where the source is not sound, or has lost something meanwhile, and
-        `StorageError` of either store.
+        Raises `CheckpointCorruptError` where the source is not sound, or has lost something meanwhile, `SourceFailed`
+        where it cannot be read, and the `StorageError` of the target.
         """
-        contents = (await self.source.manifest(checkpoint)).contents
+        with _source():
+            contents = (await self.source.manifest(checkpoint)).contents
         for number, pack in enumerate(contents.packs):
             if not (pack.key in listed or await self._is_there(pack)):
                 await self._put(pack, parts(contents, number))
@@ -73,7 +82,9 @@ class Copying:
                 await asyncio.to_thread(check.take, piece)
                 yield piece
                 if self.pace.share < 1:  # a thread is not asked for nothing
-                    await asyncio.to_thread(self.pace.rest, time.monotonic() - began)
+                    worked_until = time.monotonic()
+                    await asyncio.to_thread(self.pace.rest, worked_until - began)
+                    self.rested += time.monotonic() - worked_until
         finally:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
@@ -83,18 +94,27 @@ class Copying:
         length = min(PIECE, pack.length - start)
         if length <= 0:
             return memoryview(b"")
-        with readable(f"{self.source.storage.url}/{pack.key}"):
+        with _source(), readable(f"{self.source.storage.url}/{pack.key}"):
             return await self.source.storage.get(pack.key, start=start, length=length)
 
     async def _put_manifest(self, ref: ObjectRef) -> None:
         what = f"{self.source.storage.url}/{ref.key}"
-        with readable(what):
+        with _source(), readable(what):
             data = await self.source.storage.get(ref.key)
         if sealed_digest(data) != ref.digest:
             raise CheckpointCorruptError(f"{what} is not the manifest that was committed")
         await self.target.put(ref.key, [data], length=len(data))
         self.brought.add(ref.key)
         self.written += len(data)
+
+
+@contextmanager
+def _source() -> Iterator[None]:
+    """Around what is asked of the source."""
+    try:
+        yield
+    except StorageError as error:
+        raise SourceFailed(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from asyncckpt.errors import AsyncCkptError, CheckpointerClosed
@@ -237,7 +238,9 @@ class Exchange:
                 if not pending.is_given:
                     successor.submit(pending.ticket)
                     pending.keep()
-            return [pending for pending in left if pending.is_given], True
+                elif pending.ticket.landed:
+                    successor.submit(replace(pending.ticket, repeated=True))
+            return [pending for pending in left if pending.is_given and not pending.ticket.landed], True
 
     @property
     def _is_over(self) -> bool:

@@ -15,7 +15,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing, Which
+from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pool import Service, WorkerPool
@@ -63,8 +63,8 @@ class Executor(Protocol):
         """Begin to look at what the run lists."""
         ...
 
-    def held(self, which: Which) -> AbstractContextManager[Checkpoint]:
-        """The checkpoint that `which` names now; within the context this training's retention leaves it alone."""
+    def held(self, find: Callable[[Catalog], Coroutine[Any, Any, Checkpoint]]) -> AbstractContextManager[Checkpoint]:
+        """The checkpoint that `find` finds now; within the context this training's retention leaves it alone."""
         ...
 
     def resume(self) -> Listing:
@@ -155,12 +155,12 @@ class ThreadExecutor:
         return self.pool.start(lambda service: service.catalog.listing())
 
     @contextmanager
-    def held(self, which: Which) -> Iterator[Checkpoint]:
+    def held(self, find: Callable[[Catalog], Coroutine[Any, Any, Checkpoint]]) -> Iterator[Checkpoint]:
         """See `Executor.held`."""
         held = ExitStack()
 
-        async def find(service: Keeper) -> Checkpoint:
-            checkpoint, _ = await service.catalog.named(which)
+        async def hold(service: Keeper) -> Checkpoint:
+            checkpoint = await find(service.catalog)
             held.enter_context(service.hold(checkpoint.seq))
             return checkpoint
 
@@ -168,7 +168,7 @@ class ThreadExecutor:
             held.close()
 
         try:
-            yield self.pool.run(find)
+            yield self.pool.run(hold)
         finally:
             self.pool.run(let_go)
 

@@ -6,10 +6,11 @@ has taken home: so one checkpoint has one name wherever it lies, and two that di
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asyncckpt.format.names import directory_of
-from asyncckpt.format.record import Checkpoint, WriterId
+from asyncckpt.format.record import Checkpoint, Record, WriterId
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,17 @@ class Seen:
     def and_(self, other: Seen) -> Seen:
         """What was seen in both."""
         return Seen(max(self.inc, other.inc), max(self.next_seq, other.next_seq))
+
+
+def above(head: Record, listed: Iterable[Checkpoint], checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Those of `checkpoints`, of another tier, that home may get still, whose `head` lists the `listed` ones.
+
+    Only what is newer than all that it has: or a branch that was abandoned came back.
+    """
+    number, newest = (head.latest_inc or 0, head.latest or 0), 0
+    for known in listed:
+        number, newest = max(number, number_of(known)), max(newest, known.seq)
+    return [c for c in checkpoints if number_of(c) > number and c.seq > newest]
 
 
 def number_of(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -247,11 +247,12 @@ class Host:
         self._service.submit(
             Ticket(
                 job,
-                self._known.arenas[job.arena],
+                memoryview(b"") if message["landed"] else self._known.arenas[job.arena],
                 held.watermark,
                 lambda answer: self._reply(job.id, answer),
                 claim=held.claim,
                 repeated=message["repeated"],
+                landed=message["landed"],
             )
         )
 

@@ -44,6 +44,11 @@ class Base:
         return Base(contents, (*self.turnovers[-1:], turnover))
 
 
+def next_base(base: Base | None, contents: Contents, turnover: float | None) -> Base:
+    """What the save after one of `contents` may share, which had `base` and of which `turnover` had changed."""
+    return Base(contents) if base is None or turnover is None else base.followed_by(contents, turnover)
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What becomes of each tensor."""

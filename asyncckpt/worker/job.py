@@ -82,6 +82,8 @@ class SaveJob:
     """Whether the process is about to be killed: what may be done later is left to the next start."""
     local_only: bool = False
     """Whether there is time for the local tier only: the next start brings it home."""
+    passable: bool = False
+    """Whether it may stay on the local tier alone, where a newer save is there before its way home has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """The save is committed in the local tier, and on its way home."""
+    """The save is committed in the local tier, and on its way home from there: its arena is not needed any more."""
 
     record: Record
 
@@ -122,6 +124,6 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Rank 0 will not carry out this save: the one of `by_step` took its place, or it was skipped where None."""
+    """The save of `by_step` took the place of this one, or rank 0 has skipped it where that is None."""
 
     by_step: int | None

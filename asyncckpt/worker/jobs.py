@@ -93,6 +93,7 @@ class Jobs:
     def landed(self, message: Message) -> None:
         """It is on the local tier."""
         if (pending := self._about(message)) is not None:
+            pending.land()  # first: what the next worker would be given must not be what the next save copies into
             pending.ticket.reply(Landed(records.decode(message["record"].encode("ascii"), "the worker's record")))
 
     def missed(self, message: Message) -> None:

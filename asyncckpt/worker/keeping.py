@@ -50,6 +50,8 @@ class Keeping:
         self.reading: dict[int, int] = {}
         self.found: dict[Finding, Damage] = {}
         """Damage that was found, and that the root was not told of yet."""
+        self.spared: frozenset[int] = frozenset()
+        """What stays for a reason of its own."""
         self._storage = storage
         self._policy = policy
         self._monitor = monitor
@@ -165,7 +167,7 @@ class Keeping:
     ) -> Told:
         found = [(finding, listed(finding.seq)) for finding in wishes.damaged.union(self.found)]
         return Told(
-            reading=self.reading.keys(),
+            reading=self.reading.keys() | self.spared,
             damaged=[f.seq for f, checkpoint in found if checkpoint is not None and f == Finding.of(checkpoint)],
             marks=wishes.spared,
             asked=wishes.unwanted,

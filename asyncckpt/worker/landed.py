@@ -25,16 +25,22 @@ def landed(writer: Writer, job: SaveJob) -> Record | None:
 
     Raises `SaveFailed` where a later save of this training is committed: to write `job` now would make latest go back.
     """
-    own = [record for record in writer.listed.records if record.writer.nonce == writer.nonce]
-    for record in own:
-        if record.checkpoint is not None and _is_of(record.checkpoint, job):
-            return record
-    later = [r.checkpoint.step for r in own if r.checkpoint is not None and r.checkpoint.created > job.created]
-    if later:
+    if (record := find(writer, job)) is not None:
+        return record
+    own = [r.checkpoint for r in writer.listed.records if r.writer.nonce == writer.nonce and r.checkpoint is not None]
+    if later := [checkpoint.step for checkpoint in own if checkpoint.created > job.created]:
         raise SaveFailed(
             f"whether step {job.step} was committed is not known: its worker died, and step {later[-1]}, which was "
             "saved later, is durable"
         )
+    return None
+
+
+def find(writer: Writer, job: SaveJob) -> Record | None:
+    """The record by which this writer has committed `job`, if it is listed."""
+    for record in writer.listed.records:
+        if record.writer.nonce == writer.nonce and record.checkpoint is not None and _is_of(record.checkpoint, job):
+            return record
     return None
 
 

@@ -67,8 +67,9 @@ class Link:
             self.channel.post({"kind": "layout", "layout": pending.layout, "as": wire.layout_json(pending.shape)})
             self._layouts.add(pending.layout)
         windowed = pending.ticket.watermark.is_windowed
+        landed = pending.ticket.landed
         said = {"job": pending.said, "layout": pending.layout, "repeated": pending.is_repeated, "windowed": windowed}
-        self.channel.post({"kind": "job", **said}, [pending.token])
+        self.channel.post({"kind": "job", "landed": landed, **said}, [pending.token])
         self.follow(pending)
 
     def follow(self, pending: Pending) -> None:

@@ -1,39 +1,35 @@
 """Local: the tier on a nearer disk, which has every save before home has it.
 
-A save is written there first, from the same memory and under the same names, and committed in that tier's own records;
-then it goes home. So what is there is the same checkpoint, or one that home has not got (yet): what nobody could bring
-home before the training was killed is brought there by the next one, before it goes on. Whatever happens to this tier
-is told in events, in metrics and in the log, and reaches no save.
+A save is written there first, from the memory that it was copied into, and committed in that tier's own records; from
+there it goes home. So what is there is the same checkpoint as at home, or one that home has not got (yet): what nobody
+could take home before the training was killed is brought there by the next one, before it goes on. Whatever happens to
+this tier is told in events, in metrics and in the log, and reaches no save.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import (
-    Fenced,
-    OutcomeUnknown,
-    RunContended,
-    RunError,
-    SaveSkipped,
-    StorageError,
-)
-from asyncckpt.events import LOCAL, Fallback, Leftover, Listeners, TierDurable, TierFailed
+from asyncckpt.errors import CheckpointCorruptError, Fenced, OutcomeUnknown, RunContended, RunError, SaveSkipped
+from asyncckpt.events import LOCAL, Ahead, Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.names import DataDirectory
-from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.marking import damage_of
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker import room
+from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
-from asyncckpt.worker.bringing import is_above
 from asyncckpt.worker.describing import describe
-from asyncckpt.worker.home import Seen
-from asyncckpt.worker.increment import Base
-from asyncckpt.worker.job import Landed, Missed
+from asyncckpt.worker.home import Seen, above
+from asyncckpt.worker.increment import Base, next_base
+from asyncckpt.worker.job import Landed, Missed, SaveJob
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pipeline import Digesting, Packing
 from asyncckpt.worker.ticket import Ticket
@@ -44,6 +40,9 @@ logger = logging.getLogger("asyncckpt")
 
 KEEP = RetentionPolicy(last=2)
 """What stays there, beside the best, and what home has not got: nobody resumes from anything older."""
+
+ROOM = 2
+"""Snapshots for which there has to be room before one is written: it, and the next one, before older ones are gone."""
 
 
 class LocalTier:
@@ -58,7 +57,7 @@ class LocalTier:
         told: Listeners,
         clock: Clock,
     ) -> None:
-        self._tier = Tier(LOCAL, storage, KEEP, monitor, told, clock, ownership.overwritten)
+        self.tier = Tier(LOCAL, storage, KEEP, monitor, told, clock, ownership.overwritten)
         self._ownership = ownership
         self._home = home
         self._monitor = monitor
@@ -66,22 +65,24 @@ class LocalTier:
         self._clock = clock
         self._is_over = False
         self._has_fallen_back = False
-        self._left: list[DataDirectory] = []
-        """Attempts that are here and did not come home: what there is of them there is as good as here, for now."""
-        self.hurry = self._tier.hurry
-
-    @property
-    def tier(self) -> Tier:
-        """What it is like any other tier."""
-        return self._tier
+        self._own: Writer | None = None
+        """This tier as it was taken last."""
+        self.on_its_way: Callable[[], int | None] = lambda: None
+        """The sequence number of what is being copied home now."""
+        self.catalog = self.tier.catalog
+        self.hurry = self.tier.hurry
 
     @property
     def _storage(self) -> Storage:
-        return self._tier.catalog.storage
+        return self.tier.catalog.storage
 
     async def look(self) -> Seen:
         """Before home is taken, see `Tier.look`."""
-        return await self._tier.look(self._home)
+        return await self.tier.look(self._home)
+
+    def hold(self, seq: int) -> AbstractContextManager[None]:
+        """Keep retention of this tier away from a checkpoint that is being read."""
+        return self.tier.hold(seq)
 
     # -- a save --------------------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class LocalTier:
             self._fall_back()
             return None
         try:
-            own = await self._tier.open(home_of(home))
+            self._own = own = await self.tier.open(home_of(home))
         except Exception as error:
             self.failed(ticket.job.step, error)
             ticket.reply(Missed(error))
@@ -113,105 +114,143 @@ class LocalTier:
 
     async def land(
         self, attempt: Attempt, home: Writer, own: Writer, packing: Packing, digested: Digesting, *, prunes: bool
-    ) -> Base | None:
-        """Save an attempt here; returns what it may share at home, where it has to be the same checkpoint.
+    ) -> bool:
+        """Save an attempt here; returns whether it is: then nothing of its arena is needed any more.
 
         Raises what is wrong with the snapshot, and `SaveSkipped` where there is no time to take it home.
         """
-        ticket, began = attempt.ticket, self._clock.monotonic()
-        # What is not here cannot be shared: then the save is whole, here and at home.
-        base = home.base if home.base is not None and _has(own, home.base) else None
+        job, began = packing.job, self._clock.monotonic()
+        # What was committed here last, unless that is gone by now.
+        base = own.base if own.base is not None and _has(own, own.base) else None
         here = replace(packing, storage=self._storage)
         try:
+            if prunes:
+                await self._make_room(home, own, job)
             written = await here.put(digested, base)
             await asyncio.get_running_loop().run_in_executor(packing.threads, packing.watermark.wait_sealed)
             checkpoint = await describe(
-                *(packing.job, home, packing.directory, written.contents),
+                *(job, home, packing.directory, written.contents),
                 *(self._storage, self._monitor, packing.threads),
             )
-            self._tier.spare(c.seq for c in own.listed if is_above(c, home))
-            verdict = await self._tier.commit(own, checkpoint, prunes=prunes)
+            self.tier.spare(c.seq for c in self._ahead(home, own))
+            verdict = await self.tier.commit(own, checkpoint, prunes=prunes)
         except Exception as error:
-            if not isinstance(error, Fenced | OutcomeUnknown):
-                await self._discard(packing.directory, self._storage)
+            own.base = None
+            attempt.is_uncertain = isinstance(error, Fenced | OutcomeUnknown)
+            if not attempt.is_uncertain:
+                await discard(packing.directory, self._storage, self._listeners)
             if packing.watermark.error is not None:
                 raise  # there is no snapshot, here or anywhere
-            self.failed(packing.job.step, error)
-            ticket.reply(Missed(error))
-            return home.base
-        attempt.landed = True
-        self._durable(LOCAL, checkpoint, written.nbytes, self._clock.monotonic() - began)
-        ticket.reply(Landed(own.head))
-        if packing.job.local_only:
+            self.failed(job.step, error)
+            attempt.ticket.reply(Missed(error))
+            return False
+        own.base = next_base(base, written.contents, written.turnover)
+        if not checkpoint.partial:
+            home.parent = checkpoint.seq
+        attempt.land()
+        self._durable(checkpoint, written.nbytes, self._clock.monotonic() - began)
+        attempt.ticket.reply(Landed(own.head))
+        self.tell_ahead(home)
+        if job.local_only:
             raise SaveSkipped(
-                f"step {packing.job.step} is saved in {self._storage.url} only: there was no time for the root; the "
-                "next resume() with that local tier brings it there"
+                f"step {job.step} is saved in {self._storage.url} only: there was no time for the root; the next "
+                "resume() with that local tier brings it there"
             )
         if prunes:
-            await self._tier.follow_up(own, verdict)
-        return base
+            await self.tier.follow_up(own, verdict)
+        return True
 
-    def tell_again(self, ticket: Ticket, own: Writer | None, record: Record) -> None:
-        """What is at home by `record` had landed here before, or not; who was told is no more."""
-        checkpoint = record.checkpoint
-        if own is not None and checkpoint is not None and checkpoint.seq in own.listed:
-            ticket.reply(Landed(own.listed.record(checkpoint.seq)))
+    def find(self, seq: int) -> Checkpoint | None:
+        """What is listed here under that number, as far as is known."""
+        if self._own is None or seq not in self._own.listed:
+            return None
+        return self._own.listed.record(seq).checkpoint
 
-    def leave_behind(self, directory: DataDirectory) -> None:
-        """An attempt that landed did not come home: what was put there stays, for whoever may bring it."""
-        self._left.append(directory)
+    # -- what home has not got -----------------------------------------------------------------------------
 
-    async def passed(self, home: Writer) -> None:
-        """A newer checkpoint is at home: what others left there on their way is of no use any more."""
-        left, self._left = self._left, []
-        for directory in left:
-            if directory.seq not in home.listed:
-                await self._discard(directory, home.catalog.storage)
+    def _ahead(self, home: Writer, own: Writer) -> list[Checkpoint]:
+        """What is here and may come home still, by rising sequence number."""
+        here = {c.seq: c for c in above(home.head, home.listed, own.listed)}
+        if (seq := self.on_its_way()) is not None and seq not in home.listed and (now := self.find(seq)) is not None:
+            here[seq] = now
+        return [here[seq] for seq in sorted(here)]
+
+    def tell_ahead(self, home: Writer, given_up: int = 0) -> None:
+        """How much that is."""
+        if self._own is not None:
+            ahead = self._ahead(home, self._own)
+            sizes = {pack.key: pack.length for checkpoint in ahead for pack in checkpoint.packs}
+            self._listeners.emit(Ahead(len(ahead), sum(sizes.values()), given_up))
+
+    async def _make_room(self, home: Writer, own: Writer, job: SaveJob) -> None:
+        """Give up the oldest of what home has not got, but for the newest and what is being copied, for want of room.
+
+        A tier never drops what the next one has not got as long as it can: of a root that is away for long only the
+        newest is worth a disk that can take no more.
+        """
+        available = room.free(self._storage)
+        if available is None or available >= (wanted := ROOM * job.layout.size):
+            return
+        kept = {*sorted(c.seq for c in own.listed)[-(KEEP.last or 0) :], self.on_its_way()}
+        best = own.listed.contest.best()
+        given_up = []
+        for checkpoint in self._ahead(home, own):
+            if available < wanted and checkpoint.seq not in kept and checkpoint is not best:
+                given_up.append(checkpoint)
+                available += sum(p.length for p in checkpoint.packs if p.key.startswith(checkpoint.folder + "/"))
+        if not given_up:
+            return
+        steps = ", ".join(str(c.step) for c in given_up)
+        logger.warning(
+            "the disk of %s has no more room: what is oldest (step %s), which the root has not got, is given up there: "
+            "newer ones are kept",
+            *(self._storage.url, steps),
+        )
+        await self.tier.give_up(own, given_up, "no room was left, and the root has not got it yet")
+        self.tell_ahead(home, len(given_up))
 
     async def amend(self, home: Writer, checkpoint: Checkpoint) -> None:
         """Late metrics of a checkpoint of home."""
         if not self._is_over:
             try:
-                await self._tier.amend(home_of(home), checkpoint)
+                await self.tier.amend(home_of(home), checkpoint)
             except Exception as error:
                 self.failed(checkpoint.step, error)
-
-    def found(self, finding: Finding, damage: Damage) -> None:
-        """A copy here was found damaged."""
-        self._tier.found(finding, damage)
 
     # -- the end -------------------------------------------------------------------------------------------
 
     async def idle(self) -> None:
         """Wait for sweep and deletion under way."""
-        await self._tier.idle()
+        await self.tier.idle()
 
     async def finish(self, *, tidy: bool) -> None:
         """Leave the tier in order."""
         if not self._is_over:
-            await self._tier.leave(tidy=tidy)
+            await self.tier.leave(tidy=tidy)
         await self._storage.aclose()
 
     # -- what is told --------------------------------------------------------------------------------------
 
-    def _durable(self, tier: str, checkpoint: Checkpoint, written: int, spent: float) -> None:
+    def _durable(self, checkpoint: Checkpoint, written: int, spent: float) -> None:
         now = self._clock.time()
         seconds = now - checkpoint.created / 1e6
         self._listeners.emit(
-            TierDurable(tier, checkpoint.step, checkpoint.seq, checkpoint.size, written, seconds, now, spent)
+            TierDurable(LOCAL, checkpoint.step, checkpoint.seq, checkpoint.size, written, seconds, now, spent)
         )
 
+    def damaged(self, checkpoint: Checkpoint, error: CheckpointCorruptError) -> None:
+        """It is not what was saved, and stays as it is."""
+        self.found(Finding.of(checkpoint), damage_of(error, self._clock))
+        self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, LOCAL))
+
+    def found(self, finding: Finding, damage: Damage) -> None:
+        """A copy here was found damaged."""
+        self.tier.found(finding, damage)
+
     def failed(self, step: int | None, error: Exception) -> None:
-        """See `Source.failed`; a save there may have failed too."""
+        """This tier does not have that step, or cannot be read at all."""
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
         self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
-
-    async def _discard(self, directory: DataDirectory, storage: Storage) -> None:
-        """Delete an attempt: its name is in no record, and will never be."""
-        try:
-            await storage.delete([found.key async for found in storage.list(directory.key + "/")])
-        except StorageError as error:
-            self._listeners.emit(Leftover(f"the attempt in {directory.key}", error))
 
 
 def _has(own: Writer, base: Base) -> bool:

@@ -23,13 +23,13 @@ from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.announcements import Announcements, Said, directory_in
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing
 from asyncckpt.worker.ranks import Ranks, at_work, save_task, trouble_key
 from asyncckpt.worker.reports import write_report
-from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.ticket import Ticket
 
 

@@ -100,9 +100,13 @@ class Ownership:
         self.check_resumed(writer.listed)
         return writer
 
-    async def _open(self) -> Writer:
+    def check(self) -> None:
+        """Raise `Fenced` where somebody else is known to have taken the run."""
         if self._fenced is not None:
             raise self._fenced
+
+    async def _open(self) -> Writer:
+        self.check()
         if self.writer is None:
             if self._inc is None and self._drained is not None:
                 await self._drained()

@@ -42,6 +42,11 @@ class Pending:
         """The job's id."""
         return self.ticket.job.id
 
+    def land(self) -> None:
+        """The local tier has it: whoever carries it on needs nothing of its memory, which is not kept any more."""
+        self.ticket = self.ticket.without_memory()
+        self.keep()
+
     @property
     def is_lost(self) -> bool:
         """Whether no other worker than the one that has it could carry it out: what was read of it is not there."""

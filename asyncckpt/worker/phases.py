@@ -8,7 +8,11 @@ from asyncckpt.clock import Clock
 
 
 class Phases:
-    """Begins in ``open``; ``write``, ``stage``, ``report`` and ``commit`` follow."""
+    """Begins in ``open``; ``write``, ``stage``, ``report`` and ``commit`` follow.
+
+    With a local tier ``write`` is what that took and what the copy from there to the root took, and ``queue`` the time
+    between them.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.now = "open"
@@ -28,5 +32,5 @@ class Phases:
 
     def _close(self) -> None:
         now = self._clock.monotonic()
-        self._seconds[self.now] = now - self._since
+        self._seconds[self.now] = self._seconds.get(self.now, 0.0) + now - self._since
         self._since = now

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
-from asyncckpt.worker.job import Committed, Declined, Rejected, Started
+from asyncckpt.worker.job import Committed, Declined, Landed, Rejected, Started
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -202,6 +202,9 @@ class WorkerPool(Generic[_S]):
 
     def _noting(self, worker: _Worker[_S], ticket: Ticket) -> Callable[[Reply], None]:
         def reply(answer: Reply) -> None:
+            if isinstance(answer, Landed):
+                with self._lock:
+                    worker.jobs[ticket.job.id] = ticket.without_memory()
             if isinstance(answer, Committed | Rejected | Declined):
                 with self._lock:
                     if worker.jobs.pop(ticket.job.id, None) is None:

@@ -17,13 +17,14 @@ from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.recipe import Recipe, made
 from asyncckpt.worker import wire
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.executor import Keeper
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.past import Claim
 from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.remote import RemoteRanks
-from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.service import SaveService
 from asyncckpt.worker.untaken import Untaken
 from asyncckpt.worker.wire import Message
 

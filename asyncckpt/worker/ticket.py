@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from asyncckpt.worker.descriptors import Descriptor
@@ -32,3 +32,9 @@ class Ticket:
     """Asked once, right before the job is begun: whether it may be."""
     repeated: bool = False
     """Whether another worker had the job, and may have committed it."""
+    landed: bool = False
+    """Whether the local tier is known to have it: then there is nothing in `view` any more."""
+
+    def without_memory(self) -> Ticket:
+        """The same once the local tier has it: the arena is free for the next save."""
+        return replace(self, view=memoryview(b""), memory=None, landed=True)

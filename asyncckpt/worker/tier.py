@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
@@ -16,7 +17,7 @@ from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, RunRefused, StorageError
 from asyncckpt.events import Damaged, Deleted, Event, Leftover, Listeners, Pruned, Retained, Swept
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.record import Checkpoint
+from asyncckpt.format.record import Checkpoint, Removal
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.aftermath import follow_up, tell
@@ -119,7 +120,7 @@ class Tier:
         copying = Copying(source, self.catalog.storage, pace, self._brought)
         await copying.copy(checkpoint, writer.listed.uses)
         await self.follow_up(writer, await self.commit(writer, checkpoint))
-        await self._clean_up(writer)
+        await clean_up(writer, self._brought, self._listeners)
         return copying.written
 
     async def open(self, home: Home) -> Writer:
@@ -143,8 +144,22 @@ class Tier:
         await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
 
     def spare(self, seqs: Iterable[int]) -> None:
-        """From now on retention leaves these alone whatever the policy says, and no others."""
-        self._keeping.reading = dict.fromkeys(seqs, 1)
+        """From now on retention leaves these alone whatever the policy says, and no others but what is being read."""
+        self._keeping.spared = frozenset(seqs)
+
+    def hold(self, seq: int) -> AbstractContextManager[None]:
+        """Keep retention away from a checkpoint that is being read."""
+        return self._keeping.hold(seq)
+
+    async def give_up(self, writer: Writer, checkpoints: Sequence[Checkpoint], reason: str) -> None:
+        """Drop these by a record of its own, and delete at once what they alone held."""
+        removed = tuple(Removal(c.seq, c.step, reason, "policy") for c in checkpoints)
+        with self._ownership.recording(writer):
+            await writer.drop(removed)
+        tell(Verdict(removed), self._listeners)
+        await self._ownership.pruner.committed(writer, writer.dropped, writer.stale)
+        await self._ownership.pruner.committed(writer, (), ())
+        await self._ownership.pruner.finished()
 
     def found(self, finding: Finding, damage: Damage) -> None:
         """A copy here was found damaged: this tier's next record says so."""
@@ -161,16 +176,6 @@ class Tier:
             )
         return True
 
-    async def _clean_up(self, writer: Writer) -> None:
-        """Delete what was brought for checkpoints that were overtaken on their way, and never will be listed."""
-        packs, folders = needed(writer.listed)
-        garbage = [key for key in self._brought if key not in packs and key.rsplit("/", 1)[0] not in folders]
-        self._brought.clear()
-        try:
-            await self.catalog.storage.delete(sorted(garbage))
-        except StorageError as error:
-            self._listeners.emit(Leftover("copies of checkpoints that were overtaken", error))
-
     async def amend(self, home: Home, checkpoint: Checkpoint) -> None:
         """List `checkpoint` as it is given now, if it is listed: metrics may come late. Raises as `take` does."""
         writer = await self.open(home)
@@ -186,3 +191,14 @@ class Tier:
     async def leave(self, *, tidy: bool = True) -> None:
         """A closing record, and late deletion where `tidy`."""
         await self._ownership.leave(tidy=tidy)
+
+
+async def clean_up(writer: Writer, brought: set[str], listeners: Listeners) -> None:
+    """Delete what was brought for checkpoints that were overtaken on their way, and never will be listed."""
+    packs, folders = needed(writer.listed)
+    garbage = [key for key in brought if key not in packs and key.rsplit("/", 1)[0] not in folders]
+    brought.clear()
+    try:
+        await writer.catalog.storage.delete(sorted(garbage))
+    except StorageError as error:
+        listeners.emit(Leftover("copies of checkpoints that were overtaken", error))

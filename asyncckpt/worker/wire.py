@@ -52,6 +52,7 @@ def job_json(job: SaveJob) -> Message:
         "partial": list(job.partial),
         "emergency": job.emergency,
         "local_only": job.local_only,
+        "passable": job.passable,
     }
 
 

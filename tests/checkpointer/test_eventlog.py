@@ -13,6 +13,7 @@ from asyncckpt import AsyncCheckpointer, Budget, MetricsConfig, RetentionPolicy,
 from asyncckpt.errors import CheckpointNotFoundError, SaveFailed, StorageDenied
 from asyncckpt.eventlog import LINES, QUIET, EventLog
 from asyncckpt.events import (
+    Ahead,
     Amended,
     Damaged,
     Deleted,
@@ -55,7 +56,7 @@ from .trainings import Recorder, Toy
 
 DENIED = "Permission denied"
 
-ELSEWHERE = {Failed, PreemptionNoticed, PreemptionPlanned, PreemptionEnded, Weighed, Restoring, Ignored}
+ELSEWHERE = {Failed, PreemptionNoticed, PreemptionPlanned, PreemptionEnded, Weighed, Restoring, Ignored, Ahead}
 """Written with the handle, the decision or the measurement that they are of, or where the kind is known."""
 
 NOTHING_WRONG = {

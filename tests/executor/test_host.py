@@ -69,7 +69,7 @@ def test_P5_what_a_dead_trainer_had_said_is_read_before_anything_is_given_up(tmp
         ours.post({"kind": "arena", "arena": "arena", "bytes": len(ARENA), "windowed": False}, [memory()])
         ours.post({"kind": "layout", "layout": 1, "as": wire.layout_json(LAYOUT)})
         token = Descriptor(os.eventfd(1, os.EFD_NONBLOCK))
-        said = {"job": wire.job_json(job), "layout": 1, "repeated": False, "windowed": False}
+        said = {"job": wire.job_json(job), "layout": 1, "repeated": False, "windowed": False, "landed": False}
         ours.post({"kind": "job", **said}, [token])
         ours.post({"kind": "seal", "job": "job"})
         await Host(theirs, config(tmp_path, former.service.past, trainer)).run()

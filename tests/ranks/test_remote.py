@@ -15,6 +15,7 @@ from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import RanksDiffer
 from asyncckpt.events import Listeners
 from asyncckpt.storage.memory import MemoryStorage
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Declined, Layout, SaveJob
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pace import Pace
@@ -22,7 +23,6 @@ from asyncckpt.worker.ranks import SingleRank, at_work, attempt_key, hello_key, 
 from asyncckpt.worker.relay import Relay
 from asyncckpt.worker.remote import RemoteRanks, ranks_json
 from asyncckpt.worker.roles import Member
-from asyncckpt.worker.service import ServiceConfig
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.wire import Message

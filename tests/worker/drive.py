@@ -23,9 +23,10 @@ from asyncckpt.reading import fetch, verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Landed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
 from asyncckpt.worker.ranks import SingleRank
-from asyncckpt.worker.service import SaveService, ServiceConfig
+from asyncckpt.worker.service import SaveService
 from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
 from asyncckpt.worker.writer import Writer, open_run
@@ -193,9 +194,9 @@ class Session:
         assert isinstance(answer, Committed), answer
         return answer.record
 
-    async def refused(self, step: int) -> BaseException:
+    async def refused(self, step: int, partial: tuple[str, ...] = ()) -> BaseException:
         """A save that has to fail: its reason."""
-        answer = await self.save(step)
+        answer = await self.save(step, partial=partial)
         assert isinstance(answer, Rejected), answer
         return answer.error
 

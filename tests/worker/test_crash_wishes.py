@@ -19,7 +19,7 @@ from asyncckpt.format.marks import is_drop, mark_of
 from asyncckpt.marking import mark
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.crash import RecordingFiles, crash_states, materialise
-from asyncckpt.worker import keeping, offline, ownership, service
+from asyncckpt.worker import keeping, offline, ownership, root
 from asyncckpt.worker.offline import ask, drop
 from tests.worker.crashing import RUNGS, plain, recorder, save
 from tests.worker.drive import Session, checked, drive, keys, leftovers
@@ -150,7 +150,7 @@ def test_a_crash_at_any_moment_leaves_what_was_or_what_was_asked_for(
 
 DROP = "await writer.drop(part.removed, part.acknowledged)"
 PUT = "await catalog.storage.put(new.key, [encode(author(), int(clock.time() * 1e6))])"
-JUDGE = "verdict = await self._judge(writer, checkpoint)"
+JUDGE = "verdict, parent = await self._judge(writer, checkpoint), writer.parent"
 MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
     "the data goes before the record": (
         "a removal",
@@ -166,7 +166,7 @@ MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
     ),
     "a request is answered before the record": (
         "a request",
-        service,
+        root,
         JUDGE,
         f"{JUDGE}; await self.keeping.answer(verdict)",
     ),

@@ -17,7 +17,7 @@ from asyncckpt import catalog
 from asyncckpt.errors import TransientError
 from asyncckpt.storage import local
 from asyncckpt.testing.crash import crash_states
-from asyncckpt.worker import attempt, commit, describing, service, sweep, writer
+from asyncckpt.worker import attempt, commit, describing, root, sweep, writer
 from tests.worker.crashing import Crashes
 from tests.worker.drive import drive
 from tests.worker.exploring import Story, explore, faults, late, openers, zombies
@@ -97,8 +97,8 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
         zombie,
     ),
     "dropped data goes before the record": (
-        service,
-        "await writer.commit(checkpoint, verdict.removed, verdict.acknowledged)",
+        root,
+        "await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, brought)",
         "await self.ownership.pruner._delete("
         "writer, [c for c in writer.checkpoints if c.seq in {r.seq for r in verdict.removed}], (), ())"
         " or await writer.commit(checkpoint, verdict.removed)",
