@@ -144,7 +144,7 @@ class Drive:
 monitors = st.lists(st.sampled_from([None, ("loss", "min"), ("loss", "max")]), min_size=3, max_size=3)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(policies, monitors, st.lists(saves | saves | others, min_size=5, max_size=30))
 def test_it_is_what_a_walk_over_everything_finds(
     policy: RetentionPolicy, monitors: list[Monitor | None], turns: list[Turn]
