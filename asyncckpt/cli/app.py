@@ -58,7 +58,7 @@ class Lazy(click.Group):
 def app() -> None:
     """Look after the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP, @ID or @TAG names one.
 
-    A training may be saving into ROOT; only prune, tag, pin and unpin write to it, and verify where it finds damage.
+    A training may be saving into ROOT; only prune, tag, pin and unpin write to it, and verify --note.
     The status is 0 if all is well, 1 if something is damaged, 2 if the command line is wrong, 3 if there is no such
     checkpoint, 4 if the store cannot be read. That of run is its command's.
     """

@@ -28,13 +28,13 @@ _COLOURS = {"ok": "green", "damaged": "red"}
 @click.command()
 @click.argument("checkpoint")
 @click.option("--full/--quick", default=True, help="Every byte (default), or only lengths, headers and manifests.")
-@click.option("--note/--no-note", default=True, help="Note in ROOT what is damaged (default), or write nothing.")
+@click.option("--note", is_flag=True, help="Leave word of it in ROOT; without it nothing is written there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(checkpoint: str, full: bool, note: bool, as_json: bool) -> None:
     """Check CHECKPOINT, or all that are listed where only a ROOT is given. Exit code 1 if any is damaged.
 
-    What is damaged is noted in ROOT, where that can be written: ls shows it, and from then on retention keeps it and
-    counts it in no rule. A full check that finds it sound again takes the note back.
+    With --note, what is damaged is noted in ROOT: ls shows it, and from then on retention keeps it and counts it in no
+    rule; and a full check that finds it sound again takes the note back. A training notes what it finds by itself.
     """
     chosen = target(checkpoint)
     with closing(Check(chosen, full, notes=note)) as check:

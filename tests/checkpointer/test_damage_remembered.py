@@ -130,7 +130,7 @@ def test_a_note_keeps_nobody_from_what_is_sound_again(make: Make, root: Path, re
     assert [event.step for event in recorder.of(Damaged)] == [3]
     assert noted(root) == [3]
     ckpt.close()
-    assert asyncckpt_in_a_process("verify", root)["ok"]
+    assert asyncckpt_in_a_process("verify", "--note", root)["ok"]
     assert noted(root) == []
 
 

@@ -1,4 +1,4 @@
-"""Damage on the command line: verify notes it, ls and show tell it, prune goes by it."""
+"""Damage on the command line: verify --note notes it, ls and show tell it, prune goes by it."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def test_what_verify_finds_damaged_takes_the_place_of_nothing_sound_until_it_fin
 ) -> None:
     assert kept(document, saved) == {20: [BEST], 30: ["latest", "last 1"]}
     flip(saved.pack(3))
-    assert run("verify", saved).exit_code == 1
+    assert run("verify", saved, "--note").exit_code == 1
     assert noted(saved) == [3]
     assert kept(document, saved) == {20: [BEST, "last 1"], 30: ["latest", "damaged"]}
     assert run("prune", saved, "--keep-last", 1, "--yes").exit_code == 0
-    assert run("verify", f"{saved}@20").exit_code == 0
+    assert run("verify", f"{saved}@20", "--note").exit_code == 0
     flip(saved.pack(3))
-    assert run("verify", saved, "--quick").exit_code == 0
+    assert run("verify", saved, "--quick", "--note").exit_code == 0
     assert noted(saved) == [3], "a quick look has not seen every byte"
-    assert run("verify", saved).exit_code == 0
+    assert run("verify", saved, "--note").exit_code == 0
     assert noted(saved) == []
     assert kept(document, saved) == {20: [BEST], 30: ["latest", "last 1"]}
 
 
 def test_the_best_that_is_damaged_takes_the_place_of_no_sound_one(run: Run, document: Document, saved: Saved) -> None:
     saved.pack(2).unlink()
-    run("verify", f"{saved}@20", "--quick")
+    run("verify", f"{saved}@20", "--quick", "--note")
     planned = document("prune", saved, "--keep-best", 1, "--dry-run")
     assert [found["step"] for found in planned["removed"]] == [10]
     assert planned["kept"][0]["reasons"] == ["damaged"]
@@ -60,7 +60,7 @@ def test_the_best_that_is_damaged_takes_the_place_of_no_sound_one(run: Run, docu
 
 def test_ls_and_show_tell_it(run: Run, document: Document, saved: Saved) -> None:
     flip(saved.pack(2))
-    run("verify", saved)
+    run("verify", saved, "--note")
     lines = run("ls", saved).stdout.splitlines()
     assert ["damaged" in line for line in lines] == [False, False, True, False]
     assert [found["damaged"] for found in document("ls", saved)["checkpoints"]] == [False, True, False]
@@ -82,25 +82,25 @@ def test_a_root_that_can_only_be_read_is_checked_all_the_same(
 
     flip(saved.pack(2))
     if repaired:
-        run("verify", saved)
+        run("verify", saved, "--note")
         flip(saved.pack(2))
     monkeypatch.setattr(LocalStorage, "put", denied)
     monkeypatch.setattr(LocalStorage, "delete", denied)
     before = tree(Path(saved.root))
-    result = run("verify", saved)
+    result = run("verify", saved, "--note")
     assert result.exit_code == (0 if repaired else 1)
     what = "sound again" if repaired else "damaged"
     assert result.stderr == f"that 00000002 is {what} could not be noted: Read-only file system\n"
     assert tree(Path(saved.root)) == before
 
 
-def test_nothing_is_noted_where_nobody_wants_it(run: Run, saved: Saved) -> None:
+def test_nothing_is_noted_unless_somebody_wants_it(run: Run, saved: Saved) -> None:
     flip(saved.pack(2))
-    assert run("verify", saved, "--no-note").exit_code == 1
+    assert run("verify", saved).exit_code == 1
     assert noted(saved) == []
-    run("verify", saved)
+    run("verify", saved, "--note")
     flip(saved.pack(2))
-    assert run("verify", saved, "--no-note").exit_code == 0
+    assert run("verify", saved).exit_code == 0
     assert noted(saved) == [2]
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_noted_where_nobody_wants_it(run: Run, saved: Saved) -> None:
 def test_what_is_damaged_goes_only_where_somebody_says_so(run: Run, document: Document, saved: Saved) -> None:
     for seq in (1, 2):
         flip(saved.pack(seq))
-    run("verify", saved)
+    run("verify", saved, "--note")
     run("pin", f"{saved}@20")
     assert run("prune", saved, "--keep-last", 1, "--yes").stdout.endswith("0 of 3 to remove, 0 B to free\n")
     planned = document("prune", saved, "--damaged", "--yes")
@@ -126,7 +126,7 @@ def test_what_is_damaged_goes_only_where_somebody_says_so(run: Run, document: Do
 
 def test_the_latest_stays_though_it_is_damaged(run: Run, document: Document, saved: Saved) -> None:
     flip(saved.pack(3))
-    run("verify", saved)
+    run("verify", saved, "--note")
     assert document("prune", saved, "--damaged", "--keep-last", 1, "--yes")["kept"][-1]["reasons"] == ["latest"]
 
 
@@ -138,7 +138,7 @@ def test_a_training_that_holds_the_run_removes_what_was_known_to_be_damaged(
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
     with AsyncCheckpointer(saved.root, model=model, optimizer=optimizer, monitor=("val_loss", "min")) as ckpt:
         ckpt.resume()
-        run("verify", saved)
+        run("verify", saved, "--note")
         assert document("prune", saved, "--keep-last", 1, "--yes")["removed"] == []
         assert document("prune", saved, "--damaged", "--yes")["done"].startswith("asked process ")
         ckpt.save(40).wait()

@@ -64,7 +64,7 @@ def test_the_module_can_be_imported_without_running() -> None:
         ["ls"],
         ["show"],
         ["show", "--tensors"],
-        *(["verify", "--no-note", *more] for more in ([], ["--quick"], ["--json"])),
+        *(["verify", *more] for more in ([], ["--quick"], ["--json"])),
     ],
 )
 def test_nothing_is_written_to_the_root(run: Run, saved: Saved, arguments: list[str], damaged: bool) -> None:
