@@ -18,6 +18,8 @@ from typing import Any
 
 from asyncckpt.testing.servers import HOST, Server, free_ports, program
 
+assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
+
 FOLDER = Path(sys.prefix, "azurite")
 """Where npm has put it."""
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import json
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
 from asyncckpt.testing.servers import HOST, Server, free_ports, program
+
+assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
 KEY, SECRET = "checkpoints", "checkpoints-secret"
 """May do everything."""
