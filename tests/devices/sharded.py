@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from asyncckpt import AsyncCheckpointer, guarded
 from asyncckpt.staging import pinning
 from asyncckpt.state.stateful import State
 from asyncckpt.testing import simacc
+from tests.devices import mutations
 from tests.devices.trainings import side
 
 
@@ -38,8 +40,15 @@ def local(parameter: Tensor) -> Tensor:
     return parameter.to_local().detach()
 
 
-def saves_its_shards(root: Path) -> tuple[list[str], list[str], int]:
-    """The shards that are not as they were at the save; races; and how many were saved."""
+def saves_its_shards(root: Path, mutation: str | None = None) -> tuple[list[str], list[str], int]:
+    """The shards that are not as they were at the save; races; and how many elements were saved."""
+    with pytest.MonkeyPatch.context() as patch:
+        if mutation is not None:
+            getattr(mutations, mutation)(patch)
+        return _saves_its_shards(root)
+
+
+def _saves_its_shards(root: Path) -> tuple[list[str], list[str], int]:
     pinning._registrars["sim"] = pinning.Registrar(simacc.host_register, simacc.host_unregister)
     simacc.configure(kernel_latency=0.0002)
     group = dist.new_group(backend="cpu:gloo,sim:simccl")
@@ -63,6 +72,8 @@ def saves_its_shards(root: Path) -> tuple[list[str], list[str], int]:
         wanted = {name: tensor.clone() for name, tensor in shards.state_dict().items()}
         with simacc.hold(side()):
             handle = checkpointer.save(1)
+            assert checkpointer._saver._plan is not None
+            assert all(region.lazy for region in checkpointer._saver._plan[1].regions)
             step()  # returns, although nothing was copied
         handle.wait()
         step()

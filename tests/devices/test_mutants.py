@@ -1,149 +1,172 @@
-"""Each line that keeps copies and training apart, taken away: the detector names a race, or the bytes are wrong."""
+"""Each test is needed and each line too: with the line broken its test fails, and so do the random schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from asyncckpt.errors import AsyncCkptError
-from asyncckpt.staging import lane, layout, snapshot, streams
-from asyncckpt.staging.lane import Lane
-from asyncckpt.staging.snapshot import Snapshot
-from asyncckpt.staging.streams import StreamDevice
 from asyncckpt.testing import simacc
+from tests.simacc import test_upstream
 
-from .trainings import Training, differing, side
+from . import mutations as m
+from . import schedules, test_arena, test_faults, test_forms, test_order, test_shards, test_training
+from .mutations import Mutation, Patch
 
-Patch = pytest.MonkeyPatch
-
-
-def no_fence(patch: Patch) -> None:
-    """Copies do not wait for what produces the tensors."""
-    plain = StreamDevice.side
-    patch.setattr(StreamDevice, "side", lambda self, after=None: plain(self))
+Test = Callable[[Patch, Path], object]
 
 
-def no_hold(patch: Patch) -> None:
-    """A step does not wait for the copies."""
-    patch.setattr(StreamDevice, "hold", lambda self, event: None)
+def plain(test: Callable[..., object], *arguments: Any) -> Test:
+    """One with these arguments."""
+    return lambda patch, folder: test(*arguments)
 
 
-def buffers_are_lazy(patch: Patch) -> None:
-    """What the forward pass changes is copied while it runs."""
-    patch.setattr(layout.Region, "lazy", property(lambda self: not self.source.volatile))
+def patched(test: Callable[..., object], *arguments: Any) -> Test:
+    """One that patches."""
+    return lambda patch, folder: test(*arguments, monkeypatch=patch)
 
 
-def marked_before_the_copies(patch: Patch) -> None:
-    """An event says that copies are complete which were not begun."""
-    plain, early = Lane.copies, {}
-
-    def copies(self: Lane, *given: Any, **options: Any) -> Any:
-        early[self] = self.device.mark_side()
-        return plain(self, *given, **options)
-
-    def arrive(self: Snapshot, start: int, nbytes: int, event: torch.Event) -> None:
-        arrive_at(self, start, nbytes, early[self._schedule.lanes[0]])
-
-    def mark_ends(self: Snapshot) -> None:
-        self._ends = [(lane, early[lane]) for lane in self._schedule.lanes]
-
-    arrive_at = Snapshot._arrive
-    patch.setattr(Lane, "copies", copies)
-    patch.setattr(Snapshot, "_arrive", arrive)
-    patch.setattr(Snapshot, "_mark_ends", mark_ends)
+def in_folder(test: Callable[..., object]) -> Test:
+    """One that patches, and has a folder."""
+    return lambda patch, folder: test(tmp_path=folder, monkeypatch=patch)
 
 
-def not_waited_for(patch: Patch) -> None:
-    """The writer is told that bytes are there without anybody having waited for them."""
-    arrive, conclude = Snapshot._arrive, Snapshot._conclude
-    patch.setattr(Snapshot, "_arrive", lambda self, start, nbytes, event: arrive(self, start, nbytes, _Done()))
+GATHERED, IN_ORDER = 1 << 20, 0
+WHOLE, IN_PIECES = (32 << 20, 1 << 20), (4096, 1024)
 
-    def concluded(self: Snapshot, staged: Callable[[], None] | None) -> None:
-        self._ends = [(lane, _Done()) for lane, _ in self._ends]
-        conclude(self, staged)
-
-    patch.setattr(Snapshot, "_conclude", concluded)
-
-
-class _Done:
-    def synchronize(self) -> None:
-        pass
-
-
-def fence_of_the_wrong_thread(patch: Patch) -> None:
-    """What the copies wait for is recorded by the staging thread, whose current stream is another."""
-    plain = Lane.copies
-    patch.setattr(
-        Lane, "copies", lambda self, after, *given, **options: plain(self, self.device.mark(), *given, **options)
-    )
-
-
-def gathered_in_the_copiers_own_time(patch: Patch) -> None:
-    """What is EAGER is gathered when the staging thread comes to it."""
-    plain = Lane.copies
-    patch.setattr(Lane, "capture", lambda self, tensors: self.device.mark())
-
-    def copies(self: Lane, after: torch.Event, tensors: Any, **options: Any) -> Any:
-        with self.device.side(after):
-            for run in self._runs:
-                run.gather({})
-        return plain(self, after, tensors, **options)
-
-    patch.setattr(Lane, "copies", copies)
-
-
-MUTANTS = (
-    no_fence,
-    no_hold,
-    buffers_are_lazy,
-    marked_before_the_copies,
-    not_waited_for,
-    fence_of_the_wrong_thread,
-    gathered_in_the_copiers_own_time,
+T1 = plain(test_order.test_T1_copies_wait_for_what_the_training_stream_still_has_to_do)
+T1_OWN_STREAM = plain(test_order.test_T1_a_training_may_be_on_a_stream_of_its_own)
+T2 = plain(test_order.test_T2_a_step_waits_for_the_copies_on_the_device_and_the_host_goes_on, "sgd")
+T3_STREAM = plain(test_order.test_T3_a_step_on_another_stream_waits_too)
+T3_TWO = plain(test_order.test_T3_each_of_two_optimizers_waits_on_the_stream_that_it_steps_on)
+T3_CLOSURE = plain(test_order.test_T3_a_step_with_a_closure_waits)
+T3_INSIDE = plain(test_order.test_T3_optimizers_that_step_inside_the_backward_pass_wait)
+T3_SCALER = plain(test_order.test_T3_accumulation_and_a_scaler)
+T3_BY_HAND = plain(test_order.test_T3_tensors_may_be_changed_by_hand_after_before_mutation)
+T3_COMPARED = patched(test_order.test_T3_a_step_comes_after_a_comparison_that_was_over_before_it_was_waited_for)
+T4_FORWARD = test_order.test_T4_what_the_forward_pass_changes_is_saved_as_it_was
+T4_OBSERVERS = test_order.test_T4_observers_and_a_table_that_is_renormalised_are_saved_as_they_were
+T5 = plain(test_arena.test_T5_T6_the_writer_reads_what_has_arrived_and_nothing_overwrites_it_before, "wait")
+T6 = plain(
+    test_arena.test_T6_a_slow_writer_keeps_what_it_reads_and_the_newest_save_takes_the_place_of_the_one_that_waits
 )
+T7_HANDED = test_forms.test_T7_what_is_handed_out_is_there_until_it_is_copied
+T7_GIVEN_UP = patched(test_forms.test_T7_memory_that_a_parameter_has_given_up_is_there_until_it_is_copied, 1, 1)
+T8 = test_arena.test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_nothing
+T9_FAILS = plain(test_faults.test_T9_a_copy_that_fails_fails_its_save_alone, 1)
+T9_GIVEN_UP = patched(test_faults.test_T9_a_save_that_is_given_up_in_mid_copy_copies_no_more_and_the_next_one_is_whole)
+T9_WRITER = patched(test_faults.test_T9_a_writer_that_fails_leaves_the_arena_to_the_device_until_its_copies_are_over)
+T9_KILLED = in_folder(test_faults.test_T9_a_worker_that_is_killed_in_mid_copy_is_replaced_and_reads_all_of_it)
+T9_CLOSING = plain(test_faults.test_T9_closing_waits_for_copies_under_way)
+T10 = test_forms.test_T10_every_form_comes_back_bit_for_bit
+T11_HUNDRED = plain(test_arena.test_T11_a_hundred_saves_use_one_side_stream)
+T11_DEVICES = patched(test_arena.test_T11_a_model_on_two_devices_saved_from_a_thread_whose_device_is_another, 1)
+T12_SAVING = plain(test_training.test_T12_training_with_a_save_at_every_step_is_training_without)
+T12_RESUMED = plain(test_training.test_T12_a_resumed_training_on_a_device_is_the_one_that_was_not_interrupted)
+T14 = in_folder(test_shards.test_T14_a_worker_process_reads_memory_that_a_device_has_written)
+T15 = test_arena.test_T15_memory_that_cannot_be_page_locked_is_copied_to_all_the_same
 
 
-def trouble(training: Training) -> list[str]:
-    """What is found wrong with saves beside a training on a stream of its own: races, and tensors of another step."""
-    found: list[str] = []
-    stream = torch.Stream(device=training.device)
-    stream.wait_stream(torch.accelerator.current_stream())
-    with stream, training.checkpointer(verify="off") as checkpointer:
-        for step in range(1, 5):
-            training.step()
-            clones = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}  # in their turn
-            with simacc.hold(side()):
-                handle = checkpointer.save(step)
-                training.forward_backward()
-                training.optimizer.step()
-            wanted = {name: tensor.cpu() for name, tensor in clones.items()}
-            try:
-                handle.wait()
-                saved = training.saved()
-            except AsyncCkptError as error:  # digested and written at different times
-                found.append(str(error))
-            else:
-                found += differing({name: saved[f".model.{name}"] for name in wanted}, wanted)
+def t10(sizes: tuple[int, int], *, lazy: bool) -> Test:
+    return lambda patch, folder: T10(patch, lazy, sizes)
+
+
+MUTANTS: list[tuple[str, Mutation, Test]] = [
+    ("T1", m.no_fence, T1),
+    ("T1 own stream", m.no_fence, T1_OWN_STREAM),
+    ("T1 own stream", m.fence_of_the_wrong_thread, T1_OWN_STREAM),
+    ("T1 own stream", m.gathered_in_the_copiers_own_time, T1_OWN_STREAM),
+    ("T2", m.no_hold, T2),
+    ("T2", m.nobody_asks, T2),
+    ("T3 another stream", m.no_hold, T3_STREAM),
+    ("T3 two optimizers", m.held_once, T3_TWO),
+    ("T3 closure", m.nobody_asks, T3_CLOSURE),
+    ("T3 inside backward", m.nobody_asks, T3_INSIDE),
+    ("T3 scaler", m.nobody_asks, T3_SCALER),
+    ("T3 by hand", m.nothing_is_guarded, T3_BY_HAND),
+    ("T3 compared", m.seen_by_nobody, T3_COMPARED),
+    ("T4", m.buffers_are_lazy, patched(T4_FORWARD, GATHERED)),
+    ("T4 in order", m.in_order_is_not_held, patched(T4_FORWARD, IN_ORDER)),
+    ("T4 observers", m.buffers_are_lazy, patched(T4_OBSERVERS, GATHERED)),
+    ("T4 table", m.tables_are_lazy, patched(T4_OBSERVERS, GATHERED)),
+    ("T4 observers in order", m.in_order_is_not_held, patched(T4_OBSERVERS, IN_ORDER)),
+    ("T5", m.not_waited_for, T5),
+    ("T5", m.marked_before_the_copies, T5),
+    ("T6", m.free_for_the_next_at_once, T6),
+    ("T6", m.given_up_without_a_wait, T6),
+    ("T7 guarded", m.let_go_when_queued, patched(T7_HANDED, "guarded", 1)),
+    ("T7 in order", m.in_order_is_not_held, patched(T7_HANDED, "in order", 1)),
+    ("T7 given up", m.memory_is_the_parameters_own, T7_GIVEN_UP),
+    ("T8", m.waits_in_the_call, plain(T8, "off")),
+    ("T8", m.scheduled_anew, plain(T8, "off")),
+    ("T8", m.locked_anew, plain(T8, "off")),
+    ("T8", m.locks_nothing, plain(T8, "off")),
+    ("T8 compared", m.waits_in_the_call, plain(T8, "always")),
+    ("T8 compared", m.compared_twice_at_once, plain(T8, "always")),
+    ("T9", m.failures_pass, T9_FAILS),
+    ("T9 given up", m.given_up_without_a_wait, T9_GIVEN_UP),
+    ("T9 given up", m.copied_to_the_end, T9_GIVEN_UP),
+    ("T9 writer", m.free_for_the_next_at_once, T9_WRITER),
+    ("T9 killed", m.not_waited_for, T9_KILLED),
+    ("T9 closing", m.not_waited_for, T9_CLOSING),
+    ("T10", m.bits_of_a_conjugate_are_its_value, t10(WHOLE, lazy=True)),
+    ("T10", m.everything_is_row_major, t10(IN_PIECES, lazy=True)),
+    ("T10", m.shared_memory_is_copied_for_each_name, t10(WHOLE, lazy=False)),
+    ("T10", m.unaligned_scratch, t10(WHOLE, lazy=True)),
+    ("T11", m.a_stream_for_each_copy, T11_HUNDRED),
+    ("T11", m.the_threads_own_device, T11_DEVICES),
+    ("T12", m.saving_draws_random_numbers, T12_SAVING),
+    ("T12", m.random_numbers_stay_as_they_are, T12_RESUMED),
+    ("T14", m.not_waited_for, T14),
+    ("T14", m.locks_nothing, T14),
+    ("T14", m.memory_of_the_process_alone, T14),
+    ("T15", m.locks_nothing, lambda patch, folder: T15(patch, False)),
+    ("T15", m.locks_nothing, lambda patch, folder: T15(patch, True)),
+    ("T17", m.no_fence, plain(test_upstream.test_T17_asyncckpt_saves_what_is_there_after_the_step)),
+]
+
+
+def found(test: Callable[[], object]) -> list[str]:
+    """How a test fails: by what it says, or by the races that it leaves."""
+    wrong: list[str] = []
+    try:
+        test()
+    except (AssertionError, AsyncCkptError) as error:
+        wrong.append(repr(error))
+    simacc.release_all()
     torch.accelerator.synchronize()
-    return found + simacc.races()
+    wrong += simacc.races()
+    print("\n".join(wrong))
+    return wrong
 
 
-def test_without_a_mutant_nothing_is_found() -> None:
-    assert trouble(Training(torch.optim.SGD, momentum=0.9)) == []
-
-
-@pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
-def test_each_line_that_is_left_out_is_found(mutate: Callable[[Patch], None], monkeypatch: Patch) -> None:
-    training = Training(torch.optim.SGD, momentum=0.9)
+@pytest.mark.kills
+@pytest.mark.parametrize(
+    ("mutate", "test"),
+    [(mutate, test) for _, mutate, test in MUTANTS],
+    ids=[f"{t} {n.__name__}" for t, n, _ in MUTANTS],
+)
+def test_a_mutant_fails_its_test(mutate: Mutation, test: Test, monkeypatch: Patch, tmp_path: Path) -> None:
     mutate(monkeypatch)
-    simacc.configure(kernel_latency=0.0005)
-    assert trouble(training) != []
+    assert found(lambda: test(monkeypatch, tmp_path)) != []
 
 
-def test_the_mutated_modules_are_the_ones_that_save() -> None:
-    assert lane.Lane is Lane
-    assert snapshot.Snapshot is Snapshot
-    assert streams.StreamDevice is StreamDevice
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        m.no_fence,
+        m.no_hold,
+        m.buffers_are_lazy,
+        m.not_waited_for,
+        m.free_for_the_next_at_once,
+        m.let_go_when_queued,
+        m.in_order_is_not_held,
+    ],
+)
+def test_T16_a_mutant_fails_one_of_forty_schedules(mutate: Mutation, monkeypatch: Patch) -> None:
+    mutate(monkeypatch)
+    assert any(schedules.trouble(seed, monkeypatch) for seed in range(40))

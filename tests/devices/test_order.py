@@ -47,6 +47,25 @@ def test_T1_copies_wait_for_what_the_training_stream_still_has_to_do() -> None:
     assert differing(training.saved(), wanted) == []
 
 
+def test_T1_a_training_may_be_on_a_stream_of_its_own() -> None:
+    training = Training(torch.optim.SGD, momentum=0.9)
+    simacc.configure(kernel_latency=0.0005)
+    stream = torch.Stream(device=DEVICE)
+    stream.wait_stream(torch.accelerator.current_stream())
+    with stream, training.checkpointer(verify="off") as checkpointer:
+        for step in range(1, 5):
+            training.step()
+            clones = {f".model.{name}": tensor.clone() for name, tensor in training.model.state_dict().items()}
+            with simacc.hold(side()):
+                handle = checkpointer.save(step)
+                training.forward_backward()
+                training.optimizer.step()
+            wanted = {name: tensor.cpu() for name, tensor in clones.items()}
+            handle.wait()
+            saved = training.saved()
+            assert differing({name: saved[name] for name in wanted}, wanted) == []
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_T2_a_step_waits_for_the_copies_on_the_device_and_the_host_goes_on(name: str) -> None:
     kind, options = OPTIMIZERS[name]
@@ -247,11 +266,10 @@ class Quantized(nn.Module):
         self.table = nn.Embedding(10, 8, max_norm=0.1)
         self.observed = MovingAverageMinMaxObserver()
         self.channels = MovingAveragePerChannelMinMaxObserver()
-        self.fake = FakeQuantize()
         self.last = nn.Linear(8, 4)
 
     def forward(self, rows: torch.Tensor, scale: float) -> torch.Tensor:
-        found: torch.Tensor = self.last(self.fake(self.channels(self.observed(self.table(rows) * scale))))
+        found: torch.Tensor = self.last(self.channels(self.observed(self.table(rows) * scale)))
         return found
 
 
@@ -261,18 +279,19 @@ def test_T4_observers_and_a_table_that_is_renormalised_are_saved_as_they_were(
 ) -> None:
     monkeypatch.setattr(lane, "SCRATCH", scratch)
     torch.manual_seed(0)
-    model, store = Quantized().to(DEVICE), Declaring("observed")
+    model, fake, store = Quantized().to(DEVICE), FakeQuantize().to(DEVICE), Declaring("observed")
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 
     def forward_backward(scale: float) -> None:
-        model(torch.randint(10, (6,)).to(DEVICE), scale).sum().backward()
+        fake(model(torch.randint(10, (6,)).to(DEVICE), scale)).sum().backward()
 
     forward_backward(1)
     # These read numbers on the host. Copied in order, they stand still until the copies are made.
     stop = (lambda: simacc.hold(side())) if scratch else (lambda: simacc.configured(copy_latency=0.01))
-    with AsyncCheckpointer(store, model=model, optimizer=optimizer, verify="off") as checkpointer:
+    both = {"model": model, "fake": fake}
+    with AsyncCheckpointer(store, model=both, optimizer=optimizer, verify="off") as checkpointer:
         for step in (1, 2, 3):
-            wanted = tensors(model.state_dict())
+            wanted = tensors({name: part.state_dict() for name, part in both.items()})
             with stop():
                 handle = checkpointer.save(step)
                 forward_backward(1 + step)
@@ -281,8 +300,9 @@ def test_T4_observers_and_a_table_that_is_renormalised_are_saved_as_they_were(
                 model.table.weight.mul_(3)  # so that the next pass has rows to renormalise
             handle.wait()
             assert differing(tensors(asyncckpt.load(store).state["model"]), wanted) == []
-            changed = set(differing(tensors(model.state_dict()), wanted))
-            assert {".table.weight", ".observed.max_val", ".channels.max_val", ".fake.scale"} <= changed
+            changed = set(differing(tensors({name: part.state_dict() for name, part in both.items()}), wanted))
+            assert {f".model.{name}" for name in ("table.weight", "observed.max_val", "channels.max_val")} <= changed
+            assert ".fake.scale" in changed
 
 
 class _Handed:
