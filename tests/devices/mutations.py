@@ -101,6 +101,15 @@ def held_once(patch: Patch) -> None:
     patch.setattr(Snapshot, "_hold", hold)
 
 
+def seen_by_nobody(patch: Patch) -> None:
+    """Whoever asks whether a snapshot is settled learns it past all that orders threads."""
+
+    def settled(self: Snapshot) -> bool:
+        return self.copied.is_set() and not self._verify and self._judged.is_set()
+
+    patch.setattr(Snapshot, "settled", property(settled))
+
+
 def nobody_asks(patch: Patch) -> None:
     """Optimizers and averages change what they have without asking."""
     patch.setattr(guards, "_ask_all", lambda: None)
@@ -221,13 +230,13 @@ def given_up_without_a_wait(patch: Patch) -> None:
 
 def let_go_when_queued(patch: Patch) -> None:
     """What was handed out for a save is kept until its copies are queued, and no longer."""
-    plain = Snapshot.copy
+    plain = Snapshot._mark_ends
 
-    def copy(self: Snapshot, staged: Callable[[], None]) -> None:
-        plain(self, staged)
+    def mark_ends(self: Snapshot) -> None:
+        plain(self)
         self._tensors = {}
 
-    patch.setattr(Snapshot, "copy", copy)
+    patch.setattr(Snapshot, "_mark_ends", mark_ends)
 
 
 def memory_is_the_parameters_own(patch: Patch) -> None:

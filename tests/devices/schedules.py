@@ -120,7 +120,10 @@ class Schedule:
             return []
         if handle.status != "durable":
             return [f"step {handle.step} {handle.status}: {handle.error}"]
-        found = asyncckpt.load(self.training.store, handle.step).state
+        try:
+            found = asyncckpt.load(self.training.store, handle.step).state
+        except AsyncCkptError as error:  # digested and written at different times
+            return [str(error)]
         return differing(tensors({k: v for k, v in found.items() if k != "rng"}), self.wanted[handle.step])
 
 

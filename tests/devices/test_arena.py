@@ -14,7 +14,7 @@ from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.events import Event, Fallback
 from asyncckpt.staging import lane, pinning
 from asyncckpt.testing import simacc
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .declaring import Declaring
 from .trainings import Training, differing, side
@@ -136,8 +136,11 @@ def test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_n
         simacc.reset()  # peaks too
         simacc.configure(pinned_alloc_syncs=True)
         with simacc.hold(side()):
+            other_threads = threading.Event()  # which may wait for the device
+            checkpointer._saver.stager._copier.put(lambda: assert_in_time(other_threads))
             handle = checkpointer.save(5)
             called = simacc.stats()
+            other_threads.set()
             training.forward_backward()
             training.optimizer.step()
             stepped = simacc.stats()
@@ -155,6 +158,10 @@ def test_T8_a_warm_save_locks_no_memory_takes_none_on_the_device_and_waits_for_n
     assert after.get("d2h_pageable", 0) == (verify == "always")  # what differs, which the thread that waits reads
     assert after["live_bytes"] == lasting
     assert after["peak_bytes"] <= lasting + _needed_by_a_step(training) + _needed_to_compare(training, verify)
+
+
+def assert_in_time(event: threading.Event) -> None:
+    assert event.wait(PATIENCE)
 
 
 def _needed_by_a_step(training: Training) -> int:

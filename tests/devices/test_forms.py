@@ -120,9 +120,11 @@ def test_T7_what_is_handed_out_is_there_until_it_is_copied(
             wanted = tensors({"model": model.state_dict(), "handed": handed.state_dict()})
             with simacc.hold(side()):
                 handle = checkpointer.save(step)
+                checkpointer._saver.stager._pending[-1].enqueued.wait()
+                # Before the step: what comes after it comes after the copies too.
+                filled = [torch.full((256, 256), 7.0, device=DEVICE, dtype=kind) for kind in Handed.kinds * 4]
                 model.weight.grad = torch.ones_like(model.weight)
                 optimizer.step()
-                filled = [torch.full((256, 256), 7.0, device=DEVICE, dtype=kind) for kind in Handed.kinds * 4]
             handle.wait()
             found = asyncckpt.load(store).state
             assert differing(tensors({"model": found["model"], "handed": found["extra"]["handed"]}), wanted) == []
