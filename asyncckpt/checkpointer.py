@@ -386,6 +386,7 @@ class AsyncCheckpointer:
     def _restored(self, loaded: Loaded) -> TrainingState:
         self._decision.restored(loaded.checkpoint.metrics)
         self._cadence.restored()
+        living.note_restored(self)
         return training_state(info_of(loaded.checkpoint), loaded.state)
 
     # -- the catalog ---------------------------------------------------------------------------------------

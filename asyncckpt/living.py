@@ -24,6 +24,7 @@ class Closable(Protocol):
 
 
 _living: weakref.WeakValueDictionary[str, Closable] = weakref.WeakValueDictionary()
+_restored: weakref.WeakSet[Closable] = weakref.WeakSet()
 _runs: dict[int, Closable] = {}
 _lock = threading.Lock()
 _registered = False
@@ -67,8 +68,21 @@ def forget(url: str, closed: Closable) -> None:
     """`closed` needs no care at exit."""
     place = _place(url)
     with _lock:
+        _restored.discard(closed)
         if _living.get(place) is closed:
             del _living[place]
+
+
+def note_restored(checkpointer: Closable) -> None:
+    """`checkpointer` has put a state back, random state included."""
+    with _lock:
+        _restored.add(checkpointer)
+
+
+def has_restored() -> bool:
+    """Whether a checkpointer that is not closed yet has put a state back."""
+    with _lock:
+        return bool(_restored)
 
 
 def _place(url: str) -> str:

@@ -16,9 +16,23 @@
 
 from __future__ import annotations
 
+from asyncckpt.run.folders import ensure_directories_exist
+from asyncckpt.run.foreign import find_latest_checkpoint, find_latest_checkpoint_async
 from asyncckpt.run.json_file import save_config_to_json
 from asyncckpt.run.results import load_config, load_results
 from asyncckpt.run.revision import CodeVersion, code_version
 from asyncckpt.run.run import Run
+from asyncckpt.run.seeding import set_seed
 
-__all__ = ["CodeVersion", "Run", "code_version", "load_config", "load_results", "save_config_to_json"]
+__all__ = [
+    "CodeVersion",
+    "Run",
+    "code_version",
+    "ensure_directories_exist",
+    "find_latest_checkpoint",
+    "find_latest_checkpoint_async",
+    "load_config",
+    "load_results",
+    "save_config_to_json",
+    "set_seed",
+]

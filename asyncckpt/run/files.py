@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from asyncckpt.errors import ObjectNotFound
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import PutMode, Storage
+from asyncckpt.storage.recipe import made, recipe_of
 
 _T = TypeVar("_T")
 
@@ -21,7 +22,7 @@ class Files:
     """Reads and writes under `root`; every method is for any thread, one that runs an event loop included."""
 
     def __init__(self, root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> None:
-        self.storage = opened(root, options)
+        self.storage = _own(root, options)
         self._is_ours = self.storage is not root
         self._thread: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -58,6 +59,13 @@ class Files:
         with thread:
             if self._is_ours:
                 thread.submit(asyncio.run, _closed(self.storage)).result()
+
+
+def _own(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> Storage:
+    """A storage of our own where that can be had: a checkpointer closes the one that it was given, before the run."""
+    if not isinstance(root, str | os.PathLike) and options is None and (recipe := recipe_of(root)) is not None:
+        return made(recipe)
+    return opened(root, options)
 
 
 async def got(storage: Storage, key: str) -> bytes | None:

@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -43,6 +44,14 @@ def test_d1_two_ids_of_one_second_differ() -> None:
     code = CodeVersion("a3f2b1c4")
     ids = {new_id("twice", code, NOW)[0] for _ in range(3)}
     assert ids == {f"twice_20241209_1430{second}_a3f2b1c4" for second in (22, 23, 24)}
+
+
+def test_d1_two_ids_of_one_second_differ_where_there_is_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    assert new_id("homeless", CodeVersion("a3f2b1c4"), NOW)[0] != new_id("homeless", CodeVersion("a3f2b1c4"), NOW)[0]
 
 
 def test_a10_two_processes_in_one_second_have_ids_of_their_own(tmp_path: Path) -> None:
