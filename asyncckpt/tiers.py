@@ -25,7 +25,7 @@ def stores(
     nearer = None if local is None else opened(local, None)
     copies = mirror
     if isinstance(copies, str | os.PathLike):
-        copies = opened(copies, options if _scheme(os.fspath(copies)) == _scheme(home.url) else None)
+        copies = opened(copies, options if scheme(os.fspath(copies)) == scheme(home.url) else None)
     found = {"root": home, "local": nearer, "mirror": copies}
     named = [(name, storage.url) for name, storage in found.items() if storage is not None]
     for (former, one), (latter, other) in itertools.combinations(named, 2):
@@ -39,5 +39,6 @@ def _lie_in_each_other(one: str, other: str) -> bool:
     return ours.startswith(theirs) or theirs.startswith(ours)
 
 
-def _scheme(url: str) -> str:
+def scheme(url: str) -> str:
+    """Of a URL; empty for a path."""
     return url.partition("://")[0].lower() if "://" in url else ""

@@ -62,7 +62,7 @@ class Files:
 
 
 def _own(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> Storage:
-    """A storage of our own where that can be had: a checkpointer closes the one that it is given, before the run ends."""
+    """A storage of our own where that can be had: a checkpointer closes the one that it was given, before the run."""
     if not isinstance(root, str | os.PathLike) and options is None and (recipe := recipe_of(root)) is not None:
         return made(recipe)
     return opened(root, options)

@@ -76,7 +76,9 @@ def decode(data: bytes | memoryview, what: str) -> Identity:
             said["went_back"],
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointCorruptError(f"{what} is not what a run has written ({error!r}): put a copy back") from error
+        raise CheckpointCorruptError(
+            f"{what} is not what a run has written ({error!r}): put a copy back, or delete it"
+        ) from error
 
 
 def start(mode: str, code: CodeVersion, now: datetime) -> dict[str, Any]:

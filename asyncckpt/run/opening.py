@@ -21,6 +21,7 @@ from asyncckpt.run.reference import Reference
 from asyncckpt.run.revision import CodeVersion, code_version
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
+from asyncckpt.tiers import scheme
 
 Mode: TypeAlias = Literal["new", "resume", "auto", "overwrite"]
 
@@ -137,7 +138,7 @@ async def _checkpoint(
     if reference.root is not None:
         if has_begun and (await Catalog(storage).listing()).checkpoints:
             return "latest", None
-        await _check_other(reference, asked.options)
+        await _check_other(reference, asked.options if scheme(reference.root) == scheme(storage.url) else None)
         return "latest", (reference.root, reference.which)
     if reference.which == "latest":
         return "latest", None
@@ -149,7 +150,7 @@ async def _checkpoint(
 
 async def _check_other(reference: Reference, options: Mapping[str, Any] | None) -> None:
     assert reference.root is not None  # noqa: S101 -- asked by the caller
-    other = from_url(reference.root, options if "://" in reference.root else None)
+    other = from_url(reference.root, options)
     try:
         await Catalog(other).named(reference.which)
     except CheckpointNotFoundError as error:

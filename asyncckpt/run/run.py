@@ -42,6 +42,8 @@ LOG_BYTES = 64 << 20
 class Run:
     """One experiment: `id`, `name`, `url`, `config` (as JSON values, secrets included), and what this start found.
 
+    `masked_config` is the same without secrets, for whatever leaves this process: trackers, reports.
+
     `mode` is what came of the start: "new", "resume" or "overwrite". `start_from` is ``(root, which)`` of another run's
     checkpoint, where the configuration names one and this run has none of its own: ``asyncckpt.load(*run.start_from)``.
     Give it to `AsyncCheckpointer` in place of a root. With several ranks, rank 0 writes.
@@ -52,6 +54,7 @@ class Run:
         self.url = url
         self.id, self.name, self.mode = opened.identity.id, opened.identity.name, opened.mode
         self.config: Mapping[str, Any] = config.whole
+        self.masked_config: Mapping[str, Any] = config.plain
         self.start_from = opened.start_from
         self.storage_options: Mapping[str, Any] | None = None
         self.listener: Listener = Links(files, ())
@@ -111,17 +114,24 @@ class Run:
         return run
 
     def _begin(self, config: Configuration, now: datetime, names: Collection[str], log_bytes: int | None) -> None:
-        files = self._files
-        if files is None:
+        if self._files is None:
             return
-        self.listener = Links(files, names)
+        self.listener = Links(self._files, names)
         if log_bytes is not None:
-            self._log = log_of(files, log_bytes, resumed=self.is_resumed, now=now)
+            self._log = log_of(self._files, log_bytes, resumed=self.is_resumed, now=now)
         living.add_run(self)
+        try:
+            self._introduce(self._files, config, now)
+        except BaseException:
+            self.close()
+            raise
+
+    def _introduce(self, files: Files, config: Configuration, now: datetime) -> None:
+        """Write down what is known at once: it survives a crash in the first step."""
         start = self._opened.identity.starts[-1]
         if self._log is not None:
             self._log.note(
-                f"run {self.id} in {self.url}: {', '.join(f'{name} {what}' for name, what in start.items())}"
+                f"run {self.id} in {self.url}: {', '.join(f'{name} {said}' for name, said in start.items())}"
             )
         for complaint in config.complaints:
             logger.warning("%s", complaint)

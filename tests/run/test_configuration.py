@@ -344,6 +344,12 @@ class TestSaveConfigToJson:
         assert "names its type instead: f" in caplog.text
 
 
+def test_b7_what_leaves_the_process_has_no_secrets(folder: Place) -> None:
+    run = folder.open(config={"lr": 1, "api_key": "s3cr3t"})
+    assert run.config == {"lr": 1, "api_key": "s3cr3t"}
+    assert run.masked_config == {"lr": 1, "api_key": "***"}
+
+
 def test_a_run_is_given_to_the_tracker_in_full(tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", config={"a": {"b": 1}}, logs=False) as run:
         assert run.config == {"a": {"b": 1}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -218,6 +220,26 @@ def test_a_failed_start_leaves_no_thread_and_no_file_behind(folder: Place) -> No
     with pytest.raises(CheckpointDirectoryExistsError):
         folder.open()
     assert (threading.active_count(), sorted(folder.names())) == before
+
+
+def test_d18_a_start_that_fails_half_way_lets_the_console_and_all_threads_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = LocalStorage.put
+
+    async def full(self: LocalStorage, key: str, *arguments: Any, **named: Any) -> Any:
+        if key == "config.json":
+            raise StorageDenied(28, "no space left")
+        return await put(self, key, *arguments, **named)
+
+    monkeypatch.setattr(LocalStorage, "put", full)
+    before = threading.active_count(), list(logging.getLogger().handlers)
+    with pytest.raises(StorageDenied):
+        Run.open(tmp_path / "run")
+    assert (threading.active_count(), logging.getLogger().handlers) == before
+    assert "write" not in vars(sys.stdout)
+    monkeypatch.undo()
+    assert Run.open(tmp_path / "run", mode="auto", logs=False).mode == "resume"
 
 
 def _opens(root: Path) -> tuple[str, str, bool]:

@@ -156,6 +156,13 @@ def test_x10_another_root_is_where_a_new_run_begins_and_its_own_checkpoints_come
     assert json.loads(old.read("identity.json") or b"")["starts"][-1]["mode"] == "new"  # it was only read
 
 
+def test_x10_a_run_in_a_bucket_begins_from_a_folder(somewhere: Place, tmp_path: Path) -> None:
+    old = Place(str(tmp_path / "old"))
+    trained(old, 100)
+    with somewhere.open(**resuming(old.root)) as run:
+        assert run.start_from == (old.root, "latest")
+
+
 def test_x10_a_run_that_died_before_its_first_checkpoint_still_begins_from_there(tmp_path: Path) -> None:
     old, new = Place(str(tmp_path / "old")), Place(str(tmp_path / "new"))
     trained(old, 100)

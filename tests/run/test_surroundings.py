@@ -34,7 +34,7 @@ def test_a_run_is_opened_on_a_running_event_loop_as_in_a_notebook(tmp_path: Path
 @pytest.mark.skipif(sys.platform != "linux", reason="a worker process needs Linux")
 def test_a_worker_process_saves_for_a_run(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASYNCCKPT_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(repository / "train.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(repository / "train.py"), raising=False)
     with (
         Run.open(tmp_path / "run", compat_names=["step-{step}"]) as run,
         AsyncCheckpointer(run, model=nn.Linear(2, 2), executor="process") as ckpt,
