@@ -1,0 +1,155 @@
+"""W&B: a run that is told metrics, and whose artifacts point at checkpoints without copying a byte of them.
+
+Nothing is logged with W&B's own ``step``, which drops what arrives late: every row says its step in
+``asyncckpt/step``, and each metric is defined over that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from asyncckpt.events import Amended, Durable, Event, PreemptionNoticed, Resumed
+from asyncckpt.metrics_log.rows import Value
+from asyncckpt.retention import Monitor
+from asyncckpt.storage.base import Storage
+from asyncckpt.trackers.base import needed
+from asyncckpt.trackers.credentials import check_login, unless_in_environment, wandb_id
+from asyncckpt.trackers.references import Reference, References
+from asyncckpt.trackers.sweep import with_sweep
+
+STEP = "asyncckpt/step"
+PROJECT = "asyncckpt"
+
+
+class WandbTracker:
+    """A W&B run (extra ``wandb``): the one that is active, else one of its own, resumed where `run_id` has run before.
+
+    `run_id` is best that of the run, which stays the same for its whole life; `name` is shown to people, and W&B's
+    files lie in `folder`. What the environment says (``WANDB_MODE``, ``WANDB_PROJECT``, ...) comes first. With `root`,
+    where the checkpoints are, each durable one becomes a version of the artifact ``{run id}-checkpoint``: a reference
+    to its manifest, with the aliases ``latest``, ``step-{step}`` and, by `monitor` or by what the run goes by,
+    ``best``.
+    """
+
+    name = "wandb"
+    is_immediate = False
+
+    def __init__(
+        self,
+        run_id: str | None = None,
+        *,
+        name: str | None = None,
+        project: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: tuple[str, ...] = (),
+        folder: str | os.PathLike[str] | None = None,
+        root: str | os.PathLike[str] | Storage | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self._arguments = {
+            "id": None if run_id is None else wandb_id(run_id),
+            "name": name or run_id,
+            "project": project or PROJECT,
+            "entity": entity,
+            "group": group,
+            "tags": tags or None,
+            "dir": None if folder is None else os.fspath(folder),
+            "resume": "allow",
+        }
+        self._references = None if root is None else References(root, storage_options, monitor)
+        self._wandb: Any = None
+        self._run: Any = None
+        self._is_own = False
+        self._defined: set[str] = set()
+        self._best: int | None = None
+        self._unsent: set[int] = set()
+
+    @property
+    def run(self) -> Any:
+        """W&B's run, once it has begun; None before that."""
+        return self._run
+
+    def open(self, config: Mapping[str, Any]) -> None:
+        """Join the active run, or begin one. Raises `TrackerUnavailable` where a person would have to be asked."""
+        self._wandb = wandb = needed("wandb", "wandb", "W&B")
+        if wandb.run is not None:
+            self._run = wandb.run
+        else:
+            check_login(wandb)
+            self._run = wandb.init(**unless_in_environment(self._arguments), **_settings(wandb))
+            self._is_own = True
+        self._configure(config)
+        self._run.define_metric(STEP, hidden=True)
+
+    def _configure(self, config: Mapping[str, Any]) -> None:
+        shown = with_sweep(config)
+        if self._run.sweep_id:  # what the sweep has set is locked, and W&B warns of each that is set again
+            shown = {name: value for name, value in shown.items() if name not in dict(self._run.config)}
+        self._run.config.update(shown, allow_val_change=True)
+
+    def log(self, step: int, metrics: Mapping[str, Value]) -> None:
+        """One row; what has no value is left out. What could not be sent before is tried again."""
+        self._send(step, {name: value for name, value in metrics.items() if value is not None})
+        self._send_references()
+
+    def _send(self, step: int, metrics: Mapping[str, Value]) -> None:
+        for name in metrics:
+            if name not in self._defined:
+                self._run.define_metric(name, step_metric=STEP)
+                self._defined.add(name)
+        self._run.log({**metrics, STEP: step})
+
+    def on_event(self, event: Event) -> None:
+        """Say what a save took, point artifacts at it, and tell W&B that the machine will be taken away."""
+        match event:
+            case Durable():
+                if not event.partial:
+                    self._unsent.add(event.seq)
+                took = {"asyncckpt/save_seconds": event.seconds, "asyncckpt/written_bytes": event.written}
+                self._send(event.step, took)
+                self._send_references()
+            case Amended():
+                self._send_references(is_judged=True)
+            case Resumed():
+                self._run.summary["asyncckpt/resumed_step"] = event.step
+            case PreemptionNoticed():
+                self._run.mark_preempting()
+
+    def _send_references(self, *, is_judged: bool = False) -> None:
+        if self._references is None or not (self._unsent or is_judged):
+            return
+        listed = self._references.listed()
+        due = [found for found in listed if found.seq in self._unsent or (found.is_best and found.seq != self._best)]
+        # W&B itself calls the last one that it is told of the latest, so that one is always told of last.
+        for found in due if not due or due[-1].is_latest else [*due, listed[-1]]:
+            self._refer(found)
+        self._unsent.clear()  # what is left of them is not listed any more
+
+    def _refer(self, found: Reference) -> None:
+        artifact = self._wandb.Artifact(f"{self._run.id}-checkpoint", "checkpoint", metadata=dict(found.metadata))
+        artifact.add_reference(found.url, name="manifest.json", checksum=False)
+        aliases = [f"step-{found.metadata['step']}"]
+        aliases += ["latest"] * found.is_latest + ["best"] * found.is_best
+        self._run.log_artifact(artifact, aliases=aliases)
+        self._unsent.discard(found.seq)
+        if found.is_best:
+            self._best = found.seq
+
+    def close(self) -> None:
+        """Send what is left, and finish the run if it is our own."""
+        try:
+            self._send_references()
+        finally:
+            if self._references is not None:
+                self._references.close()
+            if self._is_own:
+                self._run.finish()
+
+
+def _settings(wandb: Any) -> dict[str, Any]:
+    # The run has logs of its own; W&B would put itself between the training and its console, from another thread.
+    return {} if os.environ.get("WANDB_CONSOLE") else {"settings": wandb.Settings(console="off")}
