@@ -20,6 +20,8 @@ logger = logging.getLogger("asyncckpt")
 MASK = "***"
 
 _SECRET = re.compile(r"(?i)(.*[_\-.])?(api_?key|\w+[_-]key|secret|token|password|passwd|passphrase|credentials?)")
+_NO_SECRET = re.compile(r"(?i)(.*[_\-.])?(pad|bos|eos|unk|sep|cls|mask|sort|primary|foreign|group)_(token|key)")
+"""Words of tokenizers and of tables that end like secrets."""
 _CHOSEN = (
     "epochs", "batch_size", "optimizer", "lr", "learning_rate", "weight_decay", "scheduler", "warmup", "warmup_steps",
     "mixed_precision", "gradient_accumulation_steps", "gradient_clipping", "max_grad_norm", "type",
@@ -49,7 +51,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     if path.suffix.lower() == ".json":
         found = json.loads(text)
     else:
-        found = needed("yaml", "wandb", f"{path}, a YAML file,").safe_load(text)
+        found = needed("yaml", "yaml", f"{path}, a YAML file,").safe_load(text)
     if found is None:
         return {}
     if not isinstance(found, Mapping):
@@ -63,7 +65,7 @@ def masked(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _masked(name: str, value: Any) -> Any:
-    if isinstance(value, str) and value and _SECRET.fullmatch(name):
+    if isinstance(value, str) and value and _SECRET.fullmatch(name) and not _NO_SECRET.fullmatch(name):
         return MASK
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return masked({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -22,14 +23,16 @@ class Trackers:
     """Tells every one of `trackers` what is logged, and as a listener of a checkpointer what becomes of the saves.
 
     `config` is the whole configuration of the run, see `whole_config`; secrets in it are masked. No call waits for a
-    tracker, or raises since one does: what goes wrong is one line in the log, and in `status`.
+    tracker, or raises since one does: what goes wrong is one line in the log, and in `status`. Of several ranks, rank 0
+    tells them; the others have none.
     """
 
     def __init__(self, *trackers: Tracker, config: Mapping[str, Any] | None = None) -> None:
         names = [tracker.name for tracker in trackers]
         if len(set(names)) < len(names):
             raise ValueError(f"two trackers have one name, of {', '.join(names)}: give one of them another")
-        self._lanes = [Lane(tracker, masked(config or {})) for tracker in trackers]
+        told = trackers if _rank() == 0 else ()
+        self._lanes = [Lane(tracker, masked(config or {})) for tracker in told]
         self._is_closed = False
 
     def log(self, step: int, metrics: Mapping[str, Any], *, confirm: str | None = None) -> None:
@@ -39,9 +42,9 @@ class Trackers:
         at which step they were logged, once the trackers have taken them.
         """
         number, values = step_of(step), numbers_of(metrics)
-        answer = None if confirm is None else _Confirmation(confirm, number, len(self._lanes)).answer
+        answer = () if confirm is None else (_Confirmation(confirm, number, len(self._lanes)).answer,)
         for lane in self._lanes:
-            lane.log(number, values, answer)
+            lane.log(number, values, *answer)
 
     def on_event(self, event: Event) -> None:
         """A `Listener`: pass on what trackers are told of."""
@@ -91,6 +94,16 @@ class _Confirmation:
         if is_last and self._takers:
             message = "%s %s logged to trackers at step %d (%s)"
             logger.info(message, _mark(), self._what, self._step, ", ".join(sorted(self._takers)))
+
+
+def _rank() -> int:
+    """This process's rank: of the process group, or as its launcher says, which is before there is one."""
+    torch = sys.modules.get("torch.distributed")
+    if torch is not None and torch.is_available() and torch.is_initialized():
+        rank: int = torch.get_rank()
+        return rank
+    said = os.environ.get("RANK", "")
+    return int(said) if said.isdecimal() else 0
 
 
 def _mark() -> str:

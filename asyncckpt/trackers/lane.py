@@ -28,6 +28,19 @@ State = Literal["starting", "running", "failing", "unavailable", "closed"]
 Answer = Callable[[str, bool], None]
 
 
+def _unasked(name: str, is_taken: bool) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One call to a tracker: with a row, or with an event of some kind."""
+
+    kind: str
+    call: Callable[[], None]
+    answer: Answer = _unasked
+
+
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
     """How one tracker does: `taken` calls it took, `failed` raised, `lost` never reached it, `waiting` still may."""
@@ -48,7 +61,8 @@ class Lane:
         self._config = config
         self._state: State = "starting"
         self._change = threading.Condition()
-        self._queue: deque[tuple[Callable[[], None], Answer | None]] = deque()
+        self._queue: deque[_Item] = deque()
+        self._failing: set[str] = set()
         self._is_closing = False
         self._is_ended = False
         self._taken = self._failed = self._lost = 0
@@ -59,56 +73,53 @@ class Lane:
         else:
             self._open()
 
-    def log(self, step: int, metrics: Mapping[str, Value], answer: Answer | None = None) -> None:
+    def log(self, step: int, metrics: Mapping[str, Value], answer: Answer = _unasked) -> None:
         """Pass on one row; `answer` is told whether the tracker took it."""
-        self._pass_on(lambda: self._tracker.log(step, metrics), answer)
+        self._pass_on(_Item("row", lambda: self._tracker.log(step, metrics), answer))
 
     def on_event(self, event: Event) -> None:
         """Pass on one event."""
-        self._pass_on(lambda: self._tracker.on_event(event), None)
+        self._pass_on(_Item(type(event).__name__, lambda: self._tracker.on_event(event)))
 
-    def _pass_on(self, call: Callable[[], None], answer: Answer | None) -> None:
+    def _pass_on(self, item: _Item) -> None:
         if self._thread is None:
-            self._call(call, answer)
+            self._call(item)
             return
         with self._change:
             is_lost = self._is_closing or self._is_ended
             if is_lost:
                 self._lost += 1
             else:
-                self._queue.append((call, answer))
+                self._queue.append(item)
                 self._change.notify_all()
             dropped = self._queue.popleft() if len(self._queue) > WAITING else None
-        if is_lost and answer is not None:
-            answer(self.name, False)
+        if is_lost:
+            item.answer(self.name, False)
         if dropped is not None:
-            self._drop(dropped[1])
+            self._drop(dropped)
 
-    def _drop(self, answer: Answer | None) -> None:
+    def _drop(self, item: _Item) -> None:
         self._lost += 1
         if self._lost == 1:
             message = "%s takes nothing: %d rows wait for it, and the oldest go; training goes on"
             logger.warning(message, self.name, WAITING)
-        if answer is not None:
-            answer(self.name, False)
+        item.answer(self.name, False)
 
     def _run(self) -> None:
         is_open = self._open()
         while (item := self._next()) is not None:
-            call, answer = item
             if is_open:
-                self._call(call, answer)
-                continue
-            self._lost += 1
-            if answer is not None:
-                answer(self.name, False)
+                self._call(item)
+            else:
+                self._lost += 1
+                item.answer(self.name, False)
         if is_open:
             self._end()
         with self._change:
             self._is_ended = True
             self._change.notify_all()
 
-    def _next(self) -> tuple[Callable[[], None], Answer | None] | None:
+    def _next(self) -> _Item | None:
         with self._change:
             self._change.wait_for(lambda: self._queue or self._is_closing)
             return self._queue.popleft() if self._queue else None
@@ -117,35 +128,42 @@ class Lane:
         try:
             self._tracker.open(self._config)
         except BaseException as error:
-            # A service's library may well call sys.exit(), which in its thread would end it without a word.
+            self._let_through(error)
             self._state = "unavailable"
             logger.warning("%s is not used: %s; training goes on", self.name, _said(error))
             return False
         self._state = "running"
         return True
 
-    def _call(self, call: Callable[[], None], answer: Answer | None) -> None:
+    def _call(self, item: _Item) -> None:
         if self._state == "unavailable":
             return
         try:
-            call()
+            item.call()
         except BaseException as error:
+            self._let_through(error)
             self._failed += 1
-            if self._state != "failing":
-                self._state = "failing"
-                logger.warning("%s did not take a row: %s; training goes on", self.name, _said(error))
+            if not self._failing:
+                logger.warning("%s did not take a %s: %s; training goes on", self.name, item.kind, _said(error))
+            self._failing.add(item.kind)  # said again once all kinds that fail have gone through
             is_taken = False
         else:
             self._taken += 1
-            self._state = "running"
+            self._failing.discard(item.kind)
             is_taken = True
-        if answer is not None:
-            answer(self.name, is_taken)
+        self._state = "failing" if self._failing else "running"
+        item.answer(self.name, is_taken)
+
+    def _let_through(self, error: BaseException) -> None:
+        """Raise what is the user's, such as Ctrl-C; in a lane's own thread it is a library's sys.exit(), and is said."""
+        if self._thread is None and not isinstance(error, Exception):
+            raise error
 
     def _end(self) -> None:
         try:
             self._tracker.close()
         except BaseException as error:
+            self._let_through(error)
             logger.warning("%s did not end well: %s", self.name, _said(error))
         self._state = "closed"
 

@@ -23,6 +23,7 @@ from asyncckpt.events import Durable, PreemptionNoticed, Resumed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.trackers import Trackers, WandbTracker, whole_config, with_sweep
+from asyncckpt.trackers.lane import _Item
 
 from . import offline
 from .stub import Run, Wandb
@@ -119,7 +120,7 @@ class Saved:
         self.ckpt.wait()
         done = threading.Event()
         for lane in self.trackers._lanes:
-            lane._pass_on(done.set, None)
+            lane._pass_on(_Item("row", done.set))
         assert done.wait(60)
 
     def aliases(self) -> list[tuple[int, list[str]]]:
@@ -174,7 +175,7 @@ def test_A25_what_could_not_be_sent_is_sent_with_the_next_row(wandb: Wandb, capl
     store.release()
     saved.close()
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("wandb")]
-    assert said == ["wandb did not take a row: [Errno 110] no answer; training goes on"]
+    assert said == ["wandb did not take a Durable: [Errno 110] no answer; training goes on"]
 
 
 def test_A25_an_artifact_that_W_and_B_refuses_is_tried_again(wandb: Wandb) -> None:
@@ -270,7 +271,7 @@ def test_B7_values_become_plain_and_secrets_are_masked(tmp_path: Path) -> None:
         "rate": torch.tensor(0.5),
         "shape": (1, {2}),
         "api_key": "k", "apiKey": "k", "hf_token": "t", "aws_secret": "s", "DB_PASSWORD": "p", "s3.access_key": "a",
-        "nested": [{"password": "p", "keyboard": "us", "max_tokens": 5, "tokenizer": "bpe", "eos_token": 2}],
+        "nested": [{"password": "p", "keyboard": "us", "max_tokens": 5, "tokenizer": "bpe", "eos_token": "</s>"}],
         "url": "https://user:pass@host/x", "monitor": {"key": "val_loss"}, 3: None,
     }  # fmt: skip
     shown = whole_config(given)
@@ -281,7 +282,7 @@ def test_B7_values_become_plain_and_secrets_are_masked(tmp_path: Path) -> None:
         "shape": [1, [2]],
         "api_key": "***", "apiKey": "***", "hf_token": "***", "aws_secret": "***", "DB_PASSWORD": "***",
         "s3.access_key": "***",
-        "nested": [{"password": "***", "keyboard": "us", "max_tokens": 5, "tokenizer": "bpe", "eos_token": 2}],
+        "nested": [{"password": "***", "keyboard": "us", "max_tokens": 5, "tokenizer": "bpe", "eos_token": "</s>"}],
         "url": "https://user:***@host/x", "monitor": {"key": "val_loss"}, "3": None,
     }  # fmt: skip
 
