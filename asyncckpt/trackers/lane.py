@@ -155,7 +155,7 @@ class Lane:
         item.answer(self.name, is_taken)
 
     def _let_through(self, error: BaseException) -> None:
-        """Raise what is the user's, such as Ctrl-C; in a lane's own thread it is a library's sys.exit(), and is said."""
+        """Raise what is the user's, such as Ctrl-C; in a thread of our own it is a library's sys.exit()."""
         if self._thread is None and not isinstance(error, Exception):
             raise error
 

@@ -206,6 +206,7 @@ def test_D20_several_processes_may_log_to_one_folder_at_once(tmp_path: Path) -> 
     for process in started:
         process.communicate("go\n", timeout=120)
         assert process.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics-2.jsonl", "metrics-3.jsonl", "metrics.jsonl"]
     history = read_metrics(tmp_path)
     assert (len(history.rows), history.bad) == (900, 0)
     assert all(history.series(name)[1] == [float(step) for step in range(300)] for name in "abc")

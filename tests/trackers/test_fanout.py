@@ -199,8 +199,8 @@ def test_A18_ctrl_c_in_one_that_is_called_at_once_is_the_users(tmp_path: Path, m
     def interrupted(step: int, metrics: Mapping[str, Any]) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(tracker, "log", interrupted)
+    monkeypatch.setattr(tracker, "log", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         trackers.log(1, {"loss": 1.0})
     trackers.close()
 
