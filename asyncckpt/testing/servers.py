@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
-
 PATIENCE = 60.0
 """Seconds that it may take to start."""
 
