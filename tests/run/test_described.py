@@ -20,7 +20,7 @@ from asyncckpt.errors import StorageDenied
 from asyncckpt.run import load_results
 from asyncckpt.storage import LocalStorage
 
-from .conftest import Place
+from .conftest import Place, Train
 
 NAMES = ("checkpoint-epoch{epoch}-step{step}", "best_checkpoint", "checkpoint_latest.pt")
 
@@ -268,6 +268,14 @@ def test_b8_a_run_that_began_later_is_written_down_at_the_end(folder: Place, wan
     with folder.open():
         wandb.run = wandb_run()
     assert said(folder, "wandb_info.json")["run_id"] == "id1"
+
+
+def test_b8_a_training_that_never_closes_its_run_has_it_written_down_all_the_same(train: Train, tmp_path: Path) -> None:
+    train(
+        "from types import SimpleNamespace\nRun.open('run')\n"
+        "sys.modules['wandb'] = SimpleNamespace(run=SimpleNamespace(id='late', name='n'))\n"
+    )
+    assert json.loads((tmp_path / "run/wandb_info.json").read_text())["run_id"] == "late"
 
 
 def test_b8_without_wandb_there_is_no_file_and_no_error(

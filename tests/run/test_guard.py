@@ -90,6 +90,12 @@ def test_b1_commits_that_were_half_copied_are_not_taken_for_an_empty_root(folder
         folder.open()
 
 
+def test_b1_data_alone_is_of_a_run(somewhere: Place) -> None:
+    somewhere.write("data/00000042-step-1000-i3-5f2c9a01/rank-00000-of-00001.p0.safetensors", b"precious")
+    with pytest.raises(CheckpointDirectoryExistsError, match="holds checkpoints"):
+        somewhere.open()
+
+
 def test_b1_a_root_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for mode in ("new", "auto", "resume", "overwrite"):
