@@ -162,20 +162,19 @@ def flip(storage: Storage, step: int) -> None:
     asyncio.run(act())
 
 
-def mirrored(make: Make, mirror: GatedStorage, *steps: int) -> None:
+def mirrored(make: Make, mirror: GatedStorage, recorder: Recorder, *steps: int) -> None:
     model = Toy()
-    copied = Recorder()
-    with make(mirror=mirror, model=model, listeners=[copied]) as ckpt:
+    with make(mirror=mirror, model=model) as ckpt:
         for step in steps:
             train(ckpt, model, step)
-            copied.wait_for(TierDurable, steps.index(step) + 1)
+            recorder.wait_for(TierDurable, steps.index(step) + 1)
 
 
 @pytest.mark.parametrize("call", ["resume", "restore"])
 def test_damage_at_home_is_mended_from_the_mirror_and_nothing_of_it_is_shared(
     make: Make, store: GatedStorage, mirror: GatedStorage, recorder: Recorder, call: str
 ) -> None:
-    mirrored(make, mirror, 1, 2)
+    mirrored(make, mirror, recorder, 1, 2)
     flip(plain(store), 2)
     model = Toy()
     ckpt = make(mirror=mirror, model=model)
@@ -192,7 +191,7 @@ def test_damage_at_home_is_mended_from_the_mirror_and_nothing_of_it_is_shared(
 def test_what_no_tier_has_sound_is_passed_over(
     make: Make, store: GatedStorage, mirror: GatedStorage, recorder: Recorder
 ) -> None:
-    mirrored(make, mirror, 1, 2)
+    mirrored(make, mirror, recorder, 1, 2)
     for storage in (plain(store), plain(mirror)):
         flip(storage, 2)
     model = Toy()
@@ -204,9 +203,9 @@ def test_what_no_tier_has_sound_is_passed_over(
 
 
 def test_a_mirror_that_cannot_be_read_leaves_the_next_older_checkpoint(
-    make: Make, store: GatedStorage, mirror: GatedStorage
+    make: Make, store: GatedStorage, mirror: GatedStorage, recorder: Recorder
 ) -> None:
-    mirrored(make, mirror, 1, 2)
+    mirrored(make, mirror, recorder, 1, 2)
     flip(plain(store), 2)
     for request in ("get", "list"):
         mirror.fail(request, "*", lambda: StorageDenied(13, "Permission denied"), times=1000)
