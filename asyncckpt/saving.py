@@ -94,6 +94,8 @@ class Saver:
         self._counts = counts
         self._admission = admission
         self._saves = 0
+        self.owner: object = None
+        """Kept for as long as a save is under way, since the worker holds this then: it is closed at exit."""
         self._outcomes = Outcomes(listeners, ranks)
 
     @property
