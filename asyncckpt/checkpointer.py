@@ -137,6 +137,7 @@ class AsyncCheckpointer:
         self._decision = parts.decision
         self._executor = parts.executor
         self._saver = parts.saver
+        self._saver.owner = self
         self._beginning = parts.beginning
         self._restorer = parts.restorer
         self._ending = parts.ending

@@ -100,6 +100,8 @@ class Saver:
         self._admitted = 0
         """Bytes of the largest snapshot for which it was looked whether what it needs is there."""
         self._saves = 0
+        self.owner: object = None
+        """Kept for as long as a save is under way, since the worker holds this then: it is closed at exit."""
         self._outcomes = Outcomes(listeners, ranks)
 
     @property

@@ -304,7 +304,7 @@ kept = train(sys.argv[1])
 
 ENDINGS = {
     "returns": ("", 0),
-    "forgets": ("", 0),
+    "forgets": ("import gc; gc.collect()", 0),
     "exits": ("sys.exit(3)", 3),
     "raises": ("raise RuntimeError('the training failed')", 1),
     "exits in a thread": ("import threading; threading.Thread(target=lambda: kept.save(3)).start()", 0),
