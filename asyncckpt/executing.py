@@ -6,8 +6,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -42,89 +41,80 @@ def made(
     clock: Clock,
     ranks: Ranks,
 ) -> Executor:
-    """What carries the saves of this rank out, for a state of about `nbytes`."""
+    """What carries the saves of this rank out, for a state of about `nbytes`.
+
+    Where a process is wanted and cannot be had, that is an event. The other ranks are told whether this one has a
+    process that outlives it.
+    """
     timeout = (wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()).adopt_timeout
     config = replace(config, drained=functools.partial(drained, storage.url, timeout, listeners))
-    serve = functools.partial(service, storage, config, listeners, clock, ranks)
-
-    def thread(past: Past | None) -> Executor:
-        return ThreadExecutor(functools.partial(serve, past), config.pace)
-
-    return executor(wanted, nbytes, ranks, storage, config, listeners, clock, thread)
-
-
-def executor(
-    wanted: Wanted,
-    nbytes: int,
-    ranks: Ranks,
-    storage: Storage,
-    config: ServiceConfig,
-    listeners: Listeners,
-    clock: Clock,
-    thread: Callable[[Past | None], Executor],
-) -> Executor:
-    """The executor for a state of about `nbytes`; where a process is wanted and cannot be had, that is an event.
-
-    `thread` makes the one in a thread, from what it has to know of a process that went before. The other ranks are told
-    whether this one has a process that outlives it.
-    """
-    made = _executor(wanted, nbytes, ranks, storage, config, listeners, clock, thread)
-    outlives = None if isinstance(made, ThreadExecutor) else presence.own(storage.url)
+    executor = _Making(storage, config, listeners, clock, ranks).executor(wanted, nbytes)
+    outlives = None if isinstance(executor, ThreadExecutor) else presence.own(storage.url)
     ranks.tell(worker_key(ranks.rank), {} if outlives is None else outlives.said())
-    return made
+    return executor
 
 
-def _executor(
-    wanted: Wanted,
-    nbytes: int,
-    ranks: Ranks,
-    storage: Storage,
-    config: ServiceConfig,
-    listeners: Listeners,
-    clock: Clock,
-    thread: Callable[[Past | None], Executor],
-) -> Executor:
-    if wanted == "thread" or (wanted == "auto" and not _is_worth_it(nbytes, ranks, listeners)):
-        return thread(None)
-    settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
-    reason = _why_not(storage, *config.beside.values())
-    if reason is None:
-        try:
-            return _process(settings, ranks, storage, config, listeners, clock, thread)
-        except RuntimeError as error:  # no thread to be had that would watch it
-            reason = str(error)
-    listeners.emit(Fallback("executor", f"{reason}: saves run in a thread, and end with this process"))
-    return thread(None)
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What every kind of executor is made from."""
 
+    storage: Storage
+    config: ServiceConfig
+    listeners: Listeners
+    clock: Clock
+    ranks: Ranks
 
-def _is_worth_it(nbytes: int, ranks: Ranks, listeners: Listeners) -> bool:
-    found = weigh(nbytes, ranks.world)
-    measured = "" if found.rate is None else f" (digested here at {found.rate / 1e9:.1f} GB/s)"
-    logger.info(
-        "executor='auto': a %s, for about %s bytes of state; a process is worth it above %s%s",
-        *(found.executor, f"{found.bytes:,}", f"{found.break_even:,}", measured),
-    )
-    listeners.emit(found)
-    return found.executor == "process"
+    def executor(self, wanted: Wanted, nbytes: int) -> Executor:
+        """The one that is wanted, or else the one that can be had."""
+        if wanted == "thread" or (wanted == "auto" and not self._is_worth_it(nbytes)):
+            return self._thread(None)
+        settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
+        reason = _why_not(self.storage, *self.config.beside.values())
+        if reason is None:
+            try:
+                return self._process(settings)
+            except RuntimeError as error:  # no thread to be had that would watch it
+                reason = str(error)
+        self.listeners.emit(Fallback("executor", f"{reason}: saves run in a thread, and end with this process"))
+        return self._thread(None)
 
+    def _is_worth_it(self, nbytes: int) -> bool:
+        found = weigh(nbytes, self.ranks.world)
+        measured = "" if found.rate is None else f" (digested here at {found.rate / 1e9:.1f} GB/s)"
+        logger.info(
+            "executor='auto': a %s, for about %s bytes of state; a process is worth it above %s%s",
+            *(found.executor, f"{found.bytes:,}", f"{found.break_even:,}", measured),
+        )
+        self.listeners.emit(found)
+        return found.executor == "process"
 
-def _process(
-    settings: ProcessConfig,
-    ranks: Ranks,
-    storage: Storage,
-    config: ServiceConfig,
-    listeners: Listeners,
-    clock: Clock,
-    thread: Callable[[Past | None], Executor],
-) -> Executor:
-    recipe = recipe_of(storage)
-    if sys.platform == "linux" and recipe is not None:
-        from asyncckpt.worker.bridge import ProcessExecutor
+    def _process(self, settings: ProcessConfig) -> Executor:
+        recipe = recipe_of(self.storage)
+        if sys.platform == "linux" and recipe is not None:
+            from asyncckpt.worker.bridge import ProcessExecutor
 
-        # Of every rank that may be here: those that are not bound to cores of their own use each other's.
-        computing = torch.get_num_threads() * len(here(ranks.rank, ranks.world, os.environ))
-        return ProcessExecutor(storage, recipe, config, settings, listeners, clock, ranks, computing, thread)
-    return thread(None)
+            # Of every rank that may be here: those that are not bound to cores of their own use each other's.
+            computing = torch.get_num_threads() * len(here(self.ranks.rank, self.ranks.world, os.environ))
+            return ProcessExecutor(
+                *(self.storage, recipe, self.config, settings, self.listeners, self.clock, self.ranks, computing),
+                self._thread,
+            )
+        return self._thread(None)
+
+    def _thread(self, past: Past | None) -> Executor:
+        """The one in a thread, from what it has to know of a process that went before."""
+        return ThreadExecutor(functools.partial(self._service, past), self.config.pace)
+
+    def _service(self, past: Past | None, former: Keeper | None) -> Keeper:
+        """The service of this rank, which goes on where `former` crashed, or where a process was with that `past`."""
+        if self.ranks.rank != 0:
+            return MemberService(self.storage, self.config, self.listeners, self.clock, self.ranks)
+        service = SaveService(self.storage, self.config, self.listeners, self.clock, self.ranks)
+        if isinstance(former, SaveService):
+            past = former.past
+        if past is not None:
+            service.inherit(past)
+        return service
 
 
 def _why_not(*storages: Storage) -> str | None:
@@ -142,23 +132,3 @@ def _why_not(*storages: Storage) -> str | None:
         return None
     else:
         return "a worker process needs Linux"
-
-
-def service(
-    storage: Storage,
-    config: ServiceConfig,
-    listeners: Listeners,
-    clock: Clock,
-    ranks: Ranks,
-    past: Past | None,
-    former: Keeper | None,
-) -> Keeper:
-    """The service of this rank, which goes on where `former` crashed, or where a process was with that `past`."""
-    if ranks.rank != 0:
-        return MemberService(storage, config, listeners, clock, ranks)
-    made = SaveService(storage, config, listeners, clock, ranks)
-    if isinstance(former, SaveService):
-        past = former.past
-    if past is not None:
-        made.inherit(past)
-    return made
