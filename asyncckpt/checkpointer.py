@@ -272,10 +272,10 @@ class AsyncCheckpointer:
 
     # -- restoring -----------------------------------------------------------------------------------------
 
-    def resume(self, *, which: Which | None = None, allow_partial: bool = False) -> TrainingState | None:
+    def resume(self, *, which: Which = "latest", allow_partial: bool = False) -> TrainingState | None:
         """Take the run and restore everything in place, random state last; None on an empty root.
 
-        `which` is "latest" where it is None, or what the configuration of a `Run` names.
+        The latest is, where a `Run` was given, what its configuration names.
         A damaged checkpoint is reported and the one before it taken; one that is named raises. With `allow_partial` one
         that lacks parts of the state is taken where it is newer: what it lacks stays as it is. Raises
         `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
@@ -286,8 +286,8 @@ class AsyncCheckpointer:
         refuse_late_group(self._ranks)
         self._saver.settle()
         wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
-        if which is None:
-            which = "latest" if self._asked.run is None else self._asked.run.chosen()
+        if which == "latest" and self._asked.run is not None:
+            which = self._asked.run.chosen()
         loaded = self._restorer.resume(which, allow_partial=allow_partial)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
         if loaded is None:

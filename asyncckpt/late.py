@@ -39,8 +39,8 @@ class LateMetrics:
             wait_all(awaited, None)
             self._executor.record(step, metrics).result()
         except BaseException as error:  # whatever it is is the caller's, who may never ask: so it is told here too
-            told.set_exception(error)
             self._listeners.emit(Leftover(f"the late metrics of step {step}", error))
+            told.set_exception(error)
         else:
             told.set_result(None)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.choosing import import_ahead
 
 Place: TypeAlias = str | os.PathLike[str] | Storage
 
@@ -31,6 +32,8 @@ def stores(
     for (former, one), (latter, other) in itertools.combinations(named, 2):
         if _lie_in_each_other(one, other):
             raise ValueError(f"{latter}={other!r} and {former}={one!r} lie in each other: give it a place of its own")
+    for _, url in named:
+        import_ahead(url)
     return home, nearer, copies
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import random
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +16,27 @@ from asyncckpt.storage.extras import needed
 _BACKENDS = ("auto", "obstore", "fsspec")
 _FSSPECS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
 """What obstore has a store for, and the library that fsspec uses there."""
+
+_LATER = {
+    scheme: ("fsspec.core", "obstore.store", library, *(("aiobotocore.session",) if library == "s3fs" else ()))
+    for scheme, library in _FSSPECS.items()
+}
+"""What is imported when a store is asked for the first time, on whatever thread that is."""
+
+
+def import_ahead(url: str) -> None:
+    """Import here and now what the store at `url` will need, for a training that goes on meanwhile.
+
+    One of those libraries imports another that draws from Python's own generator as it is imported. In the midst of a
+    training that would be another order of its data; so it is done before, and the generator is put back.
+    """
+    drawn = random.getstate()
+    try:
+        for module in _LATER.get(url.partition("://")[0], ()):
+            with suppress(ImportError):  # who needs it will say so
+                importlib.import_module(module)
+    finally:
+        random.setstate(drawn)
 
 
 def object_store(scheme: str, url: str, options: Mapping[str, Any] | None) -> Storage:

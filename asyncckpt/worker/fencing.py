@@ -33,6 +33,8 @@ PATIENCE = 60.0
 _LONGEST_PAUSE = 1.0
 """Seconds before another claim, at most, where two writers have started at once."""
 
+_JITTER = random.Random()  # noqa: S311 -- not the generator of all, from which training may draw
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -96,7 +98,7 @@ async def take_fenced(
         await _check_claims(catalog, log, inc - 1, but=me.nonce)
     await _put(catalog.storage, claim.claim, seal({"writer": asdict(me)}))
     if any(kind == "claim" and name.inc >= claim.inc and name.writer != me.nonce for name, kind in await log.names()):
-        await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 -- so that the two do not meet again
+        await asyncio.sleep(_JITTER.uniform(0, _LONGEST_PAUSE))  # so that the two do not meet again
         return None
     own = me.nonce  # its records under this number, where it claims that again
     below = [

@@ -90,7 +90,9 @@ def _counts_store_calls(root: Path, policy: SavePolicy) -> int:
         setattr(StoreRanks, name, _counted(getattr(StoreRanks, name), calls))
     training = Training()
     with training.checkpointer(root, save=policy, on_busy="wait") as ckpt:
-        calls.clear()  # to say hello costs one
+        training.step()
+        ckpt.step(0)
+        calls.clear()  # to say hello costs one, and who shares this machine's memory is asked once
         for step in range(1, 11):
             training.step()
             ckpt.step(step)

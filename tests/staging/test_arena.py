@@ -215,7 +215,7 @@ from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.storage import MemoryStorage
 
 model = nn.ParameterList([torch.zeros(200_000_000)])  # some 0.7 s of it
-checkpointer = AsyncCheckpointer(MemoryStorage("ends"), model=model, save=SavePolicy(every_steps=9))
+checkpointer = AsyncCheckpointer(MemoryStorage("ends"), model=model, save=SavePolicy(every_steps=9), executor="thread")
 checkpointer.step(1)
 """
     command = [sys.executable, "-c", script + end]

@@ -210,7 +210,7 @@ def test_what_is_not_at_home_is_kept_until_something_newer_is() -> None:
 
 
 def test_what_is_not_at_home_would_be_dropped_if_it_were_not_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, locals_, "self.tier.spare(c.seq for c in self._ahead(home, own))", "self._tier.spare(())")
+    mutate(monkeypatch, locals_, "self.tier.spare(c.seq for c in self._ahead(home, own))", "self.tier.spare(())")
     with pytest.raises(AssertionError, match=r"assert \[6, 7\] == \[2, 3, 4, 5, 6, 7\]"):
         test_what_is_not_at_home_is_kept_until_something_newer_is()
 

@@ -16,7 +16,8 @@ from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import bringing, copying, keeping, mirroring, ownership, sweep, tier
+from asyncckpt.worker import copying, keeping, mirroring, ownership, sweep, tier
+from asyncckpt.worker import home as home_
 from asyncckpt.worker.job import Committed
 from tests.worker.drive import Session, changing, checked, drive, keys, leftovers, steps
 from tests.worker.mutants import mutate
@@ -132,7 +133,7 @@ def test_H12_a_copy_without_what_it_shares_is_never_listed(monkeypatch: pytest.M
 
 
 def test_what_is_being_copied_would_be_dropped_at_home_if_it_were_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, keeping, "reading=self.reading.keys(),", "reading=(),")
+    mutate(monkeypatch, keeping, "reading=self.reading.keys() | self.spared,", "reading=(),")
     with pytest.raises(AssertionError, match=r"assert \[5\] == \[1, 5\]"):
         test_H12_a_slow_mirror_gets_the_newest_with_all_that_it_shares_though_home_has_dropped_what_it_came_from()
 
@@ -346,7 +347,7 @@ def test_rule_29_a_branch_that_was_abandoned_stays_in_the_mirror_and_numbers_go_
 def test_rule_29_an_abandoned_branch_would_be_taken_if_only_the_number_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, bringing, "return number > max(_numbers(home)) and", "return")
+    mutate(monkeypatch, home_, "if number_of(c) > number and c.seq > newest]", "if c.seq > newest]")
     with pytest.raises(AssertionError, match="assert 7 == 9"):
         test_rule_29_a_branch_that_was_abandoned_stays_in_the_mirror_and_numbers_go_on_above_it()
 

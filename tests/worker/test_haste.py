@@ -9,7 +9,7 @@ from asyncckpt.events import Pruned
 from asyncckpt.retention import Monitor
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.requests import FaultyStorage
-from asyncckpt.worker import service
+from asyncckpt.worker import root
 from asyncckpt.worker.offline import ask
 from tests.worker.drive import Session, checked, keys, leftovers, run, three
 from tests.worker.mutants import mutate
@@ -90,6 +90,6 @@ def test_another_step_costs_an_emergency_no_request_for_it() -> None:
 
 
 def test_a_missing_line_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, service, "return await self.keeping.judge_in_haste(writer, checkpoint)", "return Verdict()")
+    mutate(monkeypatch, root, "return await self.keeping.judge_in_haste(writer, checkpoint)", "return Verdict()")
     with pytest.raises(AssertionError):
         test_an_emergency_save_of_a_step_replaces_the_earlier_one_and_removes_nothing_else()

@@ -66,6 +66,9 @@ class Failed(Exception):
         return self.fault.error(what)
 
 
+_JITTER = random.Random()  # noqa: S311 -- not the generator of all: training may draw from that, and is to draw the same
+
+
 class Requests:
     """What one store asks its server; all on one event loop. `retries` counts by reason what was tried again.
 
@@ -102,7 +105,7 @@ class Requests:
             self.retries[fault.reason] += 1
             logger.debug("%s: attempt %d: %s", self._url, number, fault.message)
             pause = min(LONGEST_PAUSE, self.tuning.pause * 2**number)
-            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 -- so that many clients do not come back at once
+            await asyncio.sleep(_JITTER.uniform(0, pause))  # so that many clients do not come back at once
         raise AssertionError("unreachable")
 
     async def find(self, attempt: Attempt[_T]) -> _T | None:
