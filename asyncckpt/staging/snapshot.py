@@ -76,6 +76,8 @@ class Snapshot:
         self._schedule = schedule
         self._tensors: Mapping[Path, Tensor] = {}
         """Handed out for this save alone, and to be kept until it was copied and compared."""
+        self._comparisons: list[Comparison] = []
+        """Under way; they hold the same."""
         self._backlog = Backlog(backlog.MOST * len(schedule.lanes))
         self._verify = verify
         self._checking = threading.Lock()
@@ -149,17 +151,16 @@ class Snapshot:
 
     def _compare(self) -> None:
         torn: list[Path] = []
-        comparisons: list[Comparison] = []
         try:
             if not self._cancelled:
                 torn = [path for group in self._schedule.lazy for path in group.changed(self._tensors)]
-                comparisons = [
+                self._comparisons = [
                     Comparison(lane, self._tensors, pinned=self._is_pinned(lane)) for lane in self._schedule.lanes
                 ]
-            if comparisons:
-                self._ends = [(lane, c.end) for lane, c in zip(self._schedule.lanes, comparisons, strict=True)]
+            if self._comparisons:
+                self._ends = [(lane, c.end) for lane, c in zip(self._schedule.lanes, self._comparisons, strict=True)]
                 self._judged.clear()
-                self._later(functools.partial(self._judge_later, torn, comparisons))
+                self._later(functools.partial(self._judge_later, torn))
             else:
                 self._judge(torn)
         except Exception as error:  # no memory to compare in: this save's failure, and no reason to stop training
@@ -294,13 +295,14 @@ class Snapshot:
             self._is_lost = True
             logger.error("a device did not finish its copies (%s): the memory they go to is used no more", error)
 
-    def _judge_later(self, torn: list[Path], comparisons: list[Comparison]) -> None:
+    def _judge_later(self, torn: list[Path]) -> None:
         try:
-            self._judge([*torn, *(path for comparison in comparisons for path in comparison.changed())])
+            self._judge([*torn, *(path for comparison in self._comparisons for path in comparison.changed())])
         except Exception as error:
             self.watermark.abort(error)
         finally:
             self._judged.set()
+            self._let_go()
 
     # -- on any of them --------------------------------------------------------------------------------------
 
@@ -316,8 +318,9 @@ class Snapshot:
 
     def _let_go(self) -> None:
         """Of what was handed out for this save, once nobody reads it."""
-        if self.copied.wait(0) and not self._verify:
-            self._tensors = {}
+        # Whoever is the last to hold them must have seen, by a lock, that the device was waited for.
+        if self.settled:
+            self._tensors, self._comparisons = {}, []
 
     def _judge(self, torn: list[Path]) -> None:
         if self._cancelled:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import threading
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, guarded
 from asyncckpt.staging import device as copies
 from asyncckpt.staging import lane, pieces
+from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.testing import simacc
 
 from .declaring import Declaring
@@ -129,6 +132,35 @@ def test_T7_what_is_handed_out_is_there_until_it_is_copied(
             found = asyncckpt.load(store).state
             assert differing(tensors({"model": found["model"], "handed": found["extra"]["handed"]}), wanted) == []
             del filled
+
+
+@pytest.mark.parametrize("poison", [1, 2])
+def test_T7_what_is_handed_out_is_let_go_by_who_knows_that_it_was_compared(
+    poison: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison is over before the thread that asked for it has forgotten what it compares."""
+    training, let_go = threading.get_ident(), Snapshot._let_go
+
+    def let_go_once_judged(self: Snapshot) -> None:
+        if threading.get_ident() == training:
+            judged = _thread.allocate_lock()  # not `threading`'s, which would tell the race detector
+            judged.acquire()
+            self._later(judged.release)
+            judged.acquire()
+        let_go(self)
+
+    simacc.configure(poison=poison)
+    monkeypatch.setattr(Snapshot, "_let_go", let_go_once_judged)
+    store, handed = Declaring("compared"), Handed()
+    with AsyncCheckpointer(store, extra={"handed": guarded(handed)}, verify="always") as checkpointer:
+        for step in (1, 2, 3):
+            handed.value += 1
+            wanted = tensors(handed.state_dict())
+            handle = checkpointer.save(step)
+            checkpointer._saver.stager._pending[-1].copied.wait()
+            checkpointer.before_mutation()
+            handle.wait()
+            assert differing(tensors(asyncckpt.load(store).state["extra"]["handed"]), wanted) == []
 
 
 class Handed:
