@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from asyncckpt.arguments import check_choices, check_keep, check_values
@@ -34,7 +34,7 @@ class Asked:
     executor: Wanted
     metrics: int | MetricsConfig | None
     listeners: Iterable[Listener]
-    storage_options: Mapping[str, Any] | None
+    storage_options: Mapping[str, Any] | None = field(repr=False)  # secrets are among them
     local: Root | None
     mirror: Root | None
     preemption: Preemption | None
