@@ -29,8 +29,8 @@ class Configuration:
     """What a run was started with as JSON, `plain` with secrets masked and `whole` with them; and the `file` itself."""
 
     plain: Mapping[str, Any] = field(default_factory=dict)
-    whole: Mapping[str, Any] = field(default_factory=dict)
-    file: bytes | None = None
+    whole: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    file: bytes | None = field(default=None, repr=False)
     name: str = "config.yml"
     """What the copy of the file is called."""
     complaints: tuple[str, ...] = ()
