@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -76,6 +76,15 @@ def test_two_checkpointers_of_one_process_both_hear_and_may_be_closed_in_any_ord
     two.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_changes_nothing_and_a_second_ctrl_c_means_it(make: Make) -> None:
     ckpt = make(model=Toy(), preemption=Preemption(signals=("SIGTERM", signal.SIGINT)))
     for _ in range(3):
