@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from asyncckpt.errors import AsyncCkptError
+from asyncckpt.extras import imported
 
 
 class PlotsUnavailable(AsyncCkptError):
@@ -14,8 +14,4 @@ class PlotsUnavailable(AsyncCkptError):
 
 def needed(module: str) -> Any:
     """The module; raises `PlotsUnavailable` that names the extra which brings it, where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise PlotsUnavailable(f"plots need {package} ({error}): pip install 'asyncckpt[plots]'") from error
+    return imported(module, "plots", f"plots need {module.partition('.')[0]}", PlotsUnavailable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from asyncckpt.events import (
     Skipped,
     Superseded,
 )
+from asyncckpt.extras import imported
 from asyncckpt.metrics_log.rows import Value
 
 TOLD = (Amended, Durable, Failed, PreemptionNoticed, Pruned, Resumed, Skipped, Superseded)
@@ -64,8 +64,4 @@ class Tracker(Protocol):
 
 def needed(module: str, extra: str, who: str) -> Any:
     """The module; raises `TrackerUnavailable` that names the extra which brings it, where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise TrackerUnavailable(f"{who} needs {package} ({error}): pip install 'asyncckpt[{extra}]'") from error
+    return imported(module, extra, f"{who} needs {module.partition('.')[0]}", TrackerUnavailable)

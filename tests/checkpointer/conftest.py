@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from asyncckpt.errors import SaveFailed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
-from .trainings import Recorder
+from .trainings import Recorder, saved
 
 Make = Callable[..., AsyncCheckpointer]
 
@@ -86,3 +87,17 @@ def make(store: GatedStorage, recorder: Recorder, registry: CollectorRegistry, e
     for ckpt in made:
         with suppress(SaveFailed):
             ckpt.close()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints of the steps 1, 2 and 3."""
+    root = tmp_path_factory.mktemp("three") / "run"
+    saved(root, 1, 2, 3)
+    return root
+
+
+@pytest.fixture
+def root(three: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(three, tmp_path / "run", symlinks=True))

@@ -39,20 +39,6 @@ from .trainings import Elsewhere, Recorder, Toy, once_it_waits, saved, steps, tr
 pytestmark = pytest.mark.executors
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with checkpoints of the steps 1, 2 and 3."""
-    root = tmp_path_factory.mktemp("three") / "run"
-    saved(root, 1, 2, 3)
-    return root
-
-
-@pytest.fixture
-def root(three: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(three, tmp_path / "run", symlinks=True))
-
-
 def folder_of(root: Path, step: int) -> Path:
     (found,) = root.glob(f"data/*-step-{step}-*")
     return found
