@@ -10,7 +10,7 @@ one *incarnation*. A *save handle* is the future of one save.
 To read the source, in the order of one save: ``checkpointer`` (what the loop calls), ``saving``,
 ``state.capture``, ``staging.layout``, ``staging.stager``, ``worker.service``, ``worker.pipeline``,
 ``storage.local``, ``worker.commit``. Then one restore: ``restorer``, ``consensus``, ``restoring``, ``reading``,
-``state.apply``.
+``fitting``, ``state.apply``.
 
 Names are imported when they are first used: ``import asyncckpt`` alone loads neither torch nor a thread.
 """
@@ -25,6 +25,7 @@ from asyncckpt.version import __version__
 if TYPE_CHECKING:
     from asyncckpt.budget import Budget
     from asyncckpt.checkpointer import AsyncCheckpointer
+    from asyncckpt.diffing import Diff, diff
     from asyncckpt.errors import Preempted
     from asyncckpt.handle import SaveHandle
     from asyncckpt.listing import CheckpointInfo
@@ -43,6 +44,7 @@ _HOMES = {
     "AsyncCheckpointer": "checkpointer",
     "Budget": "budget",
     "CheckpointInfo": "listing",
+    "Diff": "diffing",
     "Loaded": "loading",
     "MetricsConfig": "metrics",
     "Preempted": "errors",
@@ -55,14 +57,18 @@ _HOMES = {
     "SavePolicy": "policy",
     "Stateful": "state.stateful",
     "TrainingState": "state.training_state",
+    "diff": "diffing",
     "guarded": "staging.guards",
     "load": "loading",
 }
+
+_MODULES = ("errors", "keys")
 
 __all__ = [
     "AsyncCheckpointer",
     "Budget",
     "CheckpointInfo",
+    "Diff",
     "Loaded",
     "MetricsConfig",
     "Preempted",
@@ -76,6 +82,7 @@ __all__ = [
     "Stateful",
     "TrainingState",
     "__version__",
+    "diff",
     "guarded",
     "load",
 ]
@@ -84,10 +91,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(importlib.import_module(f"asyncckpt.{_HOMES[name]}"), name)
-    if name == "errors":
-        return importlib.import_module("asyncckpt.errors")
+    if name in _MODULES:
+        return importlib.import_module(f"asyncckpt.{name}")
     raise AttributeError(f"module 'asyncckpt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "errors"])
+    return sorted([*__all__, *_MODULES])

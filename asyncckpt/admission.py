@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,10 +21,13 @@ from asyncckpt.storage.local import LocalStorage
 
 
 class Admission:
-    """Asks on behalf of one checkpointer."""
+    """Asks on behalf of one checkpointer, whose checkpoints go to `storage` and to the tiers `beside` it, by name."""
 
-    def __init__(self, storage: Storage, listeners: Listeners) -> None:
+    def __init__(self, storage: Storage, listeners: Listeners, beside: Mapping[str, Storage] | None = None) -> None:
         self._storage = storage
+        self._disks = {"take another root": storage} | {
+            f"give {name}= another folder": tier for name, tier in (beside or {}).items()
+        }
         self._listeners = listeners
         self._said: dict[str, Shortage] = {}
 
@@ -34,19 +37,28 @@ class Admission:
         `allowed` is the memory that may be taken for them; None where the system does not say.
         """
         locks = _of_locks(size * arenas, kinds)
-        for shortage in (*_of_memory(size, allowed), *locks, *_of_disk(size, self._storage)):
-            self._tell(shortage)
+        for shortage in (*_of_memory(size, allowed), *locks):
+            self._tell(shortage.resource, shortage)
+        for instead, storage in self._disks.items():
+            for shortage in _of_disk(size, storage, instead):
+                self._tell(instead, shortage)
 
     def unreachable(self, error: AsyncCkptError) -> None:
         """The store did not answer when it was asked what it holds."""
         self._tell(
-            Shortage("store", f"{self._storage.url} cannot be read ({error}): saves will fail until that is mended")
+            "store",
+            Shortage(
+                "store",
+                f"{self._storage.url} cannot be read ({error}): saves will fail until that is mended; see that it is "
+                "there and can be reached from this machine, and that the credentials of this process may read it "
+                f"(asyncckpt ls {self._storage.url} asks the same), or take another root",
+            ),
         )
 
-    def _tell(self, shortage: Shortage) -> None:
-        if self._said.get(shortage.resource) == shortage:
+    def _tell(self, of: str, shortage: Shortage) -> None:
+        if self._said.get(of) == shortage:
             return
-        self._said[shortage.resource] = shortage
+        self._said[of] = shortage
         self._listeners.emit(shortage)
 
 
@@ -70,16 +82,16 @@ def _of_locks(size: int, kinds: Collection[str]) -> Iterator[Shortage]:
         )
 
 
-def _of_disk(size: int, storage: Storage) -> Iterator[Shortage]:
+def _of_disk(size: int, storage: Storage, instead: str) -> Iterator[Shortage]:
     if not isinstance(storage, LocalStorage):
         return
     folder = next(folder for folder in [Path(storage.url), *Path(storage.url).parents] if folder.exists())
     with suppress(OSError):  # the save itself will meet it
         if not os.access(folder, os.W_OK):
-            yield Shortage("disk", f"{folder} may not be written by this user: change its mode, or take another root")
+            yield Shortage("disk", f"{folder} may not be written by this user: change its mode, or {instead}")
         elif (free := shutil.disk_usage(folder).free) < size:
             yield Shortage(
                 "disk",
                 f"a checkpoint takes up to {size:,} bytes, and the disk of {folder} has {free:,} free: make room for "
-                f"{size - free:,}, or take another root",
+                f"{size - free:,}, or {instead}",
             )

@@ -58,15 +58,6 @@ def check_emergency(deadline: float | None, *, emergency: bool, on_busy: object)
         raise ValueError(f"save(on_busy={on_busy!r}, emergency=True): an emergency save always waits for its turn")
 
 
-def refuse_among(world: int, call: str = "AsyncCheckpointer", /, **given: object) -> None:
-    """Refuse arguments of `call` that a later version will give a meaning for more than one rank."""
-    for name, value in given.items():
-        if value is not None and world > 1:
-            raise NotImplementedError(
-                f"{call}({name}=) has no effect with several ranks ({world} here) in this version yet: leave it out"
-            )
-
-
 def several(parts: Collection[str]) -> Collection[str]:
     """Names of parts; one may be given without a list around it."""
     return (parts,) if isinstance(parts, str) else parts

@@ -2,9 +2,10 @@
 
 Extents that lie side by side in a pack are one request, whatever they belong to, and what is long is cut: so a request
 is neither tiny nor huge. Several are under way at once, and are dealt with in the order of the pack, so that a digest
-goes on from one to the next. A request whose bytes all belong to one tensor in host memory is read into that; any
-other into a room, and from there to where its bytes belong. There are a few rooms, and they are used again: beside
-what it restores, a restore takes no more memory than they are.
+goes on from one to the next. A request whose bytes all belong to one tensor in host memory is read into that, and where
+the store can do it, one whose bytes belong to several into each of them; any other into a room, and from there to where
+its bytes belong, which takes as long as receiving them: so what is long begins a request of its own. There are a few
+rooms, and they are used again: beside what it restores, a restore takes no more memory than they are.
 """
 
 from __future__ import annotations
@@ -16,14 +17,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from asyncckpt.damage import readable
+from asyncckpt.format.contents import Extent, Pack, Path
 from asyncckpt.format.digest import digesting
-from asyncckpt.format.manifest import Extent, Pack, Path
 from asyncckpt.reading import GAP, check_digest
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Scattering, Storage
 from asyncckpt.storage.room import room
+from asyncckpt.unpacking import fill
 
 PIECE = 8 << 20
-"""Bytes of one request at most."""
+"""Bytes of one request at most, which may need a room."""
+
+SCATTERED = 16 << 20
+"""Bytes of one request at most that is read to where its bytes belong: no room bounds it, and each takes a while."""
+
+LEAST = 1 << 20
+"""Bytes from which a part of such a request may be: fewer are copied in less time."""
 
 IN_FLIGHT = 6
 """Requests at once: of a store on the same machine four take nearly all that the client can; each may need a room."""
@@ -87,28 +95,40 @@ class Request:
     start: int
     length: int
     slices: tuple[Slice, ...]
+    is_scattered: bool = False
+    """Whether each slice is read to where it belongs."""
 
 
-def requests(places: Mapping[Path, Destination]) -> Iterator[Request]:
-    """What fetches everything in `places`, by pack and in the order in which it lies there."""
+def requests(places: Mapping[Path, Destination], *, scatters: bool = False) -> Iterator[Request]:
+    """What fetches everything in `places`, by pack and in the order in which it lies there.
+
+    With `scatters`, a request may be read into several of them.
+    """
     slices: list[Slice] = []
     pack = first = end = -1
+    is_scattered = False
     for path, extent, offset in _in_order(places):
         at = extent.offset
+        if slices and extent.length >= PIECE and not is_scattered:
+            yield Request(pack, first, end - first, tuple(slices))
+            slices = []
         while at < extent.offset + extent.length:
-            is_near = extent.pack == pack and 0 <= at - end <= GAP and at - first < PIECE
-            if slices and not is_near:
-                yield Request(pack, first, end - first, tuple(slices))
+            left = extent.offset + extent.length - at
+            fits = scatters and left >= LEAST and places[path].memory is not None
+            is_near = extent.pack == pack and 0 <= at - end <= (0 if fits else GAP)
+            is_full = at - first >= (SCATTERED if fits else PIECE)
+            if slices and (not is_near or is_full or fits != is_scattered):
+                yield Request(pack, first, end - first, tuple(slices), is_scattered)
                 slices = []
             if not slices:
-                pack, first = extent.pack, at
-            size = min(extent.offset + extent.length - at, first + PIECE - at)
+                pack, first, is_scattered = extent.pack, at, fits
+            size = min(left, first + (SCATTERED if fits else PIECE) - at)
             end = at + size
             is_last = end == extent.offset + extent.length
             slices.append(Slice(path, extent, offset + at - extent.offset, at - first, size, is_last))
             at = end
     if slices:
-        yield Request(pack, first, end - first, tuple(slices))
+        yield Request(pack, first, end - first, tuple(slices), is_scattered)
 
 
 def _in_order(places: Mapping[Path, Destination]) -> list[tuple[Path, Extent, int]]:
@@ -148,8 +168,9 @@ class HostRoom:
 class _UnderWay:
     request: Request
     room: Room | None
-    memory: memoryview
-    arrival: asyncio.Task[memoryview]
+    pieces: Sequence[memoryview]
+    """The memory of each slice."""
+    arrival: asyncio.Task[None]
 
 
 class Arrivals:
@@ -172,6 +193,8 @@ class Arrivals:
         self._rooms = rooms
         self._progress = progress
         self._digest = digesting()
+        # What is stored in frames is opened in memory of its own.
+        self._scatters = isinstance(storage, Scattering) and all(pack.frames is None for pack in packs)
 
     async def fill(self, part: Path) -> None:
         """Fetch what belongs to `part` of the state; on devices it may be on its way still when this returns.
@@ -182,7 +205,7 @@ class Arrivals:
         under_way: deque[_UnderWay] = deque()
         self._digest = digesting()
         try:
-            for request in requests(places):
+            for request in requests(places, scatters=self._scatters):
                 if len(under_way) == IN_FLIGHT:
                     await self._settle(under_way)
                 under_way.append(await self._begun(request))
@@ -194,19 +217,27 @@ class Arrivals:
             await asyncio.gather(*(each.arrival for each in under_way), return_exceptions=True)
 
     async def _begun(self, request: Request) -> _UnderWay:
-        first, memory = request.slices[0], self._places[request.slices[0].path].memory
-        lent = None
-        if memory is None or len(request.slices) > 1:
-            lent = await asyncio.to_thread(self._rooms.lend)
-            memory = lent.memory[: request.length]
-        else:
-            memory = memory[first.at : first.at + first.length]
-        return _UnderWay(request, lent, memory, asyncio.create_task(self._get(request, memory)))
+        places = [self._places[piece.path].memory for piece in request.slices]
+        there = [
+            memory[piece.at : piece.at + piece.length]
+            for memory, piece in zip(places, request.slices, strict=True)
+            if memory is not None
+        ]
+        if len(there) == len(places) and (request.is_scattered or len(there) == 1):
+            return _UnderWay(request, None, there, asyncio.create_task(self._get(request, there)))
+        lent = await asyncio.to_thread(self._rooms.lend)
+        pieces = [lent.memory[piece.start : piece.start + piece.length] for piece in request.slices]
+        return _UnderWay(
+            request, lent, pieces, asyncio.create_task(self._get(request, [lent.memory[: request.length]]))
+        )
 
-    async def _get(self, request: Request, memory: memoryview) -> memoryview:
-        pack = self._packs[request.pack]
+    async def _get(self, request: Request, into: Sequence[memoryview]) -> None:
+        pack, storage = self._packs[request.pack], self._storage
         with readable(self._what(request)):
-            return await self._storage.get(pack.key, start=request.start, length=request.length, into=memory)
+            if len(into) > 1 and isinstance(storage, Scattering):
+                await storage.scatter(pack.key, request.start, into)
+            else:
+                await fill(storage, pack, request.start, into[0])
 
     async def _settle(self, under_way: deque[_UnderWay]) -> None:
         """Wait for the first, and deal with it while the others go on."""
@@ -217,8 +248,8 @@ class Arrivals:
         self._progress(sum(piece.length for piece in first.request.slices))
 
     def _take_in(self, arrived: _UnderWay) -> None:
-        for piece in arrived.request.slices:
-            self._digest.update(arrived.memory[piece.start : piece.start + piece.length])
+        for piece, memory in zip(arrived.request.slices, arrived.pieces, strict=True):
+            self._digest.update(memory)
             if piece.is_last:
                 check_digest(self._digest.hexdigest(), self._what(arrived.request), piece.path, piece.extent)
                 self._digest.reset()

@@ -5,10 +5,15 @@ It must not: the ranks count the checkpointers that they have made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch.optim.optimizer import Optimizer
 
 from asyncckpt import executing
 from asyncckpt.admission import Admission
+from asyncckpt.asking import Asking
 from asyncckpt.beginning import Beginning
 from asyncckpt.blueprint import Blueprint
 from asyncckpt.catalog import Catalog
@@ -16,9 +21,12 @@ from asyncckpt.deciding import Decision
 from asyncckpt.distributed.counts import Counts
 from asyncckpt.ending import Ending
 from asyncckpt.events import LOCAL
+from asyncckpt.health import Checkup
 from asyncckpt.late import LateMetrics
 from asyncckpt.nearest import Nearest
 from asyncckpt.restorer import Restorer
+from asyncckpt.returning import Returning
+from asyncckpt.revision import Lookup
 from asyncckpt.saving import Saver
 from asyncckpt.state.capture import Capture
 from asyncckpt.tracked import optimizers, saved_here
@@ -31,24 +39,25 @@ from asyncckpt.worker.sharing import Sharing
 class Parts:
     """What a checkpointer passes its calls on to."""
 
-    ranks: Ranks
     decision: Decision
     executor: Executor
     saver: Saver
     beginning: Beginning
-    restorer: Restorer
+    asking: Asking
+    returning: Returning
     ending: Ending
+    checkup: Checkup
 
 
 def assembled(plan: Blueprint) -> Parts:
     """The parts that `plan` is of, at work."""
     ranks, counts = plan.here.ranks(plan.alike()), Counts()
-    admission = Admission(plan.home, plan.listeners)
+    admission = Admission(plan.home, plan.listeners, plan.service.beside)
     decision = _decision(plan, ranks, counts)
-    executor = executing.made(
-        plan.asked.executor, plan.size, plan.home, plan.service, plan.listeners, plan.clock, ranks
-    )
-    saver = _saver(plan, executor, ranks, counts, admission)
+    service = replace(plan.service, code_version=_code(plan, ranks))
+    executor = executing.made(plan.asked.executor, plan.size, plan.home, service, plan.listeners, plan.clock, ranks)
+    stepping = optimizers(saved_here(plan.tracked, plan.here))
+    saver = _saver(plan, executor, ranks, counts, admission, stepping)
     if plan.exporter is not None:
         plan.exporter.watch(saver.levels)
     beginning = Beginning(
@@ -57,17 +66,23 @@ def assembled(plan: Blueprint) -> Parts:
         saver,
         ranks,
         admission,
-        optimizers(saved_here(plan.tracked, plan.here)),
+        stepping,
         overwrite=plan.asked.overwrite,
     )
     restorer = Restorer(
         executor, plan.tracked.trees, ranks, plan.listeners, counts, saver.stager.guard, _nearest(plan, executor)
     )
     late = LateMetrics(saver, executor, plan.listeners)
-    ending = Ending(saver, late, executor, plan.stopping, plan.exporter)
+    raises = plan.asked.on_failure == "raise"
+    ending = Ending(saver, late, executor, plan.stopping, plan.exporter, raises=raises)
     plan.stopping.begin(saver, executor, ranks)
     beginning.constructed()
-    return Parts(ranks, decision, executor, saver, beginning, restorer, ending)
+    checkup = Checkup(plan.vitals, saver.levels, executor, plan.clock, by_way_of_local=plan.local is not None)
+    asking = Asking(saver, decision, beginning, restorer, ending, plan.asked.monitor)
+    returning = Returning(
+        *(restorer, saver, ranks, beginning, decision, plan.cadence, plan.stopping, plan.listeners, plan.asked.run)
+    )
+    return Parts(decision, executor, saver, beginning, asking, returning, ending, checkup)
 
 
 def _decision(plan: Blueprint, ranks: Ranks, counts: Counts) -> Decision:
@@ -75,7 +90,14 @@ def _decision(plan: Blueprint, ranks: Ranks, counts: Counts) -> Decision:
     return Decision(plan.decider, plan.asked.monitor, ranks, counts, stop)
 
 
-def _saver(plan: Blueprint, executor: Executor, ranks: Ranks, counts: Counts, admission: Admission) -> Saver:
+def _saver(
+    plan: Blueprint,
+    executor: Executor,
+    ranks: Ranks,
+    counts: Counts,
+    admission: Admission,
+    stepping: Sequence[Optimizer],
+) -> Saver:
     asked = plan.asked
     return Saver(
         Capture(saved_here(plan.tracked, plan.here), plan.tracked.lazy, plan.tracked.guarded),
@@ -91,15 +113,26 @@ def _saver(plan: Blueprint, executor: Executor, ranks: Ranks, counts: Counts, ad
         budget=plan.limits,
         verify=asked.verify,
         fingerprint=plan.fingerprint,
+        optimizers=stepping,
         tiers=() if plan.local is None else (LOCAL,),
-        code_version=None if asked.run is None else asked.run.code,
+        message=None if asked.save is None else asked.save.message,
     )
 
 
+def _code(plan: Blueprint, ranks: Ranks) -> Callable[[], str | None]:
+    """Tells the version of the code that trains, for the manifests that rank 0 writes; None where nobody knows."""
+    run = plan.asked.run
+    if run is None and ranks.rank == 0:
+        return Lookup().known
+    code = None if run is None else run.code
+    return lambda: code
+
+
 def _nearest(plan: Blueprint, executor: Executor) -> Nearest:
+    catalog = partial(Catalog, only_encrypted=plan.service.only_encrypted)
     return Nearest(
-        {} if plan.mirror is None else {"mirror": Catalog(plan.mirror)},
+        {} if plan.mirror is None else {"mirror": catalog(plan.mirror)},
         plan.listeners,
         executor.damaged,
-        nearer={} if plan.local is None else {LOCAL: Catalog(plan.local)},
+        nearer={} if plan.local is None else {LOCAL: catalog(plan.local)},
     )

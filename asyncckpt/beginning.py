@@ -51,6 +51,7 @@ class Beginning:
         self._admission = admission
         self._optimizers = optimizers
         self._rounds = Rounds(optimizers, self._round_is_complete)
+        # With overwrite=True nothing there matters, and no store is waited for that hangs.
         self._is_begun = overwrite or ranks.rank != 0
         self._look: Future[Listing] | None = None
         self._prepared: tuple[int, ...] | None = None

@@ -41,8 +41,8 @@ class Run(Protocol):
         ...
 
     @property
-    def listener(self) -> Listener:
-        """What the run wants to know."""
+    def listeners(self) -> tuple[Listener, ...]:
+        """Who of the run wants to know what becomes of saves."""
         ...
 
     def begin_with(self, parts: Mapping[str, object]) -> None:
@@ -78,4 +78,6 @@ def belonging(
         raise ValueError(
             "storage_options= and overwrite= belong to the run here: Run.open(..., storage_options=, mode='overwrite')"
         )
-    return Belonging(root.root, root.storage_options, root.replaces, (*listeners, root.listener), root)
+    own = root.listeners
+    others = (listener for listener in listeners if not any(listener is known for known in own))
+    return Belonging(root.root, root.storage_options, root.replaces, (*others, *own), root)

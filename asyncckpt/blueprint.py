@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 
-from asyncckpt.arguments import refuse_among
-from asyncckpt.asked import Asked
 from asyncckpt.cadence import Cadence
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.distributed.coordinator import place
 from asyncckpt.eventlog import EventLog
-from asyncckpt.events import Listeners
+from asyncckpt.events import Listener, Listeners
+from asyncckpt.format.codec import wanted
+from asyncckpt.health import Vitals
 from asyncckpt.metrics import exporter
+from asyncckpt.options import Options
 from asyncckpt.policy import Decider, SavePolicy
 from asyncckpt.preemption.speed import Speedometer
+from asyncckpt.profile import Profiler
 from asyncckpt.stopping import Stopping
-from asyncckpt.tiers import stores
+from asyncckpt.tiers import check_shared, seen_at, stores
 from asyncckpt.tracked import fingerprint, roughly, roughly_here, shared_names, track
 from asyncckpt.version import __version__
 from asyncckpt.worker.config import ServiceConfig
@@ -27,7 +30,7 @@ logger = logging.getLogger("asyncckpt")
 class Blueprint:
     """Of the checkpointer that was `asked` for, of these `objects` by the names of its arguments."""
 
-    def __init__(self, asked: Asked, objects: Mapping[str, object]) -> None:
+    def __init__(self, asked: Options, objects: Mapping[str, object]) -> None:
         self.asked = asked
         self.clock = SYSTEM_CLOCK
         self.limits = asked.limits
@@ -35,21 +38,32 @@ class Blueprint:
             asked.root, asked.storage_options, local=asked.local, mirror=asked.mirror
         )
         self.here = here = place()
-        refuse_among(here.world, local=asked.local)
-        self.tracked = track(objects, here)
-        self.fingerprint = fingerprint(self.tracked)
-        self.size = roughly(objects)
-        """Of a snapshot, in bytes, more or less."""
-        self.size_here = roughly_here(objects, here)
-        """Of this rank's part of it."""
+        if self.local is not None:
+            check_shared(self.local, here.rank, here.world, os.environ)
         policy = asked.save or SavePolicy()
+        self.tracked = track(objects, here, policy.exclude)
+        self.fingerprint = fingerprint(self.tracked)
+        saved = {name: target for name, target in objects.items() if name not in policy.exclude}
+        self.size = roughly(saved)
+        """Of a snapshot, in bytes, more or less."""
+        self.size_here = roughly_here(saved, here)
+        """Of this rank's part of it."""
         self.decider = Decider(policy, asked.monitor, self.clock)
         if asked.save is None:
             logger.info("save=None: step() will not save by itself; call save(), or give a SavePolicy")
-        self.service = ServiceConfig(asked.keep, asked.monitor, asked.overwrite, mirror=self.mirror, local=self.local)
+        self.service = ServiceConfig(
+            *(asked.keep, asked.monitor, asked.overwrite),
+            mirror=self.mirror,
+            local=self.local,
+            codec=(codec := wanted(policy.codec)),
+            incremental=policy.incremental,
+            only_encrypted=codec.key is not None and not policy.accept_plain,
+        )
         self.exporter = exporter(asked.metrics, self.home, self.service.beside, here.world)
         speedometer = Speedometer()
-        self.listeners = Listeners([EventLog(), *asked.listeners, *filter(None, [self.exporter]), speedometer])
+        self.vitals, self.profiler = Vitals(self.clock), Profiler()
+        own: list[Listener] = [*filter(None, [self.exporter]), speedometer, self.vitals, self.profiler]
+        self.listeners = Listeners([EventLog(), *asked.listeners, *own])
         self.stopping = Stopping(asked.preemption, self.listeners, speedometer)
         self.cadence = Cadence(policy, self.clock, self.listeners)
 
@@ -58,7 +72,9 @@ class Blueprint:
         asked = self.asked
         return {
             "root": self.home.url,
+            "local (a folder that all ranks share)": "None" if self.local is None else seen_at(self.local),
             "save": repr(asked.save),
+            "key of what is saved (ASYNCCKPT_KEY, asyncckpt.keys)": str(self.service.codec.key),
             "monitor": repr(asked.monitor),
             "on_failure": asked.on_failure,
             "preemption": "None" if asked.preemption is None else f"exit={asked.preemption.exit}",

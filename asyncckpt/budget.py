@@ -10,8 +10,11 @@ class Budget:
     """The most that saving may take. Raises `ValueError` for what means nothing.
 
     `memory`: bytes of staging memory; None is most of what the limits of the process leave. `stall_ms`: milliseconds
-    for which one periodic save may hold the training thread, in its call and at the optimizer together; what would take
-    longer is skipped, also after it was begun, while an explicit `save` is made whatever it takes. None holds for as
+    for which one periodic save may hold the training thread, in its call and at the optimizer together. One that would
+    have to wait for longer, for memory or for its copy, is skipped, also after it was begun. What the call itself does
+    (values, EAGER tensors) and a comparison are not: they would take as long at the next save, and there would never be
+    a checkpoint; nor is an explicit `save`. Those are made whatever they take, and told: on the handle
+    (`SaveHandle.held`, `SaveHandle.is_over_budget`), in an event and in a metric. None holds for as
     long as it takes. With it, snapshots are compared with live tensors only for ``verify="always"``. `slowdown`: the
     part of its time that a step may take longer while a save is in flight; background work is paced to that, unless
     somebody waits for it. None is as fast as it goes.

@@ -17,6 +17,7 @@ from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointCorruptError,
     HeadDamaged,
+    NotEncrypted,
     ObjectNotFound,
     RunContended,
     RunRefused,
@@ -25,9 +26,11 @@ from asyncckpt.errors import (
 )
 from asyncckpt.format import findings, names, record, runfile
 from asyncckpt.format import manifest as manifests
+from asyncckpt.format.codec import PLAIN
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.marks import USER, Mark, by_seq
+from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.format.runfile import RunFile
 from asyncckpt.format.sealed import sealed_digest, unseal
@@ -42,11 +45,16 @@ _T = TypeVar("_T")
 
 
 class Catalog:
-    """Reads a run's commit log in `storage`; `monitor` decides what is best, see `Listing.judge`."""
+    """Reads a run's commit log in `storage`; `monitor` decides what is best, see `Listing.judge`.
 
-    def __init__(self, storage: Storage, monitor: Monitor | None = None) -> None:
+    With `only_encrypted`, what a checkpoint holds is not read from one that anybody may have written.
+    """
+
+    def __init__(self, storage: Storage, monitor: Monitor | None = None, *, only_encrypted: bool = False) -> None:
         self.storage = storage
         self.monitor = monitor
+        self._only_encrypted = only_encrypted
+        self._id: str | None = None
         self.commits: Commits = Exclusive(storage)
 
     async def run(self) -> RunFile | None:
@@ -74,6 +82,7 @@ class Catalog:
             if runfile.is_torn(data):
                 return None
             raise runfile.foreign(what) from error
+        self._id = run.id
         if run.mode == "fenced" and not isinstance(self.commits, Fenced):
             self.commits = Fenced(self.storage)
         return run
@@ -183,9 +192,12 @@ class Catalog:
                     ) from error
         return None
 
-    async def listing(self) -> Listing:
-        """Every checkpoint that the head lists; a lost record is in ``lost``, never left out silently."""
-        return await self._retried(self._listing)
+    async def listing(self, known: Listing | None = None) -> Listing:
+        """Every checkpoint that the head lists; a lost record is in ``lost``, never left out silently.
+
+        Of those that are `known` from an earlier look no record is read again.
+        """
+        return await self._retried(lambda: self._listing(known))
 
     async def listing_for(self, which: Which) -> Listing:
         """Where to find `which`: in what the head lists, or, where that is damaged, in whatever is on record.
@@ -209,11 +221,11 @@ class Catalog:
         records = tuple(record for _, record in sorted(by_number.items()))
         return await self._with_said(Listing(None, records, judge=self.monitor))
 
-    async def _listing(self) -> Listing:
+    async def _listing(self, known: Listing | None) -> Listing:
         head = await self.head()
         if head is None:
             return Listing(None, judge=self.monitor)
-        listing = await self._with_said(await self.listing_of(head))
+        listing = await self._with_said(await self.listing_of(head, known))
         if listing.lost and (now := await self.head()) is not None and now.slot != head.slot:
             raise ObjectNotFound(f"record {head.slot} was overtaken")  # the new head lists them no longer
         return listing
@@ -238,10 +250,12 @@ class Catalog:
         except (ObjectNotFound, CheckpointCorruptError, UnsupportedFormat):
             return None
 
-    async def listing_of(self, head: Record) -> Listing:
-        """What `head` lists, whether or not it still is the head."""
-        slots = [slot for slot in head.live if slot != head.slot]
-        found = await self._decoded(slots)
+    async def listing_of(self, head: Record, known: Listing | None = None) -> Listing:
+        """What `head` lists, whether or not it still is the head; what is `known` is not read again."""
+        found: dict[int, Record | StorageError | CheckpointCorruptError] = {}
+        if known is not None:
+            found = {record.slot: record for record in known.records if record.slot in head.live}
+        found |= await self._decoded([slot for slot in head.live if slot != head.slot and slot not in found])
         if head.slot in head.live:
             found[head.slot] = head
         records = [r for r in found.values() if isinstance(r, Record) and r.checkpoint is not None]
@@ -269,16 +283,49 @@ class Catalog:
             return slot, error
 
     async def manifest(self, checkpoint: Checkpoint) -> Manifest:
-        """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed."""
+        """The checkpoint's manifest; raises `CheckpointCorruptError` if it is not what was committed.
+
+        Raises `KeyUnavailable` if it is encrypted with a key that is not here, and `NotEncrypted`.
+        """
+        found = await self._manifest(checkpoint, manifests.decode)
+        if found.contents.hidden != PLAIN.word:
+            await self._check_run(checkpoint, found)
+        elif self._only_encrypted:
+            raise NotEncrypted(
+                f"the checkpoint of step {checkpoint.step} in {self.storage.url} is not encrypted, and only such are "
+                "read here, since anybody who can write to the store may have put it there. If it is from before this "
+                "run was encrypted, read it with SavePolicy(accept_plain=True), or load() without only_encrypted"
+            )
+        return found
+
+    async def shown(self, checkpoint: Checkpoint) -> Manifest:
+        """The checkpoint's manifest as far as that takes no key; raises as `manifest` does, but for that."""
+        return await self._manifest(checkpoint, manifests.decode_shown)
+
+    async def _check_run(self, checkpoint: Checkpoint, found: Manifest) -> None:
+        """Raise `CheckpointCorruptError` if it was moved here from another run with the same key."""
+        if found.run != self._id:  # or that was not asked for yet
+            run = await self.run()
+            if run is None or found.run != run.id:
+                here = "no run" if run is None else f"run {run.id}"
+                raise CheckpointCorruptError(
+                    f"{self.storage.url}/{checkpoint.manifest.key} is of run {found.run}, and this is {here}"
+                )
+
+    async def _manifest(self, checkpoint: Checkpoint, decode: Callable[[memoryview, str], Manifest]) -> Manifest:
         ref = checkpoint.manifest
         what = f"{self.storage.url}/{ref.key}"
         with readable(what):
             data = await self.storage.get(ref.key)
         if len(data) != ref.length:
             raise CheckpointCorruptError(f"{what} has {len(data)} bytes instead of {ref.length}")
-        found = manifests.decode(data, what)
-        if sealed_digest(data) != ref.digest or found.seq != checkpoint.seq:
+        found = decode(data, what)
+        if sealed_digest(data) != ref.digest:
             raise CheckpointCorruptError(f"{what} is not the manifest that was committed")
+        # Compared as values, and not by the key that they would make: they may be anything.
+        own = DataDirectory(found.seq, found.step, found.inc, found.nonce), found.step, found.world, found.seq
+        if own != (names.directory_of(ref.key), checkpoint.step, checkpoint.world, checkpoint.seq):
+            raise CheckpointCorruptError(f"{what} is the manifest of another checkpoint")
         return found
 
     async def is_listed(self, checkpoint: Checkpoint) -> bool:

@@ -17,27 +17,26 @@ from typing import Any, Literal
 
 from asyncckpt import living
 from asyncckpt.arguments import check_choices, check_emergency, several
-from asyncckpt.asked import Asked
 from asyncckpt.assembling import assembled
 from asyncckpt.belonging import Root, Run, belonging
 from asyncckpt.blueprint import Blueprint
 from asyncckpt.budget import Budget
 from asyncckpt.deciding import numbers
-from asyncckpt.distributed.coordinator import refuse_late_group
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
-from asyncckpt.events import Listener, Resumed
+from asyncckpt.events import Listener
 from asyncckpt.executing import Wanted
-from asyncckpt.handle import SaveHandle, wait_all
-from asyncckpt.listing import CheckpointInfo, Listing, Which, info_of
+from asyncckpt.handle import SaveHandle
+from asyncckpt.health import Health
+from asyncckpt.listing import CheckpointInfo, Listing, Which
 from asyncckpt.metrics import MetricsConfig
+from asyncckpt.options import Options
 from asyncckpt.policy import SavePolicy
 from asyncckpt.preemption import Preemption
 from asyncckpt.preemption.stop import Stop
-from asyncckpt.restoring import Loaded
+from asyncckpt.profile import Profile
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.saving import OnBusy, Verify
-from asyncckpt.state.training_state import TrainingState, training_state
-from asyncckpt.urgency import Urgency
+from asyncckpt.state.training_state import TrainingState
 
 logger = logging.getLogger("asyncckpt")
 
@@ -56,8 +55,9 @@ class AsyncCheckpointer:
     it. `close_timeout` is in seconds. `storage_options` are those of fsspec's file system for the root's scheme, and
     ``backend``: see `asyncckpt.storage.from_url`.
     `local` is a folder on a nearer disk, where every save is committed first, and from there it is copied to the root,
-    which holds nothing up by that; a resume there reads it, and brings to the root what that did not get. `mirror` is a
-    second root that every checkpoint is copied to after it is durable; it never holds a save up.
+    which holds nothing up by that; a resume there reads it, and brings to the root what that did not get; all ranks
+    share it. `mirror` is a second root that every checkpoint is copied to after it is durable; it never holds a
+    save up.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AsyncCheckpointer:
         self._process = os.getpid()
         self._closed = self._has_ended = False
         belongs = belonging(root, storage_options, listeners, overwrite=overwrite)
-        asked = Asked(
+        asked = Options(
             root=belongs.root,
             save=save,
             keep=keep,
@@ -124,23 +124,24 @@ class AsyncCheckpointer:
         if asked.run is not None:
             asked.run.begin_with(objects)
 
-    def _be(self, asked: Asked, plan: Blueprint) -> None:
+    def _be(self, asked: Options, plan: Blueprint) -> None:
         self._asked = asked
         self._storage = plan.home
-        self._listeners = plan.listeners
         self._exporter = plan.exporter
         self._stopping = plan.stopping
         self._cadence = plan.cadence
+        self._profiler = plan.profiler
         self._succeed()
         parts = assembled(plan)
-        self._ranks = parts.ranks
         self._decision = parts.decision
         self._executor = parts.executor
         self._saver = parts.saver
         self._saver.owner = self
         self._beginning = parts.beginning
-        self._restorer = parts.restorer
+        self._asking = parts.asking
+        self._returning = parts.returning
         self._ending = parts.ending
+        self._checkup = parts.checkup
 
     def _succeed(self) -> None:
         """Be the one of its root in this process, and be scraped: a former one may have had the port."""
@@ -160,16 +161,30 @@ class AsyncCheckpointer:
         time for, and raises `Preempted`.
         """
         self._check_open()
-        self._saver.stepped(step)
+        self._saver.rhythm.told(step)
         self._cadence.step(step)
         due = self._decision.at_step(step, metrics)
         if isinstance(due, Stop):
-            return self._stopping.act(step, due, functools.partial(self._save_now, step, epoch, metrics))
+            return self._stopping.act(step, due, functools.partial(self._asking.save_now, step, epoch, metrics))
         if not due:
-            self._check_failures()
-            self._beginning.prepare()
+            self._asking.nothing()
             return None
-        return self._save(step, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
+        return self._asking.save(step, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
+
+    def midstep(
+        self, step: int, *, epoch: int | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> SaveHandle | None:
+        """Say that the state is whole, on the way from `step` completed steps to the next: nothing but notice counts.
+
+        With `preemption`, once there was notice, it does as `step` does, and what is saved takes the place of what was
+        saved of that step before. For loops that can go on from there, in a part of a step or a validation. With
+        several ranks all have to call it, at the same moments.
+        """
+        self._check_open()
+        stop = self._decision.midstep(step)
+        if stop is None:
+            return None
+        return self._stopping.act(step, stop, functools.partial(self._asking.save_now, step, epoch, metrics))
 
     def epoch_end(
         self, epoch: int, *, step: int | None = None, metrics: Mapping[str, Any] | None = None
@@ -181,10 +196,9 @@ class AsyncCheckpointer:
         self._check_open()
         at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
-            self._check_failures()
-            self._beginning.prepare()
+            self._asking.nothing()
             return None
-        return self._save(at, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
+        return self._asking.save(at, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
 
     def save(
         self,
@@ -208,43 +222,11 @@ class AsyncCheckpointer:
         self._check_open()
         if emergency or deadline is not None:
             check_emergency(deadline, emergency=emergency, on_busy=on_busy)
-            return self._save_now(step, epoch, metrics, self._stopping.urgency(step, deadline, self._decision.alike))
+            urgency = self._stopping.urgency(step, deadline, self._decision.alike)
+            return self._asking.save_now(step, epoch, metrics, urgency)
         self._decision.by_hand(step)
         check_choices(on_busy=on_busy or "wait")
-        return self._save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
-
-    def _save_now(
-        self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None, urgency: Urgency
-    ) -> SaveHandle:
-        self._decision.by_hand(step)
-        return self._save(step, epoch, metrics, replaceable=False, on_busy="wait", urgency=urgency)
-
-    def _save(
-        self,
-        step: int,
-        epoch: int | None,
-        metrics: Mapping[str, Any] | None,
-        *,
-        replaceable: bool,
-        on_busy: OnBusy,
-        urgency: Urgency | None = None,
-    ) -> SaveHandle:
-        self._decision.saving(step)
-        with self._saver.turn(step):
-            if step < 0:
-                raise ValueError(f"step {step} is negative: it counts completed optimizer steps")
-            self._beginning.check()
-            self._restorer.check_whole()
-            values = numbers(metrics, self._asked.monitor, every=True)
-            epoch = None if epoch is None else operator.index(epoch)
-            handle = self._saver.save(
-                operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy, urgency=urgency
-            )
-        self._decision.saved(handle, values)
-        # Not before: ranks learn of a failure at different steps, and must all the same make the same saves.
-        if urgency is None:
-            self._check_failures()
-        return handle
+        return self._asking.save(step, epoch, metrics, replaceable=on_busy == "coalesce", on_busy=on_busy or "wait")
 
     def before_mutation(self) -> None:
         """Call before changing saved tensors outside of a registered optimizer: returns once they are copied."""
@@ -254,8 +236,9 @@ class AsyncCheckpointer:
         """Attach metrics that arrive late to the checkpoint of `step`, saved or on its way; returns at once.
 
         Which checkpoint is best is decided again; nothing else is written anew. The future raises what went wrong
-        (`CheckpointNotFoundError` where no checkpoint of that step is listed), which is in the log too. `wait` and
-        `close` wait for it. With several ranks, rank 0's call is the one that counts.
+        (`CheckpointNotFoundError` where no checkpoint of that step is listed), which is in the log too. It is done
+        after what the root is at work on, however long that takes; `wait` and `close` wait for it as long as they wait
+        for saves. With several ranks, rank 0's call is the one that counts.
         """
         self._check_open()
         values = numbers(metrics, self._asked.monitor, every=True)
@@ -283,22 +266,7 @@ class AsyncCheckpointer:
         refused until a resume or restore has come to its end.
         """
         self._check_open()
-        refuse_late_group(self._ranks)
-        self._saver.settle()
-        wait_all(self._saver.handles, None)  # a save of the branch that is left here must not commit after this
-        if which == "latest" and self._asked.run is not None:
-            which = self._asked.run.chosen()
-        loaded = self._restorer.resume(which, allow_partial=allow_partial)
-        self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
-        if loaded is None:
-            return None
-        if self._asked.run is not None:
-            self._asked.run.resumed()
-        state = self._restored(loaded)
-        self._stopping.resumed()
-        self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
-        self._beginning.prepare(anew=True)
-        return state
+        return self._returning.resume(self, which, allow_partial=allow_partial)
 
     def restore(
         self,
@@ -317,13 +285,7 @@ class AsyncCheckpointer:
         """
         self._check_open()
         only = None if only is None else several(only)
-        return self._restored(self._restorer.restore(which, strict=strict, only=only, exclude=several(exclude)))
-
-    def _restored(self, loaded: Loaded) -> TrainingState:
-        self._decision.restored(loaded.checkpoint.metrics)
-        self._cadence.restored()
-        living.note_restored(self)
-        return training_state(info_of(loaded.checkpoint), loaded.state)
+        return self._returning.restore(self, which, strict=strict, only=only, exclude=several(exclude))
 
     # -- the catalog ---------------------------------------------------------------------------------------
 
@@ -350,18 +312,33 @@ class AsyncCheckpointer:
         self._check_open()
         return self._executor.listing().result()
 
-    def prune(self, *, dry_run: bool = False) -> PrunePlan:
+    def prune(self, *, dry_run: bool = False, timeout: float | None = None) -> PrunePlan:
         """Apply ``keep=`` now instead of at the next save; with `dry_run` only say what that would do, and why.
 
-        Takes the run as a save does; with several ranks, rank 0's call is the one that counts.
+        Takes the run as a save does; with several ranks, rank 0's call is the one that counts. Waits for what the root
+        is at work on, `timeout` seconds at most: then it raises `TimeoutError`, and is done once the root comes to it.
         """
         self._check_open()
-        return self._executor.prune(dry_run=dry_run)
+        return self._ending.answer(self._executor.prune(dry_run=dry_run), timeout)
 
     @property
     def metrics_port(self) -> int | None:
         """Where the metrics are served, or None."""
         return self._exporter.port if self._exporter else None
+
+    def health(self, *, within: float = 0.0) -> Health:
+        """Whether checkpoints come as they should; holds nothing up.
+
+        Each call begins a look at the store, and tells what the last one has found; with `within` it waits for that,
+        so many seconds at most. It starts nothing that saves: where saves run in a thread, the store is looked at once
+        there is that thread.
+        """
+        self._check_open()
+        return self._checkup.health(within)
+
+    def profile(self) -> Profile:
+        """Where the time of the recent saves went."""
+        return self._profiler.profile()
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -412,7 +389,3 @@ class AsyncCheckpointer:
         if self._closed:
             raise CheckpointerClosed(f"the checkpointer of {self._storage.url} is closed")
         self._check_process()
-
-    def _check_failures(self) -> None:
-        if self._asked.on_failure == "raise":
-            self._ending.raise_untold()

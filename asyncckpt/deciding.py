@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import numbers as abstract
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from asyncckpt.preemption.stop import Stop, plan_of, stop_of
 from asyncckpt.retention import Monitor
 from asyncckpt.worker.ranks import Ranks
 
+logger = logging.getLogger("asyncckpt")
+
 
 class Decision:
     """What is due, of one training."""
@@ -28,7 +31,7 @@ class Decision:
         monitor: Monitor | None,
         ranks: Ranks,
         counts: Counts,
-        stop: Callable[[int], Stop | None] | None = None,
+        stop: Callable[..., Stop | None] | None = None,
     ) -> None:
         self._stop = stop
         self._decider = decider
@@ -37,6 +40,7 @@ class Decision:
         self._agreement = Agreement(ranks, counts)
         self._decided: int | None = None
         self._saved: int | None = None
+        self._has_missed = False
 
     def at_step(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
         """Whether to save after `step`, or to stop; False when it was asked about that step before, or it was saved by
@@ -53,6 +57,19 @@ class Decision:
         self._decided = step  # only now: a call that raised has decided nothing
         return stop_of(due) if isinstance(due, dict) else bool(due)  # a step of numpy's decides as numpy does
 
+    def midstep(self, step: int) -> Stop | None:
+        """Whether to stop on the way from `step` to the next; may be asked at any moments, and decides nothing else."""
+        notice = self._stop
+        if notice is None:
+            return None
+
+        def own() -> Due:
+            stop = notice(step, within=True)
+            return False if stop is None else stop.json()
+
+        due = self._agree(step, own)
+        return stop_of(due) if isinstance(due, dict) else None
+
     def alike(self, step: int, own: Callable[[], Plan]) -> Plan:
         """Rank 0's own plan for `step`, on all ranks, of which each has to ask."""
         if self._ranks.world == 1:
@@ -65,8 +82,19 @@ class Decision:
         at = self._decided if step is None else step
         if at is None:
             raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
+        self._miss(epoch, metrics)
         due = bool(self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics))))
         return at if due and at != self._saved else None
+
+    def _miss(self, epoch: int, metrics: Mapping[str, Any] | None) -> None:
+        """Tell once that an epoch was measured, and not by the metric that decides: it may be called otherwise."""
+        monitor = None if self._monitor is None else self._monitor[0]
+        if monitor is None or not metrics or monitor in metrics or self._has_missed or self._ranks.rank:
+            return
+        self._has_missed = True
+        logger.warning(
+            "epoch %d has no %s, which decides what is best; it has %s", epoch, monitor, ", ".join(map(str, metrics))
+        )
 
     def by_hand(self, step: int) -> None:
         """The user saves `step`, whatever is due."""

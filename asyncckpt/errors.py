@@ -8,12 +8,14 @@
     │   ├── SaveSkipped                        ... because both generations were busy and the policy said skip
     │   ├── SaveSuperseded                     ... because a newer snapshot took its place
     │   ├── TornSnapshot                       ... because saved tensors changed while they were copied
-    │   ├── PreemptionTimeoutError (TimeoutError)  ... before the process was going to be killed
+    │   ├── CheckpointTimeoutError (TimeoutError, TrainerError)  ... as soon as somebody waited for it; it may yet
+    │   ├── PreemptionTimeoutError (TimeoutError, TrainerError)  ... before the process was going to be killed
     │   └── RankMissing                        ... because a rank did not report in time
     ├── UnsupportedState (TypeError)         a value that cannot be held, named by its path
     ├── RestoreError                         a checkpoint could not be restored
     │   ├── CheckpointNotFoundError (FileNotFoundError)
     │   ├── CheckpointCorruptError             its bytes are not what its record says
+    │   ├── NotEncrypted                       it is plain, where only encrypted ones are read
     │   ├── IncompatibleState                  it is sound, but does not fit what it shall be restored into
     │   └── UnsupportedFormat                  it was written by a newer version
     ├── RunError                             the run as a whole
@@ -22,8 +24,16 @@
     │   ├── Fenced                             a newer incarnation has taken the run
     │   ├── RunContended                       several writers kept taking the run from each other
     │   └── RunRefused                         this store cannot keep what the run was promised
+    ├── KeyUnavailable                       what was encrypted with a key that is not here; it is no damage
+    ├── TrainerError                         a training loop cannot go on with what it was given
     ├── WorkerCrashed                        the background worker died; its jobs failed
+    ├── WorkerLate (TimeoutError)            it lives, and has not answered in time
     ├── CheckpointerClosed                   the checkpointer was closed before this call
+    ├── ConfigurationError (ValueError)      what a training shall be cannot be made out
+    │   └── ValidationError                    it can, and is wrong: every problem, by its path
+    ├── SLURMError                           what was asked of Slurm was not done
+    │   └── JobSubmissionError                 a job was not submitted
+    ├── GitOperationError                    what was asked of git was not done
     └── StorageError (OSError)               a backend's error, translated
         ├── ObjectNotFound
         ├── ObjectExists
@@ -74,7 +84,15 @@ class TornSnapshot(SaveError):
         self.paths = tuple(paths)
 
 
-class PreemptionTimeoutError(SaveError, TimeoutError):
+class TrainerError(AsyncCkptError):
+    """A training loop cannot go on with what it was given, or was asked at the wrong time."""
+
+
+class CheckpointTimeoutError(SaveError, TrainerError, TimeoutError):
+    """A save was not as far as somebody wanted who waited for it; it goes on, and may yet be durable."""
+
+
+class PreemptionTimeoutError(SaveError, TrainerError, TimeoutError):
     """An emergency save was not durable by its deadline; checkpoints from before it are as they were."""
 
 
@@ -128,6 +146,10 @@ class CheckpointCorruptError(RestoreError):
         self.kind = kind
 
 
+class NotEncrypted(RestoreError):
+    """A checkpoint that is not encrypted, where only such are read: nobody knows who wrote it."""
+
+
 class IncompatibleState(RestoreError):
     """The checkpoint is sound but does not fit the objects it shall be restored into."""
 
@@ -170,12 +192,47 @@ class RanksDiffer(RunError):
     """The ranks of one training were given different arguments; the message names them."""
 
 
+class KeyUnavailable(AsyncCkptError):
+    """The key that something was encrypted with, or is to be, is not here; the message names it and where to put it."""
+
+
 class WorkerCrashed(AsyncCkptError):
     """The background worker ended unexpectedly; a new one takes the next job."""
 
 
+class WorkerLate(AsyncCkptError, TimeoutError):
+    """The worker process lives, and has not answered in time; what it was asked to do it may do yet."""
+
+
 class CheckpointerClosed(AsyncCkptError):
     """The checkpointer is closed."""
+
+
+# -- launching -----------------------------------------------------------------------------------
+
+
+class ConfigurationError(AsyncCkptError, ValueError):
+    """A configuration, a grid or a template cannot be read or put together; the message says which and why."""
+
+
+class ValidationError(ConfigurationError):
+    """A configuration says what cannot be: `problems` maps the dotted path of each wrong value to what is wrong."""
+
+    def __init__(self, message: str, problems: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.problems: Mapping[str, str] = dict(problems or {})
+
+
+class SLURMError(AsyncCkptError):
+    """Slurm did not do what it was asked for, or is not here."""
+
+
+class JobSubmissionError(SLURMError):
+    """A job was not submitted; the message holds what sbatch said."""
+
+
+class GitOperationError(AsyncCkptError):
+    """Git did not do what it was asked for; the message holds what it said."""
 
 
 # -- storage -------------------------------------------------------------------------------------

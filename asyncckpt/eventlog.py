@@ -24,6 +24,7 @@ from asyncckpt.events import (
     Requested,
     RestoreFailed,
     Shortage,
+    Swept,
     TierFailed,
 )
 
@@ -97,6 +98,13 @@ def _leftover(event: Leftover) -> _Line:
     return _Line(logging.WARNING, text, (event.tier, _KEY.sub("", event.what)))
 
 
+def _swept(event: Swept) -> _Line | None:
+    if not event.unfinished or event.tier != HOME:
+        return None
+    text = f"an earlier training had begun saves that were never committed, and are lost: {', '.join(event.unfinished)}"
+    return _Line(logging.WARNING, text, event.unfinished)
+
+
 def _tier_failed(event: TierFailed) -> _Line:
     what = "is not to be had" if event.step is None else f"does not have step {event.step}"
     ending = "nothing more is put there" if event.is_final else "the root has its own; it is tried again"
@@ -141,6 +149,7 @@ Describe: TypeAlias = Callable[[Any], _Line | None]
 LINES: Mapping[type[Event], Describe] = {
     Fallback: _fallback,
     Leftover: _leftover,
+    Swept: _swept,
     TierFailed: _tier_failed,
     Damaged: _damaged,
     RestoreFailed: _restore_failed,

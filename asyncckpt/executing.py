@@ -18,6 +18,7 @@ from asyncckpt.storage.recipe import recipe_of
 from asyncckpt.weighing import weigh
 from asyncckpt.worker import presence
 from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.available import why_not
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.executor import Executor, Keeper, ThreadExecutor
 from asyncckpt.worker.member import MemberService
@@ -69,7 +70,7 @@ class _Making:
         if wanted == "thread" or (wanted == "auto" and not self._is_worth_it(nbytes)):
             return self._thread(None)
         settings = wanted if isinstance(wanted, ProcessConfig) else ProcessConfig()
-        reason = _why_not(self.storage, *self.config.beside.values())
+        reason = why_not(self.storage, *self.config.beside.values())
         if reason is None:
             try:
                 return self._process(settings)
@@ -115,20 +116,3 @@ class _Making:
         if past is not None:
             service.inherit(past)
         return service
-
-
-def _why_not(*storages: Storage) -> str | None:
-    """Why there can be no worker process that saves into `storages`, or None."""
-    if sys.platform == "linux":
-        for storage in storages:
-            if recipe_of(storage) is None:
-                return f"no other process can have the storage at {storage.url}"
-        if not sys.executable:
-            return "this Python does not know its own interpreter (sys.executable)"
-        try:
-            os.close(os.pidfd_open(os.getpid()))
-        except OSError as error:
-            return f"a process cannot be watched here ({error})"
-        return None
-    else:
-        return "a worker process needs Linux"

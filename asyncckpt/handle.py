@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import threading
@@ -23,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from asyncckpt.errors import (
     CheckpointerClosed,
+    CheckpointTimeoutError,
     PreemptionTimeoutError,
     SaveError,
     SaveFailed,
@@ -31,6 +33,8 @@ from asyncckpt.errors import (
 )
 from asyncckpt.events import HOME
 from asyncckpt.listing import CheckpointInfo
+from asyncckpt.staging.patience import Patience
+from asyncckpt.waiting import Ends, Waiting
 
 Status: TypeAlias = Literal["staging", "writing", "durable", "failed", "skipped", "superseded"]
 
@@ -46,7 +50,8 @@ class SaveHandle:
     `settle` compares a snapshot that is being verified with the live tensors: waiting without it would wait
     for an optimizer step that the waiting thread itself would have to make. That of an emergency save has a `deadline`
     (of the monotonic clock), at which who waits for it is let go. `tiers` are those that have a save
-    before it is durable.
+    before it is durable, `patience` what counts for how long it held training. What `ends` comes to say is the deadline
+    of whoever waits for any save.
     """
 
     def __init__(
@@ -57,14 +62,18 @@ class SaveHandle:
         deadline: float | None = None,
         nbytes: int = 0,
         tiers: Collection[str] = (),
+        patience: Patience | None = None,
+        ends: Ends | None = None,
     ) -> None:
         self.step = step
+        self._patience = patience or Patience(step)
         self.deadline = deadline
         self.nbytes = nbytes
         """Bytes of state in its snapshot."""
         self.began: float | None = None
         """When writing began, by the monotonic clock."""
         self._tiers = tiers
+        self._ends = ends
         self._nearer: CheckpointInfo | None = None
         self._miss: BaseException | None = None
         self._settle = settle
@@ -93,13 +102,23 @@ class SaveHandle:
         with self._changed:
             self._wait_for(lambda: self._seq is not None or self.done())
             if self._seq is None:
-                raise (None if self.done() else self._late()) or self._failure()
+                raise self._failure()
             return f"{self._seq:08d}"
 
     @property
     def error(self) -> BaseException | None:
         """Why the save failed, or None. Asking does not count as having been told."""
         return self._error.__cause__ or self._error if self._error is not None else None
+
+    @property
+    def held(self) -> float:
+        """Seconds for which it has held the training thread by now, in its call and at the optimizer together."""
+        return self._patience.spent
+
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether it has held training for longer than ``Budget(stall_ms=)``, also where it was made all the same."""
+        return self._patience.is_over
 
     def done(self) -> bool:
         """Whether the save is durable, failed, skipped or superseded."""
@@ -114,18 +133,16 @@ class SaveHandle:
         self._settle()
         with self._changed:
             if not self._wait_for(lambda: self._staged or self.done(), timeout):
-                raise self._late() or TimeoutError(
-                    f"the snapshot of step {self.step} was not complete after {timeout} s"
-                )
+                raise CheckpointTimeoutError(f"the snapshot of step {self.step} was not complete after {timeout} s")
             if not self._staged:
                 raise self._failure()
 
     def wait(self, timeout: float | None = None, *, tier: str = HOME) -> CheckpointInfo:
         """Wait until the save is durable (`timeout` in seconds) and return what was committed.
 
-        Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `TimeoutError`. What took its
-        place is named by its step, and by its id once it has one. With a deadline, `PreemptionTimeoutError` is raised
-        once that has come, in any thread.
+        Raises `SaveFailed`, `SaveSkipped` or `SaveSuperseded` if it never will be, and `CheckpointTimeoutError`. What
+        took its place is named by its step, and by its id once it has one. With a deadline, or once there was notice
+        that the process will be killed, `PreemptionTimeoutError` is raised in time, in any thread.
 
         Durable is what is in the root. With ``tier="local"`` wait until it is on the local tier, and on its way to the
         root: `SaveFailed` is raised as well where the local tier does not have it.
@@ -137,9 +154,7 @@ class SaveHandle:
             return self._wait_nearer(tier, timeout)
         with self._changed:
             if not self._wait_for(self.done, timeout):
-                raise self._late() or TimeoutError(
-                    f"the save of step {self.step} was still {self._status} after {timeout} s"
-                )
+                raise CheckpointTimeoutError(f"the save of step {self.step} was still {self._status} after {timeout} s")
             if self._info is None:
                 raise self._failure()
             return self._info
@@ -147,7 +162,7 @@ class SaveHandle:
     def _wait_nearer(self, tier: str, timeout: float | None) -> CheckpointInfo:
         with self._changed:
             if not self._wait_for(lambda: bool(self._nearer or self._miss or self.done()), timeout):
-                raise self._late() or TimeoutError(f"step {self.step} was not on the {tier} tier after {timeout} s")
+                raise CheckpointTimeoutError(f"step {self.step} was not on the {tier} tier after {timeout} s")
             if self._nearer is not None:
                 return self._nearer
             if self._miss is None and self._info is None:
@@ -159,20 +174,19 @@ class SaveHandle:
         return asyncio.to_thread(self.wait).__await__()
 
     def _wait_for(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Whether that came to hold in time; raises `PreemptionTimeoutError` where the process is killed before."""
         if os.getpid() != self._process and not reached():
             raise CheckpointerClosed(f"the save of step {self.step} belongs to the process that was forked")
-        if self.deadline is not None:
-            left = max(0.0, self.deadline - time.monotonic())
-            timeout = left if timeout is None else min(timeout, left)
-        return self._changed.wait_for(reached, timeout)
-
-    def _late(self) -> PreemptionTimeoutError | None:
-        if self.deadline is None or time.monotonic() < self.deadline:
-            return None
-        return PreemptionTimeoutError(
-            f"the emergency save of step {self.step} was still {self._status} at its deadline; what was durable before "
-            "is as it was"
-        )
+        waiting = Waiting(timeout, self._ends, self.deadline)
+        if waiting.wait(lambda seconds: self._changed.wait_for(reached, seconds)):
+            return True
+        if waiting.is_cut_short:
+            kind = "save" if self.deadline is None else "emergency save"
+            raise PreemptionTimeoutError(
+                f"the {kind} of step {self.step} was still {self._status} at its deadline; what was durable before is "
+                "as it was"
+            )
+        return False
 
     def _failure(self) -> SaveError:
         self._told = True
@@ -313,11 +327,9 @@ def ended(handles: Sequence[SaveHandle], left: Sequence[SaveHandle], limit: floa
     return unfinished
 
 
-def wait_all(handles: list[SaveHandle], timeout: float | None) -> list[SaveHandle]:
-    """Wait for all of them together; returns those still under way after `timeout` seconds."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+def wait_all(handles: list[SaveHandle], waiting: Waiting) -> list[SaveHandle]:
+    """Wait for all of them together; returns those still under way when that is over."""
     for handle in handles:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         with handle._changed:
-            handle._changed.wait_for(handle.done, left)
+            waiting.wait(functools.partial(handle._changed.wait_for, handle.done))
     return [handle for handle in handles if not handle.done()]

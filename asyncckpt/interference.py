@@ -1,11 +1,17 @@
 """Interference: how much longer steps take while a save is in flight, and the pace that keeps it within a target.
 
-Steps are timed from one call of ``step`` to the next. Those with a save in flight are compared with the median of those
-without, and the share of its time that background work may take follows in proportion, since what it takes from
-training is in proportion to that share. What the copy into staging memory costs is not: it has to be over before the
-next optimizer step, and slower it would be waited for there. But it is spread over as many steps as the save takes.
+Steps are timed from one call of ``step`` to the next, or by the optimizer where the loop makes none
+(`asyncckpt.rhythm`). Those with a save in flight are compared with the median of those without, and the share of its
+time that background work may take follows in proportion, since what it takes from training is in proportion to that
+share. What the copy into staging memory costs is not: it has to be over before the next optimizer step, and slower it
+would be waited for there. But it is spread over as many steps as the save takes.
 
 Where saves follow one another so closely that no step is without one, work is held for a few steps now and then.
+
+The share is all that adapts, since all else follows from it or does nothing. It is the rate of writing. It is the
+number of threads that digest too, of which there is one: a part of its time is a finer measure than whole threads, and
+it digests faster than any store writes. The size of the copies changes for how long the copying thread does without the
+interpreter lock, and not what is copied; what sizes cost a training, ``python -m benchmarks chunks`` measures.
 """
 
 from __future__ import annotations

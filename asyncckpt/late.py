@@ -10,6 +10,7 @@ from asyncckpt.events import Leftover, Listeners
 from asyncckpt.handle import SaveHandle, wait_all
 from asyncckpt.saving import Saver
 from asyncckpt.staging.tasks import Tasks
+from asyncckpt.waiting import Waiting
 from asyncckpt.worker.executor import Executor
 
 
@@ -36,7 +37,7 @@ class LateMetrics:
 
     def _attach(self, step: int, metrics: Mapping[str, float], awaited: list[SaveHandle], told: Future[None]) -> None:
         try:
-            wait_all(awaited, None)
+            wait_all(awaited, Waiting(None))
             self._executor.record(step, metrics).result()
         except BaseException as error:  # whatever it is is the caller's, who may never ask: so it is told here too
             self._listeners.emit(Leftover(f"the late metrics of step {step}", error))

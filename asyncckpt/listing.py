@@ -53,6 +53,8 @@ class CheckpointInfo:
     code_version: str | None = None
     damaged: bool = False
     """Whether somebody found it damaged, and nobody has found it sound since."""
+    message: str | None = None
+    """What `SavePolicy.message` made of it."""
 
 
 def info_of(
@@ -74,6 +76,7 @@ def info_of(
         partial=bool(checkpoint.partial),
         code_version=checkpoint.code_version,
         damaged=damaged,
+        message=checkpoint.message,
     )
 
 

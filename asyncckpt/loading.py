@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from asyncckpt.errors import IncompatibleState
 from asyncckpt.listing import CheckpointInfo, Which
 from asyncckpt.restoring import SHARED, own_scope, read_named
 from asyncckpt.state.apply import only_parts
+from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
 
@@ -28,6 +29,16 @@ class Loaded:
     state: dict[str, Any]
     info: CheckpointInfo
 
+    @property
+    def training(self) -> TrainingState:
+        """Where the training stood, with the states of optimizer, scheduler and random numbers as plain dicts."""
+        return replace(
+            training_state(self.info, self.state),
+            optimizer_state=self.state.get("optimizer"),
+            scheduler_state=self.state.get("scheduler"),
+            random_state=self.state.get("rng"),
+        )
+
 
 def load(
     root: str | os.PathLike[str] | Storage,
@@ -36,21 +47,22 @@ def load(
     only: Collection[str] | None = None,
     device: str | torch.device = "cpu",
     storage_options: Mapping[str, Any] | None = None,
+    only_encrypted: bool = False,
 ) -> Loaded:
     """Read checkpoint `which` of `root`: "latest", "best", a step (int) or an id (str); every byte is checked.
 
     `only` names parts: ``"model"``, or ``("model", "extra.ema")``. `storage_options` are those of fsspec's file system
     for the root's scheme, and ``backend``: see `asyncckpt.storage.from_url`. Of a job of several ranks, what is rank
-    0's alone is there too. Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`,
-    `IncompatibleState` for a part that is not there, and `HeadDamaged`, which says what can be read by id then. Writes
-    nothing.
+    0's alone is there too. With `only_encrypted` one that is not encrypted is refused (`NotEncrypted`): it may be from
+    anybody. Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, `IncompatibleState` for a part
+    that is not there, and `HeadDamaged`, which says what can be read by id then. Writes nothing.
     """
     only = None if only is None else several(only)
     # Which device "cuda" means differs between threads.
     there = torch.empty(0, device=device).device
     # A thread of its own: the caller may be on an event loop, as a notebook is.
     with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-load") as thread:
-        return thread.submit(asyncio.run, _load(root, storage_options, which, only, there)).result()
+        return thread.submit(asyncio.run, _load(root, storage_options, which, only, there, only_encrypted)).result()
 
 
 async def _load(
@@ -59,10 +71,12 @@ async def _load(
     which: Which,
     only: Collection[str] | None,
     device: torch.device,
+    only_encrypted: bool,
 ) -> Loaded:
     storage = opened(root, options)
+    catalog = Catalog(storage, only_encrypted=only_encrypted)
     try:
-        found, info = await read_named(Catalog(storage), which, (SHARED, own_scope(0)), only=only, device=device)
+        found, info = await read_named(catalog, which, (SHARED, own_scope(0)), only=only, device=device)
         return Loaded(found.state if only is None else _parts(found.state, only, info), info)
     finally:
         if isinstance(root, str | os.PathLike):

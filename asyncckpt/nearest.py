@@ -160,6 +160,7 @@ class Nearest:
             catalog = self._others.get(tier, home)
             if (tier, seq) in self._unsound or not (tier == HOME or await self._has(tier, catalog, checkpoint)):
                 continue
+            progress.anew()
             try:
                 loaded = await read(
                     catalog,

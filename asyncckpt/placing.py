@@ -17,8 +17,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from asyncckpt.damage import readable
+from asyncckpt.format.contents import Extent, Pack, Path
 from asyncckpt.format.digest import digesting
-from asyncckpt.format.manifest import Extent, Pack, Path
 from asyncckpt.reading import check_digest
 from asyncckpt.storage.base import Opened, Opening
 

@@ -1,38 +1,93 @@
-"""Save policy: when a periodic save is due. Pure but for the clock it is given."""
+"""Save policy: when a periodic save is due, and what goes into it. Pure but for the clock it is given."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from asyncckpt.clock import Clock
+from asyncckpt.format.codec import ENCRYPTION, WANTED
 from asyncckpt.retention import Monitor
+from asyncckpt.wording import check_template
+
+PARTS = ("optimizer", "scheduler", "scaler", "dataloader", "extra", "rng")
+"""What a policy may leave out of checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavePolicy:
-    """When ``step`` and ``epoch_end`` save; several conditions make one save, and step 0 makes none.
+    """When ``step`` and ``epoch_end`` save, what is left out, and what each checkpoint says of itself.
 
-    ``every_steps``: at each multiple. ``every_seconds``: that long after the last save began.
-    ``every_epochs``: at ``epoch_end`` of each multiple. ``on_best``: when the monitored metric improves.
+    Several conditions make one save, and step 0 makes none. ``every_steps``: at each multiple. ``every_seconds``: that
+    long after the last save began. ``every_epochs``: at ``epoch_end`` of each multiple. ``on_best``: when the monitored
+    metric improves.
+
+    ``exclude`` names parts that no checkpoint gets and no restore touches: ``("optimizer", "rng")``, of `PARTS`.
+    ``message`` is a template, ``"epoch {epoch}: {val_loss:.4f}"``, for `CheckpointInfo.message`; what a save has no
+    value for stands there as ``?``. Both hold for explicit saves too.
+
+    ``codec``: what every checkpoint is stored with, those saved by hand too: ``"zstd"`` (extra ``zstd``),
+    ``"aes256gcm"`` (extra ``crypto``, and a key, see `asyncckpt.keys`) or ``"zstd+aes256gcm"``; None stores tensors as
+    they are, as plain safetensors. It stands here because it is part of what a save is, on every tier alike; whoever
+    reads is told by the manifest. With one that encrypts, `resume` and `restore` refuse a checkpoint that is not
+    encrypted (`NotEncrypted`): it may be from anybody. ``accept_plain=True`` takes it, for a run that was not encrypted
+    before.
+
+    ``incremental``: False writes every checkpoint whole, for whoever copies folders of single ones elsewhere. What did
+    not change is else shared with older ones, which costs nothing: each loads by itself whatever was removed.
+
+    Raises `ValueError` for what means nothing.
     """
 
     every_steps: int | None = None
     every_seconds: float | None = None
     every_epochs: int | None = None
     on_best: bool = False
+    codec: str | None = None
+    accept_plain: bool = False
+    exclude: Collection[str] = ()
+    message: str | None = None
+    incremental: bool = True
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "every_seconds", "every_epochs"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"SavePolicy({name}={value}): use a positive number, or None to turn it off")
+        if self.codec not in (None, *WANTED):
+            raise ValueError(f"SavePolicy(codec={self.codec!r}): use one of {', '.join(WANTED)}, or None")
+        if self.accept_plain and not (self.codec or "").endswith(ENCRYPTION):
+            raise ValueError(
+                f"SavePolicy(accept_plain=True, codec={self.codec!r}): plain checkpoints are refused only where the "
+                f"codec encrypts; leave accept_plain out, or use codec={ENCRYPTION!r}"
+            )
+        excluded = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
+        object.__setattr__(self, "exclude", tuple(sorted(excluded)))  # all ranks compare how it is written
+        for part in self.exclude:
+            if part not in PARTS:
+                raise ValueError(f"SavePolicy(exclude={part!r}): what can be left out is {', '.join(PARTS)}")
+        if self.message is not None:
+            check_template(self.message)
 
     @property
     def alike_on_all_ranks(self) -> bool:
         """Whether every rank decides the same by itself: clocks and metrics differ, step numbers do not."""
         return self.every_seconds is None and not self.on_best
+
+    def is_due(self, step: int, *, ended_epoch: int | None = None, is_best: bool = False, seconds: float = 0.0) -> bool:
+        """Whether to save after `step`, or where `ended_epoch` is given, at the end of that many epochs.
+
+        `is_best` says that the monitored metric improves, `seconds` how long ago the last save began. Asking changes
+        nothing.
+        """
+        if self.on_best and is_best and (ended_epoch is not None or step > 0):
+            return True
+        if ended_epoch is not None:
+            return self.every_epochs is not None and ended_epoch > 0 and ended_epoch % self.every_epochs == 0
+        on_step = self.every_steps is not None and step % self.every_steps == 0
+        on_time = self.every_seconds is not None and seconds >= self.every_seconds
+        return step != 0 and (on_step or on_time)
 
 
 class Decider:
@@ -49,20 +104,15 @@ class Decider:
 
     def at_step(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether to save after `step`."""
-        policy = self.policy
         if step == 0:
             return False
-        best = policy.on_best and self._improves(metrics)
-        on_step = policy.every_steps is not None and step % policy.every_steps == 0
-        waited = self._clock.monotonic() - self._saved_at
-        on_time = policy.every_seconds is not None and waited >= policy.every_seconds
-        return best or on_step or on_time
+        best = self.policy.on_best and self._improves(metrics)
+        return self.policy.is_due(step, is_best=best, seconds=self._clock.monotonic() - self._saved_at)
 
     def at_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether to save after `epoch` completed epochs."""
-        every = self.policy.every_epochs
         best = self.policy.on_best and self._improves(metrics)
-        return best or (every is not None and epoch > 0 and epoch % every == 0)
+        return self.policy.is_due(0, ended_epoch=epoch, is_best=best)
 
     def saved(self) -> None:
         """A save begins now, for whatever reason."""

@@ -8,19 +8,21 @@ are a view into its span: nothing is copied between the store and whoever asked.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.damage import readable
-from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.errors import CheckpointCorruptError, KeyUnavailable
+from asyncckpt.format.contents import EXTENT, Contents, Extent, Pack, Path
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import EXTENT, Contents, Extent, Pack, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.format.shard import ALIGNMENT, decode_header
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.room import room
+from asyncckpt.unpacking import beginning, check_stored, fill
 
 _T = TypeVar("_T")
 
@@ -56,8 +58,11 @@ class Span:
         return self.pieces[-1].extent.offset + self.pieces[-1].extent.length - self.start
 
 
-def spans(contents: Contents, paths: Collection[Path] | None = None) -> list[Span]:
-    """The requests that fetch the tensors at `paths` (all of them where None), in file order."""
+def spans(contents: Contents, paths: Collection[Path] | None = None, *, whole: bool = True) -> list[Span]:
+    """The requests that fetch the tensors at `paths` (all of them where None), in file order.
+
+    A tensor is not split over two of them, however large it is, unless it need not be `whole`.
+    """
     by_pack: dict[int, list[_Piece]] = {}
     for path, entry in contents.tensors.items():
         if paths is None or path in paths:
@@ -67,16 +72,16 @@ def spans(contents: Contents, paths: Collection[Path] | None = None) -> list[Spa
     return [
         Span(contents.packs[number], run)
         for number in sorted(by_pack)
-        for run in _runs(sorted(by_pack[number], key=lambda piece: piece.extent.offset))
+        for run in _runs(sorted(by_pack[number], key=lambda piece: piece.extent.offset), whole=whole)
     ]
 
 
-def _runs(pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, ...]]:
+def _runs(pieces: Iterable[_Piece], *, whole: bool) -> Iterator[tuple[_Piece, ...]]:
     run: list[_Piece] = []
     end = size = 0
     for piece in pieces:
-        # A tensor is never split over two spans: its bytes must end up side by side in memory.
-        full = size >= EXTENT and run and piece.path != run[-1].path
+        # The bytes of one that is whole must end up side by side in memory.
+        full = size >= EXTENT and run and not (whole and piece.path == run[-1].path)
         if run and (full or not end <= piece.extent.offset <= end + GAP):
             yield tuple(run)
             run, size = [], 0
@@ -110,6 +115,42 @@ async def fetch(
     return found
 
 
+async def stream(
+    storage: Storage,
+    contents: Contents,
+    paths: Collection[Path],
+    take: Callable[[Path, int, memoryview], None],
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Give `take` the bytes of the tensors at `paths`, an extent at a time: whose, from which byte on, and the bytes.
+
+    That is done in a thread, in no particular order, once each digest is right; what was taken is gone afterwards, so
+    that no more than a few extents are in memory. Raises as `fetch` does.
+    """
+    starts: dict[tuple[Path, Extent], int] = {}
+    for path in paths:
+        at = 0
+        for box in contents.tensors[path].boxes:
+            for extent in box.extents:
+                starts[path, extent] = at
+                at += extent.length
+    in_turn = threading.Lock()
+
+    async def one(span: Span) -> None:
+        buffer, what = await _filled(storage, span)
+        await asyncio.to_thread(taken, span, buffer, what)
+        progress(sum(piece.extent.length for piece in span.pieces))
+
+    def taken(span: Span, buffer: memoryview, what: str) -> None:
+        _checked(span, buffer, what)
+        with in_turn:
+            for piece in span.pieces:
+                at = piece.extent.offset - span.start
+                take(piece.path, starts[piece.path, piece.extent], buffer[at : at + piece.extent.length])
+
+    await _several(one, spans(contents, paths, whole=False))
+
+
 async def check_packs(storage: Storage, contents: Contents, paths: Collection[Path]) -> None:
     """Check length and header of every pack that the tensors at `paths` lie in.
 
@@ -138,11 +179,16 @@ async def _several(act: Callable[[_T], Awaitable[None]], items: Iterable[_T]) ->
 
 
 async def _read(storage: Storage, span: Span) -> dict[Path, memoryview]:
+    return await asyncio.to_thread(_checked, span, *await _filled(storage, span))
+
+
+async def _filled(storage: Storage, span: Span) -> tuple[memoryview, str]:
+    """The bytes of a span as they are stored, and what they are called."""
     buffer = _aligned(span)
     what = f"{storage.url}/{span.pack.key}"
     with readable(what):
-        await storage.get(span.pack.key, start=span.start, length=span.length, into=buffer)
-    return await asyncio.to_thread(_checked, span, buffer, what)
+        await fill(storage, span.pack, span.start, buffer)
+    return buffer, what
 
 
 def check_digest(found: str, what: str, path: Path, extent: Extent) -> None:
@@ -177,9 +223,14 @@ async def verify(
     """Check a checkpoint: lengths and headers of its packs, and with `full` every byte of its tensors.
 
     `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming the first thing that
-    is wrong, and `StorageError` if the store cannot be read.
+    is wrong, and `StorageError` if the store cannot be read. Of one that is encrypted with a key that is not here, only
+    what is stored can be checked: where that is sound, raises `KeyUnavailable`.
     """
-    manifest = await catalog.manifest(checkpoint)
+    try:
+        manifest = await catalog.manifest(checkpoint)
+    except KeyUnavailable:
+        await _verify_stored(catalog, checkpoint, full=full, progress=progress)
+        raise
     for pack in manifest.contents.packs:
         await _verify_pack(catalog.storage, pack)
     if full:
@@ -188,15 +239,30 @@ async def verify(
             progress(sum(piece.extent.length for piece in span.pieces))
 
 
-async def _verify_pack(storage: Storage, pack: Pack) -> None:
+async def _verify_stored(
+    catalog: Catalog, checkpoint: Checkpoint, *, full: bool, progress: Callable[[int], None]
+) -> None:
+    for pack in (await catalog.shown(checkpoint)).contents.packs:
+        await _verify_length(catalog.storage, pack)
+        if full:
+            with readable(f"{catalog.storage.url}/{pack.key}"):
+                await check_stored(catalog.storage, pack, progress)
+
+
+async def _verify_length(storage: Storage, pack: Pack) -> None:
     what = f"{storage.url}/{pack.key}"
     with readable(what):
         found = await storage.head(pack.key)
-    if found is None or found.length != pack.length:
-        state = "is missing" if found is None else f"has {found.length} bytes instead of {pack.length}"
+    if found is None or found.length != pack.stored:
+        state = "is missing" if found is None else f"has {found.length} bytes instead of {pack.stored}"
         raise CheckpointCorruptError(f"{what} {state}", "missing" if found is None else "content")
+
+
+async def _verify_pack(storage: Storage, pack: Pack) -> None:
+    what = f"{storage.url}/{pack.key}"
+    await _verify_length(storage, pack)
     with readable(what):
-        header = await storage.get(pack.key, length=pack.header)
+        header = await beginning(storage, pack)
     if digest(header) != pack.digest:
         raise CheckpointCorruptError(f"{what}: its header does not match its digest")
     decode_header(header, pack.length, what)

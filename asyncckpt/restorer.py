@@ -24,13 +24,14 @@ from asyncckpt.errors import (
     TransientError,
 )
 from asyncckpt.events import HOME, Damaged, Listeners, Restored
+from asyncckpt.fitting import Fitted, apply, fit, unclaimed
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing, Which, which_of
+from asyncckpt.listing import CheckpointInfo, Listing, Which, which_of
 from asyncckpt.marking import damage_of
 from asyncckpt.nearest import Nearest
 from asyncckpt.progress import Progress
-from asyncckpt.restoring import Fitted, Loaded, apply, failure_told, fit, live_parts, overtaken, unclaimed
+from asyncckpt.restoring import Loaded, failure_told, live_parts, overtaken
 from asyncckpt.state.capture import Tree
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
@@ -60,6 +61,8 @@ class Restorer:
         self._nearest = nearest
         self._call = 0
         self._half_placed: Checkpoint | None = None
+        self.best: CheckpointInfo | None = None
+        """The best sound one that was listed at the last resume; on rank 0, which decides by it."""
 
     def check_whole(self) -> None:
         """Before every save: raises `RestoreError` while the objects hold parts of a checkpoint and no whole one."""
@@ -75,7 +78,9 @@ class Restorer:
         damaged: list[int] = []
 
         def choose(consensus: Consensus[Fitted]) -> Fitted | None:
-            return self._sound(consensus, self._taken(), which, damaged, allow_partial=allow_partial)
+            listing = self._taken()
+            self.best = next((info for info in listing.infos() if info.is_best and not info.damaged), None)
+            return self._sound(consensus, listing, which, damaged, allow_partial=allow_partial)
 
         def go_on(loaded: Loaded) -> None:
             # Only rank 0's does anything; last, since the next start goes on from here as well.

@@ -1,24 +1,22 @@
-"""Restoring: reading a checkpoint, finding that it fits, and only then touching live objects.
+"""Restoring: reading a checkpoint, as far as it has to be there before live objects are touched (``fitting``).
 
 What is in live memory matters when a training restores a named checkpoint: then every byte is read and its digest
 checked before the first parameter changes, and what goes straight into live memory is read once more (``placing``).
 It does not matter when a training resumes: there everything is read once, and a damage that shows late is mended by
-the next older checkpoint, which replaces all that was changed. Objects are put back in the order they were given,
-random state last.
+the next older checkpoint, which replaces all that was changed.
 
-Local disks read into live host memory (``placing``). From any other store, and on its way to a device, what a resume
-reads arrives when it is its component's turn (``arriving``), in live memory or in memory that will be the state's; what
-must be checked before anything changes arrives in memory of its own, once.
+Local disks read into live host memory (``placing``). From any other store, out of frames, and on its way to a device,
+what a resume reads arrives when it is its component's turn (``arriving``), in live memory or in memory that will be the
+state's; what must be checked before anything changes arrives in memory of its own, once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,20 +25,16 @@ from torch import Tensor
 from asyncckpt.arriving import Arrivals, HostRooms
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, IncompatibleState
+from asyncckpt.eventlog import EventLog
 from asyncckpt.events import HOME, Listeners, RestoreFailed
-from asyncckpt.format.manifest import Contents, Path
+from asyncckpt.format.contents import Contents, Path
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import CheckpointInfo, Which, which_of
 from asyncckpt.placing import Place, Places
 from asyncckpt.progress import Progress
 from asyncckpt.reading import check_packs, fetch
 from asyncckpt.state.apply import (
-    Missing,
-    around,
-    below,
     can_be_shaped_before,
-    only_parts,
-    plain,
     rooms_for,
     shaped,
     state_of,
@@ -50,9 +44,9 @@ from asyncckpt.state.apply import (
 )
 from asyncckpt.state.capture import Tree, components
 from asyncckpt.state.landing import SMALLEST, fitting, memory_of
-from asyncckpt.state.stateful import Component
 from asyncckpt.storage.base import Opening, Storage
-from asyncckpt.unloading import OnDevice, PinnedRooms, follow, unloading, use_here
+from asyncckpt.unloading import OnDevice, PinnedRooms, follow, unloading
+from asyncckpt.unpacking import is_plain
 
 CPU = torch.device("cpu")
 
@@ -134,7 +128,7 @@ async def read(
     Raises `CheckpointCorruptError` if anything is wrong, `CheckpointNotFoundError` if retention removed it
     meanwhile, which is not damage, and `StorageError` if the store cannot be read.
     """
-    progress = progress or Progress(checkpoint.step, Listeners())
+    progress = progress or Progress(checkpoint.step, Listeners([EventLog()]))
     try:
         contents = (await catalog.manifest(checkpoint)).contents
         paths = _paths(contents, scopes, only, exclude)
@@ -217,7 +211,7 @@ async def _landed(
 ) -> tuple[Places | None, dict[Path, Tensor]]:
     """Open what is stored of the live tensors that `fit`, and check it `ahead`; those to be filled are returned."""
     big = {path: tensor for path, tensor in fit.items() if tensor.nbytes >= SMALLEST and tensor.device == CPU}
-    if not big or not isinstance(storage, Opening):  # another store would fetch everything twice
+    if not big or not isinstance(storage, Opening) or not is_plain(contents):  # or everything would be fetched twice
         return None, {}
     into = {path: _place(contents, path, tensor) for path, tensor in big.items()}
     places = Places(storage, storage.url, contents.packs, into, progress.add)
@@ -241,7 +235,7 @@ def _later(
         # What is stored beside something else under a parameter's name (a step counter) stays in host memory.
         if home == CPU or contents.tensors[path].nbytes < SMALLEST:
             home = home if path in fit else CPU
-        if isinstance(storage, Opening) and home == CPU:
+        if home == CPU and _is_opened(storage, contents):
             continue
         if path in fit:
             found[path] = fit[path]
@@ -269,7 +263,7 @@ async def _now(
     storage: Storage, contents: Contents, paths: Collection[Path], device: torch.device, progress: Progress
 ) -> dict[Path, Tensor]:
     """The tensors at `paths`, in memory of their own on `device`."""
-    if isinstance(storage, Opening) and device == CPU:
+    if device == CPU and _is_opened(storage, contents):
         return tensors_of(contents, await fetch(storage, contents, paths, progress.add))
     rooms = await asyncio.to_thread(rooms_for, contents, paths, device)
     with unloading({device} - {CPU}):
@@ -277,11 +271,17 @@ async def _now(
     return shaped(contents, rooms, device)
 
 
+def _is_opened(storage: Storage, contents: Contents) -> bool:
+    """Whether files are read where they lie: what is stored in frames comes as from any other store."""
+    return isinstance(storage, Opening) and is_plain(contents)
+
+
 def _arrivals(storage: Storage, contents: Contents, flat: Mapping[Path, Tensor], progress: Progress) -> Arrivals:
     places = {path: _place(contents, path, tensor) for path, tensor in flat.items()}
     devices = _devices(flat)
     follow(devices)  # memory that was asked for just now may be in use until then
-    return Arrivals(storage, contents.packs, places, PinnedRooms() if devices else HostRooms(), progress.add)
+    rooms = PinnedRooms(progress.slower) if devices else HostRooms()
+    return Arrivals(storage, contents.packs, places, rooms, progress.add)
 
 
 def _place(contents: Contents, path: Path, tensor: Tensor) -> Any:
@@ -321,129 +321,3 @@ def check_world(checkpoint: Checkpoint, world: int) -> None:
             f"the checkpoint of step {checkpoint.step} was saved by {checkpoint.world} rank(s), this training has "
             f"{world}: a changed world size is not supported in this version; start as many ranks as before"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A loaded state that is known to fit, as far as that can be known."""
-
-    loaded: Loaded
-    parts: list[tuple[Component, Any, bool]]
-    """Components, their parts of the state, and whether each has to be whole."""
-
-
-def fit(
-    loaded: Loaded,
-    trees: Mapping[str, Mapping[str, Tree]],
-    *,
-    strict: bool,
-    only: Collection[str] | None = None,
-    exclude: Collection[str] = (),
-) -> Fitted:
-    """What of a loaded state belongs to which component of `trees`; nothing is changed. Raises `IncompatibleState`.
-
-    What the checkpoint lacks is an error with `strict`, and left as it is without.
-    """
-    _check_parts([*(only or ()), *exclude], trees)
-    found: list[tuple[Component, Any, bool]] = []
-    for scope, tree in trees.items():
-        state = loaded.scopes.get(scope, {})
-        for component in components(tree):
-            if _asked(component, only, exclude):
-                part = _part(state, component, strict=strict)
-                if not isinstance(part, Missing):
-                    found.append((component, part, strict and _whole(component, only, exclude)))
-    for name in only or ():
-        if strict and not only_parts(loaded.state, [name]):
-            raise IncompatibleState(f"the checkpoint of step {loaded.checkpoint.step} holds nothing named {name!r}")
-    for component, part, whole in found:
-        component.check(part, strict=whole)
-    return Fitted(loaded, found)
-
-
-def apply(fitted: Fitted, wait: Callable[[Callable[[Catalog], Coroutine[Any, Any, None]]], None]) -> None:
-    """Put a loaded state back into the components it fits; what is still to be fetched, `wait` fetches.
-
-    Raises `IncompatibleState` where one refuses its part, and as `read` does for what is found only now; what comes
-    before is changed then.
-    """
-    loaded = fitted.loaded
-    if loaded.late is not None:
-        use_here(loaded.late.fresh)
-    for component, part, whole in fitted.parts:
-        # Not before its turn: what another's load_state_dict finds here is what it found without this.
-        if loaded.places is not None:
-            loaded.places.fill(component.path)
-        if loaded.late is not None:
-            with unloading(loaded.late.devices):
-                wait(partial(_arrive, loaded.late.arrivals, component.path))
-        component.load(part, strict=whole)
-    if loaded.places is not None:
-        loaded.places.close()
-
-
-async def _arrive(arrivals: Arrivals, part: Path, _: Catalog) -> None:
-    await arrivals.fill(part)
-
-
-def _check_parts(parts: Collection[str], trees: Mapping[str, Mapping[str, Tree]]) -> None:
-    """Refuse a part that is nowhere: restoring nothing for a slip of the pen would go unnoticed."""
-    names = [plain(component.path) for tree in trees.values() for component in components(tree)]
-    for part in parts:
-        if not any(below(name, [part]) or around(name, [part]) for name in names):
-            raise IncompatibleState(f"there is no part {part!r}: the parts are {', '.join(map('.'.join, names))}")
-
-
-def unclaimed(loaded: Loaded, trees: Mapping[str, Mapping[str, Tree]]) -> list[str]:
-    """The parts of a loaded state that no component of `trees` takes, by name."""
-    found: list[str] = []
-    for scope, state in loaded.scopes.items():
-        claimed = [plain(component.path) for component in components(trees.get(scope, {}))]
-        found += [".".join(path) for path in _parts_of(state, claimed)]
-    return found
-
-
-def _parts_of(state: Any, claimed: Collection[Path], path: Path = ()) -> Iterator[Path]:
-    """The topmost parts of `state` that are not in `claimed`."""
-    if path in claimed:
-        return
-    if any(name[: len(path)] == path for name in claimed):
-        items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
-        for name, item in items:
-            yield from _parts_of(item, claimed, (*path, str(name)))
-    elif path and state not in ({}, []):  # as of no extras
-        yield path
-
-
-def _asked(component: Component, only: Collection[str] | None, exclude: Collection[str]) -> bool:
-    """Whether the component, or something in it, was asked for."""
-    name = plain(component.path)
-    inside = only is None or below(name, only) or around(name, only)
-    return inside and not below(name, exclude)
-
-
-def _whole(component: Component, only: Collection[str] | None, exclude: Collection[str]) -> bool:
-    """Whether everything of the component was asked for."""
-    name = plain(component.path)
-    inside = only is None or below(name, only)
-    return inside and not around(name, exclude)
-
-
-def _part(state: Any, component: Component, *, strict: bool) -> Any:
-    """The component's part of a scope's state, or `Missing` where it is not there and need not be."""
-    path = plain(component.path)
-    part: Any = state
-    for name in path:
-        if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
-            part = part[int(name)]
-        elif isinstance(part, dict) and name in part:
-            part = part[name]
-        elif strict:
-            held = ", ".join(map(str, state)) or "nothing"
-            raise IncompatibleState(
-                f"the checkpoint holds no {'.'.join(path)} (it holds {held}): give the same objects as when "
-                "it was saved, or restore(..., strict=False)"
-            )
-        else:
-            return Missing()
-    return part

@@ -6,41 +6,45 @@ queue the LAZY copies and the job. Whatever happens after that is on the handle.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
+from torch.optim.optimizer import Optimizer
+
 from asyncckpt.admission import Admission
+from asyncckpt.answering import Answering
 from asyncckpt.budget import Budget
 from asyncckpt.clock import Clock
 from asyncckpt.distributed.counts import Counts
-from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSkipped, SaveSuperseded
-from asyncckpt.events import Fallback, Listeners, OverBudget, Requested, Stalled
+from asyncckpt.errors import PreemptionTimeoutError, SaveSkipped
+from asyncckpt.events import Listeners, OverBudget, Requested, Stalled
 from asyncckpt.handing import HandOver, WorkersPart
 from asyncckpt.handle import SaveHandle, skipped
 from asyncckpt.interference import Flight, Interference
 from asyncckpt.levels import Levels
-from asyncckpt.listing import info_of
 from asyncckpt.outcomes import Outcomes
+from asyncckpt.preparing import Preparing
 from asyncckpt.queued import Queued
-from asyncckpt.staging.arena import Arena, ArenaPool
-from asyncckpt.staging.layout import Plan, announce, build
+from asyncckpt.rhythm import Rhythm
+from asyncckpt.staging.arena import Arena
+from asyncckpt.staging.layout import Plan
 from asyncckpt.staging.patience import Patience
-from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import refuse_capture
 from asyncckpt.staging.window import least
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.urgency import Urgency
+from asyncckpt.waiting import Ends
+from asyncckpt.wording import worded
 from asyncckpt.worker.executor import Executor
-from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
+from asyncckpt.worker.job import SaveJob
 from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task
 from asyncckpt.worker.sharing import Sharing
-from asyncckpt.worker.ticket import Reply, Ticket
+from asyncckpt.worker.ticket import Ticket
 
 logger = logging.getLogger("asyncckpt")
 
@@ -69,11 +73,12 @@ class Saver:
         budget: Budget,
         verify: Verify,
         fingerprint: str,
+        optimizers: Sequence[Optimizer] = (),
         tiers: Collection[str] = (),
-        code_version: str | None = None,
+        message: str | None = None,
     ) -> None:
         self._fingerprint = fingerprint
-        self._code_version = code_version
+        self._message = message
         self._tiers = tiers
         """Those that have a save before it is durable."""
         self._capture = capture
@@ -82,27 +87,21 @@ class Saver:
         self._clock = clock
         self._ranks = ranks
         self._verify = verify
-        self._degraded: set[str] = set()
-        self._generations = generations
         self._stall_ms = budget.stall_ms
-        degraded = functools.partial(self._degrade, "generations")
-        self._arenas = ArenaPool(generations, budget.memory, degraded, sharing.memory)
-        self.stager = Stager(listeners, self._arenas)
+        self._preparing = Preparing(listeners, admission, sharing, generations=generations, budget=budget.memory)
+        self._arenas = self._preparing.arenas
+        self.stager = self._preparing.stager
         self._interference = Interference(budget.slowdown, executor.pace, listeners)
+        self.rhythm = Rhythm(optimizers, self._stepped)
         self._queued = Queued()
-        self._begun: set[str] = set()
-        """Jobs that the worker has begun and not answered: with a local tier also those on their way to the root."""
-        self._gave_way: dict[str, int] = {}
-        """Jobs that were given up although they had been begun, and the steps that they were given up for."""
-        self._plan: tuple[object, Plan] | None = None
         self._counts = counts
-        self._admission = admission
-        self._admitted = 0
-        """Bytes of the largest snapshot for which it was looked whether what it needs is there."""
         self._saves = 0
         self.owner: object = None
         """Kept for as long as a save is under way, since the worker holds this then: it is closed at exit."""
+        self.ends: Ends | None = None
+        """When a notice has everybody let go who waits for a save, where there can be one."""
         self._outcomes = Outcomes(listeners, ranks)
+        self._answering = Answering(self._outcomes, self._queued, ranks)
 
     @property
     def handles(self) -> list[SaveHandle]:
@@ -110,19 +109,13 @@ class Saver:
         return self._outcomes.handles
 
     def prepare(self) -> None:
-        """Plan the state as it is now, and fault the arenas for it in, so that the first save finds both ready.
+        """Plan the state as it is now, and have memory for it ready, so that the first save finds both.
 
         Raises `UnsupportedState` for what cannot be held: better now than at the first save.
         """
-        with contextlib.suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
-            self.stager.start()  # ahead of the faults: starting a thread waits for those that are under way
-        plan = self._planned(self._capture.read())
-        # A budget that is too small, or a device that is full, is the save's to tell: it is no reason to stop training.
-        with contextlib.suppress(SaveFailed, RuntimeError, MemoryError):
-            fresh = self._arenas.spares(plan.layout.size)
-            self.stager.prepare(plan, self._arenas.free, fresh)
+        self._preparing.ahead(self._capture.read())
 
-    def stepped(self, step: int) -> None:
+    def _stepped(self, step: int) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""
         statuses = [handle.status for handle in self.handles]
         flight = Flight(bool({"staging", "writing"}.intersection(statuses)), "staging" in statuses, self._saves)
@@ -164,14 +157,17 @@ class Saver:
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
         refuse_capture(step)
         captured = self._capture_for(urgency).read()
-        plan = self._planned(captured)
+        plan = self._preparing.plan(captured)
         deadline = None if urgency is None else urgency.deadline
-        handle = SaveHandle(step, self.settle, deadline=deadline, nbytes=plan.layout.bytes, tiers=self._tiers)
+        patience, given_up = self._patience(step, urgency, replaceable=replaceable), False
+        nbytes, tiers = plan.layout.bytes, self._tiers
+        handle = SaveHandle(
+            step, self.settle, deadline=deadline, nbytes=nbytes, tiers=tiers, patience=patience, ends=self.ends
+        )
         if urgency is not None:
             self._make_way(step, urgency)
         self._outcomes.remember(handle)
         self._listeners.emit(Requested(step))
-        patience, given_up = None if urgency else self._patience(step, replaceable=replaceable), False
         try:
             arena = self._lease(plan, step, on_busy, patience, deadline)
             if arena is None:
@@ -186,7 +182,7 @@ class Saver:
                     self._arenas.release(arena)
                     raise
                 self._hand_over(HandOver(job, handle, snapshot), replaceable)
-                self._make_ready(plan, arena)
+                self._preparing.next(plan, arena)
         except SaveSkipped as error:
             given_up = True
             self._outcomes.skip(handle, error, self._counts.saves)
@@ -198,43 +194,17 @@ class Saver:
         self._held(step, time.monotonic() - began, patience, given_up=given_up)
         return handle
 
-    def _make_ready(self, plan: Plan, arena: Arena) -> None:
-        """Fault the next generation in, where there is to be one."""
-        if arena.window is None:
-            self.stager.prefault.start(self._arenas.spares(plan.layout.size), plan.devices)
-            return
-        size, late = plan.layout.size, plan.layout.size - arena.window
-        self._degrade(
-            "staging window",
-            f"a snapshot of {size:,} bytes goes through {arena.window:,} bytes of memory: after each save the "
-            f"optimizer waits until the store has taken {late:,} of them, {late / 1e9:.1f} s at 1 GB/s, and nothing is "
-            f"compared (verify); with {size:,} bytes it waits for no store",
-        )
-
-    def _patience(self, step: int, *, replaceable: bool) -> Patience | None:
+    def _patience(self, step: int, urgency: Urgency | None, *, replaceable: bool) -> Patience:
         """The others give nothing up: their shards are small, and only rank 0 decides."""
-        if self._stall_ms is None:
-            return None
+        if self._stall_ms is None or urgency is not None:
+            return Patience(step)
         return Patience(step, self._stall_ms, gives_up=replaceable and self._ranks.rank == 0)
 
-    def _held(self, step: int, seconds: float, patience: Patience | None, *, given_up: bool) -> None:
+    def _held(self, step: int, seconds: float, patience: Patience, *, given_up: bool) -> None:
         self._listeners.emit(Stalled(step, seconds, "call"))
-        if patience is not None:
-            patience.spent = max(patience.spent, seconds)  # by the guard of another thread meanwhile
-            if patience.is_over or given_up:
-                self._listeners.emit(OverBudget(step, seconds, patience.limit_ms / 1000, dropped=given_up))
-
-    def _planned(self, captured: Captured) -> Plan:
-        if self._plan is None or self._plan[0] is not captured.sources:
-            plan = build(captured.sources)
-            if self._plan is None:
-                announce(plan)
-            if plan.layout.size > self._admitted:
-                self._admitted = plan.layout.size
-                allowed = self._arenas.allowed(self._admitted)
-                self._admission.check(self._admitted, self._generations, plan.devices, allowed)
-            self._plan = (captured.sources, plan)
-        return self._plan[1]
+        patience.spent = max(patience.spent, seconds)  # by the guard of another thread meanwhile
+        if patience.is_over or given_up:
+            self._listeners.emit(OverBudget(step, seconds, patience.limit_ms / 1000, dropped=given_up))
 
     def _job(
         self,
@@ -262,11 +232,11 @@ class Saver:
             rank=self._ranks.rank,
             world=self._ranks.world,
             plan=self._fingerprint,
-            code_version=self._code_version,
             partial=urgency.leaves_out if urgency else (),
             emergency=urgency is not None,
             local_only=urgency is not None and urgency.local_only,
             passable=passable and urgency is None,
+            message=None if self._message is None else worded(self._message, step, epoch, metrics),
         )
 
     def _job_id(self) -> str:
@@ -295,7 +265,7 @@ class Saver:
     def _submit(self, hand: HandOver) -> None:
         """Give the job to the worker; on the copier's thread."""
         snapshot = hand.snapshot
-        answer = functools.partial(self._answer, hand.job, hand.handle, WorkersPart(snapshot))
+        answer = functools.partial(self._answering.hear, hand.job, hand.handle, WorkersPart(snapshot))
         ticket = Ticket(hand.job, snapshot.arena.view, snapshot.watermark, answer, snapshot.arena.descriptor)
         try:
             hand.submit(lambda: self._enter(ticket))
@@ -336,13 +306,13 @@ class Saver:
         # What could not be taken back and is not in flight has been begun, and the worker has not said so yet.
         given_up = {hand.job.id for hand in self._queued.newest_first(replaceable=False) if urgency.takes_over}
         if urgency.gives_up:
-            given_up |= self._begun  # noted there before it leaves the queue
+            given_up |= self._answering.begun  # noted there before it leaves the queue
         for job in given_up:
-            self._gave_way[job] = step
+            self._answering.given_up(job, step)
             self._executor.abandon(job, step)
 
     def _lease(
-        self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience | None, deadline: float | None
+        self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience, deadline: float | None
     ) -> Arena | None:
         lease = functools.partial(self._arenas.lease, plan.layout.size, least=lambda: least(plan))
         arena = lease()
@@ -354,11 +324,10 @@ class Saver:
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.settle()
             with at_work(self._ranks, STEP_TASK), at_work(self._ranks, save_task(self._counts.saves)):
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                arena = lease(wait=left if patience is None else patience.left)
+                arena = lease(wait=patience.left if deadline is None else max(0.0, deadline - time.monotonic()))
             if arena is None and deadline is not None:
                 raise PreemptionTimeoutError(f"step {step} was not saved: no memory came free before the deadline")
-            if arena is None and patience is not None:
+            if arena is None:
                 raise patience.exhausted("no memory came free")
         return arena
 
@@ -377,55 +346,12 @@ class Saver:
                 return True
         return False
 
-    def _degrade(self, feature: str, reason: str) -> None:
-        if reason not in self._degraded:
-            self._degraded.add(reason)
-            self._listeners.emit(Fallback(feature, reason))
-
-    # -- what the worker says ------------------------------------------------------------------------------
-
-    def _answer(self, job: SaveJob, handle: SaveHandle, arena: WorkersPart, reply: Reply) -> None:
-        """Take the worker's reply to the handle; on the worker's thread."""
-        if isinstance(reply, Started):
-            self._begun.add(job.id)
-            self._queued.remove(job.id)
-            handle._began(reply.seq)
-            return
-        if isinstance(reply, Landed | Missed):
-            self._told_of_tier(handle, reply)
-            if isinstance(reply, Landed):  # what is still to be done is done from there
-                arena.let_go()
-            return
-        self._queued.remove(job.id)
-        self._begun.discard(job.id)
-        gave_way_to = self._gave_way.pop(job.id, job.step)
-        self._ranks.end(save_task(job.ordinal))
-        arena.let_go()
-        if isinstance(reply, Committed) and (checkpoint := reply.record.checkpoint) is not None:
-            handle._end("durable", info=info_of(checkpoint))
-        elif isinstance(reply, Declined):
-            self._outcomes.let_go(handle, reply.by_step)
-        elif isinstance(reply, Rejected):
-            if isinstance(reply.error, SaveSuperseded):
-                self._outcomes.let_go(handle, gave_way_to)
-            elif isinstance(reply.error, SaveSkipped):
-                logger.warning("%s", reply.error)
-                self._outcomes.leave_out(handle, reply.error)
-            elif reply.phase == "worker":  # a dead worker could not say so itself
-                self._outcomes.failed(handle, job.ordinal, reply.phase, reply.error)
-            else:
-                self._outcomes.fail(handle, reply.phase, reply.error)
-
-    def _told_of_tier(self, handle: SaveHandle, reply: Landed | Missed) -> None:
-        if isinstance(reply, Missed):
-            handle._missed(reply.error)
-        elif reply.record.checkpoint is not None:
-            handle._landed(info_of(reply.record.checkpoint))
+    # -- what there is of it -------------------------------------------------------------------------------
 
     def sizes(self) -> dict[str, int]:
         """Bytes of tensors of each part of the state as it is now."""
         found = dict.fromkeys(self._capture.parts, 0)
-        for path, tensor in self._planned(self._capture.read()).layout.tensors.items():
+        for path, tensor in self._preparing.plan(self._capture.read()).layout.tensors.items():
             found[path[0] if path[0] in found else path[1]] += tensor.nbytes
         return found
 
@@ -438,6 +364,7 @@ class Saver:
 
     def close(self, timeout: float) -> None:
         """Stop copying, and leave the other ranks within `timeout` seconds; arenas go as they are released."""
+        self.rhythm.close()
         self.stager.close()
         self._arenas.close()
         self._ranks.part(timeout)

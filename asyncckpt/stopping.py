@@ -17,8 +17,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from asyncckpt.errors import AsyncCkptError, Preempted, PreemptionTimeoutError, SaveSkipped
+from asyncckpt.errors import AsyncCkptError, Preempted, PreemptionTimeoutError
 from asyncckpt.events import Listeners, PreemptionEnded, PreemptionNoticed, PreemptionPlanned
 from asyncckpt.handle import SaveHandle
 from asyncckpt.listing import CheckpointInfo
@@ -31,11 +32,12 @@ from asyncckpt.preemption.settings import Preemption
 from asyncckpt.preemption.signals import Handler, Signals
 from asyncckpt.preemption.sources import Source, source
 from asyncckpt.preemption.speed import Speedometer
-from asyncckpt.preemption.stop import Stop, usable
+from asyncckpt.preemption.stop import Stop, closable, usable
 from asyncckpt.preemption.tally import count_up
-from asyncckpt.preemption.watching import Watching
+from asyncckpt.preemption.watching import PATIENCE, Watching
 from asyncckpt.saving import Saver
 from asyncckpt.urgency import Urgency
+from asyncckpt.waiting import Waiting
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
 
@@ -61,6 +63,7 @@ class Stopping:
         self._signals = Signals(settings.numbers() if settings else (), self._signalled, self._is_held_back)
         self._watching: Watching | None = None
         self._killed_at: float | None = None
+        self._let_go_at: float | None = None
         self._has_resumed = False
         self._concluding: threading.Thread | None = None
 
@@ -71,6 +74,7 @@ class Stopping:
         self._ranks = ranks
         if self._settings is None:
             return
+        saver.ends = self.ends
         among = [AmongRanks(ranks, self._notices)] if ranks.world > 1 else []
         sources = [*self._sources, *among]
         self._watching = Watching(sources, self._notices, self._settings.deadline, self._listeners)
@@ -95,8 +99,8 @@ class Stopping:
 
     # -- between two steps ---------------------------------------------------------------------------------
 
-    def due(self, step: int) -> Stop | None:
-        """Whether to stop after `step`, and what to do then; on rank 0, which decides for all."""
+    def due(self, step: int, *, within: bool = False) -> Stop | None:
+        """Whether to stop after `step`, or `within` the next one, and how; on rank 0, which decides for all."""
         notice = self._notices.first
         if notice is None or self._killed_at is not None:
             return None
@@ -104,7 +108,7 @@ class Stopping:
         if left <= 0 and self._settings is not None:
             logger.warning("%s: the time that it left is over, and this process is not killed yet", notice.source)
             left = self._settings.deadline  # who gave it was wrong, or this step was long: as much again, or nothing
-        return Stop(notice.source, notice.signum, left, self._plan(step, usable(left), asked=False))
+        return Stop(notice.source, notice.signum, left, self._plan(step, usable(left), within=within))
 
     def urgency(self, step: int, seconds: float | None, alike: Callable[[int, Callable[[], Plan]], Plan]) -> Urgency:
         """That of a save of `step` that the user calls an emergency; all ranks plan `alike`."""
@@ -115,18 +119,19 @@ class Stopping:
         logger.warning("emergency at step %d: %s. %s", step, sentence(decided), "; ".join(decided.reasons))
         return urgency(decided, end)
 
-    def _plan(self, step: int, left: float, *, asked: bool) -> Plan:
+    def _plan(self, step: int, left: float, *, asked: bool = False, within: bool = False) -> Plan:
         flights = [flight(handle) for handle in self._saver.handles if not handle.done()]
         measured = self._speedometer
         sizes = self._saver.sizes()
-        speeds = measured.speed, measured.local
-        return plan(Situation(step, left, sizes, flights, *speeds, saved=measured.saved, asked=asked))
+        known = measured.speed, measured.local, measured.failed, measured.saved
+        return plan(Situation(step, left, sizes, flights, *known, asked=asked, within=within))
 
     def act(self, step: int, stop: Stop, save: Callable[[Urgency], SaveHandle]) -> SaveHandle | None:
         """Do what `stop` says after `step`; raises `Preempted`, or returns the handle of what is saved."""
         settings = self._settings or Preemption()  # another rank's, where this one was given none
         end = time.monotonic() + usable(stop.seconds)
         self._killed_at = time.monotonic() + stop.seconds
+        self._let_go_at = time.monotonic() + closable(stop.seconds)
         leaving = Leaving(settings, self._count, is_leader=self._ranks.rank == 0)
         self._tell(step, stop)
         if settings.exit == "flag":
@@ -162,6 +167,10 @@ class Stopping:
         """Begin it; returns what is to be waited for."""
         if decided.action == "nothing":
             return ()
+        if decided.first:
+            part = urgency(replace(decided, leaves_out=decided.first), end)
+            # What gives way has given way to that; it does not give way to the other.
+            return save(part), save(replace(part, leaves_out=(), takes_over=False, gives_up=False))
         if decided.action != "finish":
             return (save(urgency(decided, end)),)
         self._saver.settle()
@@ -172,13 +181,13 @@ class Stopping:
         """Wait for what was begun, until `end`; what went wrong is told, and returned."""
         outcome = "nothing"
         error: BaseException | None = None
-        try:
-            for handle in handles:
-                outcome = _outcome(handle, end)
-        except PreemptionTimeoutError as late:
-            outcome, error = "late", late
-        except AsyncCkptError as failure:
-            outcome, error = "failed", failure
+        for handle in handles:
+            try:
+                outcome, error = _outcome(handle, end), None
+            except AsyncCkptError as failure:
+                error = failure
+                if outcome != "partial":  # which is there, although what followed it is not
+                    outcome = "late" if isinstance(failure, PreemptionTimeoutError) else "failed"
         return self._end(step, outcome, error, leaving)
 
     def _end(self, step: int, outcome: str, error: BaseException | None, leaving: Leaving) -> BaseException | None:
@@ -199,17 +208,31 @@ class Stopping:
     def _left(self) -> float:
         return (self._killed_at or 0.0) - time.monotonic()
 
-    def limited(self, seconds: float) -> float:
-        """For how long the end may take that was to take `seconds` at most."""
-        left = self._left
-        return seconds if left <= 0 else min(seconds, left)  # who is alive after the deadline was not killed
+    def ends(self) -> float | None:
+        """When everybody is let go who waits, by the monotonic clock; None without a notice.
+
+        With what the process needs to end in order left over, or the interpreter alone once a step knows of it.
+        """
+        if self._let_go_at is not None:
+            return self._let_go_at
+        notice = self._notices.first
+        if notice is None or self._settings is None:
+            return None
+        return notice.deadline - (self._settings.deadline - usable(self._settings.deadline))
+
+    def waiting(self, timeout: float | None) -> Waiting:
+        """Of a call from now on that is to wait for `timeout` seconds, and no longer than a notice leaves."""
+        if self._killed_at is None or self._let_go_at is None:
+            return Waiting(timeout, None if self._settings is None else self.ends)
+        is_overdue = self._let_go_at <= time.monotonic() < self._killed_at
+        return Waiting(timeout, self.ends, self._killed_at if is_overdue else None)
 
     def close(self) -> None:
         """Notices count no more; handlers are as they were. What follows a save that was waited for is done first."""
         if self._concluding is not None:
             self._concluding.join(max(0.0, self._left))
         if self._watching is not None:
-            self._watching.stop()
+            self._watching.stop(self.waiting(PATIENCE).left or 0.0)
         self._signals.restore()
 
     def pass_on(self) -> None:
@@ -238,7 +261,7 @@ def _outcome(handle: SaveHandle, end: float) -> str:
     """What became of a save that was begun, by `end`; raises why it is nowhere."""
     try:
         return "partial" if _durable(handle, end).partial else "durable"
-    except (SaveSkipped, PreemptionTimeoutError):
+    except AsyncCkptError:  # whatever the root did with it
         if not handle.is_nearer:
             raise
         return "local"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from asyncckpt.storage import opened
+from asyncckpt.storage import mounts, opened
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.choosing import import_ahead
+from asyncckpt.worker.sharing import here
 
 Place: TypeAlias = str | os.PathLike[str] | Storage
 
@@ -35,6 +37,35 @@ def stores(
     for _, url in named:
         import_ahead(url)
     return home, nearer, copies
+
+
+def check_shared(local: Storage, rank: int, world: int, environment: Mapping[str, str]) -> None:
+    """Refuse a local tier that not all of `world` ranks can have: a disk of one of several machines, or memory.
+
+    Raises `NotImplementedError`.
+    """
+    if world == 1:
+        return
+    if scheme(local.url) == "memory":
+        raise NotImplementedError(f"local={local.url!r} is the memory of one process: its {world} ranks share none")
+    if (count := len(here(rank, world, environment))) < world and _is_of_this_machine(local):
+        raise NotImplementedError(
+            f"local={local.url!r} is on a disk of this machine, with ranks on several machines ({count} of {world} are "
+            "here): a checkpoint is listed there with every rank's part or not at all, so all ranks need the same "
+            "folder; give one on a file system that every machine mounts (NFS, Lustre, ...), or leave local= out, and "
+            "every rank saves in the root"
+        )
+
+
+def seen_at(local: Storage) -> str:
+    """What and where it is, in words that are the same on all ranks that have the same."""
+    if scheme(local.url):
+        return local.url
+    return f"{local.url} on {mounts.network(local.url) or socket.gethostname()}"
+
+
+def _is_of_this_machine(local: Storage) -> bool:
+    return not scheme(local.url) and mounts.network(local.url) is None
 
 
 def _lie_in_each_other(one: str, other: str) -> bool:

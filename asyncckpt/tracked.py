@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from asyncckpt.distributed.coordinator import Place
 from asyncckpt.errors import UnsupportedState
+from asyncckpt.format.contents import Path
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import Path
 from asyncckpt.restoring import SHARED, own_scope
 from asyncckpt.staging.guards import Guarded, is_guarded_average
 from asyncckpt.state.capture import Tree, components
@@ -43,15 +44,17 @@ class Tracked:
     guarded: frozenset[Path]
 
 
-def track(parts: Mapping[str, object], here: Place) -> Tracked:
-    """Name and check what the user gave (None is left out); random state is always there and comes last.
+def track(parts: Mapping[str, object], here: Place, exclude: Collection[str] = ()) -> Tracked:
+    """Name and check what the user gave (None is left out); random state is there too, and comes last.
 
-    Raises `TypeError` for what has no ``state_dict``, and `UnsupportedState` for sharded parameters.
+    Parts named in `exclude` are neither saved nor restored. Raises `TypeError` for what has no ``state_dict``, and
+    `UnsupportedState` for sharded parameters.
     """
     given = {name: target for name, target in parts.items() if target is not None}
     for name, target in given.items():
         _refuse_sharded(name, target)
-    given[RNG] = _Rng()
+    lazy = partial(_lazy_now, dict(given))  # also what an optimizer steps that is not saved itself
+    given = {n: t for n, t in (*given.items(), (RNG, _Rng())) if n not in exclude}
     shared = {n: t for n, t in given.items() if here.world == 1 or n in _REPLICATED}
     own = {n: t for n, t in given.items() if n not in shared}
     trees: dict[str, Mapping[str, Tree]] = {SHARED: _tree(shared, ())}
@@ -60,7 +63,11 @@ def track(parts: Mapping[str, object], here: Place) -> Tracked:
         scope = own_scope(here.rank)
         trees[scope] = _tree(own, (scope,))
         promised.update(_promised((scope,), own))
-    return Tracked(trees, lambda: frozenset(map(id, _lazy(given))), frozenset(promised))
+    return Tracked(trees, lazy, frozenset(promised))
+
+
+def _lazy_now(given: Mapping[str, object]) -> frozenset[int]:
+    return frozenset(map(id, _lazy(given)))
 
 
 def roughly(parts: Mapping[str, object]) -> int:
@@ -199,7 +206,7 @@ def _refuse_sharded(name: str, target: object) -> None:
         for key in _sharded(unwrap(_bare(leaf))):
             raise UnsupportedState(
                 f"{name}{key} is sharded over ranks (DTensor, FSDP, ZeRO), which this version does not save: use "
-                "DistributedDataParallel, or save the shards yourself"
+                "DistributedDataParallel, or have each rank save its own shards, as in docs/fsdp.md"
             )
 
 

@@ -8,7 +8,7 @@ thread has asked of the device before, so that nothing is written over that a ke
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asyncckpt.arriving import IN_FLIGHT, PIECE, Room
-from asyncckpt.format.manifest import Extent
+from asyncckpt.format.contents import Extent
 from asyncckpt.staging.streams import has_streams, stream_device
 from asyncckpt.state.landing import memory_of
 
@@ -35,17 +35,21 @@ class PinnedRoom:
 
 
 class PinnedRooms:
-    """Rooms in memory that a device reads by itself, where it can be had; in plain memory copies block."""
+    """Rooms in memory that a device reads by itself, where it can be had; in plain memory copies block.
 
-    def __init__(self) -> None:
+    `slower` is told of a feature that cannot be had, and why.
+    """
+
+    def __init__(self, slower: Callable[[str, str], None]) -> None:
         self._free: deque[Any] = deque()
         self._made = 0
+        self._slower = slower
 
     def lend(self) -> Room:
         """See `asyncckpt.arriving.Rooms.lend`."""
         if self._made < MOST and not (self._free and all(copy.query() for copy in self._free[0].copies)):
             self._made += 1
-            return _made()
+            return self._room()
         room: PinnedRoom = self._free.popleft()
         for copy in room.copies:
             copy.synchronize()
@@ -56,13 +60,13 @@ class PinnedRooms:
         """See `asyncckpt.arriving.Rooms.give_back`."""
         self._free.append(room)
 
-
-def _made() -> PinnedRoom:
-    try:
-        tensor = torch.empty(PIECE, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError:  # memory that may be page-locked has a limit of its own
-        tensor = torch.empty(PIECE, dtype=torch.uint8)
-    return PinnedRoom(tensor, memory_of(tensor))
+    def _room(self) -> PinnedRoom:
+        try:
+            tensor = torch.empty(PIECE, dtype=torch.uint8, pin_memory=True)
+        except RuntimeError as error:  # memory that may be page-locked has a limit of its own
+            self._slower("pinned memory", f"copies to a device that is restored to block: {error}")
+            tensor = torch.empty(PIECE, dtype=torch.uint8)
+        return PinnedRoom(tensor, memory_of(tensor))
 
 
 class OnDevice:

@@ -7,10 +7,11 @@
     commits/0000000003-0000000042-<writer>.json     in mode "fenced": incarnation, number, who wrote it
         ....ok  ....claim                           that record's confirmation; number 0: an incarnation's claim
     data/00000042-step-1000-i3-5f2c9a01/            sequence number, step, incarnation, nonce of one attempt
-        rank-00000-of-00008.p0.safetensors          packs
+        rank-00000-of-00008.p0.safetensors          packs; .zst, .enc behind that where they are not stored as they are
         rank-00000-of-00008.json                    reports
         manifest.json
     user/                                           pins, tags and requests: see `asyncckpt.format.marks`
+        probe-0123456789abcdef                      what `asyncckpt doctor` measured with, if it was killed meanwhile
     latest  best                                    hints, overwritten, never trusted
     preemptions                                     how often the run was preempted; overwritten
 
@@ -20,6 +21,7 @@ Numbers are padded for people; they are parsed as integers and never compared as
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 
 RUN = "run.json"
@@ -31,6 +33,7 @@ PREEMPTIONS = "preemptions"
 
 _RECORD = re.compile(r"commits/(\d{10,})\.json")
 _FENCED = re.compile(r"commits/(\d{10,})-(\d{10,})-([0-9a-f]{32})\.(json|ok|claim)")
+_PROBE = re.compile(r"probe|\.probe-[0-9a-f]{16}|user/probe-[0-9a-f]{16}")
 _DIRECTORY = re.compile(r"data/(\d{8,})-step-(\d+)-i(\d+)-([0-9a-f]{8})")
 
 
@@ -43,6 +46,16 @@ def slot_of(key: str) -> int | None:
     """The slot that a key under ``commits/`` names, or None if it is not a record's name."""
     match = _RECORD.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def probe() -> str:
+    """A key that no other probe will ever have: a sweep removes what a killed one has left."""
+    return f"user/probe-{secrets.token_hex(8)}"
+
+
+def is_probe(key: str) -> bool:
+    """Whether somebody finds out with it what can be done in a store, and how fast."""
+    return _PROBE.fullmatch(key) is not None
 
 
 NUMBERS = 10**10
@@ -113,9 +126,9 @@ class DataDirectory:
         """The folder's key, without a slash at the end."""
         return f"{DATA}{self.seq:08d}-step-{self.step}-i{self.inc}-{self.nonce}"
 
-    def pack(self, rank: int, world: int, number: int) -> str:
-        """The key of pack `number` of `rank`."""
-        return f"{self.key}/rank-{rank:05d}-of-{world:05d}.p{number}.safetensors"
+    def pack(self, rank: int, world: int, number: int, suffix: str = "") -> str:
+        """The key of pack `number` of `rank`; `suffix` is that of its codec."""
+        return f"{self.key}/rank-{rank:05d}-of-{world:05d}.p{number}.safetensors{suffix}"
 
     def report(self, rank: int, world: int) -> str:
         """The key of the report of `rank`."""
@@ -125,6 +138,11 @@ class DataDirectory:
     def manifest(self) -> str:
         """The key of the manifest."""
         return f"{self.key}/manifest.json"
+
+
+def link(hint: str) -> str:
+    """The key of the link to the folder that a hint names."""
+    return f"checkpoints/{hint}"
 
 
 def directory_of(key: str) -> DataDirectory | None:

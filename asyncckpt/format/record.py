@@ -86,6 +86,8 @@ class Checkpoint:
     """The metric that decides which checkpoint is best, and "min" or "max"."""
     partial: tuple[str, ...] = ()
     """The parts of the state that it lacks, since there was no time for them; a complete one lacks none."""
+    message: str | None = None
+    """What it says of itself, for people."""
 
     @property
     def folder(self) -> str:
@@ -174,6 +176,7 @@ def checkpoint_json(c: Checkpoint) -> dict[str, Json]:
         "code_version": c.code_version,
         "monitor": list(c.monitor) if c.monitor else None,
     }
+    fields |= {} if c.message is None else {"message": c.message}
     return fields | ({"partial": list(c.partial)} if c.partial else {})
 
 
@@ -218,4 +221,5 @@ def checkpoint_of(fields: Mapping[str, Any]) -> Checkpoint:
         code_version=fields["code_version"],
         monitor=(monitor[0], monitor[1]) if monitor else None,
         partial=tuple(map(str, fields.get("partial", ()))),
+        message=None if fields.get("message") is None else str(fields["message"]),
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.format.manifest import Contents, contents_json, contents_of
-from asyncckpt.format.sealed import seal, unseal
+from asyncckpt.format import HIDDEN
+from asyncckpt.format.contents import Contents
+from asyncckpt.format.document import document, document_of
+from asyncckpt.format.sealed import Json, unseal
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +37,21 @@ class Report:
 
     def encode(self) -> bytes:
         """The report's one encoding."""
-        return seal(
-            {
-                "writer": self.writer,
-                "seq": self.seq,
-                "nonce": self.nonce,
-                "step": self.step,
-                "rank": self.rank,
-                "world": self.world,
-                "plan": self.plan,
-                **contents_json(self.contents),
-            }
-        )
+        about: dict[str, Json] = {
+            "writer": self.writer,
+            "seq": self.seq,
+            "nonce": self.nonce,
+            "step": self.step,
+            "rank": self.rank,
+            "world": self.world,
+            "plan": self.plan,
+        }
+        return document(about, self.contents)
 
 
 def decode(data: bytes | memoryview, what: str) -> Report:
     """Decode and check a report; raises `CheckpointCorruptError` or `UnsupportedFormat` naming `what`."""
-    fields = unseal(data, what)
+    fields = unseal(data, what, also=HIDDEN)
     try:
         return Report(
             fields["writer"],
@@ -61,7 +61,7 @@ def decode(data: bytes | memoryview, what: str) -> Report:
             fields["rank"],
             fields["world"],
             fields["plan"],
-            contents_of(fields),
+            document_of(fields, ("writer", "seq", "nonce", "rank"), what),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error

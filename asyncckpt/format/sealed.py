@@ -63,14 +63,18 @@ def canonical(value: Json) -> bytes:
     return text.encode("ascii")
 
 
-def seal(fields: Mapping[str, Json | bytes]) -> bytes:
+def canonical_object(fields: Mapping[str, Json | bytes]) -> bytes:
+    """The one encoding of an object; bytes stand for what they are the canonical encoding of."""
+    encoded = ((key, value if isinstance(value, bytes) else canonical(value)) for key, value in sorted(fields.items()))
+    return b"{%s}" % b",".join(b"%s:%s" % (canonical(key), value) for key, value in encoded)
+
+
+def seal(fields: Mapping[str, Json | bytes], version: int = FORMAT) -> bytes:
     """Encode `fields` (which must not hold ``digest``) with the digest of the encoding at the end.
 
     Bytes stand for what they are the canonical encoding of.
     """
-    whole: dict[str, Json | bytes] = {**fields, "format": FORMAT}
-    encoded = ((key, value if isinstance(value, bytes) else canonical(value)) for key, value in sorted(whole.items()))
-    body = b"{%s}" % b",".join(b"%s:%s" % (canonical(key), value) for key, value in encoded)
+    body = canonical_object({**fields, "format": version})
     return b'%s,"digest":"%s"}' % (body[:-1], digest(body).encode("ascii"))
 
 
@@ -79,28 +83,30 @@ def sealed_digest(data: bytes | memoryview) -> str:
     return bytes(data[-34:-2]).decode("ascii", "replace")
 
 
-def unseal(data: bytes | memoryview, what: str) -> dict[str, Any]:
+def unseal(data: bytes | memoryview, what: str, *, also: int = 0) -> dict[str, Any]:
     """Decode sealed JSON, checking digest and format version; `what` names the object in errors.
 
-    Raises `CheckpointCorruptError` if a byte is wrong and `UnsupportedFormat` if it is from a newer version.
+    `also` is the highest version of this kind of object, where there is one above `FORMAT`. Raises
+    `CheckpointCorruptError` if a byte is wrong and `UnsupportedFormat` if it is from a newer version.
     """
     raw = bytes(data)
     if len(raw) <= _TAIL or not raw.endswith(b'"}') or raw[-_TAIL:-34] != b',"digest":"':
         if isinstance(version := _unsealed_version(raw), int):
-            _check_version(version, what)  # a newer one may be sealed in another way
+            _check_version(version, what, also)  # a newer one may be sealed in another way
         raise CheckpointCorruptError(f"{what} is damaged: it does not end as it should ({len(raw)} bytes)")
     body = raw[:-_TAIL] + b"}"
     if digest(body) != sealed_digest(raw):
         raise CheckpointCorruptError(f"{what} is damaged: its digest does not match its content")
     fields = _parse(body, what)
-    _check_version(fields.get("format"), what)
+    _check_version(fields.get("format"), what, also)
     return fields
 
 
-def _check_version(version: object, what: str) -> None:
-    if not isinstance(version, int) or version > FORMAT:
+def _check_version(version: object, what: str, also: int) -> None:
+    known = max(FORMAT, also)
+    if not isinstance(version, int) or version > known:
         raise UnsupportedFormat(
-            f"{what} has format version {version}; this asyncckpt reads up to {FORMAT}: upgrade asyncckpt"
+            f"{what} has format version {version}; this asyncckpt reads up to {known}: upgrade asyncckpt"
         )
 
 

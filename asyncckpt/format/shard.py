@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 
 ALIGNMENT = 4096
 """Where data starts: the largest logical block size of the disks we know."""
@@ -37,25 +37,29 @@ class PackedTensor:
 
 def pack_names(paths: Iterable[Path]) -> dict[Path, str]:
     """A unique name for each path: its components joined by dots, ``#n`` appended where that clashes."""
+    return unique_names({path: ".".join(path) for path in paths})
+
+
+def unique_names(plain: Mapping[Path, str]) -> dict[Path, str]:
+    """The `plain` name of each path, ``#n`` appended where an earlier one has that already."""
     names: dict[Path, str] = {}
     taken = {"__metadata__"}
-    for path in paths:
-        plain = name = ".".join(path)
-        number = 1
+    for path, wanted in plain.items():
+        name, number = wanted, 1
         while name in taken:
             number += 1
-            name = f"{plain}#{number}"
+            name = f"{wanted}#{number}"
         taken.add(name)
         names[path] = name
     return names
 
 
-def encode_header(tensors: Sequence[PackedTensor]) -> bytes:
+def encode_header(tensors: Sequence[PackedTensor], metadata: Mapping[str, str] = METADATA) -> bytes:
     """The pack's bytes up to its first tensor, a multiple of `ALIGNMENT` long.
 
     The tensors' bytes follow in the given order without gaps. Raises `ValueError` on a repeated name.
     """
-    fields: dict[str, object] = {"__metadata__": METADATA}
+    fields: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for tensor in tensors:
         if tensor.name in fields:

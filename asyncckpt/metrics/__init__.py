@@ -1,4 +1,5 @@
-"""Metrics for Prometheus: ``config`` says where they are served, ``instruments`` what they are, ``exporter`` counts.
+"""Metrics for Prometheus: ``config`` says where they are to be had, ``instruments`` what they are, ``exporter`` counts;
+``reporting`` puts them where nobody comes for them, ``process`` are those of what is no checkpointer's.
 
 The exporter is one listener, and nothing that the core knows of.
 """

@@ -1,4 +1,4 @@
-"""Where metrics are served: what the caller says, else the environment, else a free port on loopback."""
+"""Where metrics are to be had: what the caller says, else the environment, else a free port on loopback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -13,34 +14,50 @@ logger = logging.getLogger("asyncckpt")
 
 PORT = "ASYNCCKPT_METRICS_PORT"
 ADDR = "ASYNCCKPT_METRICS_ADDR"
+TEXTFILE = "ASYNCCKPT_METRICS_TEXTFILE"
+PUSHGATEWAY = "ASYNCCKPT_METRICS_PUSHGATEWAY"
 LOOPBACK = "127.0.0.1"
 
 
+def _said(variable: str) -> str | None:
+    return os.environ.get(variable, "").strip() or None
+
+
 def _port() -> int | None:
-    said = os.environ.get(PORT, "").strip()
+    said = _said(PORT)
+    if said is None:
+        return None if _said(TEXTFILE) or _said(PUSHGATEWAY) else 0
     try:
-        return int(said or 0)
+        return int(said)
     except ValueError:  # whoever set it is not there to be told, and it is no reason to stop a training
         logger.warning("metrics are not served: %s=%s is not a number; training goes on", PORT, said)
         return None
 
 
-def _addr() -> str:
-    return os.environ.get(ADDR, "").strip() or LOOPBACK
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsConfig:
-    """Where metrics are served: `port` 0 takes a free one; None serves nothing and only fills `registry`.
+    """Where metrics are to be had. `port` 0 takes a free one; None serves nothing.
 
-    What is not given is taken from ``ASYNCCKPT_METRICS_PORT`` and ``ASYNCCKPT_METRICS_ADDR``, else it is a free port
-    on loopback. A port other than 0 is that of the first rank on a host: each rank adds its ``LOCAL_RANK``.
+    `textfile` is a folder that a node exporter reads (``--collector.textfile.directory``): each process has a file of
+    its own there, written every `every` seconds and once at the end. `pushgateway` is the address of a Pushgateway,
+    which is sent the same. Both are for jobs that end, or that nobody can reach; either fails with a warning.
+
+    What is not given is taken from ``ASYNCCKPT_METRICS_PORT``, ``_ADDR``, ``_TEXTFILE`` and ``_PUSHGATEWAY``; where
+    none says where, it is a free port on loopback. A port other than 0 is that of the first rank on a host: each rank
+    adds its ``LOCAL_RANK``. Raises `ValueError` for an `every` that is not above 0.
     """
 
     port: int | None = field(default_factory=_port)
-    addr: str = field(default_factory=_addr)
+    addr: str = field(default_factory=lambda: _said(ADDR) or LOOPBACK)
     registry: CollectorRegistry | None = None
     const_labels: Mapping[str, str] = field(default_factory=dict)
+    textfile: str | Path | None = field(default_factory=lambda: _said(TEXTFILE))
+    pushgateway: str | None = field(default_factory=lambda: _said(PUSHGATEWAY))
+    every: float = 15.0
+
+    def __post_init__(self) -> None:
+        if not self.every > 0:
+            raise ValueError(f"MetricsConfig(every={self.every}): give the seconds between two reports, more than 0")
 
     @property
     def own_port(self) -> int | None:
@@ -50,9 +67,9 @@ class MetricsConfig:
 
 
 def configured(metrics: int | MetricsConfig | None) -> MetricsConfig | None:
-    """The configuration that ``metrics=`` asks for. None asks for none, unless the environment names a port."""
+    """The configuration that ``metrics=`` asks for. None asks for none, unless the environment says where."""
     if metrics is None:
-        return MetricsConfig() if os.environ.get(PORT, "").strip() else None
+        return MetricsConfig() if _said(PORT) or _said(TEXTFILE) or _said(PUSHGATEWAY) else None
     if not isinstance(metrics, int | MetricsConfig):
         raise TypeError(f"metrics={metrics!r}: give a port (0 for any free one) or a MetricsConfig")
     return MetricsConfig(port=metrics) if isinstance(metrics, int) else metrics

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakMethod
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from asyncckpt.errors import OutcomeUnknown, StorageDenied, StorageError, TransientError
+from asyncckpt.errors import Fenced, OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.events import (
     HOME,
     Ahead,
@@ -53,6 +54,8 @@ from asyncckpt.levels import Levels
 from asyncckpt.metrics.backend import OTHER, backend_of
 from asyncckpt.metrics.config import MetricsConfig, configured
 from asyncckpt.metrics.instruments import Instruments
+from asyncckpt.metrics.process import measured_in
+from asyncckpt.metrics.reporting import Reporter, reporter
 from asyncckpt.storage.base import Storage
 
 logger = logging.getLogger("asyncckpt")
@@ -66,10 +69,14 @@ class Exporter:
         self.port: int | None = None
         self._config = config
         self._metrics = Instruments(self.registry, config.const_labels, backend, world)
+        self._metrics.began.set(time.time())
+        measured_in(self.registry, config.const_labels)
         self._server: Any = None
+        self._reporter: Reporter | None = None
 
     def serve(self) -> None:
-        """Have them scraped where the configuration says, if anywhere."""
+        """Have them scraped, and reported, where the configuration says, if anywhere."""
+        self._reporter = reporter(self.registry, self._config)
         port, addr = self._config.own_port, self._config.addr
         if port is None:
             return
@@ -107,7 +114,11 @@ class Exporter:
             handler(self, event)
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and report a last time."""
+        self._metrics.ended.set(time.time())
+        if self._reporter is not None:
+            self._reporter.close()
+            self._reporter = None
         if self._server is not None:
             self._server.shutdown()
             self._thread.join()
@@ -157,6 +168,8 @@ class Exporter:
     def _failed(self, event: Failed) -> None:
         self._metrics.saves["failed"].inc()
         self._metrics.failures[event.phase].inc()
+        if isinstance(event.error, Fenced):
+            self._metrics.fenced.set(1)
         self._count(event.error)
 
     def _skipped(self, event: Skipped) -> None:

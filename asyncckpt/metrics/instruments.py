@@ -200,6 +200,14 @@ class Instruments:
         )
 
     def _newest(self, made: _Workshop) -> None:
+        self.began = made.gauge("asyncckpt_start_timestamp_seconds", "When this checkpointer was made, Unix time.")
+        self.ended = made.gauge(
+            "asyncckpt_end_timestamp_seconds", "When it was closed, Unix time; 0 until then, and where it never was."
+        )
+        self.fenced = made.gauge(
+            "asyncckpt_fenced",
+            "1 once a save has failed since another process has taken the run: every later one will.",
+        )
         self.requested = made.gauge("asyncckpt_requested_step", "Step of the newest save call.")
         self.step = made.gauge("asyncckpt_durable_step", "Step of the newest durable checkpoint; 0 before the first.")
         self.time = made.gauge(

@@ -72,7 +72,7 @@ class History:
         for row in self.rows:
             for name, value in row.metrics.items():
                 if isinstance(value, int | float):
-                    values.setdefault(name, {})[row.step] = float(value)
+                    values.setdefault(name, {})[row.step] = as_float(value)
         return values
 
     def series(self, name: str) -> tuple[Sequence[int], Sequence[float]]:
@@ -86,6 +86,14 @@ class History:
     def summary(self) -> dict[str, Summary]:
         """Every metric in short."""
         return {name: _summary(self.series(name)[1]) for name in self.names}
+
+
+def as_float(value: float) -> float:
+    """A number as a float; one that is too large for any is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _summary(values: Sequence[float]) -> Summary:

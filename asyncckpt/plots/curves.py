@@ -106,16 +106,19 @@ def _is_noise(values: Sequence[float]) -> bool:
 def smoothed(values: Sequence[float]) -> list[float]:
     """The trend of `values`: of each, the average of those before and after it, the nearer the weightier."""
     keep = 1 - 1 / max(3.0, len(values) / 40)
-    before, after = _average(values, keep), _average(values[::-1], keep)[::-1]
-    return [(one + other) / 2 for one, other in zip(before, after, strict=True)]
+    before, after = _sums(values, keep), _sums(values[::-1], keep)[::-1]
+    # Both weigh as much as there is behind them: at either end one of them is a single value.
+    sums = [(one + other, a + b) for (one, a), (other, b) in zip(before, after, strict=True)]
+    return [total / weight if weight else math.nan for total, weight in sums]
 
 
-def _average(values: Sequence[float], keep: float) -> list[float]:
-    average = weight = 0.0
-    averages = []
+def _sums(values: Sequence[float], keep: float) -> list[tuple[float, float]]:
+    """Of the values up to each, the more recent the weightier: their sum, and the sum of their weights."""
+    total = weight = 0.0
+    sums = []
     for value in values:
         if math.isfinite(value):
-            average = keep * average + (1 - keep) * value
+            total = keep * total + (1 - keep) * value
             weight = keep * weight + 1 - keep
-        averages.append(average / weight if weight else math.nan)
-    return averages
+        sums.append((total, weight))
+    return sums

@@ -10,10 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from asyncckpt.metrics_log.history import History
+from asyncckpt.metrics_log.history import History, read_metrics
 from asyncckpt.metrics_log.rows import Row, step_of
+from asyncckpt.metrics_log.timeline import read_checkpoints
 from asyncckpt.plots.comparison import comparison
 from asyncckpt.plots.curves import training_curves
 from asyncckpt.plots.extras import PlotsUnavailable
@@ -31,13 +32,22 @@ WAITING = 16
 
 Pictures = Mapping[str, bytes]
 
+Folder: TypeAlias = str | os.PathLike[str] | Storage
+Metrics: TypeAlias = History | Folder | Callable[[], History]
+"""A history, or where it is read or what gives it, once it is drawn."""
+Checkpoints: TypeAlias = Sequence[Row] | Folder | Callable[[], Sequence[Row]]
+"""The same of the rows of a checkpoint log."""
+
 
 class Plotter:
     """Draws into `folder`, a path or URL (extra ``plots``); `every` is for `is_due`.
 
     Each call returns at once, after it has copied what training would change; a picture is there a little later, as
-    ``{kind}_step_{step}_{time}.png``. What goes wrong is one line in the log, and counted in `failed`. Drawing is
-    Python's work, and takes that from a training that is bound by Python itself.
+    ``{kind}_step_{step}_{time}.png``. What was logged is best given as the folder or URL of the log, which is read with
+    the same `storage_options`, or as a function: either takes its time in the thread that draws, where the same read
+    before the call would take the training's. It may have rows by then that are later than `step`. What goes wrong is
+    one line in the log, and counted in `failed`. Drawing is Python's work, and takes that from a training that is bound
+    by Python itself.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class Plotter:
             raise ValueError(f"every={every!r}: use the number of steps from one picture to the next, 1 or more")
         self.every = every
         self.drawn = self.failed = self.left_out = 0
+        self._options = storage_options
         self._storage = opened(folder, storage_options)
         self._is_ours = self._storage is not folder
         self._change = threading.Condition()
@@ -63,9 +74,9 @@ class Plotter:
         """Whether `step` is one of those that are drawn: each multiple of `every`, but not 0."""
         return step_of(step) > 0 and step_of(step) % self.every == 0
 
-    def training(self, step: int, history: History) -> None:
+    def training(self, step: int, metrics: Metrics) -> None:
         """The curves of all metrics."""
-        self._draw("training", step, lambda: {"": training_curves(history, f"Training, step {step:,}")})
+        self._draw("training", step, lambda: {"": training_curves(self._metrics(metrics), f"Training, step {step:,}")})
 
     def model(self, step: int, model: Any) -> None:
         """Histograms of the weights, and the panels of waves where the model has any.
@@ -91,13 +102,24 @@ class Plotter:
 
         self._copied("optimizer", step, copy)
 
-    def checkpoints(self, step: int, rows: Sequence[Row]) -> None:
+    def checkpoints(self, step: int, rows: Checkpoints) -> None:
         """The timeline of the checkpoints."""
-        self._draw("checkpoints", step, lambda: {"": checkpoint_timeline(rows)})
+        self._draw("checkpoints", step, lambda: {"": checkpoint_timeline(self._rows(rows))})
 
-    def compare(self, step: int, runs: Mapping[str, History]) -> None:
+    def compare(self, step: int, runs: Mapping[str, Metrics]) -> None:
         """Several runs side by side."""
-        self._draw("comparison", step, lambda: {"": comparison(runs)})
+        given = dict(runs)
+        self._draw("comparison", step, lambda: {"": comparison({n: self._metrics(one) for n, one in given.items()})})
+
+    def _metrics(self, given: Metrics) -> History:
+        if isinstance(given, History):
+            return given
+        return given() if callable(given) else read_metrics(given, storage_options=self._options)
+
+    def _rows(self, given: Checkpoints) -> Sequence[Row]:
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            return given
+        return given() if callable(given) else read_checkpoints(given, storage_options=self._options)
 
     def _copied(self, kind: str, step: int, copy: Callable[[], Callable[[], Pictures]]) -> None:
         if self._is_unavailable:

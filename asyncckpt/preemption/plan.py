@@ -3,12 +3,16 @@
 The newest whole state is worth most, then an older whole one that is being written already, then one on a nearer tier,
 then the newest weights alone: nobody can go on from those exactly as if nothing had been, and so a checkpoint of them
 is marked as partial and taken only by who asks for it.
+
+That is decided by what recent saves have measured. Where nothing was, where the last one failed, or where one hangs,
+nobody knows what there is time for. Then the newest weights go first, and the whole state right after them, which has
+those to write no more: whenever the end comes, what could be had by then is had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from asyncckpt.preemption.speed import Speed
@@ -18,6 +22,10 @@ ACTIONS: tuple[Action, ...] = ("nothing", "finish", "save", "local", "weights")
 
 SAFETY = 1.25
 """Times what recent saves would suggest: stores are slow when a whole fleet is told to leave."""
+
+HUNG = 3
+"""A save that has taken so many times as long as it should have, and `LEAST` seconds, hangs, or the store does."""
+LEAST = 1.0
 
 LIGHT = 1 / 100
 FEW = 64 << 10
@@ -40,8 +48,10 @@ class Situation:
 
     `left`: seconds in which something has to be durable. `sizes`: bytes of each part of the state. `flights`: what is
     under way, in the order of writing; at most the first was begun, but with a local tier all that are on their way
-    home. `speed`: of the store, None where nothing was measured; `local`: of a nearer tier, None where there is none.
+    home. `speed`: of the store, None where nothing was measured, and `failed`: why the store did not take what came
+    after that, None where it did; `local`: of a nearer tier, None where there is none.
     `saved`: the step of the newest complete checkpoint. `asked`: the user wants this step saved, whatever is under way.
+    `within`: the training is on the way from `step` to the next: what was saved of `step` is older than what is now.
     """
 
     step: int
@@ -50,14 +60,21 @@ class Situation:
     flights: Sequence[Flight] = ()
     speed: Speed | None = None
     local: Speed | None = None
+    failed: str | None = None
     saved: int | None = None
     asked: bool = False
+    within: bool = False
+
+    def is_saved(self, step: int | None) -> bool:
+        """Whether a save of `step` is one of the state that there is now, and as good as another."""
+        return step == self.step and not self.asked and not self.within
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is done: `action`, which parts it `leaves_out`, which saves give way to it.
 
+    `first`: what another save of the same state leaves out, which is made before it; nothing where there is none.
     `takes_over`: those that were not begun. `gives_up`: the one that is being written. `seconds`: what it is expected
     to take, `fits` whether that is in time; both None where nobody knows. `reasons`: what was weighed, in order.
     """
@@ -66,6 +83,7 @@ class Plan:
     leaves_out: tuple[str, ...] = ()
     takes_over: bool = False
     gives_up: bool = False
+    first: tuple[str, ...] = ()
     seconds: float | None = None
     fits: bool | None = None
     reasons: tuple[str, ...] = field(default=(), compare=False)
@@ -73,39 +91,60 @@ class Plan:
 
 def plan(now: Situation) -> Plan:
     """The best of what is expected to be in time; of several that are not, the quickest."""
-    if now.saved == now.step and not now.asked:
+    if now.is_saved(now.saved):
         return Plan("nothing", seconds=0.0, fits=True, reasons=(f"step {now.step} is saved already",))
-    if now.speed is None:
-        return _unmeasured(now)
-    reasons: list[str] = []
+    if now.speed is None or now.failed is not None or _hung(now.flights, now.speed):
+        return _unsure(now)
+    reasons = [_basis(now)]
     options = list(_options(now, now.speed))
     for text, option in options:
         seconds = option.seconds or 0.0
         fits = seconds <= now.left
         reasons.append(f"{text} takes {seconds:.1f} s: {'in time' if fits else 'too long'}")
         if fits:
-            return _said(option, fits=True, reasons=reasons)
+            return replace(option, fits=True, reasons=tuple(reasons))
     text, quickest = min(options, key=lambda option: option[1].seconds or 0.0)
-    return _said(quickest, fits=False, reasons=[*reasons, f"nothing is in time; what takes least is tried: {text}"])
+    reasons.append(f"nothing is in time; what takes least is tried: {text}")
+    return replace(quickest, fits=False, reasons=tuple(reasons))
 
 
-def _unmeasured(now: Situation) -> Plan:
-    """Nobody knows how long anything takes: the newest state, after what is being written."""
-    if any(flight.step == now.step for flight in now.flights) and not now.asked:
-        return Plan("finish", reasons=("nothing was measured yet", f"step {now.step} is on its way already"))
-    return Plan("save", takes_over=True, reasons=("nothing was measured yet: the whole state is saved",))
+def _basis(now: Situation) -> str:
+    """What the plan rests on."""
+    if now.failed is not None:
+        return f"{now.failed}: what was measured before that is not counted on"
+    if now.speed is None:
+        return "nothing was measured yet"
+    measured = f"{now.speed.rate / 1e6:.3g} MB/s and {now.speed.overhead:.1f} s were measured"
+    return f"{measured}, at worst, with {now.speed.saves} of the last saves"
 
 
-def _said(option: Plan, *, fits: bool, reasons: Iterable[str]) -> Plan:
-    return Plan(
-        option.action,
-        option.leaves_out,
-        option.takes_over,
-        option.gives_up,
-        option.seconds,
-        fits,
-        tuple(reasons),
-    )
+def _unsure(now: Situation) -> Plan:
+    """Nobody knows how long the store takes."""
+    oldest = max((f for f in now.flights if f.elapsed is not None), key=_elapsed, default=None)
+    waited, reasons, hangs = 0.0, [_basis(now)], False
+    if oldest is not None:
+        waited = _elapsed(oldest)
+        reasons.append(f"step {oldest.step} has been written for {waited:.1f} s")
+        hangs = now.failed is None and now.speed is not None and _hung(now.flights, now.speed)
+    if any(now.is_saved(flight.step) for flight in now.flights) and not (hangs and waited > now.left):
+        return Plan("finish", reasons=(*reasons, f"step {now.step} is on its way already"))
+    if waited > now.left and not (hangs or now.asked):
+        reasons.append("whatever begins now would have less time than that has had")
+        return Plan("finish", takes_over=True, reasons=tuple(reasons))
+    reason, first = _before_the_whole(now)
+    return Plan("save", takes_over=True, gives_up=hangs, first=first, reasons=(*reasons, reason))
+
+
+def _before_the_whole(now: Situation) -> tuple[str, tuple[str, ...]]:
+    """Why the whole state is saved alone, or what a save before it leaves out."""
+    if now.local is not None and (seconds := SAFETY * now.local.seconds(_total(now))) <= now.left:
+        return f"the local tier, from where it goes to the root, has the whole state in {seconds:.1f} s", ()
+    least = next(reversed(_shares(now.sizes)), None)
+    if least is None:
+        return "nothing can be left out", ()
+    if now.asked:
+        return "all of it was asked for", ()
+    return "what is worth most goes first", tuple(name for name in now.sizes if name not in least)
 
 
 _SENTENCES: Mapping[Action, str] = {
@@ -120,6 +159,8 @@ _SENTENCES: Mapping[Action, str] = {
 def sentence(decided: Plan) -> str:
     """What is done, for people."""
     found = _SENTENCES[decided.action]
+    if decided.first:
+        found = f"a part of the state is saved, without {', '.join(decided.first)}, and then the whole state"
     if decided.leaves_out:
         found += f", without {', '.join(decided.leaves_out)}"
     if decided.gives_up:
@@ -132,26 +173,27 @@ def _options(now: Situation, speed: Speed) -> Iterable[tuple[str, Plan]]:
     whole = SAFETY * speed.seconds(sum(now.sizes.values()))
     begun = sum(_remaining(flight, speed) for flight in now.flights if flight.elapsed is not None)
     queued = sum(_remaining(flight, speed) for flight in now.flights if flight.elapsed is None)
-    if any(flight.step == now.step for flight in now.flights) and not now.asked:
+    if any(now.is_saved(flight.step) for flight in now.flights):
         yield "to finish what is under way, this step too,", Plan("finish", seconds=begun + queued)
     else:
         yield from _whole(now, whole, begun, queued)
     if now.flights and not now.asked:
         yield from _finishing(now, begun, queued)
     if now.local is not None:
-        yield "the whole state, on the local tier only,", _alone("local", SAFETY * now.local.seconds(_total(now)))
+        yield "the whole state, on the local tier only,", _alone(now, "local", SAFETY * now.local.seconds(_total(now)))
     for kept in _shares(now.sizes):
         left_out = tuple(name for name in now.sizes if name not in kept)
         seconds = SAFETY * speed.seconds(sum(now.sizes[name] for name in kept))
-        yield f"a part of it, without {', '.join(left_out)},", _alone("weights", seconds, left_out)
+        yield f"a part of it, without {', '.join(left_out)},", _alone(now, "weights", seconds, left_out)
 
 
 def _total(now: Situation) -> int:
     return sum(now.sizes.values())
 
 
-def _alone(action: Action, seconds: float, leaves_out: tuple[str, ...] = ()) -> Plan:
-    return Plan(action, leaves_out, takes_over=True, gives_up=True, seconds=seconds)
+def _alone(now: Situation, action: Action, seconds: float, leaves_out: tuple[str, ...] = ()) -> Plan:
+    is_alone = not now.flights
+    return Plan(action, leaves_out, takes_over=not is_alone, gives_up=not is_alone, seconds=seconds)
 
 
 def _whole(now: Situation, whole: float, begun: float, queued: float) -> Iterable[tuple[str, Plan]]:
@@ -160,7 +202,7 @@ def _whole(now: Situation, whole: float, begun: float, queued: float) -> Iterabl
     if begun:
         after = Plan("save", takes_over=True, seconds=begun + whole)
         yield "the whole state, after what is being written,", after
-        yield "the whole state, in place of what is being written,", _alone("save", whole)
+        yield "the whole state, in place of what is being written,", _alone(now, "save", whole)
     else:
         yield "the whole state", Plan("save", takes_over=bool(queued), seconds=whole)
 
@@ -168,7 +210,7 @@ def _whole(now: Situation, whole: float, begun: float, queued: float) -> Iterabl
 def _finishing(now: Situation, begun: float, queued: float) -> Iterable[tuple[str, Plan]]:
     """An older state, which is whole."""
     newest = now.flights[-1].step
-    if newest != now.step:
+    if newest != now.step or now.within:
         yield f"to finish step {newest}, which is under way,", Plan("finish", seconds=begun + queued)
     if begun and queued:
         oldest = now.flights[0].step
@@ -176,9 +218,18 @@ def _finishing(now: Situation, begun: float, queued: float) -> Iterable[tuple[st
 
 
 def _remaining(flight: Flight, speed: Speed) -> float:
-    """What a save still takes; one that is late already is believed to be nearly done, and no more."""
+    """What a save still takes; one that is late is believed to be nearly done."""
     expected = SAFETY * speed.seconds(flight.nbytes)
-    return max(expected - (flight.elapsed or 0.0), expected / 10)
+    return max(expected - _elapsed(flight), expected / 10)
+
+
+def _elapsed(flight: Flight) -> float:
+    return flight.elapsed or 0.0
+
+
+def _hung(flights: Iterable[Flight], speed: Speed) -> bool:
+    """Whether a save is so late that the store is not what it was, or that its request hangs."""
+    return any(_elapsed(f) > max(HUNG * SAFETY * speed.seconds(f.nbytes), LEAST) for f in flights)
 
 
 def _shares(sizes: Mapping[str, int]) -> list[frozenset[str]]:

@@ -1,23 +1,29 @@
-"""Speed: how long a save takes, from what recent ones have measured."""
+"""Speed: how long a save takes, from what recent ones have measured, as long as none has failed since."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from asyncckpt.events import LOCAL, Durable, Event, TierDurable, TierFailed
+from asyncckpt.events import LOCAL, Durable, Event, Failed, TierDurable, TierFailed
 
 RECENT = 4
 """So many saves are looked at: what came before was on another day of the store."""
 
+_NOT_THE_STORES = ("stage", "worker")
+"""Phases in which a save fails for what is wrong here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """`rate` in bytes of state per second, and `overhead` in seconds that a save takes whatever its size."""
+    """`rate` in bytes of state per second, and `overhead` in seconds that a save takes whatever its size; the worst of
+    so many `saves`.
+    """
 
     rate: float
     overhead: float = 0.0
+    saves: int = field(default=1, compare=False)
 
     def seconds(self, nbytes: int) -> float:
         """How long a save of a state of `nbytes` takes."""
@@ -35,15 +41,20 @@ class Speedometer:
     def __init__(self) -> None:
         self._recent: deque[Speed] = deque(maxlen=RECENT)
         self._nearer: deque[Speed] = deque(maxlen=RECENT)
+        self.failed: str | None = None
+        """Why the root did not take the newest save, None where it did: what was measured before says nothing then."""
         self.saved: int | None = None
         """The step of the newest complete checkpoint that became durable."""
 
     def on_event(self, event: Event) -> None:
-        """Take note of a save that became durable, and of what the local tier got of it."""
+        """Take note of a save that became durable or failed, and of what the local tier got of it."""
         if isinstance(event, TierDurable | TierFailed) and event.tier == LOCAL:
             self._take_nearer(event)
+        if isinstance(event, Failed) and event.phase not in _NOT_THE_STORES:
+            self.failed = f"the save of step {event.step} failed ({event.phase}: {event.error})"
         if not isinstance(event, Durable):
             return
+        self.failed = None
         if not event.partial:
             self.saved = event.step
         spent = event.phases
@@ -72,4 +83,4 @@ def _slowest(measured: Iterable[Speed]) -> Speed | None:
     recent = tuple(measured)
     if not recent:
         return None
-    return Speed(min(speed.rate for speed in recent), max(speed.overhead for speed in recent))
+    return Speed(min(speed.rate for speed in recent), max(speed.overhead for speed in recent), len(recent))

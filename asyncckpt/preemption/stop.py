@@ -17,6 +17,11 @@ def usable(seconds: float) -> float:
     return max(0.0, seconds - min(RESERVE * seconds, MOST_RESERVE))
 
 
+def closable(seconds: float) -> float:
+    """Of the `seconds` until the kill, those after which nobody waits any more: the interpreter has to end, too."""
+    return (seconds + usable(seconds)) / 2
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Who gave notice (`signum`: by which signal, else 0), the `seconds` until the kill, and the plan."""
@@ -38,4 +43,4 @@ def stop_of(said: dict[str, Any]) -> Stop:
 
 def plan_of(said: dict[str, Any]) -> Plan:
     """A plan from its fields, as JSON has them."""
-    return Plan(**{**said, **{name: tuple(said[name]) for name in ("leaves_out", "reasons")}})
+    return Plan(**{**said, **{name: tuple(said[name]) for name in ("leaves_out", "first", "reasons")}})

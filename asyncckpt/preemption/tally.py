@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound
+from contextlib import suppress
+
+from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, StorageError
 from asyncckpt.format import names
 from asyncckpt.format.sealed import seal, unseal
 from asyncckpt.storage.base import Storage
@@ -14,7 +16,12 @@ async def count_up(storage: Storage, *, resumed: bool) -> int:
     Raises `StorageError`. A tally that is damaged begins anew.
     """
     count = (await _read(storage) if resumed else 0) + 1
-    await storage.put(names.PREEMPTIONS, [seal({"count": count})])
+    sealed = [seal({"count": count})]
+    # The emergency save may be the run's first, and then sweeps what it takes for left behind: this put's temporary.
+    with suppress(StorageError):
+        await storage.put(names.PREEMPTIONS, sealed)
+        return count
+    await storage.put(names.PREEMPTIONS, sealed)
     return count
 
 

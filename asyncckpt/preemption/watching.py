@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -10,6 +11,11 @@ from dataclasses import dataclass
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.preemption.notice import Notice, Notices
 from asyncckpt.preemption.sources import Source
+
+logger = logging.getLogger("asyncckpt")
+
+PATIENCE = 2.0
+"""Seconds that a look which is under way is waited for in the end; a user's own may hang, and so may a name server."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +34,7 @@ class Watching:
         self._grace = grace
         self._listeners = listeners
         self._is_over = threading.Event()
+        self._now = ""
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -36,11 +43,16 @@ class Watching:
             self._thread = threading.Thread(target=self._run, name="asyncckpt-notices", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """Ask no more; returns once the thread has ended, within the time of one request."""
+    def stop(self, timeout: float = PATIENCE) -> None:
+        """Ask no more; returns once the thread has ended, or is left to itself after `timeout` seconds."""
         self._is_over.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning(
+                "asking %s for notices did not end within %.1f s; nobody waits for it any longer", self._now, timeout
+            )
 
     def _run(self) -> None:
         while self._asked:
@@ -48,6 +60,7 @@ class Watching:
             if self._is_over.wait(max(0.0, wait)):
                 return
             for asked in [asked for asked in self._asked if asked.due <= time.monotonic()]:
+                self._now = asked.source.name
                 asked.due = time.monotonic() + asked.source.period
                 self._look(asked)
 
@@ -56,6 +69,8 @@ class Watching:
         try:
             left = source.look(self._grace)
         except Exception as error:  # of any kind: the source may be the user's own
+            if self._is_over.is_set():
+                return
             if not asked.has_failed:
                 self._listeners.emit(Fallback(f"notices of {source.name}", repr(error)))
             asked.has_failed = True

@@ -3,6 +3,12 @@
 Memory is faulted in once, in the background: a first touch costs 0.9 s per GiB here, and 3 s where the host of the
 virtual machine has to find it first, which is more than the copy itself. On Linux the memory is a memfd, which
 another process can map and which no limit of /dev/shm bounds; elsewhere it is anonymous.
+
+An arena is one mapping, as large as the snapshot to the page, and no set of slabs of a power of two. Torch's own pool
+of page-locked memory rounds each block up to one: a state of 17 GiB would lock 32. What is mapped here is registered
+with the device as it is (`asyncckpt.staging.pinning`), so that nothing needs rounding, and a budget of two states holds
+two generations. And it is the image of its file: no tensor lies across a border of slabs, and none is gathered before
+it is written. What slabs would save, a new mapping when the state grows, is rare: when optimizer state appears.
 """
 
 from __future__ import annotations
@@ -14,17 +20,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Protocol
 
 import torch
-
-if sys.platform == "linux":
-    import fcntl
 
 from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed
 from asyncckpt.levels import Memory
 from asyncckpt.staging.pinning import pin
-from asyncckpt.worker.descriptors import MEMORY, Descriptor
+from asyncckpt.worker.memory import mapped
 
 PAGE = 4096
 _STRIDE = 16 << 20
@@ -46,7 +50,7 @@ class Arena:
         self.id = f"arena-{next(_numbers)}"
         self.capacity = -(-max(capacity, 1) // PAGE) * PAGE
         self.window = window
-        self.descriptor, self._memory = _map(self.capacity)
+        self.descriptor, self._memory = mapped(self.capacity)
         """Of the memfd, for another process to map; None where there is none."""
         self.view = memoryview(self._memory)
         self.tensor = torch.frombuffer(self.view, dtype=torch.uint8)
@@ -54,6 +58,8 @@ class Arena:
         self._pinning = threading.Lock()
         self.unpinned = ""
         """Why it could not be page-locked."""
+        self.is_dropped = False
+        """Whether no save will have it any more."""
 
     @property
     def cost(self) -> int:
@@ -100,24 +106,33 @@ class Arena:
             self.tensor[start : start + _STRIDE : PAGE].max()
 
 
-def _map(size: int) -> tuple[Descriptor | None, mmap.mmap]:
-    if sys.platform == "linux" and hasattr(os, "memfd_create"):
-        memfd = Descriptor(os.memfd_create(MEMORY, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        os.ftruncate(memfd.fileno(), size)
-        # Another process that has it mapped can rely on it: a page that is gone would end it with SIGBUS.
-        fcntl.fcntl(memfd.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        memory = mmap.mmap(memfd.fileno(), size)
-        # A forked data loader must not keep gigabytes of snapshot mapped.
-        memory.madvise(mmap.MADV_DONTFORK)
-        return memfd, memory
-    return None, mmap.mmap(-1, size)
+class Limits(Protocol):
+    """What memory there is."""
+
+    def memory(self, need: int, held: int) -> Allowance | None:
+        """What may be had for snapshots of `need` bytes, `held` of which are held already; None where nobody knows."""
+        ...
+
+    def again(self) -> Allowance | None:
+        """The same, where it has turned out to be more or less than was said; None where it has not."""
+        ...
+
+
+class Lender(Protocol):
+    """Whom an arena goes back to."""
+
+    def release(self, arena: Arena) -> None: ...
+
+    def quarantine(self, arena: Arena) -> None:
+        """Like `release`, but a device may write to it still: nobody shall have it again."""
+        ...
 
 
 class ArenaPool:
     """The generations of one checkpointer: at most `generations` arenas, together within `budget` bytes.
 
-    Without a budget it is most of what `allowance` says: what may be had for snapshots of so many bytes, beside so many
-    that are held already. It is asked when the first arena is, and again when the state has grown.
+    Without a budget it is most of what `limits` say. They are asked when the first arena is, and again when the state
+    has grown.
     """
 
     def __init__(
@@ -125,11 +140,11 @@ class ArenaPool:
         generations: int,
         budget: int | None,
         degraded: Callable[[str], None],
-        allowance: Callable[[int, int], Allowance | None],
+        limits: Limits,
     ) -> None:
         self._generations = generations
         self._budget = budget
-        self._allowance = allowance
+        self._limits = limits
         self._allowed: Allowance | None = None
         self._allowed_for = 0
         self._degraded = degraded
@@ -144,8 +159,13 @@ class ArenaPool:
         """What memory there is for snapshots of `size` bytes, a budget aside; None where the system does not say."""
         if size > GROWN * self._allowed_for:
             held = sum(arena.resident for arena in (*self._leased.values(), *self._free))
-            self._allowed, self._allowed_for = self._allowance(size, held), size
+            self._allowed, self._allowed_for = self._limits.memory(size, held), size
         return self._allowed
+
+    def look_again(self) -> None:
+        """What there is may be more or less by now than the limits said at first."""
+        if (found := self._limits.again()) is not None:
+            self._allowed = found
 
     @property
     def _most(self) -> int | None:
@@ -203,15 +223,19 @@ class ArenaPool:
         return self._most is None or sum(arena.cost for arena in held) + size <= self._most
 
     def _keep_fitting(self, size: int, limit: int, window: int | None) -> None:
-        """Drop free arenas from before the state's size changed: too small, or too large for `limit` of them."""
+        """Drop free arenas from before the state's size changed, too small or too large for `limit` of them, and those
+        that there may be no more."""
         most = sys.maxsize if self._most is None else self._most // limit
-        self._free = [a for a in self._free if size <= a.capacity and a.cost <= most and a.window == window]
+        fitting = [a for a in self._free if size <= a.capacity and a.cost <= most and a.window == window]
+        former, self._free = self._free, fitting[: max(0, limit - len(self._leased))]
+        for arena in former:
+            arena.is_dropped = arena not in self._free
 
     def release(self, arena: Arena) -> None:
-        """The arena's bytes are needed no more."""
+        """The arena's bytes are needed no more; one in quarantine stays there."""
         with self._changed:
-            self._leased.pop(arena.id, None)
-            if not self._closed:
+            was_leased = self._leased.pop(arena.id, None) is not None
+            if was_leased and not self._closed:
                 self._free.insert(0, arena)  # leased next: it is resident for certain
             self._changed.notify_all()
 

@@ -3,11 +3,16 @@
 All copies from a device go through one engine: a number that the loop reads (``loss.item()``), or what somebody else
 offloads, may come after all that is queued. So no more is queued than an engine makes in a few milliseconds. A step
 that waits for all of it has nothing to gain from that: then the rest is queued at once, so that no host has to wait.
+
+A save call that queues copies by itself (`InOrder`) waits for the oldest of them instead: training stands still on the
+device until they are made, and what that costs is seen where it comes from.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Callable
 
 MOST = 128 << 20
 """Bytes for each device: four copies, so that the next one is there when one ends."""
@@ -46,3 +51,21 @@ class Backlog:
 
     def _has_room(self, nbytes: int) -> bool:
         return self._is_open or not self._queued or self._queued + nbytes <= self._most
+
+
+class InOrder:
+    """Copies that one thread queues and waits for."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._queued: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def enter(self, nbytes: int) -> None:
+        """Before a copy is queued: return once there is room for it. Raises what went wrong with one before."""
+        while self._queued and sum(size for size, _ in self._queued) + nbytes > self._most:
+            _, wait = self._queued.popleft()
+            wait()
+
+    def entered(self, nbytes: int, wait: Callable[[], None]) -> None:
+        """It was queued; `wait` returns once it is made."""
+        self._queued.append((nbytes, wait))

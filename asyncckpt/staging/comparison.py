@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.staging.lane import Batch, Gathered, Lane
 
 

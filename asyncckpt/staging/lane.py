@@ -16,11 +16,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
+from asyncckpt.staging import backlog
+from asyncckpt.staging.backlog import InOrder
 from asyncckpt.staging.device import copy_group, destination
-from asyncckpt.staging.layout import Region
+from asyncckpt.staging.layout import Region, in_file_order
 from asyncckpt.staging.origins import Origins, origins
-from asyncckpt.staging.pieces import adjacent, groups, is_row_major, parts
+from asyncckpt.staging.pieces import adjacent, groups, parts
 from asyncckpt.staging.streams import StreamDevice
 from asyncckpt.staging.window import Copy
 
@@ -82,19 +84,17 @@ class Lane:
     def __init__(self, device: StreamDevice, arena: Tensor, eager: Sequence[Region], lazy: Sequence[Region]) -> None:
         self.device = device
         self._arena = arena
-        self._eager = eager
-        self._lazy = [group for run in adjacent(p for region in lazy for p in parts(region)) for group in groups(run)]
-        self.in_order = sum(region.nbytes for region in eager) > SCRATCH
-        """Whether training waits, on the device, for the copies of what is EAGER."""
-        self._runs = [] if self.in_order else self._gathered_eager()
-        starts = [region.offset for region in eager[:1]] if self.in_order else [run.start for run in self._runs]
-        self.starts = [*starts, *(group[0].offset for group in self._lazy)]
-        """Where its copies begin in the arena, as they are marked."""
-        self.batches = self._batched(self._lazy)
+        is_small = sum(region.nbytes for region in eager) <= SCRATCH
+        self._runs = self._gathered_eager(eager) if is_small else []
+        self.in_order = [] if is_small else self._batched(_cut(eager))
+        """Copies of what is EAGER and too big to be gathered: training waits for them on the device."""
+        self.batches = self._batched(_cut(lazy))
         """LAZY copies in file order."""
+        self.starts = [copy.start for copies in (self._runs, self.in_order, self.batches) for copy in copies]
+        """Where its copies begin in the arena, as they are marked."""
 
-    def _gathered_eager(self) -> list[Gathered]:
-        runs = adjacent(self._eager)
+    def _gathered_eager(self, eager: Sequence[Region]) -> list[Gathered]:
+        runs = adjacent(eager)
         ends = list(itertools.accumulate(map(_length, runs)))
         scratch = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, device=self.device.device)
         return [_gathered(run, scratch[end - _length(run) :], self._arena) for run, end in zip(runs, ends, strict=True)]
@@ -108,18 +108,20 @@ class Lane:
         return self.device.mark()
 
     def send_in_order(self, after: torch.Event, tensors: Mapping[Path, Tensor], *, pinned: bool) -> list[Marked]:
-        """Copy EAGER tensors that are too big to be gathered; the current stream goes on once that is done."""
-        if not self.in_order:
-            return []
-        for batch in self._batched(self._eager_groups()):
+        """Copy EAGER tensors that are too big to be gathered; the current stream goes on once that is done.
+
+        The host goes on once there is room in the queue for what is left of them.
+        """
+        marks, queue = list[Marked](), InOrder(backlog.MOST)
+        for batch in self.in_order:
+            queue.enter(batch.end - batch.start)
             with self.device.side(after):
                 batch.send(tensors, pinned=pinned)
-        end = self.device.mark_side()
-        self.device.hold(end)
-        return [(self._eager[0].offset, end)]
-
-    def _eager_groups(self) -> list[list[Region]]:
-        return [group for run in adjacent(self._eager) for group in groups(run)]
+            marks.append((batch.start, self.device.mark_side()))
+            queue.entered(batch.end - batch.start, partial(self.device.wait, marks[-1][1]))
+        if marks:
+            self.device.hold(marks[-1][1])
+        return marks
 
     # -- on the staging thread -------------------------------------------------------------------------------
 
@@ -159,8 +161,13 @@ class Lane:
         )
 
 
+def _cut(regions: Sequence[Region]) -> list[list[Region]]:
+    """What is copied in one go, of `regions` in file order."""
+    return [group for run in adjacent(p for region in regions for p in parts(region)) for group in groups(run)]
+
+
 def _is_straight(region: Region) -> bool:
-    return region.nbytes >= STRAIGHT and is_row_major(region)
+    return region.nbytes >= STRAIGHT and in_file_order(region.source.tensor)
 
 
 def _length(run: Sequence[Region]) -> int:

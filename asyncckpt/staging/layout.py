@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from asyncckpt.errors import UnsupportedState
-from asyncckpt.format.manifest import Alias, Path
+from asyncckpt.format.contents import Alias, Path
 from asyncckpt.format.shard import ALIGNMENT, MAX_HEADER, PackedTensor, encode_header, pack_names
 from asyncckpt.staging.device import can_be_lazy
 from asyncckpt.staging.streams import has_streams
@@ -41,7 +41,7 @@ class Region:
     nbytes: int
     source: Source
     cut: slice | None = None
-    """Which elements of the tensor at `path` these are, where they are not all of it."""
+    """Which part of the tensor at `path` these are, as `cuttable` has it, where they are not all of it."""
 
     @property
     def lazy(self) -> bool:
@@ -196,9 +196,20 @@ def handed_out(region: Region, tensors: Mapping[Path, Tensor]) -> Tensor:
     """What `region` stands for among the volatile `tensors` of one save; shared bytes are found by a sharer."""
     tensor = tensors[sharer(region, tensors)]
     if region.path in tensors:
-        return tensor if region.cut is None else tensor.detach().view(-1)[region.cut]
+        return tensor if region.cut is None else cuttable(tensor)[region.cut]
     low = int(region.source.tensor.storage_offset())
     return _bytes(tensor, low, low + region.nbytes)
+
+
+def cuttable(tensor: Tensor) -> Tensor:
+    """The same memory such that its parts along the first dimension follow one another in the file."""
+    plain = tensor.detach()
+    return plain.view(-1) if in_file_order(tensor) else plain
+
+
+def in_file_order(tensor: Tensor) -> bool:
+    """Whether its bytes in memory are its bytes in the file."""
+    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
 def sharer(region: Region, tensors: Mapping[Path, Tensor]) -> Path:

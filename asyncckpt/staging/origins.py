@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.staging.device import origin
 from asyncckpt.staging.layout import Region, handed_out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ class Patience:
     """
 
     step: int
-    limit_ms: float
-    gives_up: bool
+    limit_ms: float = math.inf
+    gives_up: bool = False
     spent: float = 0.0
     """Seconds for which training was held by now."""
 

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from asyncckpt.staging.device import GROUP
-from asyncckpt.staging.layout import Region
+from asyncckpt.staging.layout import Region, cuttable
 from asyncckpt.state.capture import Source
 
 
-def is_row_major(region: Region) -> bool:
-    """Whether its bytes in memory are its bytes in the file."""
-    tensor = region.source.tensor
-    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
-
-
 def parts(region: Region) -> list[Region]:
-    """A large row-major region in pieces, so that the writer can follow close behind the copy."""
-    if region.nbytes <= GROUP or not is_row_major(region):
+    """A large region in pieces, so that the writer can follow close behind the copy, and no copy needs much memory.
+
+    What is not row-major is cut between its rows: one that is large by itself stays whole.
+    """
+    whole = cuttable(region.source.tensor)
+    if region.nbytes <= GROUP or whole.dim() == 0:
         return [region]
-    tensor = region.source.tensor
-    flat = tensor.detach().view(-1)
-    step = GROUP // tensor.itemsize
-    return [_part(region, at, step) for at in range(0, flat.numel(), step)]
+    step = max(1, GROUP // (region.nbytes // whole.shape[0]))
+    return [_part(region, whole, slice(at, at + step)) for at in range(0, whole.shape[0], step)]
 
 
-def _part(region: Region, at: int, step: int) -> Region:
-    source = region.source
-    cut = slice(at, at + step)
-    tensor = source.tensor.detach().view(-1)[cut]
+def _part(region: Region, whole: Tensor, cut: slice) -> Region:
+    source, tensor = region.source, whole[cut]
+    before = cut.start * (region.nbytes // whole.shape[0])
     part = Source(source.path, tensor, source.lazy, source.volatile)
-    return Region(region.path, region.offset + at * tensor.itemsize, tensor.nbytes, part, cut)
+    return Region(region.path, region.offset + before, tensor.nbytes, part, cut)
 
 
 def groups(regions: Iterable[Region]) -> list[list[Region]]:

@@ -7,15 +7,21 @@ be registered is copied to by blocking copies on the staging thread, and the che
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from asyncckpt.staging.streams import on_one_in_use
+
+logger = logging.getLogger("asyncckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class Registrar:
     register: Callable[[int, int], None]
     unregister: Callable[[int], None]
 
+
+_RUNTIMES = ("libcudart.so", "libcudart-", "libamdhip64.so")
 
 _PORTABLE = 1
 """cudaHostRegisterPortable: page-locked for every device of the process, not the current one alone."""
@@ -43,7 +51,33 @@ def _cuda_unregister(address: int) -> None:
 
 def _check(code: Any) -> None:
     if int(code) != 0:
-        raise RuntimeError(f"cudaHostRegister: error {int(code)}, {torch.cuda.cudart().cudaGetErrorString(code)}")
+        reason = f"cudaHostRegister: error {int(code)}, {torch.cuda.cudart().cudaGetErrorString(code)}"
+        _forget_error()
+        raise RuntimeError(reason)
+
+
+def _forget_error() -> None:
+    """Clear the error that the runtime keeps for the calling thread: else the next kernel it launches would raise it.
+
+    torch does not pass that call on, so it is made in the library that torch has loaded.
+    """
+    path = _runtime_library()
+    library = None if path is None else ctypes.CDLL(path)
+    forget = getattr(library, "cudaGetLastError", None) or getattr(library, "hipGetLastError", None)
+    if forget is None:
+        logger.warning("%s cannot be told to forget an error: this thread's next launch may raise it", path or "CUDA")
+    else:
+        forget()
+
+
+def _runtime_library(maps: Path = Path("/proc/self/maps")) -> str | None:
+    """The CUDA or HIP runtime that this process has loaded; None where none is seen, as where it is a part of torch."""
+    with suppress(OSError):
+        for line in maps.read_text().splitlines():
+            path = line.partition("/")[2]
+            if path.rpartition("/")[2].startswith(_RUNTIMES):
+                return f"/{path}"
+    return None
 
 
 _registrars = {"cuda": Registrar(_cuda_register, _cuda_unregister)}

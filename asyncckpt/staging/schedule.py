@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.staging.arena import Arena
 from asyncckpt.staging.device import copy_group, destination, same_bits
 from asyncckpt.staging.lane import Lane
 from asyncckpt.staging.layout import Plan, Region, sharer
+from asyncckpt.staging.offloaded import written_by_devices
 from asyncckpt.staging.origins import Origins, origins
 from asyncckpt.staging.pieces import groups, parts
 from asyncckpt.staging.streams import has_streams, stream_device
@@ -59,6 +60,17 @@ class Schedule:
         runs = groups(part for region in here if region.lazy for part in parts(region))
         self.lazy = [group for run in runs if (group := self._group(run)) is not None]
         """LAZY copies of host memory in file order."""
+        self._eager_is_offloaded = written_by_devices(r.source.tensor for r in here if not r.lazy)
+        self._lazy_is_offloaded = written_by_devices(r.source.tensor for r in here if r.lazy)
+
+    def offloaded(self, tensors: Mapping[Path, Tensor]) -> tuple[bool, bool]:
+        """Whether devices may be writing to what is EAGER in host memory, and to what is LAZY there."""
+        lent = self.lent(tensors)
+        handed = (tensor for path, tensor in tensors.items() if path not in lent)
+        return (
+            self._eager_is_offloaded or written_by_devices(handed),
+            self._lazy_is_offloaded or written_by_devices(lent.values()),
+        )
 
     @property
     def starts(self) -> list[int]:

@@ -13,20 +13,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from asyncckpt.errors import SaveSuperseded, TornSnapshot
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.staging import backlog
-from asyncckpt.staging.arena import Arena
+from asyncckpt.staging.arena import Lender
 from asyncckpt.staging.backlog import Backlog
 from asyncckpt.staging.comparison import Comparison
 from asyncckpt.staging.filling import Filling
 from asyncckpt.staging.lane import Lane, Marked
+from asyncckpt.staging.offloaded import marks
 from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.schedule import Schedule
 from asyncckpt.staging.streams import is_capturing
@@ -39,18 +39,8 @@ Later = Callable[[Callable[[], None]], None]
 """Have the waiting thread call something, after what it was given before."""
 
 
-class Lender(Protocol):
-    """Whom an arena goes back to."""
-
-    def release(self, arena: Arena) -> None: ...
-
-    def quarantine(self, arena: Arena) -> None:
-        """Like `release`, but a device may write to it still: nobody shall have it again."""
-        ...
-
-
 class Snapshot:
-    """Made on the thread that trains, between two steps."""
+    """Made on the thread that trains, between two steps; `tell` is called once all copies are in the arena."""
 
     def __init__(
         self,
@@ -58,6 +48,7 @@ class Snapshot:
         schedule: Schedule,
         lender: Lender,
         later: Later,
+        tell: Callable[[Snapshot], None],
         *,
         verify: bool,
         patience: Patience | None,
@@ -87,12 +78,15 @@ class Snapshot:
         self._taken = False
         self._lender = lender
         self._later = later
+        self._tell = tell
         self._holders = 2
         self._is_broken = False
         """Whether a device said that a copy has failed."""
         self._is_lost = False
         self._releasing = threading.Lock()
         self._fences: list[torch.Event] = []
+        self._written: list[torch.Event] = []
+        """By when devices have written what is LAZY in host memory."""
         self._marks: list[Marked] = []
         self._ends: list[tuple[Lane, torch.Event]] = []
 
@@ -100,6 +94,10 @@ class Snapshot:
 
     def capture(self, tensors: Mapping[Path, Tensor]) -> None:
         """Copy what is EAGER, or have the device do that before anything else; `tensors` are this save's alone."""
+        eager, lazy = self._schedule.offloaded(tensors)
+        written = marks(self._schedule.lanes) if eager or lazy else []
+        _wait_for(written if eager else ())  # in the call: training may change it when that returns
+        self._written = written if lazy else []
         self._schedule.copy_eager(tensors)
         self._tensors = self._schedule.lent(tensors)
         try:
@@ -110,6 +108,8 @@ class Snapshot:
                     self._marks += lane.send_in_order(fence, tensors, pinned=self._is_pinned(lane))
         except BaseException:
             self._drain()  # the arena goes back to whoever lent it
+            if self._is_lost:
+                self._lender.quarantine(self.arena)
             raise
         # Not before: the worker believes the watermark.
         self._filling = Filling(self._schedule.starts, self._schedule.plan.layout.size, self.watermark)
@@ -207,6 +207,8 @@ class Snapshot:
         # In turns, so that all of several devices are busy.
         turns = itertools.zip_longest(*self._on_devices())
         queue = deque(copy for copy in itertools.chain.from_iterable(turns) if copy is not None)
+        self._send(queue, wait=False)
+        _wait_for(self._written)
         for group in self._schedule.lazy:
             self._send(queue, wait=False)
             if self._cancelled:
@@ -229,6 +231,7 @@ class Snapshot:
 
     def _copy_through(self) -> bool:
         """In file order, each once the reader has taken so much that there is room for it."""
+        _wait_for(self._written)
         for start, event in self._marks:
             event.synchronize()
             self._filling.finish(start)
@@ -307,13 +310,18 @@ class Snapshot:
     # -- on any of them --------------------------------------------------------------------------------------
 
     def _end(self, staged: Callable[[], None] | None) -> None:
-        """All copies are over; `staged` is to be told where they are in the arena."""
-        if staged is not None and not self._verify and self._judged.is_set():
+        """All copies are over; `staged` is told where they are in the arena, of a save that is not given up by then."""
+        is_whole = staged is not None and self.watermark.error is None
+        if is_whole:
+            self._tell(self)  # before the seal: nobody hears that a save is durable, and then that it is staged
+        # Before the seal too: who has waited for a save finds its memory free. And before it is said that the copy is
+        # over: who waits for that may let the last share go, and lease the arena at once.
+        self.release()
+        if is_whole and not self._verify and self._judged.is_set():
             self.watermark.seal()
-        self.release()  # first: who waits for the copy may let the last share go, and lease the arena at once
         self.copied.set()
         self._let_go()
-        if staged is not None:
+        if staged is not None and self.watermark.error is None:
             staged()
 
     def _let_go(self) -> None:
@@ -377,6 +385,11 @@ class Snapshot:
             last = self._holders == 0
         if last:
             (self._lender.quarantine if self._is_lost else self._lender.release)(self.arena)
+
+
+def _wait_for(events: Iterable[torch.Event]) -> None:
+    for event in events:
+        event.synchronize()
 
 
 def _complete(lane: Lane, copy: Copy) -> None:

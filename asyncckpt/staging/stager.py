@@ -7,7 +7,6 @@ being copied, or the device's stream waits for that.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
@@ -17,14 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from asyncckpt.events import Fallback, Listeners, OverBudget, Staged, Stalled
-from asyncckpt.format.manifest import Path
-from asyncckpt.staging.arena import Arena
+from asyncckpt.format.contents import Path
+from asyncckpt.staging.arena import Arena, Lender
 from asyncckpt.staging.guards import unwatch, watch
 from asyncckpt.staging.layout import Plan
 from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.prefault import Prefault
 from asyncckpt.staging.schedule import Schedule
-from asyncckpt.staging.snapshot import Lender, Snapshot
+from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.tasks import Tasks
 
 logger = logging.getLogger("asyncckpt")
@@ -61,10 +60,12 @@ class Stager:
         self.settle()
         with self._lock:
             self._pending = [snapshot for snapshot in self._pending if not snapshot.settled]
+        self._schedules = {key: known for key, known in self._schedules.items() if not known.arena.is_dropped}
         schedule = self._schedule(plan, arena)
         if schedule.lanes:
             self._waiter.start()
-        snapshot = Snapshot(step, schedule, self._lender, self._waiter.put, verify=verify, patience=patience)
+        tell = self._tell_staged
+        snapshot = Snapshot(step, schedule, self._lender, self._waiter.put, tell, verify=verify, patience=patience)
         snapshot.capture(volatile)
         return snapshot
 
@@ -114,8 +115,9 @@ class Stager:
         if patience is None:
             snapshot.guard()
             return
-        before = patience.is_over, snapshot.is_given_up
+        before, spent, began = (patience.is_over, snapshot.is_given_up), patience.spent, time.monotonic()
         snapshot.guard()
+        patience.spent = max(patience.spent, spent + time.monotonic() - began)  # a comparison too, not waits alone
         if before != (patience.is_over, snapshot.is_given_up):
             self._listeners.emit(
                 OverBudget(snapshot.step, patience.spent, patience.limit_ms / 1000, snapshot.is_given_up)
@@ -145,10 +147,9 @@ class Stager:
         begun()
         for kind in snapshot.devices:
             self._pin(snapshot.arena, kind)
-        snapshot.copy(functools.partial(self._staged, snapshot, staged))
+        snapshot.copy(staged)
 
-    def _staged(self, snapshot: Snapshot, staged: Callable[[], None]) -> None:
-        staged()
+    def _tell_staged(self, snapshot: Snapshot) -> None:
         self._listeners.emit(Staged(snapshot.step, snapshot.nbytes, time.monotonic() - snapshot.started))
 
     def _pin(self, arena: Arena, kind: str) -> None:

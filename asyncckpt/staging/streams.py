@@ -70,6 +70,10 @@ class StreamDevice:
         lost to whoever still waits for what it was."""
         return self._recorded(self._side)
 
+    def wait(self, event: torch.Event) -> None:
+        """Hold the host until `event` has come; raises what went wrong on the device."""
+        event.synchronize()
+
     def drain(self) -> None:
         """Return once the side stream has nothing to do; raises what went wrong on the device."""
         self._side.synchronize()

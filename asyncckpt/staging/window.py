@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from asyncckpt.format.manifest import EXTENT
+from asyncckpt.format.contents import EXTENT
 from asyncckpt.staging.arena import PAGE
 from asyncckpt.staging.layout import Plan, Region
 from asyncckpt.staging.pieces import adjacent, groups, parts

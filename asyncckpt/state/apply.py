@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.format.manifest import Alias, Contents, Path, TensorEntry
+from asyncckpt.format.contents import Alias, Contents, Path, TensorEntry
+from asyncckpt.format.parts import around, below, plain
 from asyncckpt.format.sealed import Json
 from asyncckpt.state.dtypes import from_logical
 from asyncckpt.state.values import decode
@@ -37,22 +38,6 @@ def wanted(contents: Contents, parts: Collection[str] | None, exclude: Collectio
 
     named = {path for path in contents.tensors if asked(path)}
     return named | {alias.of for path, alias in contents.aliases.items() if asked(path)}
-
-
-def plain(path: Path) -> Path:
-    """`path` without the rank in front of what belongs to one rank: people name parts alike on every rank."""
-    return path[1:] if path and path[0].startswith("rank-") else path
-
-
-def below(path: Path, parts: Collection[str]) -> bool:
-    """Whether `path` is one of `parts` or stands below one."""
-    name = ".".join(path)
-    return any(name == part or name.startswith(part + ".") for part in parts)
-
-
-def around(path: Path, parts: Collection[str]) -> bool:
-    """Whether one of `parts` stands below `path`."""
-    return any(below(tuple(part.split(".")), [".".join(path)]) for part in parts)
 
 
 def only_parts(value: Any, parts: Collection[str], path: Path = ()) -> Any:

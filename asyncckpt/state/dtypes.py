@@ -1,10 +1,4 @@
-"""Dtypes: what a torch dtype is called in manifests and how its bytes stand in a pack.
-
-A pack must open in stock safetensors, and in every release since 0.5, so only the names that release knew are
-used: complex numbers are their real components with a trailing dimension of two, and whatever else it lacks
-is raw unsigned integers of the same width. The manifest holds the true dtype. ``U16``, ``U32`` and ``U64``
-are read from files by every release; only ``safetensors.torch.load`` (from bytes) knows them since 0.6.2.
-"""
+"""Dtypes: what a torch dtype is called in manifests and how its bytes stand in a pack (see `format.elements`)."""
 
 from __future__ import annotations
 
@@ -15,43 +9,13 @@ from typing import Final
 import torch
 
 from asyncckpt.errors import UnsupportedFormat, UnsupportedState
-
-_NAMES: Final = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex128": "F64",
-    "complex64": "F32",
-    "complex32": "F16",
-    "float8_e4m3fnuz": "U8",
-    "float8_e5m2fnuz": "U8",
-    "float8_e8m0fnu": "U8",
-    "float4_e2m1fn_x2": "U8",
-    "bits8": "U8",
-    "bits1x8": "U8",
-    "bits2x4": "U8",
-    "bits4x2": "U8",
-    "bits16": "U16",
-    **{f"{sign}{bits}": "U8" for sign in ("int", "uint") for bits in range(1, 8)},
-}
+from asyncckpt.format.elements import NAMES
 
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 # An older torch lacks some of the names; a tensor of those dtypes cannot exist there.
 _DTYPES: Final[dict[str, torch.dtype]] = {
-    name: dtype for name in _NAMES if isinstance(dtype := getattr(torch, name, None), torch.dtype)
+    name: dtype for name in NAMES if isinstance(dtype := getattr(torch, name, None), torch.dtype)
 }
 _LOGICAL: Final = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -73,7 +37,7 @@ def stored(dtype: torch.dtype, shape: Iterable[int]) -> Stored:
 
     Raises `UnsupportedState` where `logical_name` does.
     """
-    name = _NAMES[logical_name(dtype)]
+    name = NAMES[logical_name(dtype)]
     components = (2,) if dtype.is_complex else ()
     return Stored(name, dtype.itemsize, (*shape, *components))
 
@@ -97,7 +61,7 @@ def logical_name(dtype: torch.dtype) -> str:
 def from_logical(name: str) -> torch.dtype:
     """The dtype that `name` stands for; raises `UnsupportedFormat` for one that is not known here."""
     if (dtype := _DTYPES.get(name)) is None:
-        newer = "torch" if name in _NAMES else "asyncckpt"
+        newer = "torch" if name in NAMES else "asyncckpt"
         raise UnsupportedFormat(f"the checkpoint holds tensors of dtype {name!r}: upgrade {newer}")
     return dtype
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from asyncckpt.format.manifest import Contents, Path, TensorEntry
+from asyncckpt.format.contents import Contents, Path, TensorEntry
 from asyncckpt.state.dtypes import from_logical
 
 SMALLEST = 1 << 20

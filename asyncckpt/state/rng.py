@@ -65,6 +65,8 @@ def restore_rng(state: Mapping[str, Any]) -> list[str]:
     Returns one sentence for each part that was not restored: it is for people to read, and empty when draws
     now continue exactly. Never raises because a state is of another machine or version.
     """
+    if not state:  # as of a checkpoint that was imported
+        return ["the checkpoint holds no random state: that of this process goes on as it is"]
     return [
         *_attempt("python's random state", lambda: _python_set_state(*state["python"])),
         *_attempt("torch's random state", lambda: torch.set_rng_state(_tensor(state["torch"]))),

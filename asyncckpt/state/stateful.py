@@ -15,10 +15,11 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer
 
 from asyncckpt.errors import IncompatibleState
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.format.sealed import Fixed, Json
 from asyncckpt.state.landing import landing, only_copies
 from asyncckpt.state.values import TensorSink, encode
@@ -95,7 +96,7 @@ def component(path: Path, target: object) -> Component:
     if isinstance(bare, Optimizer):
         return OptimizerComponent(path, bare) if _is_plain_optimizer(bare) else StatefulComponent(path, bare)
     if isinstance(bare, Stateful):
-        return StatefulComponent(path, bare)
+        return ScalerComponent(path, bare) if _is_plain_scaler(bare) else StatefulComponent(path, bare)
     raise TypeError(
         f"{'.'.join(path)} is a {type(bare).__name__}, which has no state_dict() and load_state_dict(): "
         "give it both, or leave it out"
@@ -279,6 +280,35 @@ class OptimizerComponent(StatefulComponent):
             if key in range(len(parameters)) and isinstance(saved, dict):
                 live = self.target.state[parameters[key]]
                 live.update({name: _uncast(saved[name], live[name]) for name in live if name in saved})
+
+
+class ScalerComponent(StatefulComponent):
+    """A gradient scaler, whose own ``state_dict()`` has the host wait for the device to read two numbers from it."""
+
+    def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
+        """What its ``state_dict()`` holds; the two as tensors, once it has any."""
+        scaler = self.target
+        if not scaler.is_enabled() or scaler._scale is None or scaler._growth_tracker is None:
+            return super().values(skeleton, sink)  # nothing, or what it was made with: on the host
+        numbers = {
+            "scale": scaler._scale,
+            "growth_factor": scaler.get_growth_factor(),
+            "backoff_factor": scaler.get_backoff_factor(),
+            "growth_interval": scaler.get_growth_interval(),
+            "_growth_tracker": scaler._growth_tracker,
+        }
+        return encode(numbers, self.path, sink)
+
+    def load(self, state: State, *, strict: bool) -> None:
+        """Hand it back as its ``state_dict()`` would have given it, which is how earlier versions saved it."""
+        numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in state.items()}
+        super().load(numbers, strict=strict)
+
+
+def _is_plain_scaler(target: object) -> bool:
+    asked = ("state_dict", "get_scale", "_get_scale_async", "_get_growth_tracker")
+    kind = type(target)
+    return isinstance(target, GradScaler) and all(getattr(kind, n) is getattr(GradScaler, n) for n in asked)
 
 
 def _group_sizes(groups: list[dict[str, Any]]) -> list[int]:

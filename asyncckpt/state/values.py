@@ -28,7 +28,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import torch
 
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, UnsupportedFormat, UnsupportedState
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.format.sealed import Json, canonical
 from asyncckpt.state import classes, leaves
 

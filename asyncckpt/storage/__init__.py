@@ -18,6 +18,9 @@ __all__ = ["LocalStorage", "MemoryStorage", "Storage", "from_url", "opened"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
+_CHAINED = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+::")
+_ONE_SLASH = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/(?!/)")
+
 _memory: dict[str, MemoryStorage] = {}
 _memory_lock = threading.Lock()
 
@@ -31,6 +34,7 @@ def from_url(url: str | os.PathLike[str], options: Mapping[str, Any] | None = No
     a root, and where the library that it needs is not installed.
     """
     url = os.fspath(url)
+    _check_meant(url)
     scheme = _SCHEME.match(url)
     match scheme[1].lower() if scheme else None:
         case None | "file" | "memory" if options:
@@ -54,6 +58,21 @@ def opened(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | 
     if options is not None:
         raise StorageError(f"{root.url} is open already: storage_options are for a root that is given as a URL")
     return root
+
+
+def _check_meant(url: str) -> None:
+    """Refuse what looks like a URL and would be a folder with that name here: a training would start from nothing."""
+    if _CHAINED.match(url) or (_SCHEME.match(url) and "::" in url):
+        raise StorageError(
+            f"{url}: chained URLs are no roots, since what is cached or packed is neither durable nor fresh; give the "
+            f"URL of the store itself, or ./{url} for a folder of that name"
+        )
+    if (found := _ONE_SLASH.match(url)) is not None:
+        slashes = "///" if found[1].lower() == "file" else "//"
+        raise StorageError(
+            f"{url}: a slash is missing; write {found[1]}:{slashes}{url[found.end() :]} (pathlib takes one out of "
+            f"a URL: give it as a str), or ./{url} for a folder of that name"
+        )
 
 
 def _path_of(url: str) -> str:

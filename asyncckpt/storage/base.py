@@ -26,11 +26,12 @@ class Lasting:
     """Parts that come one after the other, and stay as they are until the put that takes them has ended.
 
     Of any other async iterable a part is gone when the next is asked for, and a store that sends several at once has to
-    copy it.
+    copy it. `at_most` is what they have together at most, in bytes, where nobody can say more before they are there.
     """
 
-    def __init__(self, parts: AsyncIterable[Buffer]) -> None:
+    def __init__(self, parts: AsyncIterable[Buffer], at_most: int | None = None) -> None:
         self._parts = parts
+        self.at_most = at_most
 
     def __aiter__(self) -> AsyncIterator[Buffer]:
         return aiter(self._parts)
@@ -201,12 +202,33 @@ class Opening(Protocol):
 
 
 @runtime_checkable
+class Scattering(Protocol):
+    """A store of which one request can fill several pieces of memory, so that what is many needs few of them."""
+
+    async def scatter(self, key: str, start: int, into: Sequence[memoryview]) -> None:
+        """Read what begins at `start` into one piece after the other, all of each; raises as `Storage.get` does."""
+        ...
+
+
+@runtime_checkable
 class Retrying(Protocol):
     """A store that makes failed requests again by itself, and says how often."""
 
     @property
     def retries(self) -> Mapping[str, int]:
         """How many attempts were made again so far, by what had failed: ``slow_down``, ``timeout``, ``reset``, ..."""
+        ...
+
+
+@runtime_checkable
+class Dated(Protocol):
+    """A store that says when it has stored an object, by a clock of its own."""
+
+    async def stored_at(self, key: str) -> float | None:
+        """When that was, in seconds since the epoch; many stores tell whole ones. None where it does not say.
+
+        Raises `ObjectNotFound`.
+        """
         ...
 
 

@@ -36,6 +36,11 @@ def lasts(parts: Parts) -> bool:
     return isinstance(parts, Lasting) or not isinstance(parts, AsyncIterable)
 
 
+def at_most(parts: Parts) -> int | None:
+    """How many bytes there are in `parts` at most, as far as that is known."""
+    return parts.at_most if isinstance(parts, Lasting) else None
+
+
 async def each(parts: Parts) -> AsyncIterator[Buffer]:
     """The parts in order, whether or not they are there from the beginning."""
     if isinstance(parts, AsyncIterable):

@@ -12,13 +12,13 @@ import functools
 import json
 import posixpath
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageError, TransientError
+from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError, TransientError
 from asyncckpt.storage.base import (
     Buffer,
     Exclusive,
@@ -29,10 +29,9 @@ from asyncckpt.storage.base import (
     check_key,
     each_got,
 )
-from asyncckpt.storage.bucket.faults import answered
 from asyncckpt.storage.cutting import blocks
 from asyncckpt.storage.extras import needed
-from asyncckpt.storage.reasons import translate
+from asyncckpt.storage.raised import translated
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.room import room
 from asyncckpt.storage.spans import check_length, span
@@ -43,7 +42,6 @@ _T = TypeVar("_T")
 _BLOCK = 8 << 20
 _THREADS = 8
 _DRAFT = ".draft-"
-_END = "\n"
 
 
 class FsspecStorage:
@@ -107,12 +105,14 @@ class FsspecStorage:
         """End the threads."""
         await self._threads.aclose()
 
-    async def _do(self, key: str, act: Callable[[], _T]) -> _T:
-        def translated() -> _T:
-            with _translated(f"{self._url}/{key}"):
+    async def _do(self, key: str, act: Callable[[], _T], *, shows: bool = False) -> _T:
+        """What `act` returns; with `shows` it may have the object appear, see `translated`."""
+
+        def acted() -> _T:
+            with translated(f"{self._url}/{key}", shows=shows):
                 return act()
 
-        return await self._threads.call(key, translated)
+        return await self._threads.call(key, acted)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -152,7 +152,7 @@ class FsspecStorage:
             if mode == "create":
                 whole = b"".join([block async for block in cut])
                 check_length(key, len(whole), length)
-                await self._do(key, lambda: self._files.pipe_file(path, whole, mode="create"))
+                await self._do(key, lambda: self._files.pipe_file(path, whole, mode="create"), shows=True)
                 return ObjectInfo(key, len(whole))
             draft = _Draft(self._files, path, is_atomic=self._is_object_store)
             try:
@@ -160,9 +160,12 @@ class FsspecStorage:
                 async for block in cut:
                     await self._do(key, functools.partial(draft.write, block))
                 check_length(key, draft.written, length)
-                await self._do(key, draft.show)
-            except BaseException:
-                await self._do(key, draft.discard)
+                await self._do(key, draft.show, shows=True)
+            except BaseException as error:
+                try:
+                    await self._do(key, draft.discard)
+                except StorageError as left:  # what became of the put says the first error alone
+                    error.add_note(f"what was sent of it could not be removed: {left}")
                 raise
         return ObjectInfo(key, draft.written)
 
@@ -319,36 +322,3 @@ class _Draft:
 def from_recipe(said: str) -> FsspecStorage:
     """What `FsspecStorage.recipe` describes."""
     return FsspecStorage(*json.loads(said))
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Around calls about `what`: whatever an implementation raises is raised as an error of this package."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise _error_of(error, what) from error
-    except Exception as error:
-        said = f"{type(error).__name__}: {str(error).partition(_END)[0]}"
-        if isinstance(status := getattr(error, "status_code", None), int):  # as Azure's client has it
-            raise answered(str(getattr(error, "error_code", "")), status, said).error(what) from error
-        raise StorageError(errno.EPROTO, f"{what}: {said}") from error
-
-
-def _error_of(error: OSError, what: str) -> StorageError:
-    """As `translate`, also where the implementation gave no number."""
-    match error:
-        case FileNotFoundError():
-            return ObjectNotFound(errno.ENOENT, f"{what}: there is no such object")
-        case FileExistsError():
-            return ObjectExists(errno.EEXIST, f"{what}: there is an object of that name")
-        case PermissionError():
-            return StorageDenied(errno.EACCES, f"{what}: access denied ({error}); give other credentials, or rights")
-        case TimeoutError() | ConnectionError():
-            return TransientError(errno.EAGAIN, f"{what}: {error}")
-        case OSError(errno=None | errno.EIO):  # what an implementation makes of any answer that it does not know
-            return StorageError(errno.EPROTO, f"{what}: {error}")
-        case _:
-            return translate(error, what)

@@ -274,6 +274,11 @@ class LocalStorage:
         length = await self._threads.call(path, length_of, self._files, self._folders, path)
         return None if length is None else ObjectInfo(key, length)
 
+    async def stored_at(self, key: str) -> float:
+        """See `asyncckpt.storage.base.Dated`: over a network that is the server's clock."""
+        path = self._folders.path(check_key(key))
+        return (await self._threads.call(path, self._files.look, path)).st_mtime
+
     async def list(self, prefix: str = "", start_after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """Every whole object under `prefix`, sorted, see `Storage.list`; never a temporary or a link."""
         arguments = self._files, self._folders, prefix, start_after

@@ -5,6 +5,7 @@
     with Proxy(server.port) as proxy:
         store = S3Storage(url, server.options(proxy.endpoint))
         proxy.add("lose", "PUT .*run.json", times=1)    # carried out, and the answer never arrives
+        proxy.limit(2e6)                                # 2 MB/s of all that is uploaded
         ...
         proxy.heal()
 
@@ -71,6 +72,10 @@ class _Rule:
         return True
 
 
+_TURNS = 5
+"""Of the event loop, from an accepted socket to its task."""
+
+
 class _Closed(Exception):
     """The connection shall end here."""
 
@@ -87,6 +92,9 @@ class Proxy:
         self._released = asyncio.Event()
         self._upstream = port
         self._rules: list[_Rule] = []
+        self._rate: float | None = None
+        self._free = 0.0
+        """When all that has come is through, at that rate; by the loop's clock."""
         self._lock = threading.Lock()
         self._come = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -121,6 +129,10 @@ class Proxy:
         """
         with self._lock:
             self._rules.append(_Rule(fault, re.compile(pattern), times, skip, every, after, seconds, status, body))
+
+    def limit(self, rate: float | None) -> None:
+        """From now on the bodies of all requests together pass at `rate` bytes per second, or (None) as they come."""
+        self._rate = rate
 
     def heal(self) -> None:
         """Nothing happens to requests that come from now on; those that hang go on hanging."""
@@ -189,6 +201,8 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
+        for _ in range(_TURNS):  # what was accepted is no connection yet
+            await asyncio.sleep(0)
         for connection in tuple(self._connections):
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -249,10 +263,16 @@ class Proxy:
                 _reset(writer)
                 raise _Closed
             passed += len(piece)
+            await self._in_turn(len(piece))
             forth.write(piece)
             await forth.drain()
         await self._reply(writer, back, line, rule)
         return True
+
+    async def _in_turn(self, nbytes: int) -> None:
+        if self._rate is not None:
+            self._free = max(self._free, self._loop.time()) + nbytes / self._rate
+            await asyncio.sleep(self._free - self._loop.time())
 
     async def _hold(self, line: str) -> None:
         with self._come:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -32,6 +32,14 @@ StoreHost: TypeAlias = Literal["rank 0", "launcher"]
 """Whose process holds the key-value store: rank 0's, as with plain ``init_process_group``, or one that outlives all
 ranks, as with ``torchrun``."""
 
+PRELOADED = [
+    "torch._dynamo",  # optimizers import it when they are made: that takes a second
+    "torch.distributed",
+    "asyncckpt.checkpointer",
+]
+"""What forked processes find imported. There is one server for all of them, whoever needs it first: a module whose
+processes need more adds that here when it is imported."""
+
 _LOOPBACK = "127.0.0.1"
 _LAST_WORDS = 5.0
 _KILLED = -9
@@ -45,7 +53,7 @@ def run_ranks(
     function: Callable[..., Any],
     world: int,
     *args: Any,
-    timeout: float = 60.0,
+    timeout: float = 120.0,
     killed: Collection[int] = (),
     store: StoreHost = "rank 0",
 ) -> list[Any]:
@@ -53,7 +61,7 @@ def run_ranks(
 
     `function` is one that can be imported; arguments and results can be pickled. The default process group is there
     when it is called. Ranks in `killed` must die by SIGKILL; their result is None. Raises `RanksFailed` as soon as
-    a rank fails, or after `timeout` seconds. No process is left in any case.
+    a rank fails, or `timeout` seconds after all were started. No process is left in any case.
     """
     with tempfile.TemporaryDirectory(prefix="asyncckpt-ranks-") as folder, socket.socket() as listener:
         # Bound once and handed on: a free port known by its number alone may be somebody else's by then.
@@ -73,7 +81,6 @@ class _Place:
     world: int
     port: int
     timeout: float
-    began: float = field(default_factory=time.monotonic)
 
     def output(self, rank: int) -> Path:
         return self.folder / f"output-{rank}"
@@ -101,7 +108,7 @@ def _started(
     function: Callable[..., Any], args: tuple[Any, ...], place: _Place, listener: socket.socket | None
 ) -> Iterator[list[BaseProcess]]:
     """The ranks as running processes; ends those that are left."""
-    process = _process_class()
+    process = process_class()
     processes: list[BaseProcess] = []
     try:
         for rank in range(place.world):
@@ -115,11 +122,11 @@ def _started(
             process_left.join()
 
 
-def _process_class() -> type[BaseProcess]:
+def process_class() -> type[BaseProcess]:
+    """Of processes that start in a fraction of a second, where the platform can."""
     if sys.platform == "linux":
         context = multiprocessing.get_context("forkserver")
-        # Optimizers import torch._dynamo when they are made: that takes a second.
-        context.set_forkserver_preload(["torch._dynamo", "torch.distributed", "asyncckpt.checkpointer"])
+        context.set_forkserver_preload(PRELOADED)
         return context.Process
     else:  # a fork of a process that has imported torch may hang
         return multiprocessing.get_context("spawn").Process
@@ -127,9 +134,9 @@ def _process_class() -> type[BaseProcess]:
 
 def _wait(processes: list[BaseProcess], place: _Place, killed: Collection[int]) -> None:
     """Return once every rank has ended as it should."""
-    running = dict(enumerate(processes))
+    running, began = dict(enumerate(processes)), time.monotonic()
     while running:
-        left = place.began + place.timeout - time.monotonic()
+        left = began + place.timeout - time.monotonic()
         ended = connection.wait([process.sentinel for process in running.values()], max(0.0, left))
         if not ended:
             _abort(running.values())
@@ -188,4 +195,4 @@ def _announce(rank: int, place: _Place) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
-__all__ = ["RanksFailed", "StoreHost", "run_ranks"]
+__all__ = ["PRELOADED", "RanksFailed", "StoreHost", "process_class", "run_ranks"]

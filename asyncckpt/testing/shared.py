@@ -10,11 +10,10 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 import sys
 import threading
-from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
 
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.recipe import Recipe
@@ -24,6 +23,7 @@ from asyncckpt.worker import failures
 assert sys.platform == "linux"
 
 _LINE = 1 << 20
+_WAITING = 100
 
 
 class SharedGates(GatedStorage):
@@ -32,13 +32,15 @@ class SharedGates(GatedStorage):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(LocalStorage(root))
         self.name = f"asyncckpt-gates-{os.getpid()}-{secrets.token_hex(8)}"
-        self._asking: set[asyncio.StreamWriter] = set()
-        self._answering: set[asyncio.Task[None]] = set()
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.setblocking(False)
+        self._listening.bind(f"\0{self.name}")
+        self._listening.listen(_WAITING)
+        self._asking: dict[asyncio.Task[None], socket.socket] = {}
         self._loop = asyncio.new_event_loop()
+        self._loop.add_reader(self._listening, self._accept)
         self._thread = threading.Thread(target=self._loop.run_forever, name="gates", daemon=True)
         self._thread.start()
-        self._served: Future[asyncio.Server] = asyncio.run_coroutine_threadsafe(self._serve(), self._loop)
-        self._served.result()
 
     def recipe(self) -> Recipe:
         """See `asyncckpt.storage.recipe.Portable`."""
@@ -55,36 +57,42 @@ class SharedGates(GatedStorage):
     async def aclose(self) -> None:
         """Not yet: the test has still to look at it."""
 
-    async def _serve(self) -> asyncio.Server:
-        return await asyncio.start_unix_server(self._asked, f"\0{self.name}", limit=_LINE)
-
     async def _end(self) -> None:
-        self._served.result().close()
-        # Again and again: a connection that was just accepted is one task, which makes another that answers it.
-        while others := await _others():
-            await asyncio.wait(others, timeout=1)
-            for task in others:
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        if asking := dict(self._asking):
+            await asyncio.wait(asking, timeout=1)
+            for task in asking:
                 task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-        for writer in self._asking:  # also of those who were never answered
-            writer.transport.abort()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+            await asyncio.gather(*asking, return_exceptions=True)
+        for connection in asking.values():  # a task that was cancelled before it began has not
+            connection.close()
         await self.inner.aclose()
 
-    def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Here and not in the task, which may be cancelled before it has begun.
-        self._asking.add(writer)
-        task = self._loop.create_task(self._answer(reader, writer))
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+    # Not asyncio's server: what that has accepted in the turn in which it is closed, it drops and closes not.
+    def _accept(self) -> None:
+        with suppress(BlockingIOError):  # who asked has gone again
+            connection, _ = self._listening.accept()
+            connection.setblocking(False)
+            task = self._loop.create_task(self._answer(connection))
+            self._asking[task] = connection
+            task.add_done_callback(self._asking.pop)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):  # who asked has died meanwhile
-            if asked := await reader.readline():
-                writer.write(json.dumps(await self._word(*json.loads(asked))).encode() + b"\n")
-                await writer.drain()
-        writer.close()
+    async def _answer(self, connection: socket.socket) -> None:
+        with connection, suppress(ConnectionError):  # who asked has died meanwhile
+            if asked := await self._line(connection):
+                said = json.dumps(await self._word(*json.loads(asked))).encode() + b"\n"
+                await self._loop.sock_sendall(connection, said)
+
+    async def _line(self, connection: socket.socket) -> bytes:
+        """What is asked; nothing where that ends before its end."""
+        line = b""
+        while not line.endswith(b"\n"):
+            part = await self._loop.sock_recv(connection, _LINE)
+            if not part:
+                return b""
+            line += part
+        return line
 
     async def _word(self, request: Request, key: str) -> object:
         """What the request fails with, once it may go on."""
@@ -95,13 +103,6 @@ class SharedGates(GatedStorage):
         except BaseException as error:
             return failures.encode(error)
         return None
-
-
-async def _others() -> set[asyncio.Task[Any]]:
-    """The other tasks, those too that come of what has happened already: what is accepted, is made, and calls back."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 class Joined(GatedStorage):

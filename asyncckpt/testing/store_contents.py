@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from asyncckpt.errors import ObjectNotFound, StorageError
-from asyncckpt.storage.base import Buffer, ObjectInfo, Opening, Storage
+from asyncckpt.storage.base import Buffer, ObjectInfo, Storage
 from asyncckpt.testing.store import (
     BLOCK,
     StoreTest,
@@ -137,37 +136,6 @@ class ContentTests(StoreTest):
 
         self.run(act)
 
-    def test_an_open_object_stays_readable_when_it_is_deleted_or_replaced(self) -> None:
-        async def act(store: Storage) -> None:
-            whole = bytes(range(256)) * 5000
-            for key in ("a/b", "c"):
-                await store.put(key, [whole])
-            opened = [opening(store).open(key) for key in ("a/b", "c")]
-            await store.put("c", [b"another"])
-            if sys.platform != "win32":  # which deletes nothing that is open
-                await store.delete(["a/b"])
-            for each in opened:
-                for start, length in ((0, len(whole)), (1000, 3), (len(whole), 0)):
-                    room = bytearray(length)
-                    each.fill(memoryview(room), start)
-                    assert room == whole[start : start + length]
-                with pytest.raises(StorageError) as caught:
-                    each.fill(memoryview(bytearray(3)), len(whole) - 2)
-                assert not isinstance(caught.value, ObjectNotFound)
-                each.close()
-
-        self.run(act)
-
-    @pytest.mark.parametrize("key", ["folder", "folder/absent", "absent/absent", *NOT_KEYS])
-    def test_what_is_not_an_object_cannot_be_opened(self, key: str) -> None:
-        async def act(store: Storage) -> None:
-            await store.put("folder/there", [b"x"])
-            with pytest.raises(StorageError) as caught:
-                opening(store).open(key)
-            assert isinstance(caught.value, ObjectNotFound) == (key not in NOT_KEYS)
-
-        self.run(act)
-
     def test_ranges_land_in_the_given_buffer(self) -> None:
         async def act(store: Storage) -> None:
             await store.put("a", [b"0123456789"])
@@ -235,10 +203,3 @@ class ContentTests(StoreTest):
             assert await keys(store) == []
 
         self.run(act)
-
-
-def opening(store: Storage) -> Opening:
-    """The store as one that keeps objects open; skips the test where it does not."""
-    if not isinstance(store, Opening):
-        pytest.skip("this store keeps no objects open")
-    return store

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageError
-from asyncckpt.storage.base import Linking, ObjectInfo, Storage
+from asyncckpt.errors import ObjectExists, StorageError
+from asyncckpt.storage.base import ObjectInfo, Storage
 from asyncckpt.testing.store import (
     StoreTest,
     content,
@@ -122,24 +122,6 @@ class NameTests(StoreTest):
             for upload in shown:
                 await store.abort(upload)
             await expect(store, "a/b", None)
-
-        self.run(act)
-
-    def test_links_are_shown_to_people_only(self) -> None:
-        async def act(store: Storage) -> None:
-            if not isinstance(store, Linking):
-                pytest.skip("this store has no links")
-            await store.put("data/1/x", [b"one"])
-            await store.put("data/2/x", [b"two"])
-            for _ in range(2):
-                await store.link("latest", "data/1")
-                await store.link("latest", "data/2")
-                await store.link("links/best", "data/2/x")
-            assert await keys(store) == ["data/1/x", "data/2/x"]
-            assert await store.head("latest") is await store.head("links/best") is None
-            with pytest.raises(ObjectNotFound):
-                await store.get("links/best")
-            assert await unfinished(store) == []
 
         self.run(act)
 

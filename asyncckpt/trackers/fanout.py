@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from asyncckpt.configuration.plain import masked
 from asyncckpt.events import Event
+from asyncckpt.leading import leads
 from asyncckpt.metrics_log.rows import numbers_of, step_of
+from asyncckpt.telling import tell
 from asyncckpt.trackers.base import TOLD, Tracker
-from asyncckpt.trackers.configuration import masked
 from asyncckpt.trackers.lane import Lane, LaneStatus
 
 logger = logging.getLogger("asyncckpt")
@@ -31,7 +32,7 @@ class Trackers:
         names = [tracker.name for tracker in trackers]
         if len(set(names)) < len(names):
             raise ValueError(f"two trackers have one name, of {', '.join(names)}: give one of them another")
-        told = trackers if _rank() == 0 else ()
+        told = trackers if leads() else ()
         self._lanes = [Lane(tracker, masked(config or {})) for tracker in told]
         self._is_closed = False
 
@@ -39,7 +40,8 @@ class Trackers:
         """Tell every tracker the metrics of `step`. Raises `TypeError` and `ValueError` as `MetricsLog.log` does.
 
         Tensors on a device are waited for here. With `confirm`, such as ``"Validation metrics"``, it is said in the log
-        at which step they were logged, once the trackers have taken them.
+        at INFO, or on stderr where no logging is configured, at which step they were logged, once the trackers have
+        taken them.
         """
         number, values = step_of(step), numbers_of(metrics)
         answer = () if confirm is None else (_Confirmation(confirm, number, len(self._lanes)).answer,)
@@ -93,17 +95,7 @@ class _Confirmation:
             is_last = self._awaited == 0
         if is_last and self._takers:
             message = "%s %s logged to trackers at step %d (%s)"
-            logger.info(message, _mark(), self._what, self._step, ", ".join(sorted(self._takers)))
-
-
-def _rank() -> int:
-    """This process's rank: of the process group, or as its launcher says, which is before there is one."""
-    torch = sys.modules.get("torch.distributed")
-    if torch is not None and torch.is_available() and torch.is_initialized():
-        rank: int = torch.get_rank()
-        return rank
-    said = os.environ.get("RANK", "")
-    return int(said) if said.isdecimal() else 0
+            tell(message, _mark(), self._what, self._step, ", ".join(sorted(self._takers)))
 
 
 def _mark() -> str:

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from asyncckpt.configuration.plain import masked
+from asyncckpt.tallies import TALLIES
+from asyncckpt.telling import tell
 from asyncckpt.trackers.base import needed
-from asyncckpt.trackers.configuration import masked
 from asyncckpt.trackers.credentials import check_login, unless_in_environment, wandb_id
 from asyncckpt.trackers.wandb import PROJECT
 
@@ -31,7 +33,8 @@ def initialize_wandb(
     """Begin or resume the W&B run `run_name`; whether it is active now. Repeating that does nothing more.
 
     Its id is `run_name`, in letters that W&B takes, and its files lie in `run_artifact_dir`. What the environment says
-    comes first. Whatever goes wrong is one line in the log and False: no package, no API key (nobody is asked for one),
+    comes first. Either is said, at INFO or as a warning, on stderr where no logging is configured. Whatever goes wrong
+    is one line in the log and False: no package, no API key (nobody is asked for one),
     no answer within `timeout` seconds, or another run that is active in this process.
     """
     with _lock:
@@ -61,10 +64,11 @@ class _Attempt:
             if not self._is_over.is_set():
                 self._is_given_up = True
                 self._problem = f"no answer within {timeout:g} s"
+        TALLIES.add("tracker_taken" if self._problem is None else "tracker_failed", "wandb")
         if self._problem is not None:
             logger.warning("W&B is not used for %s: %s; training goes on", self._run_name, self._problem)
             return False
-        logger.info("W&B is used for %s", self._run_name)
+        tell("W&B is used for %s", self._run_name)
         return True
 
     def _run(self) -> None:

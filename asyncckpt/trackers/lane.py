@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from asyncckpt.events import Event
 from asyncckpt.metrics_log.rows import Value
+from asyncckpt.tallies import TALLIES
 from asyncckpt.trackers.base import Tracker
 
 logger = logging.getLogger("asyncckpt")
@@ -88,7 +89,7 @@ class Lane:
         with self._change:
             is_lost = self._is_closing or self._is_ended
             if is_lost:
-                self._lost += 1
+                self._lose()
             else:
                 self._queue.append(item)
                 self._change.notify_all()
@@ -98,8 +99,12 @@ class Lane:
         if dropped is not None:
             self._drop(dropped)
 
-    def _drop(self, item: _Item) -> None:
+    def _lose(self) -> None:
         self._lost += 1
+        TALLIES.add("tracker_lost", self.name)
+
+    def _drop(self, item: _Item) -> None:
+        self._lose()
         if self._lost == 1:
             message = "%s takes nothing: %d rows wait for it, and the oldest go; training goes on"
             logger.warning(message, self.name, WAITING)
@@ -111,7 +116,7 @@ class Lane:
             if is_open:
                 self._call(item)
             else:
-                self._lost += 1
+                self._lose()
                 item.answer(self.name, False)
         if is_open:
             self._end()
@@ -130,25 +135,30 @@ class Lane:
         except BaseException as error:
             self._let_through(error)
             self._state = "unavailable"
+            TALLIES.add("tracker_failed", self.name)
             logger.warning("%s is not used: %s; training goes on", self.name, _said(error))
             return False
         self._state = "running"
+        TALLIES.add("tracker_taken", self.name)
         return True
 
     def _call(self, item: _Item) -> None:
         if self._state == "unavailable":
+            TALLIES.add("tracker_lost", self.name)
             return
         try:
             item.call()
         except BaseException as error:
             self._let_through(error)
             self._failed += 1
+            TALLIES.add("tracker_failed", self.name)
             if not self._failing:
                 logger.warning("%s did not take a %s: %s; training goes on", self.name, item.kind, _said(error))
             self._failing.add(item.kind)  # said again once all kinds that fail have gone through
             is_taken = False
         else:
             self._taken += 1
+            TALLIES.add("tracker_taken", self.name)
             self._failing.discard(item.kind)
             is_taken = True
         self._state = "failing" if self._failing else "running"

@@ -7,7 +7,7 @@ Nothing is logged with W&B's own ``step``, which drops what arrives late: every 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from asyncckpt.events import Amended, Durable, Event, PreemptionNoticed, Resumed
@@ -26,11 +26,11 @@ PROJECT = "asyncckpt"
 class WandbTracker:
     """A W&B run (extra ``wandb``): the one that is active, else one of its own, resumed where `run_id` has run before.
 
-    `run_id` is best that of the run, which stays the same for its whole life; `name` is shown to people, and W&B's
-    files lie in `folder`. What the environment says (``WANDB_MODE``, ``WANDB_PROJECT``, ...) comes first. With `root`,
-    where the checkpoints are, each durable one becomes a version of the artifact ``{run id}-checkpoint``: a reference
-    to its manifest, with the aliases ``latest``, ``step-{step}`` and, by `monitor` or by what the run goes by,
-    ``best``.
+    `run_id` is best that of the run, which stays the same for its whole life: ``Run.trackers`` gives it that, and the
+    root. `name` is shown to people, and W&B's files lie in `folder`. What the environment says (``WANDB_MODE``,
+    ``WANDB_PROJECT``, ...) comes first. With `root`, where the checkpoints are, each durable one becomes a version of
+    the artifact ``{run id}-checkpoint``: a reference to its manifest, with the aliases ``latest``, ``step-{step}`` and,
+    by `monitor` or by what the run goes by, ``best``.
     """
 
     name = "wandb"
@@ -50,7 +50,7 @@ class WandbTracker:
         storage_options: Mapping[str, Any] | None = None,
         monitor: Monitor | None = None,
     ) -> None:
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "id": None if run_id is None else wandb_id(run_id),
             "name": name or run_id,
             "project": project or PROJECT,
@@ -60,7 +60,9 @@ class WandbTracker:
             "dir": None if folder is None else os.fspath(folder),
             "resume": "allow",
         }
-        self._references = None if root is None else References(root, storage_options, monitor)
+        self._root, self._options, self._monitor = root, storage_options, monitor
+        self._references: References | None = None
+        self._begun: Callable[[Any], object] | None = None
         self._wandb: Any = None
         self._run: Any = None
         self._is_own = False
@@ -73,8 +75,28 @@ class WandbTracker:
         """W&B's run, once it has begun; None before that."""
         return self._run
 
+    def belong(
+        self,
+        run_id: str,
+        root: str | os.PathLike[str] | Storage,
+        storage_options: Mapping[str, Any] | None,
+        begun: Callable[[Any], object],
+    ) -> None:
+        """Go with the run `run_id` in `root`, where no others were given; `begun` is told W&B's run once it has begun.
+
+        Called before it is opened.
+        """
+        if self._arguments["id"] is None:
+            self._arguments["id"] = wandb_id(run_id)
+            self._arguments["name"] = self._arguments["name"] or run_id
+        if self._root is None:
+            self._root, self._options = root, storage_options
+        self._begun = begun
+
     def open(self, config: Mapping[str, Any]) -> None:
         """Join the active run, or begin one. Raises `TrackerUnavailable` where a person would have to be asked."""
+        if self._root is not None:
+            self._references = References(self._root, self._options, self._monitor)
         self._wandb = wandb = needed("wandb", "wandb", "W&B")
         if wandb.run is not None:
             self._run = wandb.run
@@ -84,6 +106,8 @@ class WandbTracker:
             self._is_own = True
         self._configure(config)
         self._run.define_metric(STEP, hidden=True)
+        if self._begun is not None:
+            self._begun(self._run)
 
     def _configure(self, config: Mapping[str, Any]) -> None:
         shown = with_sweep(config)

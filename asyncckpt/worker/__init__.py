@@ -12,6 +12,7 @@
 ``bridge``     the same for a worker process; ``exchange`` what it was asked, ``replies`` what it says
 ``succession`` one such process after the other; ``link`` is to one, ``pending`` a job that it has not answered
 ``channel``    the socket between the two; ``wire`` and ``failures`` what goes through it
-``host``       the worker process's side, which outlives its trainer by one commit
+``host``       the worker process's side, which outlives its trainer by one commit; ``entrusted`` what it is given,
+               ``calls`` what it is asked
 ``adopting``   waiting for such a worker; ``logs`` by which it is found
 """

@@ -14,16 +14,18 @@ from concurrent.futures import Executor
 from typing import Any, TypeAlias, TypeVar
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.errors import ObjectNotFound, RankMissing
+from asyncckpt.errors import ObjectNotFound, RankMissing, StorageError
+from asyncckpt.events import HOME, LOCAL
 from asyncckpt.format import report as reports
 from asyncckpt.format.names import DATA, DataDirectory, directory_of
 from asyncckpt.format.record import Record
 from asyncckpt.format.report import Report
+from asyncckpt.storage.base import Storage
 from asyncckpt.worker.job import SaveJob
 from asyncckpt.worker.landed import nonce_of
 from asyncckpt.worker.listening import Listening, anything
 from asyncckpt.worker.presence import Presence
-from asyncckpt.worker.ranks import Ranks, attempt_key, job_id, save_task, verdict_key
+from asyncckpt.worker.ranks import Ranks, attempt_key, job_id, landed_key, save_task, verdict_key
 from asyncckpt.worker.ticket import Ticket
 
 Said: TypeAlias = dict[str, Any]
@@ -37,10 +39,10 @@ _FIRST_LOOK = 0.005
 
 
 class Announcements:
-    """Those of rank 0, for `ranks`, heard in `threads` and read in the storage of `catalog`."""
+    """Those of rank 0, for `ranks`, heard in `threads` and read in the storage of `catalog` and on the `local` tier."""
 
-    def __init__(self, catalog: Catalog, ranks: Ranks, threads: Executor) -> None:
-        self._storage = catalog.storage
+    def __init__(self, catalog: Catalog, ranks: Ranks, threads: Executor, local: Storage | None = None) -> None:
+        self._tiers = {HOME: catalog.storage} | ({} if local is None else {LOCAL: local})
         self._catalog = catalog
         self._ranks = ranks
         self._threads = threads
@@ -56,12 +58,14 @@ class Announcements:
         said = await self._hear(keys, job, "attempt")
         return await self._find(ticket) if said is None else said
 
-    async def outcome(self, job: SaveJob, directory: DataDirectory) -> Said | None:
+    async def outcome(self, job: SaveJob, directory: DataDirectory, *, lands: bool = False) -> Said | None:
         """What became of the attempt in `directory`, or a newer one; None where nobody is left to be told.
 
-        Raises `RankMissing` once that can not come any more.
+        One that `lands` may be on the local tier before that, which is told as well. Raises `RankMissing` once nothing
+        can come any more.
         """
-        keys = (verdict_key(job.ordinal), attempt_key(job.ordinal))
+        # That first: where the verdict is there as well, it came later.
+        keys = (*([landed_key(job.ordinal)] if lands else []), verdict_key(job.ordinal), attempt_key(job.ordinal))
         said = await self._hear(keys, job, "verdict", lambda said: not _is_of(said, directory))
         if said is None and not self._ranks.is_alone:
             return {"record": (await self._committed(job, directory)).encode().decode("ascii")}
@@ -111,19 +115,30 @@ class Announcements:
         async def look() -> Said | None:
             if ticket.watermark.error is not None:
                 raise ticket.watermark.error
-            folders = {directory_of(found.key) async for found in self._storage.list(DATA)}
-            attempts = [found for found in folders if found and (found.nonce, found.step) == (own, job.step)]
-            newest = max(attempts, key=lambda attempt: (attempt.inc, attempt.seq), default=None)
-            if newest is not None and (report := await self._report(newest.report(0, job.world))) is not None:
-                return attempt_json(report.writer, newest)
-            is_passed_over = any(found and found.nonce in later for found in folders)
+            folders = [(found, tier) for tier in self._tiers for found in await self._folders(tier)]
+            attempts = [it for it in folders if (it[0].nonce, it[0].step) == (own, job.step)]
+            if attempts:
+                newest, tier = max(attempts, key=lambda it: (it[0].inc, it[0].seq))
+                if (report := await self._report(tier, newest.report(0, job.world))) is not None:
+                    return attempt_json(report.writer, newest, tier)
+            is_passed_over = any(found.nonce in later for found, _ in folders)
             return {"declined": {"by_step": None}} if is_passed_over else None
 
         return await self._until(look, f"attempt at step {job.step}")
 
-    async def _report(self, key: str) -> Report | None:
+    async def _folders(self, tier: str) -> set[DataDirectory]:
         try:
-            return reports.decode(await self._storage.get(key), f"{self._storage.url}/{key}")
+            found = {directory_of(found.key) async for found in self._tiers[tier].list(DATA)}
+        except StorageError:
+            if tier == HOME:
+                raise
+            return set()  # then rank 0 does not have it either, and writes to the root
+        return {folder for folder in found if folder is not None}
+
+    async def _report(self, tier: str, key: str) -> Report | None:
+        storage = self._tiers[tier]
+        try:
+            return reports.decode(await storage.get(key), f"{storage.url}/{key}")
         except ObjectNotFound:
             return None
 
@@ -154,14 +169,15 @@ class Announcements:
             pause = min(1.5 * pause, _SLOWEST_LOOK)
 
 
-def attempt_json(writer: str, directory: DataDirectory) -> Said:
-    """What rank 0 says of an attempt in `directory`, as the writer with that nonce."""
+def attempt_json(writer: str, directory: DataDirectory, tier: str = HOME) -> Said:
+    """What rank 0 says of an attempt in `directory` of `tier`, as the writer with that nonce."""
     return {
         "writer": writer,
         "seq": directory.seq,
         "inc": directory.inc,
         "nonce": directory.nonce,
         "step": directory.step,
+        "tier": tier,
     }
 
 

@@ -32,7 +32,7 @@ class Answers:
         self._listeners.emit(
             Durable(
                 *(job.step, checkpoint.seq, checkpoint.size, seconds, now, metrics, written, phases, rested),
-                checkpoint.partial,
+                *(checkpoint.partial, checkpoint.epoch, checkpoint.message),
             )
         )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
@@ -59,4 +59,6 @@ class Answers:
 
     def passed(self, attempt: Attempt, by_step: int) -> None:
         """It stays where it is: the save of `by_step` goes to the root in its place."""
+        if self._ranks.world > 1:
+            self._ranks.tell(verdict_key(attempt.ticket.job.ordinal), {"declined": {"by_step": by_step}})
         attempt.ticket.reply(Declined(by_step))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asyncckpt.errors import Fenced, OutcomeUnknown
+from asyncckpt.events import HOME
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.worker.announcements import attempt_json
 from asyncckpt.worker.job import Started
@@ -23,6 +24,8 @@ class Attempt:
         self.phases = phases
         self.directory: DataDirectory | None = None
         self.announced = False
+        self.tier = HOME
+        """Where everyone was told to write."""
         self.landed = False
         """Whether the local tier has it."""
         self.is_in_root = False
@@ -45,12 +48,12 @@ class Attempt:
         """Whether a record may name the attempt all the same; a fenced writer deletes nothing anyhow."""
         return isinstance(error, Fenced) or (self.recording and isinstance(error, OutcomeUnknown))
 
-    async def begin(self, writer: Writer, ranks: Ranks) -> DataDirectory:
+    async def begin(self, writer: Writer, ranks: Ranks, tier: str) -> DataDirectory:
         """Number the attempt and tell everyone where it goes."""
-        job = self.ticket.job
+        job, self.tier = self.ticket.job, tier
         self.directory = directory = writer.attempt(job.step, nonce_of(job.id))
         if ranks.world > 1:
-            said = attempt_json(writer.nonce, directory)
+            said = attempt_json(writer.nonce, directory, tier)
             await asyncio.to_thread(ranks.publish, attempt_key(job.ordinal), said)
         self.announced = True
         self.phases.enter("write")

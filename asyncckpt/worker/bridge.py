@@ -1,8 +1,9 @@
 """Bridge: the executor whose service is a process of its own, as the trainer's threads see it.
 
 Nothing here makes the training thread or the copier wait for the worker: to submit, to follow a watermark and to take a
-job back is to send what the socket takes at once, and to leave the rest to a thread of the bridge. Who waits for an
-answer waits for as long as the worker shows that it lives.
+job back is to send what the socket takes at once, and to leave the rest to a thread of the bridge. Whoever waits for an
+answer waits for as long as the worker shows that it lives, and no longer than `ProcessConfig.answer_timeout`; for how
+long by now is told meanwhile (`asyncckpt.worker.succession`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import CheckpointerClosed, SaveFailed, WorkerCrashed
+from asyncckpt.errors import CheckpointerClosed, SaveFailed, WorkerLate
 from asyncckpt.events import HOME, Listeners
 from asyncckpt.format import record as records
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
@@ -70,13 +71,20 @@ class ProcessExecutor:
     ) -> None:
         ignored = IgnoredMessages("the worker process", listeners)
         self._relay = Relay(ranks)
-        self._reader = Reader(Catalog(storage, config.monitor), config.beside.values())
+        self._reader = Reader(
+            Catalog(storage, config.monitor, only_encrypted=config.only_encrypted), config.beside.values()
+        )
         self._exchange = Exchange(Brief(recipe, config, process, ranks, clock, computing), listeners, ignored)
         self._replies = Replies(self._exchange, self._relay, ignored, listeners, clock)
+        self._url = storage.url
+        self._patience = process.answer_timeout
         self.withdraw = self._exchange.withdraw
         self.abandon = self._exchange.abandon
         try:
-            self._workers = Succession(storage.url, self._exchange, self._replies, self._relay, listeners, fall_back)
+            self._workers = Succession(
+                *(storage.url, self._exchange, self._replies, self._relay, listeners),
+                *(process.answer_timeout, fall_back),
+            )
         except RuntimeError:
             self._relay.close(0.0)
             raise
@@ -106,11 +114,20 @@ class ProcessExecutor:
         """See `Executor.heard`."""
         return self._replies.heard
 
+    @property
+    def is_alive(self) -> bool | None:
+        """See `Executor.is_alive`."""
+        return self._exchange.is_alive
+
     # -- reading, in this process --------------------------------------------------------------------------
 
     def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
         """See `Executor.read`."""
         return self._reader.read(call)
+
+    def look(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> Future[_T] | None:
+        """See `Executor.look`: nothing that is read here is read by what saves."""
+        return self._reader.start(call)
 
     def listing(self) -> Future[Listing]:
         """See `Executor.listing`."""
@@ -128,12 +145,19 @@ class ProcessExecutor:
     def resume(self) -> Listing:
         """See `Executor.resume`."""
         # Before the run is taken, as the service does: what it lists then must not grow old.
-        marks = self.read(lambda catalog: catalog.marks())
+        marks = self._looked_up(lambda catalog: catalog.marks())
         answer = self._exchange.ask("resume")
         if isinstance(answer, Future):
             head = records.decode(answer.result().encode("ascii"), "the worker's record")
-            return replace(self.read(lambda catalog: catalog.listing_of(head)), marks=marks)
+            return replace(self._looked_up(lambda catalog: catalog.listing_of(head)), marks=marks)
         return answer.resume()
+
+    def _looked_up(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
+        """`read` what is little, and for no longer than an answer is waited for."""
+        looking = self._reader.start(call)
+        if wait([looking], self._patience).not_done:
+            raise WorkerLate(f"nothing could be read of {self._url} within {self._patience:g} s: look what holds it")
+        return looking.result()
 
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
         """See `Executor.go_on`."""
@@ -152,28 +176,23 @@ class ProcessExecutor:
         if not isinstance(answer, Future):
             answer.damaged(tier, finding, damage)
 
-    def prune(self, *, dry_run: bool) -> PrunePlan:
+    def prune(self, *, dry_run: bool) -> Future[PrunePlan]:
         """See `Executor.prune`."""
         answer = self._exchange.ask("prune", dry_run=dry_run)
-        return wire.plan_of(answer.result()) if isinstance(answer, Future) else answer.prune(dry_run=dry_run)
+        return _then(answer, wire.plan_of) if isinstance(answer, Future) else answer.prune(dry_run=dry_run)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
         """See `Executor.record`."""
         answer = self._exchange.ask("record", step=step, metrics=dict(metrics))
         return answer if isinstance(answer, Future) else answer.record(step, metrics)
 
-    def settle(self, timeout: float | None = None) -> bool:
-        """See `Executor.settle`."""
+    def settled(self) -> Future[None] | None:
+        """See `Executor.settled`."""
         try:
             answer = self._exchange.ask("settled")
-            if not isinstance(answer, Future):
-                return answer.settle(timeout)
-            answer.result(timeout)
-        except TimeoutError:
-            return False
-        except (CheckpointerClosed, WorkerCrashed):
-            pass  # told where it belongs: on the handles
-        return True
+        except CheckpointerClosed:
+            return None
+        return answer if isinstance(answer, Future) else answer.settled()
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -190,3 +209,17 @@ class ProcessExecutor:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _then(answer: Future[Any], read: Callable[[Any], _T]) -> Future[_T]:
+    """What `read` makes of the answer, once it is there."""
+    found: Future[_T] = Future()
+
+    def hear(answer: Future[Any]) -> None:
+        try:
+            found.set_result(read(answer.result()))
+        except BaseException as error:  # whoever waits for it is told
+            found.set_exception(error)
+
+    answer.add_done_callback(hear)
+    return found

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict, replace
 
+from asyncckpt import keys
 from asyncckpt.clock import Clock
 from asyncckpt.storage.recipe import Recipe, recipe_of
 from asyncckpt.worker import wire
@@ -30,6 +31,8 @@ class Brief:
         self, recipe: Recipe, config: ServiceConfig, process: ProcessConfig, ranks: Ranks, clock: Clock, computing: int
     ) -> None:
         self.past = Past(Claim(new_writer_id(clock)))
+        self.code_version = config.code_version
+        """See `ServiceConfig.code_version`; no part of `message`, since it may take seconds."""
         self.share = 1.0
         """Of the time, for digesting and writing, see `Pace.set`."""
         self._recipe = recipe
@@ -48,12 +51,21 @@ class Brief:
             "keep": None if keep is None else asdict(keep),
             "monitor": self._config.monitor,
             "overwrite": self._config.overwrite,
+            "codec": self._config.codec.word,
+            "incremental": self._config.incremental,
+            "keys": [key.secret.hex() for key in self._keys()],  # over the socket, and nowhere else
             "past": wire.past_json(self.past),
             "share": self.share,
             "ranks": ranks_json(self._ranks),
             "cpus": sorted(cores_for_worker(self._computing)),
             **asdict(self._process),
         }
+
+    def _keys(self) -> tuple[keys.Key, ...]:
+        """What is registered, and what is written with: the environment may have changed since a worker started."""
+        written = self._config.codec.key
+        own = () if written is None else (keys.find(written, "what is saved"),)
+        return tuple(dict.fromkeys([*keys.registered(), *own]))
 
     def claimed(self, message: Message) -> None:
         """What the run is to this training, has changed."""

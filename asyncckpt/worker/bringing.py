@@ -19,6 +19,7 @@ from asyncckpt.events import HOME, Damaged, Listeners, TierDurable
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.marking import damage_of
+from asyncckpt.progress import Progress
 from asyncckpt.worker.copying import Copying, SourceFailed
 from asyncckpt.worker.home import above, number_of
 from asyncckpt.worker.pace import Pace
@@ -96,7 +97,8 @@ class Bringing:
         step, began = checkpoint.step, self._clock.monotonic()
         logger.warning("step %d is in the %s and not in the root: it is brought there first", step, source.tier.name)
         await self._root.ownership.idle()  # what is about to be deleted must not be found there
-        copying = Copying(source.tier.catalog, self._root.storage, self._pace)
+        progress = Progress(step, self._listeners, self._clock, brought_from=source.tier.name)
+        copying = Copying(source.tier.catalog, self._root.storage, self._pace, progress=progress)
         try:
             await copying.copy(checkpoint, home.listed.uses)
         except CheckpointCorruptError as error:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from asyncckpt.clock import Clock
 from asyncckpt.errors import SaveFailed, TransientError
-from asyncckpt.format.manifest import Contents
+from asyncckpt.events import HOME, LOCAL
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.names import DataDirectory, directory_of
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.worker.abandoning import Abandoning
@@ -24,12 +25,11 @@ from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.describing import describe
 from asyncckpt.worker.homing import Homing
 from asyncckpt.worker.increment import next_base
-from asyncckpt.worker.job import Landed
 from asyncckpt.worker.keeping import Verdict
 from asyncckpt.worker.landed import find, landed
 from asyncckpt.worker.local import LocalTier
 from asyncckpt.worker.phases import Phases
-from asyncckpt.worker.pipeline import Packing, Written
+from asyncckpt.worker.pipeline import Forms, Packing, Written
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.reports import gather
 from asyncckpt.worker.root import Root
@@ -78,6 +78,7 @@ class Carrier:
         self._threads = threads
         self._clock = clock
         self._is_hasty = is_hasty
+        self._forms = Forms()
         self._abandoning = Abandoning()
         self.abandon = self._abandoning.abandon
         """Of what is carried out now, see `Abandoning.abandon`."""
@@ -111,7 +112,7 @@ class Carrier:
             own = await self._near.tier.open(attempt.ticket, writer)
         if attempt.ticket.repeated and self._was_done(attempt, writer, own):
             return None
-        packing = await self._begin(attempt, writer)
+        packing = await self._begin(attempt, writer, HOME if own is None else LOCAL)
         put = await self._abandoning.unless_abandoned(self._put(attempt, writer, own, packing, held))
         if put is None:
             return None
@@ -131,8 +132,8 @@ class Carrier:
                 "known)"
             ) from error
 
-    async def _begin(self, attempt: Attempt, writer: Writer) -> Packing:
-        directory, ticket = await attempt.begin(writer, self._ranks), attempt.ticket
+    async def _begin(self, attempt: Attempt, writer: Writer, tier: str) -> Packing:
+        directory, ticket = await attempt.begin(writer, self._ranks, tier), attempt.ticket
         return Packing(
             ticket.job,
             ticket.view,
@@ -142,6 +143,9 @@ class Carrier:
             self._threads,
             self._config.pace,
             Taking(ticket.watermark, ticket.job.layout.packs) if ticket.watermark.is_windowed else None,
+            self._config.codec,
+            self._config.incremental,
+            self._forms,
         )
 
     async def _put(
@@ -162,7 +166,7 @@ class Carrier:
         storage, directory = self._root.storage, packing.directory
         contents = await gather(job, written.contents, directory, writer.nonce, storage, self._ranks)
         attempt.phases.enter("commit")
-        checkpoint = await describe(job, writer, directory, contents, storage, self._config.monitor, self._threads)
+        checkpoint = await describe(job, writer, directory, contents, storage, self._config, self._threads)
         return _Put(writer, written, contents, checkpoint)
 
     async def _turn_to_root(
@@ -172,9 +176,12 @@ class Carrier:
         await homing.cleared(attempt.ticket.job)
         await held.enter_async_context(self._root.lock)
         writer = await self._root.take()
-        if attempt.is_uncertain or packing.directory.inc != writer.inc:
-            # Two that differ never have the same name: what the local tier may have keeps the one that it had.
-            packing = replace(packing, directory=await attempt.begin(writer, self._ranks))
+        are_others_there = attempt.tier == LOCAL and self._ranks.world > 1
+        is_anew = attempt.is_uncertain or packing.directory.inc != writer.inc or packing.codec.key is not None
+        if is_anew or are_others_there:
+            # Two that differ never have the same name: what the local tier may have keeps the one that it had, and what
+            # is encrypted anew always differs. And the other ranks, who wrote there, hear of this one by its name.
+            packing = replace(packing, directory=await attempt.begin(writer, self._ranks, HOME))
         attempt.is_in_root = True
         return writer, packing
 
@@ -184,11 +191,11 @@ class Carrier:
         """Whether a worker that died had committed the job here or there; raises `SaveFailed` where it cannot be."""
         ticket = attempt.ticket
         if (record := landed(writer, ticket.job)) is not None:
-            if own is not None and (nearer := find(own, ticket.job)) is not None:
-                ticket.reply(Landed(nearer))
+            if self._near is not None and own is not None and (nearer := find(own, ticket.job)) is not None:
+                self._near.tier.tell_landed(ticket, nearer)
             self._answers.durable(attempt, record, 0, 0.0)
             return True
-        if own is None:
+        if self._near is None or own is None:
             if ticket.landed:
                 raise SaveFailed(
                     f"step {ticket.job.step} is on the local tier, which is not to be had now: the next resume() with "
@@ -201,7 +208,7 @@ class Carrier:
         attempt.directory = _directory(nearer)
         attempt.land()
         if nearer is not None:
-            ticket.reply(Landed(nearer))
+            self._near.tier.tell_landed(ticket, nearer)
         return True
 
 

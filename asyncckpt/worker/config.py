@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from asyncckpt.events import LOCAL
+from asyncckpt.format.codec import PLAIN, Codec
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.pace import Pace
@@ -26,6 +27,14 @@ class ServiceConfig:
     """Where home's checkpoints are copied to."""
     local: Storage | None = None
     """Where every save is committed before it is at home."""
+    codec: Codec = PLAIN
+    """What packs are stored with."""
+    incremental: bool = True
+    """Whether a save shares what did not change with older ones."""
+    code_version: Callable[[], str | None] = lambda: None
+    """Which code trains; may take seconds, and so is nothing for a loop."""
+    only_encrypted: bool = False
+    """Whether what is not encrypted is not read."""
 
     @property
     def beside(self) -> dict[str, Storage]:

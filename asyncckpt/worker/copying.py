@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from asyncckpt.catalog import Catalog
 from asyncckpt.damage import readable
 from asyncckpt.errors import CheckpointCorruptError, StorageError
+from asyncckpt.format.contents import Contents, Pack
 from asyncckpt.format.digest import digesting
-from asyncckpt.format.manifest import Contents, Pack
 from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.progress import Progress
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.pace import Pace
 
@@ -43,6 +44,8 @@ class Copying:
     target: Storage
     pace: Pace
     brought: set[str] = field(default_factory=set)
+    progress: Progress | None = None
+    """Is told of the bytes of packs."""
     written: int = 0
     """Bytes that were put."""
     rested: float = 0.0
@@ -51,36 +54,45 @@ class Copying:
     async def copy(self, checkpoint: Checkpoint, listed: Container[str]) -> None:
         """Everything of `checkpoint`, durable; `listed` are the packs that the target's checkpoints name.
 
-        Raises `CheckpointCorruptError` where the source is not sound, or has lost something meanwhile, `SourceFailed`
-        where it cannot be read, and the `StorageError` of the target.
+        It takes no key. Raises `CheckpointCorruptError` where the source is not sound, or has lost something meanwhile,
+        `SourceFailed` where it cannot be read, and the `StorageError` of the target.
         """
         with _source():
-            contents = (await self.source.manifest(checkpoint)).contents
+            contents = (await self.source.shown(checkpoint)).contents
+        if self.progress is not None:
+            self.progress.expect(sum(pack.stored for pack in contents.packs))
         for number, pack in enumerate(contents.packs):
-            if not (pack.key in listed or await self._is_there(pack)):
+            if pack.key in listed or await self._is_there(pack):
+                self._passed(pack.stored)
+            else:
                 await self._put(pack, parts(contents, number))
-                self.written += pack.length
+                self.written += pack.stored
             self.brought.add(pack.key)
         await self._put_manifest(checkpoint.manifest)
+
+    def _passed(self, nbytes: int) -> None:
+        if self.progress is not None:
+            self.progress.add(nbytes)
 
     async def _is_there(self, pack: Pack) -> bool:
         """Whether an earlier try has put it: puts are whole or nothing, and no name is used twice."""
         found = await self.target.head(pack.key)
-        return found is not None and found.length == pack.length
+        return found is not None and found.length == pack.stored
 
     async def _put(self, pack: Pack, sound: Sequence[Part]) -> None:
-        await self.target.put(pack.key, self._pieces(pack, sound), length=pack.length)
+        await self.target.put(pack.key, self._pieces(pack, sound), length=pack.stored)
 
     async def _pieces(self, pack: Pack, sound: Sequence[Part]) -> AsyncIterator[memoryview]:
         check = Check(f"{self.source.storage.url}/{pack.key}", sound)
         coming = asyncio.ensure_future(self._read(pack, 0))
         try:
-            for start in range(0, pack.length, PIECE):
+            for start in range(0, pack.stored, PIECE):
                 began = time.monotonic()
                 piece = await coming
                 coming = asyncio.ensure_future(self._read(pack, start + PIECE))
                 await asyncio.to_thread(check.take, piece)
                 yield piece
+                self._passed(len(piece))
                 if self.pace.share < 1:  # a thread is not asked for nothing
                     worked_until = time.monotonic()
                     await asyncio.to_thread(self.pace.rest, worked_until - began)
@@ -91,7 +103,7 @@ class Copying:
 
     async def _read(self, pack: Pack, start: int) -> memoryview:
         """The piece that begins at `start`; nothing past the end."""
-        length = min(PIECE, pack.length - start)
+        length = min(PIECE, pack.stored - start)
         if length <= 0:
             return memoryview(b"")
         with _source(), readable(f"{self.source.storage.url}/{pack.key}"):
@@ -127,8 +139,12 @@ class Part:
 
 
 def parts(contents: Contents, number: int) -> list[Part]:
-    """What is known of the bytes of pack `number`, in file order: its header, and what `contents` hold of it."""
+    """What is known of the stored bytes of pack `number`, in file order: its header, and what `contents` hold of it;
+    or every frame.
+    """
     pack = contents.packs[number]
+    if (frames := pack.frames) is not None:
+        return [Part(frames.start(n), frames.ends[n], said) for n, (_, said) in enumerate(frames.stored)]
     extents = (
         extent
         for entry in contents.tensors.values()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor
 
-from asyncckpt.format.manifest import Contents, Manifest
+from asyncckpt.format.contents import Contents
+from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse
 from asyncckpt.format.sealed import sealed_digest
-from asyncckpt.retention import Monitor
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import SaveJob
 from asyncckpt.worker.writer import Writer
 
@@ -21,10 +22,12 @@ async def describe(
     directory: DataDirectory,
     contents: Contents,
     storage: Storage,
-    monitor: Monitor | None,
+    config: ServiceConfig,
     threads: Executor,
 ) -> Checkpoint:
     """Write the manifest of `contents`, which are durable in `directory`; returns what the record will say."""
+    loop = asyncio.get_running_loop()
+    code_version = await loop.run_in_executor(threads, config.code_version)
     manifest = Manifest(
         writer.run.id,
         directory.seq,
@@ -33,10 +36,10 @@ async def describe(
         directory.nonce,
         job.world,
         contents,
-        job.code_version,
+        code_version,
         job.partial,
     )
-    data = await asyncio.get_running_loop().run_in_executor(threads, manifest.encode)
+    data = await loop.run_in_executor(threads, manifest.encode)
     await storage.put(directory.manifest, [data], length=len(data))
     return Checkpoint(
         seq=directory.seq,
@@ -48,9 +51,10 @@ async def describe(
         metrics=job.metrics,
         manifest=ObjectRef(directory.manifest, len(data), sealed_digest(data)),
         packs=_uses(contents),
-        code_version=job.code_version,
-        monitor=monitor,
+        code_version=code_version,
+        monitor=config.monitor,
         partial=job.partial,
+        message=job.message,
     )
 
 
@@ -60,4 +64,4 @@ def _uses(contents: Contents) -> tuple[PackUse, ...]:
         for box in entry.boxes:
             for extent in box.extents:
                 live[extent.pack] += extent.length
-    return tuple(PackUse(p.key, p.length, n) for p, n in zip(contents.packs, live, strict=True))
+    return tuple(PackUse(p.key, p.stored, n) for p, n in zip(contents.packs, live, strict=True))

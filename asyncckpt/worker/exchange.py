@@ -160,13 +160,22 @@ class Exchange:
 
     def briefing(self) -> Message:
         """What the next one is told before anything else."""
+        code_version = self._brief.code_version()  # may take seconds, and the thread that trains wants the lock
         with self._lock:
-            return self._brief.message()
+            return {**self._brief.message(), "code_version": code_version}
 
     def claimed(self, message: Message) -> None:
         """What the run is to this training, has changed."""
         with self._lock:
             self._brief.claimed(message)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a worker process now, or what has taken the place of any."""
+        link, successor = self.link, self._successor
+        if successor is not None:
+            return successor.is_alive is not False
+        return link is not None and link.process.returncode is None
 
     def begin(self, link: Link) -> None:
         """Tell a new one everything that is still to be done."""
@@ -194,6 +203,14 @@ class Exchange:
         """The question that is answered now; None if nobody waits for it any more."""
         with self._lock:
             return self._questions.take(call)
+
+    def unanswered(self, most: float) -> list[Question]:
+        """What nobody has answered yet; see `Question.look`."""
+        with self._lock:
+            found = list(self._questions)
+            for question in found:
+                question.look(most)
+            return found
 
     def leave(self) -> None:
         """It is told nothing more."""

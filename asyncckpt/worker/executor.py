@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.manifest import Contents
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
@@ -59,6 +59,15 @@ class Executor(Protocol):
         """Read in this process, in the background, and wait for the result."""
         ...
 
+    def look(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> Future[_T] | None:
+        """`read` without waiting; None where what saves would have to be started for it."""
+        ...
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether what saves is there; None where nothing was asked of it yet. Waits for nothing."""
+        ...
+
     def listing(self) -> Future[Listing]:
         """Begin to look at what the run lists."""
         ...
@@ -79,18 +88,18 @@ class Executor(Protocol):
         """A checkpoint was found damaged, see `SaveService.damaged`. Waits for nothing."""
         ...
 
-    def prune(self, *, dry_run: bool) -> PrunePlan:
-        """Apply the retention policy now, see `SaveService.prune`."""
+    def prune(self, *, dry_run: bool) -> Future[PrunePlan]:
+        """Begin to apply the retention policy now, see `SaveService.prune`."""
         ...
 
     def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
         """Begin to attach late metrics, see `SaveService.record`."""
         ...
 
-    def settle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is left to do for what was committed; False if that takes longer than `timeout` seconds.
+    def settled(self) -> Future[None] | None:
+        """Done once nothing is left to do for what was committed by now; None where there is nothing, or after `close`.
 
-        A service that was never started, has ended or ends meanwhile has nothing left to do.
+        It fails where the service ends meanwhile, whose failures are on the handles.
         """
         ...
 
@@ -131,7 +140,7 @@ class ThreadExecutor:
         self.heard: float | None = None
         self.submit = self.pool.submit
         self.withdraw = self.pool.withdraw
-        self.settle = self.pool.settle
+        self.settled = self.pool.settled
         self.close = self.pool.close
 
     def abandon(self, job: str, by_step: int) -> None:
@@ -149,6 +158,15 @@ class ThreadExecutor:
     def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
         """See `Executor.read`."""
         return self.pool.run(lambda service: call(service.catalog))
+
+    def look(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> Future[_T] | None:
+        """See `Executor.look`."""
+        return self.pool.ask(lambda service: call(service.catalog))
+
+    @property
+    def is_alive(self) -> bool | None:
+        """See `Executor.is_alive`."""
+        return self.pool.is_alive
 
     def listing(self) -> Future[Listing]:
         """See `Executor.listing`."""
@@ -184,9 +202,9 @@ class ThreadExecutor:
         """See `Executor.damaged`."""
         self.pool.start(lambda service: service.damaged(tier, finding, damage))
 
-    def prune(self, *, dry_run: bool) -> PrunePlan:
+    def prune(self, *, dry_run: bool) -> Future[PrunePlan]:
         """See `Executor.prune`."""
-        return self.pool.run(lambda service: service.prune(dry_run=dry_run))
+        return self.pool.start(lambda service: service.prune(dry_run=dry_run))
 
     def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
         """See `Executor.record`."""

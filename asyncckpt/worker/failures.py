@@ -7,12 +7,12 @@ from typing import Any
 
 from asyncckpt import errors
 from asyncckpt.errors import AsyncCkptError
-from asyncckpt.worker import watermark
+from asyncckpt.worker import reports, watermark
 
 _CAUSES = 4
 """How many causes of causes come along."""
 
-_HOMES = (errors, watermark, builtins)
+_HOMES = (errors, watermark, reports, builtins)
 _PLAIN = (str, int, float, type(None))
 
 

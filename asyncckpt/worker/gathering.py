@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from asyncckpt.format.manifest import Path
+from asyncckpt.format.contents import Path
 from asyncckpt.format.shard import ALIGNMENT, encode_header
 from asyncckpt.storage.direct import address
 from asyncckpt.worker.job import Layout

@@ -34,7 +34,7 @@ async def show(storage: Storage, writer: Writer) -> None:
             else:
                 taken.append(name)
             if isinstance(storage, Linking):
-                await storage.link(f"checkpoints/{name}", checkpoint.folder)
+                await storage.link(names.link(name), checkpoint.folder)
     if taken:
         raise StorageError(
             f"{storage.url}: {' and '.join(taken)} is a file that asyncckpt did not write, and stays as it is: rename "

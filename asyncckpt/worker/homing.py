@@ -1,7 +1,9 @@
 """Homing: from the local tier to the root, behind the back of whoever saves.
 
 A save that is on the local tier needs no memory any more: it is copied from there, every byte checked on the way, and
-committed in the root, in the order of ``save``. A root that is slower than saves, or does not answer, holds up nothing
+committed in the root, in the order of ``save``. Deletion there is not waited for: a save on the local tier shares with
+the one that landed right before it, and so on; so what it names is named by what of these the root has last, which
+nobody drops, or has never been there. A root that is slower than saves, or does not answer, holds up nothing
 but this: of those that wait for it the newest takes the place of the older ones that may be passed, and their handles
 say so. What fails is that save's failure; it stays on the local tier, for the next start to bring.
 """
@@ -104,7 +106,8 @@ class Homing:
         self._answers.durable(attempt, record, copying.written, copying.rested)
         try:
             await self._root.follow_up(writer, verdict)
-            await clean_up(writer, self._brought, self._listeners)
+            if not self._root.ownership.is_lost:  # by now somebody else may list what this writer does not
+                await clean_up(writer, self._brought, self._listeners)
             self._local.tell_ahead(writer)
         except Exception as error:
             self._listeners.emit(Leftover("what follows a commit", error))
@@ -112,6 +115,9 @@ class Homing:
     async def _copied(self, attempt: Attempt) -> tuple[Writer, Checkpoint, Copying] | None:
         """Everything that its record will name, durable; None where a worker that died had committed it already."""
         writer, job = await self._root.take(), attempt.ticket.job
+        # What landed may have an earlier incarnation in its name: to a sweep that has still to look, a put of it that
+        # is under way is what a killed process left.
+        await self._root.ownership.sweep_planned()
         if attempt.ticket.repeated and (record := landed(writer, job)) is not None:
             self._answers.durable(attempt, record, 0, 0.0)
             return None
@@ -120,7 +126,6 @@ class Homing:
             raise SaveFailed(
                 f"step {job.step} was given up on the local tier before the root had it: there was no more room"
             )
-        await self._root.ownership.idle()  # what is about to be deleted must not be found there
         copying = Copying(self._local.catalog, self._root.storage, self._pace, self._brought)
         try:
             try:
@@ -132,6 +137,10 @@ class Homing:
             self._local.failed(job.step, error)
             raise SaveFailed(f"the local tier has step {job.step}, and cannot be read: {error}") from error
         except CheckpointCorruptError as error:
+            if not await self._local.catalog.is_listed(checkpoint):
+                raise SaveFailed(
+                    f"step {job.step} was removed from the local tier, by another process, before the root had it"
+                ) from error
             self._local.damaged(checkpoint, error)
             raise
         return writer, checkpoint, copying

@@ -8,10 +8,11 @@ its own kind, apart from what changes, or it would have to move again with every
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 
-from asyncckpt.format.manifest import Contents, Pack, Path, TensorEntry
+from asyncckpt.format.codec import Codec
+from asyncckpt.format.contents import Contents, Pack, Path, TensorEntry
 
 MOSTLY = 7 / 8
 """A save of which more than this part changes is written whole, straight from the arena: copying the rest together
@@ -42,6 +43,16 @@ class Base:
     def followed_by(self, contents: Contents, turnover: float) -> Base:
         """The base after a save of `contents`, of which `turnover` had changed."""
         return Base(contents, (*self.turnovers[-1:], turnover))
+
+
+def shareable(base: Base | None, codec: Codec) -> Base | None:
+    """`base`, if all of it is stored with `codec`: what is encrypted shares nothing with what is not, or is otherwise.
+
+    A change of codec or of key makes the next save a full one.
+    """
+    if base is None or any(pack.codec != codec.word for pack in base.contents.packs):
+        return None
+    return base
 
 
 def next_base(base: Base | None, contents: Contents, turnover: float | None) -> Base:
@@ -75,26 +86,29 @@ def choose(tensors: Mapping[Path, TensorEntry], base: Base) -> Choice:
 def turnover(tensors: Mapping[Path, TensorEntry], base: Base) -> float:
     """The part of the bytes of `tensors` that `base` does not have, for a save that is written whole."""
     known = base.contents.tensors
-    return _part(tensors, (path for path, entry in tensors.items() if not _is_same(entry, known.get(path))))
+    return _part(tensors, {path for path, entry in tensors.items() if not _is_same(entry, known.get(path))})
 
 
-def _part(tensors: Mapping[Path, TensorEntry], changed: Iterable[Path]) -> float:
-    total = sum([entry.nbytes for entry in tensors.values()])
-    return sum([tensors[path].nbytes for path in changed]) / total if total else 0.0
+def _part(tensors: Mapping[Path, TensorEntry], changed: Set[Path]) -> float:
+    total = part = 0
+    for path, entry in tensors.items():
+        nbytes = entry.nbytes
+        total += nbytes
+        if path in changed:
+            part += nbytes
+    return part / total if total else 0.0
 
 
 def _is_same(entry: TensorEntry, other: TensorEntry | None) -> bool:
-    # Digests first: mostly it is they that differ.
-    return (
-        other is not None
-        and _content(entry) == _content(other)
-        and (entry.dtype, entry.shape, entry.stride) == (other.dtype, other.shape, other.stride)
-        and len(entry.boxes) == len(other.boxes) == 1
-    )
-
-
-def _content(entry: TensorEntry) -> list[tuple[str, int]]:
-    return [(extent.digest, extent.length) for box in entry.boxes for extent in box.extents]
+    if other is None or len(entry.boxes) != 1 or len(other.boxes) != 1:
+        return False
+    mine, theirs = entry.boxes[0].extents, other.boxes[0].extents
+    if len(mine) != len(theirs):
+        return False
+    for one, another in zip(mine, theirs, strict=True):  # first of all: mostly it is they that differ
+        if one.digest != another.digest or one.length != another.length:
+            return False
+    return (entry.dtype, entry.shape, entry.stride) == (other.dtype, other.shape, other.stride)
 
 
 def _worn(unchanged: Mapping[Path, TensorEntry], packs: tuple[Pack, ...]) -> Iterable[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from asyncckpt.format.manifest import Alias, Path
+from asyncckpt.format.contents import Alias, Path
 from asyncckpt.format.record import Record
 from asyncckpt.format.sealed import Json
 from asyncckpt.format.shard import PackedTensor
@@ -73,7 +73,6 @@ class SaveJob:
     world: int = 1
     plan: str = ""
     """Fingerprint of the objects that all ranks share: a commit takes only reports with the same."""
-    code_version: str | None = None
     parent: int | None = None
     """Sequence number of the checkpoint that was restored last, where nothing was saved since."""
     partial: tuple[str, ...] = ()
@@ -82,6 +81,8 @@ class SaveJob:
     """Whether the process is about to be killed: what may be done later is left to the next start."""
     local_only: bool = False
     """Whether there is time for the local tier only: the next start brings it home."""
+    message: str | None = None
+    """What the checkpoint says of itself, for people."""
     passable: bool = False
     """Whether it may stay on the local tier alone, where a newer save is there before its way home has begun."""
 

@@ -118,6 +118,11 @@ class Keeping:
         verdict = await self.judge(writer, newest, {})
         return Verdict(tuple(r for r in verdict.removed if r.rule == "replaced"), verdict.acknowledged)
 
+    async def needed(self) -> set[int]:
+        """What stays whatever happens: it is being read, pinned or tagged; raises `StorageError` if nobody knows."""
+        wishes = await read_wishes(self._storage, self._listeners)
+        return {*self.reading, *wishes.marks}
+
     def _standing_of(self, listed: Listed, monitor: Monitor | None) -> Standing:
         if self._judged is not listed:  # the run was taken, maybe anew
             self._judged, self._standing = listed, Standing(self._policy, monitor)

@@ -30,6 +30,8 @@ def anything(said: dict[str, Any]) -> bool:
 class Listening:
     """Waits for `rank` to write one of `keys` (something that `concerns` this wait): its `word`, for messages.
 
+    Of several that are written by the time of a look, the first of `keys` is the word.
+
     `task` is what `rank` says it is at work on while the word may still come; `hint` says why it might not.
     """
 
@@ -110,11 +112,16 @@ class Listening:
             raise RankMissing(f"rank {self._rank} cannot be heard any more: {error}", [self._rank]) from error
 
     def _said(self) -> dict[str, Any] | None:
-        for key in self._keys:
-            said = self._ranks.peek(key)
-            if said is not None and self._concerns(said):
-                return said
+        for number, key in enumerate(self._keys):
+            if (said := self._peek(key)) is not None:
+                # Both may have been said after the look at the earlier one: what is said first is heard first.
+                before = (self._peek(earlier) for earlier in self._keys[:number])
+                return next((found for found in before if found is not None), said)
         return None
+
+    def _peek(self, key: str) -> dict[str, Any] | None:
+        said = self._ranks.peek(key)
+        return said if said is not None and self._concerns(said) else None
 
     def _extend(self) -> None:
         former, self._sign = self._sign, self._ranks.peek(pulse_key(self._rank))

@@ -16,22 +16,34 @@ from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import CheckpointCorruptError, Fenced, OutcomeUnknown, RunContended, RunError, SaveSkipped
+from asyncckpt.errors import (
+    CheckpointCorruptError,
+    Fenced,
+    OutcomeUnknown,
+    RanksDiffer,
+    RunContended,
+    RunError,
+    SaveError,
+    SaveSkipped,
+)
 from asyncckpt.events import LOCAL, Ahead, Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.record import Checkpoint
+from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.marking import damage_of
-from asyncckpt.retention import Monitor, RetentionPolicy
+from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker import room
 from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
+from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.describing import describe
 from asyncckpt.worker.home import Seen, above
 from asyncckpt.worker.increment import Base, next_base
 from asyncckpt.worker.job import Landed, Missed, SaveJob
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pipeline import Digesting, Packing
+from asyncckpt.worker.ranks import Ranks, landed_key
+from asyncckpt.worker.reports import ShardFailed, gather
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.tier import Tier
 from asyncckpt.worker.writer import Writer, home_of
@@ -53,16 +65,18 @@ class LocalTier:
         storage: Storage,
         ownership: Ownership,
         home: Catalog,
-        monitor: Monitor | None,
+        config: ServiceConfig,
         told: Listeners,
         clock: Clock,
+        ranks: Ranks,
     ) -> None:
-        self.tier = Tier(LOCAL, storage, KEEP, monitor, told, clock, ownership.overwritten)
+        self.tier = Tier(LOCAL, storage, KEEP, config.monitor, told, clock, ownership.overwritten)
         self._ownership = ownership
         self._home = home
-        self._monitor = monitor
+        self._config = config
         self._listeners = told
         self._clock = clock
+        self._ranks = ranks
         self._is_over = False
         self._has_fallen_back = False
         self._own: Writer | None = None
@@ -95,6 +109,7 @@ class LocalTier:
             return None
         if ticket.watermark.is_windowed:
             self._fall_back()
+            self.share_nothing()
             return None
         try:
             self._own = own = await self.tier.open(home_of(home))
@@ -105,6 +120,14 @@ class LocalTier:
         self._ownership.check_resumed(own.listed, self._storage.url)
         home.next_seq = max(home.next_seq, own.next_seq)
         return own
+
+    def share_nothing(self) -> None:
+        """The next save here is a full one: what home has last, or goes on from, is not what landed here last.
+
+        What only that has may be dropped at home, and what became unreachable in a tier has to stay so.
+        """
+        if self._own is not None:
+            self._own.base = None
 
     def _fall_back(self) -> None:
         if not self._has_fallen_back:
@@ -128,10 +151,9 @@ class LocalTier:
                 await self._make_room(home, own, job)
             written = await here.put(digested, base)
             await asyncio.get_running_loop().run_in_executor(packing.threads, packing.watermark.wait_sealed)
-            checkpoint = await describe(
-                *(job, home, packing.directory, written.contents),
-                *(self._storage, self._monitor, packing.threads),
-            )
+            directory = packing.directory
+            contents = await gather(job, written.contents, directory, home.nonce, self._storage, self._ranks)
+            checkpoint = await describe(*(job, home, directory, contents, self._storage, self._config, packing.threads))
             self.tier.spare(c.seq for c in self._ahead(home, own))
             verdict = await self.tier.commit(own, checkpoint, prunes=prunes)
         except Exception as error:
@@ -139,17 +161,18 @@ class LocalTier:
             attempt.is_uncertain = isinstance(error, Fenced | OutcomeUnknown)
             if not attempt.is_uncertain:
                 await discard(packing.directory, self._storage, self._listeners)
-            if packing.watermark.error is not None:
+            if packing.watermark.error is not None or _is_of_ranks(error):
                 raise  # there is no snapshot, here or anywhere
             self.failed(job.step, error)
             attempt.ticket.reply(Missed(error))
             return False
-        own.base = next_base(base, written.contents, written.turnover)
+        # Not with a partial one: that is never the latest at home, which may drop it while the next is on its way.
+        own.base = None if checkpoint.partial else next_base(base, contents, written.turnover)
         if not checkpoint.partial:
             home.parent = checkpoint.seq
         attempt.land()
         self._durable(checkpoint, written.nbytes, self._clock.monotonic() - began)
-        attempt.ticket.reply(Landed(own.head))
+        self.tell_landed(attempt.ticket, own.head)
         self.tell_ahead(home)
         if job.local_only:
             raise SaveSkipped(
@@ -159,6 +182,12 @@ class LocalTier:
         if prunes:
             await self.tier.follow_up(own, verdict)
         return True
+
+    def tell_landed(self, ticket: Ticket, record: Record) -> None:
+        """`record` of this tier has a save, every rank's part of it: none of them needs its memory any more."""
+        ticket.reply(Landed(record))
+        if self._ranks.world > 1:
+            self._ranks.tell(landed_key(ticket.job.ordinal), {"landed": record.encode().decode("ascii")})
 
     def find(self, seq: int) -> Checkpoint | None:
         """What is listed here under that number, as far as is known."""
@@ -170,10 +199,7 @@ class LocalTier:
 
     def _ahead(self, home: Writer, own: Writer) -> list[Checkpoint]:
         """What is here and may come home still, by rising sequence number."""
-        here = {c.seq: c for c in above(home.head, home.listed, own.listed)}
-        if (seq := self.on_its_way()) is not None and seq not in home.listed and (now := self.find(seq)) is not None:
-            here[seq] = now
-        return [here[seq] for seq in sorted(here)]
+        return above(home.head, home.listed, own.listed)
 
     def tell_ahead(self, home: Writer, given_up: int = 0) -> None:
         """How much that is."""
@@ -183,7 +209,7 @@ class LocalTier:
             self._listeners.emit(Ahead(len(ahead), sum(sizes.values()), given_up))
 
     async def _make_room(self, home: Writer, own: Writer, job: SaveJob) -> None:
-        """Give up the oldest of what home has not got, but for the newest and what is being copied, for want of room.
+        """Give up the oldest of what home has not got, but for the newest and what somebody needs, for want of room.
 
         A tier never drops what the next one has not got as long as it can: of a root that is away for long only the
         newest is worth a disk that can take no more.
@@ -191,7 +217,8 @@ class LocalTier:
         available = room.free(self._storage)
         if available is None or available >= (wanted := ROOM * job.layout.size):
             return
-        kept = {*sorted(c.seq for c in own.listed)[-(KEEP.last or 0) :], self.on_its_way()}
+        newest = sorted(c.seq for c in own.listed)[-(KEEP.last or 0) :]
+        kept = {*newest, self.on_its_way(), *await self.tier.needed()}
         best = own.listed.contest.best()
         given_up = []
         for checkpoint in self._ahead(home, own):
@@ -251,6 +278,11 @@ class LocalTier:
         """This tier does not have that step, or cannot be read at all."""
         self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
         self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
+
+
+def _is_of_ranks(error: Exception) -> bool:
+    """Whether a save fails in whatever tier, since not all ranks take part in it as they should."""
+    return isinstance(error, SaveError | RanksDiffer) and not isinstance(error, ShardFailed)
 
 
 def _has(own: Writer, base: Base) -> bool:

@@ -132,7 +132,9 @@ def _tidy(ended: list[Path]) -> None:
 
 
 def _prefix(root: str) -> str:
-    return f"{digest(root.encode())[:16]}-"
+    """The same for every path that leads to a folder, through whatever links; of a URL nothing is known but itself."""
+    place = os.path.realpath(root) if os.path.isabs(root) else root
+    return f"{digest(place.encode())[:16]}-"
 
 
 def _header(root: str) -> bytes:

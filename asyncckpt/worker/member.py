@@ -14,20 +14,20 @@ from contextlib import AbstractContextManager, nullcontext
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import RunRefused, SaveFailed, SaveSkipped, StorageError
-from asyncckpt.events import HOME, Durable, Failed, Leftover, Listeners
+from asyncckpt.events import HOME, LOCAL, Durable, Failed, Leftover, Listeners
 from asyncckpt.format import record as records
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.manifest import Contents
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.announcements import Announcements, Said, directory_in
 from asyncckpt.worker.config import ServiceConfig
-from asyncckpt.worker.job import Committed, Declined, Rejected, SaveJob, Started
+from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
 from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.phases import Phases
-from asyncckpt.worker.pipeline import Packing
+from asyncckpt.worker.pipeline import Packing, Written
 from asyncckpt.worker.ranks import Ranks, at_work, save_task, trouble_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.ticket import Ticket
@@ -40,18 +40,19 @@ class MemberService:
         self, storage: Storage, config: ServiceConfig, listeners: Listeners, clock: Clock, ranks: Ranks
     ) -> None:
         self.storage = storage
-        self.catalog = Catalog(storage, config.monitor)
+        self.catalog = Catalog(storage, config.monitor, only_encrypted=config.only_encrypted)
         self._listeners = listeners
         self._keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._clock = clock
         self._ranks = ranks
         self._pace = config.pace
-        self._mirror = config.mirror
-        """Rank 0 writes it; here it is read at most."""
+        self._codec = config.codec
+        self._beside = config.beside
+        """Rank 0 keeps them in order; here they are read, and the local one is written to."""
         self._loop = asyncio.get_running_loop()
         # A save that is being written waits for its watermark in two of them.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
-        self._announcements = Announcements(self.catalog, ranks, self._threads)
+        self._announcements = Announcements(self.catalog, ranks, self._threads, config.local)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -114,8 +115,8 @@ class MemberService:
             await asyncio.gather(*self._tasks)
         self._threads.shutdown(wait=False)
         await self.storage.aclose()
-        if self._mirror is not None:
-            await self._mirror.aclose()
+        for storage in self._beside.values():
+            await storage.aclose()
 
     async def _carry_out(self, ticket: Ticket) -> None:
         phases = Phases(self._clock)
@@ -125,7 +126,7 @@ class MemberService:
             self._reject(ticket, phases.now, error)
 
     async def _take_part(self, ticket: Ticket, phases: Phases) -> None:
-        job, written = ticket.job, 0
+        job, written, is_again = ticket.job, 0, False
         said: Said | None = await self._announcements.attempt(ticket)
         while said is not None and ("seq" in said or "declined" in said):
             if "declined" in said:
@@ -134,27 +135,62 @@ class MemberService:
                 return
             directory = self._announced(said, job)
             ticket.reply(Started(directory.seq))
-            # Not while it waits: rank 0 would wait for this rank, and this one for rank 0, as long as both are at work.
-            with at_work(self._ranks, save_task(job.ordinal)):
-                written = await self._write(ticket, directory, said["writer"], phases)
+            if is_again and ticket.watermark.is_windowed:
+                raise SaveFailed(f"step {job.step} went through the staging window once, and is asked for again")
+            written += await self._carry(ticket, directory, said, phases)
+            is_again = True
             phases.enter("commit")
-            # A newer attempt, where the worker process that made this one died.
-            said = await self._announcements.outcome(job, directory)
+            # A newer attempt, where the worker process that made this one died, or the local tier did not have it.
+            said = await self._announcements.outcome(job, directory, lands=said["tier"] == LOCAL and not ticket.landed)
+            if said is not None and "landed" in said:
+                ticket.reply(Landed(records.decode(said["landed"].encode("ascii"), "rank 0's word")))
+                ticket = ticket.without_memory()
+                said = await self._announcements.outcome(job, directory)
             if said is not None and said.get("discarded"):
                 await self._discard(directory, job)
         if said is not None:
             self._durable(ticket, said, written, phases)
             await self._keeping.tell_root()
 
-    async def _write(self, ticket: Ticket, directory: DataDirectory, writer: str, phases: Phases) -> int:
-        """Write this rank's shard and report it; returns its bytes."""
+    async def _carry(self, ticket: Ticket, directory: DataDirectory, said: Said, phases: Phases) -> int:
+        """Write this rank's shard where it was said, unless the local tier has it; returns its bytes."""
+        lands = said["tier"] == LOCAL
+        if ticket.landed:
+            if not lands:
+                raise SaveFailed(f"step {ticket.job.step} is on the local tier, which rank 0 does not have any more")
+            return 0
+        storage = self._beside[LOCAL] if lands else self.storage
+        packing = Packing(
+            *(ticket.job, ticket.view, ticket.watermark, storage, directory, self._threads, self._pace),
+            codec=self._codec,
+        )
         phases.enter("write")
-        packing = Packing(ticket.job, ticket.view, ticket.watermark, self.storage, directory, self._threads, self._pace)
-        written = await packing.write()
+        # Not while it waits: rank 0 would wait for this rank, and this one for rank 0, as long as both are at work.
+        with at_work(self._ranks, save_task(ticket.job.ordinal)):
+            if lands:
+                return await self._land(ticket, packing, said["writer"], phases)
+            return await self._report(packing, await packing.write(), said["writer"], phases)
+
+    async def _land(self, ticket: Ticket, packing: Packing, writer: str, phases: Phases) -> int:
+        """Write it on the local tier; where that fails, rank 0 hears of it, and says where it is to go instead."""
+        async with packing.digesting() as digested:
+            try:
+                return await self._report(packing, await packing.put(digested), writer, phases)
+            except Exception as error:
+                await asyncio.gather(digested, return_exceptions=True)
+                if ticket.watermark.error is not None or ticket.watermark.is_windowed:
+                    raise  # there is no snapshot, here or anywhere
+                trouble = {"error": f"{type(error).__name__}: {error}", "seq": packing.directory.seq}
+                self._ranks.tell(trouble_key(ticket.job.ordinal, self._ranks.rank), trouble)
+                ticket.reply(Missed(error))
+                return 0
+
+    async def _report(self, packing: Packing, written: Written, writer: str, phases: Phases) -> int:
+        """Report what was written; returns its bytes."""
         phases.enter("stage")
-        await asyncio.get_running_loop().run_in_executor(self._threads, ticket.watermark.wait_sealed)
+        await asyncio.get_running_loop().run_in_executor(self._threads, packing.watermark.wait_sealed)
         phases.enter("report")
-        await write_report(ticket.job, written.contents, directory, writer, self.storage)
+        await write_report(packing.job, written.contents, packing.directory, writer, packing.storage)
         return written.nbytes
 
     def _announced(self, said: Said, job: SaveJob) -> DataDirectory:
@@ -168,7 +204,8 @@ class MemberService:
 
     async def _discard(self, directory: DataDirectory, job: SaveJob) -> None:
         """Delete what this rank may have written after rank 0 had emptied the folder."""
-        packs = [directory.pack(job.rank, job.world, number) for number in range(len(job.layout.packs))]
+        suffix = self._codec.suffix
+        packs = [directory.pack(job.rank, job.world, number, suffix) for number in range(len(job.layout.packs))]
         try:
             await self.storage.delete([*packs, directory.report(job.rank, job.world)])
         except StorageError as error:
@@ -180,9 +217,11 @@ class MemberService:
         if (checkpoint := record.checkpoint) is not None:
             now = self._clock.time()
             seconds = now - ticket.job.created / 1e6
-            size, metrics = checkpoint.size, dict(checkpoint.metrics)
             self._listeners.emit(
-                Durable(checkpoint.step, checkpoint.seq, size, seconds, now, metrics, written, phases.end())
+                Durable(
+                    *(checkpoint.step, checkpoint.seq, checkpoint.size, seconds, now, dict(checkpoint.metrics)),
+                    *(written, phases.end(), 0.0, (), checkpoint.epoch, checkpoint.message),
+                )
             )
         # Told before the handle ends: who has waited for it finds the save in the metrics.
         ticket.reply(Committed(record))

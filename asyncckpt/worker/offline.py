@@ -72,3 +72,14 @@ async def drop(
     finally:
         await ownership.leave()
     return planned
+
+
+async def tidy(storage: Storage, listeners: Listeners, clock: Clock) -> None:
+    """Take the run, sweep it as a start does, and close it. Whoever held it is fenced by this.
+
+    `listeners` are told what was `Swept`, and what is a `Leftover`. Raises as `asyncckpt.worker.writer.open_run` does.
+    """
+    ownership = Ownership(Catalog(storage), listeners, clock)
+    ownership.resumed = True
+    await ownership.take()
+    await ownership.leave()

@@ -239,9 +239,11 @@ class Ownership:
             self._listeners.emit(Leftover("the start's sweep", error))
             return
         if removed:
-            self._listeners.emit(Swept(removed))
+            self._listeners.emit(Swept(removed, unfinished=found.unfinished))
         for key in found.unknown:
             self._listeners.emit(Leftover(f"{key} is not ours to place", StorageError(f"unknown name: {key}")))
+        if found.hidden is not None:
+            self._listeners.emit(Leftover("unfinished puts, which could not be looked for", found.hidden))
 
 
 def exists(url: str, count: int) -> CheckpointDirectoryExistsError:

@@ -14,14 +14,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar, TypeVarTuple
 
+from asyncckpt.format.codec import PLAIN, Codec
+from asyncckpt.format.contents import EXTENT, Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import EXTENT, Box, Contents, EncodedTensors, Extent, Pack, Path, TensorEntry
+from asyncckpt.format.document import EncodedTensors, Form
+from asyncckpt.format.frames import Frames, most_stored
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage.base import Lasting, Storage
 from asyncckpt.storage.together import together
+from asyncckpt.worker.encoding import Encoding
 from asyncckpt.worker.gathering import CHUNK, GatheredPack, chunks, gathered
-from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed, turnover
-from asyncckpt.worker.job import PlannedPack, PlannedTensor, SaveJob
+from asyncckpt.worker.increment import MOSTLY, Base, Choice, choose, join, placed, shareable, turnover
+from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.taking import Taking
 from asyncckpt.worker.watermark import Watermark
@@ -31,6 +35,9 @@ MOST = 8 * CHUNK
 
 Digesting: TypeAlias = "asyncio.Future[Digested]"
 """The digests of one save, on their way."""
+
+_Stored: TypeAlias = dict[int, Frames]
+"""How a save's packs are stored, by their numbers, where that is not as they are."""
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -61,6 +68,19 @@ class Rest:
         return max(self.writing, self.digesting)
 
 
+class Forms:
+    """The form of the layout that was written whole last: layouts seldom change."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Layout, Form] | None = None
+
+    def encoded(self, layout: Layout, tensors: Mapping[Path, TensorEntry]) -> EncodedTensors:
+        """`tensors` as they lie in `layout`."""
+        if self._last is None or self._last[0] is not layout:
+            self._last = layout, Form(tensors)
+        return self._last[1].encoded(tensors)
+
+
 @dataclass(frozen=True, slots=True)
 class Packing:
     """One save's bytes, and where they go. `view` is the arena; `threads` is where waiting and digesting happen.
@@ -77,6 +97,12 @@ class Packing:
     pace: Pace
     taking: Taking | None = None
     """Where what was read is given back."""
+    codec: Codec = PLAIN
+    """What packs are stored with."""
+    incremental: bool = True
+    """Whether it may share anything with an older save."""
+    forms: Forms = field(default_factory=Forms)
+    """Of this and of earlier saves."""
     rest: Rest = field(default_factory=Rest)
 
     async def write(self, base: Base | None = None) -> Written:
@@ -101,6 +127,7 @@ class Packing:
 
     async def put(self, digested: Digesting, base: Base | None = None) -> Written:
         """Write what `base` does not hold; the same whenever it is asked for with the same `base`."""
+        base = shareable(base, self.codec) if self.incremental else None
         # What goes through a window is there once: it cannot wait for what its digests say.
         if base is None or base.is_mostly_changing or self.watermark.is_windowed:
             return await self._write_whole(digested, base)
@@ -113,50 +140,68 @@ class Packing:
     async def _in_thread(self, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
-    def _key(self, number: int) -> str:
-        return self.directory.pack(self.job.rank, self.job.world, number)
+    @property
+    def _rests(self) -> bool:
+        """Whether there is rest after what was done. Not where a window is: training waits there for this work."""
+        return self.pace.share < 1 and self.taking is None
 
-    def _pack(self, number: int, length: int, header: int, headers_digest: str) -> Pack:
-        return Pack(self._key(number), length, header, headers_digest, self.job.rank)
+    def _key(self, number: int) -> str:
+        return self.directory.pack(self.job.rank, self.job.world, number, self.codec.suffix)
+
+    def _pack(self, number: int, length: int, header: int, headers_digest: str, frames: _Stored) -> Pack:
+        how = self.codec.word, frames.get(number)
+        return Pack(self._key(number), length, header, headers_digest, self.job.rank, *how)
 
     def _contents(self, packs: Iterable[Pack], tensors: Mapping[Path, TensorEntry]) -> Contents:
-        return Contents(tuple(packs), tensors, self.job.layout.aliases, self.job.values)
+        hidden = PLAIN if self.codec.key is None else self.codec
+        return Contents(tuple(packs), tensors, self.job.layout.aliases, self.job.values, hidden.word)
+
+    async def _store(self, number: int, parts: AsyncIterator[memoryview], length: int, stored: _Stored) -> None:
+        """Put a pack, whose `parts` are gone when the next are asked for; how is noted in `stored`."""
+        if self.codec.is_plain:
+            await self.storage.put(self._key(number), parts, length=length)
+        else:
+            encoding = Encoding(self.codec, self._key(number), length, self.threads)
+            await self.storage.put(self._key(number), Lasting(encoding.stored(parts), most_stored(length)))
+            stored[number] = encoding.frames
 
     # -- everything, straight from the arena -----------------------------------------------------------------
 
     async def _write_whole(self, digested: Digesting, base: Base | None) -> Written:
         # While the disk writes what was digested, since the manifest must wait for both.
         described = asyncio.ensure_future(self._described(digested, base))
-        await together([*self._puts(), described])
+        stored: _Stored = {}
+        await together([*self._puts(stored), described])
         found, (tensors, turnover) = await asyncio.shield(digested), await described
         packs = [
-            self._pack(number, pack.length, pack.header, header)
+            self._pack(number, pack.length, pack.header, header, stored)
             for number, (pack, header) in enumerate(zip(self.job.layout.packs, found.headers, strict=True))
         ]
-        return Written(self._contents(packs, tensors), sum(pack.length for pack in packs), turnover)
+        return Written(self._contents(packs, tensors), sum(pack.stored for pack in packs), turnover)
 
     async def _described(self, digested: Digesting, base: Base | None) -> tuple[EncodedTensors, float | None]:
         """The tensors as the manifest will have them, and how much of them changed."""
-        tensors = await self._in_thread(EncodedTensors, (await asyncio.shield(digested)).tensors)
+        found = (await asyncio.shield(digested)).tensors
+        tensors = await self._in_thread(self.forms.encoded, self.job.layout, found)
         return tensors, None if base is None else await self._in_thread(turnover, tensors, base)
 
-    def _puts(self) -> list[asyncio.Future[None]]:
+    def _puts(self, stored: _Stored) -> list[asyncio.Future[None]]:
         packs = list(enumerate(self.job.layout.packs))
         if self.taking is None:
-            return [asyncio.ensure_future(self._put(number, pack)) for number, pack in packs]
+            return [asyncio.ensure_future(self._put(number, pack, stored)) for number, pack in packs]
         # What comes later is not there before what comes first was taken.
-        return [asyncio.ensure_future(self._put_in_turn(packs))]
+        return [asyncio.ensure_future(self._put_in_turn(packs, stored))]
 
-    async def _put_in_turn(self, packs: Iterable[tuple[int, PlannedPack]]) -> None:
+    async def _put_in_turn(self, packs: Iterable[tuple[int, PlannedPack]], stored: _Stored) -> None:
         for number, pack in packs:
-            await self._put(number, pack)
+            await self._put(number, pack, stored)
 
-    async def _put(self, number: int, pack: PlannedPack) -> None:
+    async def _put(self, number: int, pack: PlannedPack, stored: _Stored) -> None:
         parts = self._paced(self._chunks(number, pack))
-        # The arena is this save's until its puts have ended; but what goes through a window gives its room back.
-        await self.storage.put(
-            self._key(number), parts if self.taking is not None else Lasting(parts), length=pack.length
-        )
+        if self.taking is not None or not self.codec.is_plain:  # a window gives the room of what was taken back
+            await self._store(number, parts, pack.length, stored)
+        else:  # the arena is this save's until its puts have ended
+            await self.storage.put(self._key(number), Lasting(parts), length=pack.length)
 
     async def _chunks(self, number: int, pack: PlannedPack) -> AsyncIterator[memoryview]:
         """The pack's bytes as the watermark reaches them: all that is there at once, up to `MOST`.
@@ -180,7 +225,7 @@ class Packing:
         async for chunk in chunks:
             began = time.monotonic()
             yield chunk
-            if self.pace.share < 1:  # a thread is not asked for nothing
+            if self._rests:  # a thread is not asked for nothing
                 worked_until = time.monotonic()
                 await self._in_thread(self.pace.rest, worked_until - began)
                 self.rest.writing += time.monotonic() - worked_until
@@ -215,7 +260,7 @@ class Packing:
             found.append(Extent(tensor.pack, start, stop - start, digest(self.view[shift + start : shift + stop])))
             if self.taking is not None:
                 self.taking.digested(shift + stop)
-            if self.pace.share < 1:
+            if self._rests:
                 worked_until = time.monotonic()
                 self.pace.rest(worked_until - began)
                 self.rest.digesting += time.monotonic() - worked_until
@@ -225,19 +270,22 @@ class Packing:
     # -- what changed, gathered ------------------------------------------------------------------------------
 
     async def _write_increment(self, found: Digested, base: Base, choice: Choice) -> Written:
-        own = await self._in_thread(self._gathered, choice)
+        own, stored = await self._in_thread(self._gathered, choice), _Stored()
         for number, pack in enumerate(own):
-            parts = self._paced(chunks(pack, self.view, self.threads))
-            await self.storage.put(self._key(number), parts, length=pack.length)
-        contents = await self._in_thread(self._joined, own, found, base, choice)
-        return Written(contents, sum(pack.length for pack in own), choice.turnover)
+            await self._store(number, self._paced(chunks(pack, self.view, self.threads)), pack.length, stored)
+        contents = await self._in_thread(self._joined, own, stored, found, base, choice)
+        return Written(contents, sum(pack.stored for pack in contents.packs[: len(own)]), choice.turnover)
 
     def _gathered(self, choice: Choice) -> list[GatheredPack]:
         """What is likely to change again, and apart from it what is not."""
         return gathered(self.job.layout, choice.changed) + gathered(self.job.layout, choice.moved)
 
-    def _joined(self, own: Sequence[GatheredPack], found: Digested, base: Base, choice: Choice) -> Contents:
-        packs = [self._pack(n, pack.length, len(pack.header), digest(pack.header)) for n, pack in enumerate(own)]
+    def _joined(
+        self, own: Sequence[GatheredPack], stored: _Stored, found: Digested, base: Base, choice: Choice
+    ) -> Contents:
+        packs = [
+            self._pack(n, pack.length, len(pack.header), digest(pack.header), stored) for n, pack in enumerate(own)
+        ]
         tensors = {
             path: placed(found.tensors[path], number, offset)
             for number, pack in enumerate(own)

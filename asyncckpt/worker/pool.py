@@ -138,6 +138,12 @@ class WorkerPool(Generic[_S]):
             worker.jobs[ticket.job.id] = known
         worker.submit(known)
 
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether the thread runs; None before anything was asked of it."""
+        worker = self._worker
+        return None if worker is None else not worker.is_over
+
     def withdraw(self, job: str) -> bool:
         """Take a job back that has not been begun; False if it has, or is done."""
         with self._lock:
@@ -162,25 +168,23 @@ class WorkerPool(Generic[_S]):
         worker.call(call, future)
         return future
 
-    def settle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is left to do for what was committed; False if that takes longer than `timeout` seconds.
-
-        A worker that was never started, has ended or ends meanwhile has nothing left to do.
-        """
-        future: Future[None] = Future()
+    def ask(self, call: Callable[[_S], Coroutine[Any, Any, _T]]) -> Future[_T] | None:
+        """`start` where a worker runs; None where one would have to be started, or after `close`."""
+        future: Future[_T] = Future()
         with self._lock:
             worker = self._worker
             if self._closed or worker is None or worker.is_over:
-                return True
+                return None
             worker.calls.add(future)
-        worker.call(lambda service: service.settled(), future)
-        try:
-            future.result(timeout)
-        except TimeoutError:
-            return False
-        except (CheckpointerClosed, WorkerCrashed):
-            pass  # told where it belongs: on the handles
-        return True
+        worker.call(call, future)
+        return future
+
+    def settled(self) -> Future[None] | None:
+        """Done once nothing is left to do for what was committed by now.
+
+        None where no worker runs: one that was never started, or has ended, has nothing left to do.
+        """
+        return self.ask(lambda service: service.settled())
 
     def close(self, timeout: float | None = None) -> None:
         """Let the service finish; after `timeout` seconds leave it to itself, with a warning."""

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,21 +47,22 @@ def cores_for_worker(computing: int) -> frozenset[int]:
 def give_way(nice: int, cpus: Collection[int]) -> None:
     """Lower this process's priority by `nice`, that of its reads and writes too, and keep to `cpus`.
 
-    What cannot be had here is said in the log: the worker runs all the same.
+    What cannot be had here is said in the log, and the others are had all the same.
     """
+    # Its nice means something: it is in its trainer's session. In one of its own it would order nothing but what is
+    # within that, since the scheduler weighs sessions against each other.
+    if cpus:
+        _try("keep to its cores", lambda: os.sched_setaffinity(0, cpus))
+    if nice:
+        _try("lower its priority", lambda: os.nice(nice))
+        _try("lower the priority of its reads and writes", _lower_io)
+
+
+def _try(what: str, act: Callable[[], object]) -> None:
     try:
-        if cpus:
-            os.sched_setaffinity(0, cpus)
-        os.nice(nice)
-        if os.getsid(0) == os.getpid():
-            # Only then: a session of its own is a scheduler's group of its own, within which nice orders nothing. In
-            # the trainer's session this would lower the trainer.
-            with suppress(FileNotFoundError):
-                Path("/proc/self/autogroup").write_text(str(nice))
-        if nice:
-            _lower_io()
+        act()
     except OSError as error:
-        logger.warning("the worker's priority could not be lowered: %s", error)
+        logger.warning("the worker could not %s: %s", what, error)
 
 
 def _lower_io() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -11,14 +12,36 @@ from asyncckpt.errors import WorkerCrashed
 from asyncckpt.worker import failures
 from asyncckpt.worker.wire import Message
 
+NOTICE = 60.0
+"""Seconds after which whoever waits for an answer hears why; then after twice as many, and so on."""
+
 
 class Question:
-    """One of them; `answer` waits for it."""
+    """One of them, `number` among all; `answer` waits for what was asked under `name`."""
 
-    def __init__(self, message: Message) -> None:
-        self._message = message
+    def __init__(self, number: int, name: str, arguments: Mapping[str, Any]) -> None:
+        self.number = number
+        self.name = name
+        self._message: Message = {"kind": "call", "call": number, "name": name, **arguments}
         self.answer: Future[Any] = Future()
         self.is_sent = False
+        self.waited = 0.0
+        """Seconds for which nobody has answered it, as far as somebody here was awake."""
+        self._looked = time.monotonic()
+        self._next = NOTICE
+
+    def look(self, most: float) -> None:
+        """It is not answered yet. What passed since the last look counts as `most` seconds at most."""
+        now = time.monotonic()
+        self.waited += min(now - self._looked, most)
+        self._looked = now
+
+    def is_to_be_told(self) -> bool:
+        """Whether it is time to say for how long it is waited for by now."""
+        if self.waited < self._next:
+            return False
+        self._next = 2 * self.waited
+        return True
 
     def send(self) -> Message:
         """What to send; from now on a worker has it."""
@@ -48,8 +71,8 @@ class Questions:
 
     def ask(self, name: str, arguments: Mapping[str, Any]) -> Question:
         """A new one."""
-        number = next(self._numbers)
-        question = self._open[number] = Question({"kind": "call", "call": number, "name": name, **arguments})
+        question = Question(next(self._numbers), name, arguments)
+        self._open[question.number] = question
         return question
 
     def take(self, number: int) -> Question | None:

@@ -166,8 +166,13 @@ def verdict_key(ordinal: int) -> str:
     return f"verdict/{ordinal}"
 
 
+def landed_key(ordinal: int) -> str:
+    """Where rank 0 says that the local tier has save number `ordinal`, with every rank's part."""
+    return f"landed/{ordinal}"
+
+
 def trouble_key(ordinal: int, rank: int) -> str:
-    """Where a rank says that it cannot do its part of save number `ordinal`."""
+    """Where a rank says that it cannot do its part of save number `ordinal`, or of the attempt at it that it names."""
     return f"trouble/{ordinal}/{rank}"
 
 

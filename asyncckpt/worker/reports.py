@@ -7,7 +7,7 @@ from typing import Any
 
 from asyncckpt.errors import ObjectNotFound, RankMissing, SaveFailed
 from asyncckpt.format import report as reports
-from asyncckpt.format.manifest import Contents, merge
+from asyncckpt.format.contents import Contents, merge
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.report import Report
 from asyncckpt.storage.base import Storage
@@ -16,6 +16,10 @@ from asyncckpt.worker.listening import Listening
 from asyncckpt.worker.ranks import Ranks, save_task, trouble_key
 
 _FIRST_LOOK = 0.01
+
+
+class ShardFailed(SaveFailed):
+    """A rank could not write its part; where else that may go, it can be asked for it again."""
 
 
 async def write_report(
@@ -32,30 +36,36 @@ async def gather(
 ) -> Contents:
     """The whole checkpoint's contents, once exactly `world` ranks have reported on this attempt.
 
-    Raises `RankMissing` naming the first that did not before the deadline, or that has left, and `SaveFailed` as soon
-    as one says that it failed, or was given other objects to save than this one.
+    Raises `RankMissing` naming the first that did not before the deadline, or that has left, `ShardFailed` as soon as
+    one says that it failed, and `SaveFailed` where one was given other objects to save than this one, or another key.
     """
     if job.world == 1:
         return contents
     own = await write_report(job, contents, directory, writer, storage)
     found = {job.rank: own}
-    listening = {rank: _listening(ranks, rank, job) for rank in range(job.world) if rank != job.rank}
+    others = (rank for rank in range(job.world) if rank != job.rank)
+    listening = {rank: _listening(ranks, rank, job, directory) for rank in others}
     while missing := [rank for rank in listening if rank not in found]:
         # Side by side: where a store takes long to answer, there may be hundreds to ask for.
         looks = [_report_of(rank, own, directory, storage, listening[rank]) for rank in missing]
         for rank, report in zip(missing, await asyncio.gather(*looks), strict=True):
             if report is not None:
-                _check_plan(report, own)
+                _check_alike(report, own)
                 found[rank] = report
         if len(found) < job.world:
             await asyncio.sleep(max(_FIRST_LOOK, *(listening[rank].pause for rank in missing)))
     return merge(found[rank].contents for rank in range(job.world))
 
 
-def _listening(ranks: Ranks, rank: int, job: SaveJob) -> Listening:
+def _listening(ranks: Ranks, rank: int, job: SaveJob, directory: DataDirectory) -> Listening:
     hint = ": either it is gone, or it does not call step() and save() as rank 0 does"
     trouble = (trouble_key(job.ordinal, rank),)
-    return Listening(ranks, rank, trouble, f"part of step {job.step}", task=save_task(job.ordinal), hint=hint)
+    return Listening(
+        *(ranks, rank, trouble, f"part of step {job.step}"),
+        task=save_task(job.ordinal),
+        hint=hint,
+        concerns=lambda said: said.get("seq", directory.seq) == directory.seq,
+    )
 
 
 async def _report_of(
@@ -68,7 +78,7 @@ async def _report_of(
     if isinstance(outcome, RankMissing):
         raise outcome
     if isinstance(outcome, dict):
-        raise SaveFailed(f"rank {rank} could not write its shard: {outcome['error']}")
+        raise ShardFailed(f"rank {rank} could not write its shard: {outcome['error']}")
     return None
 
 
@@ -83,7 +93,13 @@ def _signs(listening: Listening) -> dict[str, Any] | RankMissing | None:
         return listening.missing() if listening.is_gone or listening.is_overdue else None
 
 
-def _check_plan(report: Report, own: Report) -> None:
+def _check_alike(report: Report, own: Report) -> None:
+    if report.contents.hidden != own.contents.hidden:
+        # What the manifest takes in, its key vouches for: anybody may have put a report there that takes none.
+        raise SaveFailed(
+            f"the part of rank {report.rank} is stored with {report.contents.hidden!r}, that of rank {own.rank} with "
+            f"{own.contents.hidden!r}: somebody else has written it, or that rank was given another codec"
+        )
     if report.plan != own.plan:
         raise SaveFailed(
             f"rank {report.rank} shares other objects than rank {own.rank}: give AsyncCheckpointer the same model, "

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Listeners
+from asyncckpt.format.codec import codec_of
 from asyncckpt.format.record import Record
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
@@ -114,5 +115,9 @@ def _settings(config: Message, pace: Pace, drained: Callable[[], Awaitable[None]
         config["overwrite"],
         drained,
         pace,
+        codec=codec_of(config["codec"]),
+        incremental=config["incremental"],
+        code_version=lambda: config["code_version"],
+        only_encrypted=False,  # here checkpoints are copied, and never restored
         **{name: made(Recipe(*recipe)) for name, recipe in config["tiers"].items()},
     )

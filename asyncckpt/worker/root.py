@@ -76,11 +76,9 @@ class Root:
         self, writer: Writer, checkpoint: Checkpoint, brought: Container[str] = ()
     ) -> tuple[Verdict, Record]:
         """Commit a checkpoint, everything of which is there; `brought` are packs that were copied for it."""
-        verdict, parent = await self._judge(writer, checkpoint), writer.parent
+        verdict = await self._judge(writer, checkpoint)
         with self.ownership.committing(writer):
             await writer.commit(checkpoint, verdict.removed, verdict.acknowledged, brought)
-        if parent is not None and parent > checkpoint.seq:  # the training is further on the local tier
-            writer.parent = parent
         return verdict, writer.head
 
     async def _judge(self, writer: Writer, checkpoint: Checkpoint) -> Verdict:

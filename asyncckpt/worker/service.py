@@ -21,12 +21,13 @@ from dataclasses import replace
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError
-from asyncckpt.events import HOME, LOCAL, Amended, Listeners
+from asyncckpt.events import HOME, LOCAL, Amended, Fallback, Listeners
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.manifest import Contents
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
+from asyncckpt.unpacking import is_encrypted
 from asyncckpt.worker.aftermath import retained
 from asyncckpt.worker.answers import Answers
 from asyncckpt.worker.bringing import Bringing, Source
@@ -51,7 +52,7 @@ class SaveService:
     def __init__(
         self, storage: Storage, config: ServiceConfig, listeners: Listeners, clock: Clock, ranks: Ranks
     ) -> None:
-        self.catalog = Catalog(storage, config.monitor)
+        self.catalog = Catalog(storage, config.monitor, only_encrypted=config.only_encrypted)
         self.storage = storage
         self.ownership = Ownership(
             self.catalog,
@@ -91,7 +92,9 @@ class SaveService:
         return Mirroring(tier, self.catalog, self.keeping, config.pace, told, self._clock)
 
     def _nearer(self, storage: Storage) -> LocalTier:
-        return LocalTier(storage, self.ownership, self.catalog, self._config.monitor, self._listeners, self._clock)
+        return LocalTier(
+            *(storage, self.ownership, self.catalog, self._config, self._listeners, self._clock, self._ranks)
+        )
 
     async def _look_around(self) -> None:
         """Before the run is taken."""
@@ -225,7 +228,12 @@ class SaveService:
             # With a local tier it was read in one of two places, and a save shares what is sound in both.
             is_sound = verified is not None and not damaged and self._local is None
             writer.base = Base(verified) if verified is not None and is_sound else None
+            if self._local is not None:
+                self._local.share_nothing()
             self._listeners.emit(retained(writer))
+            if verified is not None and self._config.codec.key is None and is_encrypted(verified):
+                reason = f"step {writer.listing.find(f'{seq:08d}').step} is encrypted, what is saved from now on is not"
+                self._listeners.emit(Fallback("encryption", f"{reason}: give SavePolicy(codec=) for that"))
             if self._mirroring is not None:
                 if named:  # what tiers have dropped since then must never be shared anew
                     writer.base = None

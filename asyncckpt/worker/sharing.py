@@ -6,6 +6,9 @@ in proportion to that. In data-parallel training that is nearly everything for r
 
 Where the launcher says which ranks are here (``LOCAL_WORLD_SIZE``, as ``torchrun`` does), only those are asked. Whoever
 has not said anything yet is taken to need as much.
+
+At first a rank knows how much its models and optimizers hold, and not what an object will hand out of which nothing but
+its ``state_dict()`` tells. So once the others have measured what they stage, what each may take is worked out anew.
 """
 
 from __future__ import annotations
@@ -23,13 +26,23 @@ _LEAST = 1 / 64
 """Of what is free, for all ranks together, however little they need: shards of a few kilobytes need not be counted."""
 
 
+_HARDLY = 0.1
+"""Of what there was: so much more or less is not worth a word."""
+_LOOKS = 8
+"""How often, at most, it is asked whether others have measured what they need: each time at a save."""
+
+
 class Sharing:
     """Of one rank, which will stage about `estimate` bytes. Not for several threads at once."""
 
     def __init__(self, ranks: Ranks, estimate: int) -> None:
         self._ranks = ranks
         self._others = [rank for rank in here(ranks.rank, ranks.world, os.environ) if rank != ranks.rank]
-        self._measured = 0
+        self._need = self._measured = self._looks = 0
+        self._limits: Sequence[Allowance] = ()
+        self._words: dict[int, Mapping[str, Any]] = {}
+        """What the others have said that have measured what they need."""
+        self._found: Allowance | None = None
         if self._others:  # what is free is worth saying once there is nothing but staging memory still to come
             self._tell(estimate, [replace(limit, free=0) for limit in allowance.limits()])
 
@@ -41,11 +54,33 @@ class Sharing:
         if not self._others:
             found = allowance.memory()
             return None if found is None else replace(found, free=found.free + held)
-        limits = [replace(limit, free=limit.free + held) for limit in allowance.limits()]
+        self._need, self._looks = need, _LOOKS
+        self._limits = [replace(limit, free=limit.free + held) for limit in allowance.limits()]
         self._measured += 1
-        self._tell(need, limits)
-        words = [self._heard(rank) for rank in self._others]
-        parts = [_part(limit, need, words, self._measured) for limit in limits]
+        self._tell(need, self._limits)
+        self._words.clear()
+        self._found = self._part()
+        return self._found
+
+    def again(self) -> Allowance | None:
+        """The same once it has turned out to be quite another, since others have measured what they need; else None.
+
+        Asks those that had not, a few times.
+        """
+        if not self._looks or len(self._words) == len(self._others):
+            return None
+        self._looks -= 1
+        found, before = self._part(), self._found
+        if found is None or before is None or abs(found.free - before.free) <= _HARDLY * before.free:
+            return None
+        self._found = found
+        return found
+
+    def _part(self) -> Allowance | None:
+        words = [self._words.get(rank) or self._heard(rank) for rank in self._others]
+        heard = zip(self._others, words, strict=True)
+        self._words = {rank: word for rank, word in heard if word is not None and word["measured"]}
+        parts = [_part(limit, self._need, words, self._measured) for limit in self._limits]
         return min(parts, key=lambda part: part.free, default=None)
 
     def _tell(self, need: int, limits: Sequence[Allowance]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
+from asyncckpt.errors import CheckpointerClosed, WorkerCrashed, WorkerLate
 from asyncckpt.events import Fallback, Listeners
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.past import Past
@@ -44,7 +44,8 @@ _PAUSES = (0.0, 0.25)
 class Succession:
     """Worker processes that save into `root`; `fall_back` makes the executor that goes on where none can be kept alive.
 
-    Raises `RuntimeError` where there is no thread to be had.
+    An answer of one that lives is waited for `patience` seconds at most. Raises `RuntimeError` where there is no thread
+    to be had.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Succession:
         replies: Replies,
         relay: Relay,
         listeners: Listeners,
+        patience: float,
         fall_back: Callable[[Past], Executor],
     ) -> None:
         self._root = root
@@ -61,6 +63,7 @@ class Succession:
         self._replies = replies
         self._relay = relay
         self._listeners = listeners
+        self._patience = patience
         self._fall_back = fall_back
         self._is_silent = False
         self._deaths: deque[float] = deque(maxlen=DEATHS)
@@ -99,6 +102,7 @@ class Succession:
                 self._hear(link)
                 if self._is_in_the_way(link):
                     break
+                self._tell_who_waits(link)
                 self._exchange.forget(link)
                 link.channel.flush()
                 if link.channel.is_ended or link.channel.is_broken:
@@ -139,6 +143,25 @@ class Succession:
                 )
             )
         return bool(asked)
+
+    def _tell_who_waits(self, link: Link) -> None:
+        """Whoever waits for an answer of a worker that lives hears for how long by now, and at last that none came.
+
+        The worker is left alone then: it may be about to commit a save, and another one would meet the same store.
+        """
+        for question in self._exchange.unanswered(2 * SILENCE / _BEATS):
+            what = f"the worker process {link.process.pid} lives, and has not answered {question.name}"
+            if question.waited >= self._patience:
+                if self._exchange.answered(question.number) is not None:
+                    question.answer.set_exception(
+                        WorkerLate(
+                            f"{what} within {self._patience:g} s: look what holds it, {self._root} or the machine; "
+                            f"ProcessConfig(answer_timeout=) is how long to wait"
+                        )
+                    )
+            elif question.is_to_be_told():
+                reason = f"{what} for {question.waited:.0f} s: {self._root} is slow, or hangs"
+                self._listeners.emit(Fallback("worker", f"{reason}; that is waited for {self._patience:g} s in all"))
 
     def _is_hopeless(self, how: str) -> bool:
         """A worker has died: whether to give up; if not, whatever it had is ready for the next one."""

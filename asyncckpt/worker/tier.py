@@ -120,7 +120,8 @@ class Tier:
         copying = Copying(source, self.catalog.storage, pace, self._brought)
         await copying.copy(checkpoint, writer.listed.uses)
         await self.follow_up(writer, await self.commit(writer, checkpoint))
-        await clean_up(writer, self._brought, self._listeners)
+        if not self._ownership.is_lost:  # by now somebody else may list what this writer does not
+            await clean_up(writer, self._brought, self._listeners)
         return copying.written
 
     async def open(self, home: Home) -> Writer:
@@ -141,7 +142,8 @@ class Tier:
     async def follow_up(self, writer: Writer, verdict: Verdict) -> None:
         """What can be done later, after a commit."""
         tell(verdict, self._listeners)
-        await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
+        if not self._ownership.is_lost:
+            await follow_up(writer, verdict, self._ownership, self._keeping, self._listeners)
 
     def spare(self, seqs: Iterable[int]) -> None:
         """From now on retention leaves these alone whatever the policy says, and no others but what is being read."""
@@ -150,6 +152,10 @@ class Tier:
     def hold(self, seq: int) -> AbstractContextManager[None]:
         """Keep retention away from a checkpoint that is being read."""
         return self._keeping.hold(seq)
+
+    async def needed(self) -> set[int]:
+        """What is being read in this process, pinned or tagged; raises `StorageError` where that cannot be told."""
+        return await self._keeping.needed()
 
     async def give_up(self, writer: Writer, checkpoints: Sequence[Checkpoint], reason: str) -> None:
         """Drop these by a record of its own, and delete at once what they alone held."""
@@ -183,6 +189,13 @@ class Tier:
             with self._ownership.recording(writer):
                 await writer.amend(checkpoint)
             await follow_up(writer, Verdict(), self._ownership, self._keeping, self._listeners)
+
+    async def show_latest(self, home: Home, seq: int) -> None:
+        """Make that one the latest, if it is listed, where training at home has gone back to it. Raises as `take`."""
+        writer = await self.open(home)
+        if seq in writer.listed and writer.head.latest != seq:
+            with self._ownership.recording(writer):
+                await writer.roll_back(seq)
 
     async def idle(self) -> None:
         """Wait for sweep and deletion under way."""

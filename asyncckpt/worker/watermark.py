@@ -84,9 +84,11 @@ class Watermark:
         self._follow()
 
     def seal(self) -> None:
-        """The snapshot is complete and consistent: it may be committed."""
+        """The snapshot is complete and consistent: it may be committed. One that was aborted stays so."""
         with self._changed:
-            self._sealed = True
+            # A save that is given up while its last bytes are copied is changed by training already: a seal after the
+            # abort would have had a worker that hears of both at once commit it.
+            self._sealed = self._error is None
             self._changed.notify_all()
         self._follow()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from asyncckpt import events
 from asyncckpt.errors import Fenced
 from asyncckpt.events import Event
+from asyncckpt.format.contents import Alias, Contents
+from asyncckpt.format.document import contents_json, contents_of
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.manifest import Alias, Contents, contents_json, contents_of
 from asyncckpt.format.record import Removal, WriterId
 from asyncckpt.format.sealed import Fixed, canonical, seal, unseal
 from asyncckpt.format.shard import PackedTensor
@@ -19,7 +20,7 @@ from asyncckpt.worker import failures
 from asyncckpt.worker.job import Layout, PlannedPack, PlannedTensor, SaveJob
 from asyncckpt.worker.past import Claim, Past
 
-PROTOCOL = 4
+PROTOCOL = 6
 """Trainer and worker are of one installation; an upgrade under a running training is what tells them apart."""
 
 Message = dict[str, Any]
@@ -47,12 +48,12 @@ def job_json(job: SaveJob) -> Message:
         "rank": job.rank,
         "world": job.world,
         "plan": job.plan,
-        "code_version": job.code_version,
         "parent": job.parent,
         "partial": list(job.partial),
         "emergency": job.emergency,
         "local_only": job.local_only,
         "passable": job.passable,
+        "message": job.message,
     }
 
 
@@ -183,12 +184,13 @@ def claim_of(said: Message) -> Claim:
 
 def contents_text(contents: Contents) -> str:
     """Contents, which may be large: as they stand in a manifest."""
-    return seal(contents_json(contents)).decode("ascii")
+    return seal({**contents_json(contents), "codec": contents.hidden}).decode("ascii")
 
 
 def contents_from(text: str) -> Contents:
     """The inverse of `contents_text`."""
-    return contents_of(unseal(text.encode("ascii"), "contents from another process"))
+    fields = unseal(text.encode("ascii"), "contents from another process")
+    return replace(contents_of(fields), hidden=fields["codec"])
 
 
 def plan_json(plan: PrunePlan) -> Message:

@@ -72,6 +72,8 @@ class Writer:
     """The hints that are known to be nobody else's files."""
     base: Base | None = None
     """What the next save may share. A writer that opened anew has none until it has read or written something."""
+    is_alone: bool = True
+    """See `asyncckpt.worker.sweep.View`: whoever held the run before has lost it."""
 
     @property
     def inc(self) -> int:
@@ -127,7 +129,7 @@ class Writer:
         )
         await self._list(record, gone)
         if not checkpoint.partial:
-            self.parent = checkpoint.seq
+            self.parent = max(self.parent or 0, checkpoint.seq)  # the training may be further on the local tier by now
         return self.head
 
     async def drop(self, removed: Collection[Removal], acknowledged: Collection[int] = ()) -> None:

@@ -22,6 +22,8 @@ class Found:
     """What to ask further ranges for, so that they are of the same version; None where the store names none."""
     token: str | None = None
     """That of the put that has stored it."""
+    stored: float | None = None
+    """When it was stored, by the store's clock, in seconds since the epoch."""
 
 
 Settle: TypeAlias = Callable[[], Awaitable[Found | None]]
@@ -50,8 +52,11 @@ class Upload(Protocol):
         """Have the store show the object."""
         ...
 
-    async def abort(self) -> None:
-        """Have the store forget it, where it was begun and not completed; what cannot be is left to the next start."""
+    async def abort(self, within: float | None) -> None:
+        """Have the store forget it, where it was begun and not completed; what cannot be is left to the next start.
+
+        Raises `TimeoutError` where that takes longer than `within` seconds; None is for as long as a request may take.
+        """
         ...
 
 

@@ -102,7 +102,7 @@ def answered(code: str, status: int, said: str) -> Fault:
 def _refused(code: str, status: int, said: str) -> Fault:
     if code in _DENIED:
         return Fault("denied", code, f"{_DENIED[code]} ({said})")
-    if code in _MISSING:
+    if code in _MISSING or (status == 404 and not code):
         return Fault("missing", "missing", said)
     if code == "NoSuchUpload":
         return Fault("no_upload", code, f"{_ABORTED} ({said})")

@@ -72,7 +72,7 @@ _JITTER = random.Random()  # noqa: S311 -- not the generator of all: training ma
 class Requests:
     """What one store asks its server; all on one event loop. `retries` counts by reason what was tried again.
 
-    Once the store refuses its credentials, the next request asks for those that there are then.
+    Once the store refuses its credentials, those that there are by then are asked for, and it is tried with them once.
     """
 
     def __init__(self, url: str, tuning: Tuning, connection: Connection, retries: Counter[str] | None = None) -> None:
@@ -82,12 +82,17 @@ class Requests:
         self._url = url
         self._pressure: Pressure | None = None
 
+    @property
+    def limit(self) -> int:
+        """How many requests the store gets at once now."""
+        return self.tuning.concurrency if self._pressure is None else self._pressure.limit
+
     async def make(self, attempt: Attempt[_T], settle: Callable[[], Awaitable[_T | None]] | None = None) -> _T:
         """What `attempt` returns; raises `Failed`.
 
         With `settle` an attempt that may have been carried out is looked after before the next.
         """
-        lost, until = False, time.monotonic() + self.tuning.patience
+        lost, renewed, until = False, False, time.monotonic() + self.tuning.patience
         for number in range(1, self.tuning.attempts + 1):
             try:
                 return await self._once(attempt)
@@ -96,6 +101,10 @@ class Requests:
                     raise
                 fault = self.connection.fault_of(error)
                 lost = lost or fault.applied
+                if fault.reason in RENEWABLE and not renewed and number < self.tuning.attempts:
+                    renewed = True
+                    self.retries["credentials"] += 1
+                    continue
                 is_last = number == self.tuning.attempts or fault.kind != "transient" or time.monotonic() > until
                 if is_last and lost and settle is not None and (settled := await settle()) is not None:
                     return settled

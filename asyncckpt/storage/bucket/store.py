@@ -7,6 +7,7 @@ not there; whether the server heeds that, `probe` finds out.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import functools
 import logging
@@ -24,12 +25,15 @@ from asyncckpt.storage.bucket.probing import is_ignored
 from asyncckpt.storage.bucket.requests import Failed
 from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.crossing import Crossing
-from asyncckpt.storage.cutting import blocks, lasts
+from asyncckpt.storage.cutting import at_most, blocks, lasts
 from asyncckpt.storage.room import room
 from asyncckpt.storage.spans import check_length, span
 from asyncckpt.storage.together import together
 
 logger = logging.getLogger("asyncckpt")
+
+HASTE = 2.0
+"""Seconds that the abort of an upload may take that was given up."""
 
 _T = TypeVar("_T")
 
@@ -99,7 +103,7 @@ class BucketStorage:
         check_key(key)
         if mode == "create" and await self.probe() == "none":
             raise StorageDenied(errno.ENOTSUP, f"{self.url}: {self._ignored}")
-        size = self._tuning.part_of(length)
+        size = self._tuning.part_of(length if length is not None else at_most(parts))
         async with aclosing(blocks(parts, size)) as cut:
             head = await anext(cut, memoryview(b""))
             second = await anext(cut, None)
@@ -130,16 +134,18 @@ class BucketStorage:
             check_length(key, written, length)
             await self._about(key, upload.sent)
             await self._about(key, lambda: upload.complete(lambda: self._settled(key, token)), to_the_end=True)
-        except BaseException:
-            await self._abort(key, upload)
+        except BaseException as error:
+            await self._abort(key, upload, is_given_up=isinstance(error, asyncio.CancelledError))
             raise
         return ObjectInfo(key, written)
 
-    async def _abort(self, key: str, upload: Upload) -> None:
+    async def _abort(self, key: str, upload: Upload, *, is_given_up: bool) -> None:
+        """Have the store forget it; who has given it up has no time, most likely since the process will be killed."""
+        within = HASTE if is_given_up else None
         try:
-            await self._about(key, upload.abort, to_the_end=True)
-        except StorageError as error:  # why the put failed is what counts
-            logger.warning("an unfinished upload is left to the next start: %s", error)
+            await self._about(key, lambda: upload.abort(within), to_the_end=True)
+        except (StorageError, TimeoutError) as error:  # why the put failed is what counts
+            logger.warning("an unfinished upload is left to the next start: %s/%s: %r", self.url, key, error)
 
     async def _settled(self, key: str, token: str) -> Found | None:
         """What is there, if it is from the put with this `token`."""
@@ -222,6 +228,13 @@ class BucketStorage:
         """The object's length, or None if there is none."""
         found = await self._about(check_key(key), lambda: self._client.head(self._names.whole(key)))
         return None if found is None else ObjectInfo(key, found.length)
+
+    async def stored_at(self, key: str) -> float | None:
+        """See `asyncckpt.storage.base.Dated`."""
+        found = await self._about(check_key(key), lambda: self._client.head(self._names.whole(key)))
+        if found is None:
+            raise ObjectNotFound(errno.ENOENT, f"{self.url}/{key}: there is no such object")
+        return found.stored
 
     async def list(self, prefix: str = "", start_after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """Every object under `prefix`, sorted, see `Storage.list`; asked of the store anew each time."""

@@ -12,11 +12,13 @@ from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
 from asyncckpt.storage.bucket.client import TOKEN, Found, Settle, Upload
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
-from asyncckpt.storage.obstore.connection import LIFETIME, Stores
-from asyncckpt.storage.obstore.straight import Answered, Straight, Truncated
+from asyncckpt.storage.obstore.connection import Stores
+from asyncckpt.storage.obstore.signed import Signed
+from asyncckpt.storage.obstore.straight import Answered, Straight, Truncated, between
 from asyncckpt.storage.obstore.upload import ObstoreUpload
 from asyncckpt.storage.s3 import S3Storage
 from asyncckpt.storage.s3.client import S3Client
+from asyncckpt.storage.spans import span
 
 _PIECE = 256 << 10
 _PAGE = 1000
@@ -45,6 +47,7 @@ class ObstoreClient:
         """Creates in parts, which obstore cannot; on the same loop."""
         self._names = names
         self._extra = extra
+        self._signed = Signed()
 
     @property
     def creates_in_parts(self) -> bool:
@@ -79,7 +82,8 @@ class ObstoreClient:
         self.weaker["part_retries"] = _UNCOUNTED
 
         def put(stores: Stores, parts: Any) -> asyncio.Future[Any]:
-            given = {"attributes": self._given(token), "chunk_size": part, "max_concurrency": window}
+            at_once = min(window, self.requests.limit)  # to its end: obstore does not tell what it tries again
+            given = {"attributes": self._given(token), "chunk_size": part, "max_concurrency": at_once}
             begun: asyncio.Future[Any] = stores.obstore.put_async(stores.sending, name, parts, **given)
             return begun
 
@@ -112,22 +116,34 @@ class ObstoreClient:
         self, name: str, start: int, count: int, into: memoryview | None = None
     ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
-        reading = _Reading(name, start, count, into)
+        reading = _Reading(name, start, count, None if into is None else [into[:count]])
 
         async def attempt(stores: Stores) -> tuple[Found, memoryview]:
             reading.filled = 0  # it may be another object by now
             found = await self._read(stores, reading)
-            return found, reading.room[: reading.filled]
+            return found, reading.room[0][: reading.filled]
 
         return await self.requests.make(attempt)
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
         """See `Client.fill`; what was cut short goes on from where it was cut."""
-        reading = _Reading(name, start, len(into), into, version)
+        reading = _Reading(name, start, len(into), [into], version)
 
         async def attempt(stores: Stores) -> None:
             await self._read(stores, reading)
             _check(len(into) - reading.filled)
+
+        await self.requests.make(attempt)
+
+    async def scatter(self, name: str, into: Sequence[memoryview], start: int) -> None:
+        """Fill one piece of memory after the other with what begins at `start`, by one request."""
+        reading = _Reading(name, start, sum(map(len, into)), into)
+
+        async def attempt(stores: Stores) -> None:
+            reading.filled = 0  # it may be another object by now
+            found = await self._read(stores, reading)
+            span(name, found.length, start, reading.count, None)
+            _check(reading.count - reading.filled)
 
         await self.requests.make(attempt)
 
@@ -136,12 +152,13 @@ class ObstoreClient:
         is_again, reading.is_again = reading.is_again, True
         refused: Exception | None = None
         if reading.into is not None and not is_again and (straight := self._straight(stores)) is not None:
-            url = await stores.obstore.sign_async(stores.asking, "GET", reading.name, LIFETIME)
+            url = await self._signed.url(stores, reading.name)
             try:
                 found, reading.filled = await straight.read(url, reading.start, reading.room, reading.version)
             except (Answered, ssl.SSLCertVerificationError) as error:
                 if isinstance(error, Answered) and error.status not in _NOT_AS_ASKED:
                     raise
+                self._signed.forget(reading.name)
                 refused = error  # whatever else is wrong, obstore says so
             else:
                 return found
@@ -242,16 +259,16 @@ class _Reading:
     name: str
     start: int
     count: int
-    into: memoryview | None
+    into: Sequence[memoryview] | None
     version: str | None = None
     filled: int = 0
     is_again: bool = False
     """Whether it was begun before."""
-    room: memoryview = field(init=False)
-    """Where the bytes go."""
+    room: Sequence[memoryview] = field(init=False)
+    """Where the bytes go, one after the other."""
 
     def __post_init__(self) -> None:
-        self.room = memoryview(b"") if self.into is None else self.into[: self.count]
+        self.room = [memoryview(b"")] if self.into is None else self.into
 
     @property
     def options(self) -> dict[str, Any]:
@@ -263,17 +280,22 @@ class _Reading:
         """Have room for what an object of `size` bytes has of it; how much that is."""
         wanted = min(self.count, size - self.start)
         if self.into is None:
-            self.room = memoryview(bytearray(wanted))
+            self.room = [memoryview(bytearray(wanted))]
         return wanted
 
     def add(self, piece: Any) -> None:
         """The next bytes."""
-        self.room[self.filled : self.filled + len(piece)] = piece
-        self.filled += len(piece)
+        came = memoryview(piece)
+        for part in between(self.room, self.filled, self.filled + len(came)):
+            part[:], came = came[: len(part)], came[len(part) :]
+            self.filled += len(part)
+        if came:
+            raise ConnectionError(f"{len(came)} bytes more came than were asked for")
 
 
 def _found(got: Any) -> Found:
-    return Found(got.meta["size"], got.meta["e_tag"], got.attributes.get(TOKEN))
+    meta = got.meta
+    return Found(meta["size"], meta["e_tag"], got.attributes.get(TOKEN), meta["last_modified"].timestamp())
 
 
 def _check(missing: int) -> None:

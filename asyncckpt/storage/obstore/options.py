@@ -35,6 +35,9 @@ class Said:
     """Whether the bucket's name is part of the host's."""
 
 
+EMULATOR = "STORAGE_EMULATOR_HOST"
+"""Where gcsfs, and Google's own libraries, look for the address of an emulator."""
+
 _NO_MATTER = {
     "asynchronous", "loop", "skip_instance_cache", "use_listings_cache", "listings_expiry_time", "max_paths",
     "default_block_size", "default_fill_cache", "default_cache_type", "max_concurrency", "cache_regions",
@@ -62,10 +65,11 @@ class _Given:
 
     def refuse(self, name: str) -> Untranslatable:
         """The error for one of them."""
-        return Untranslatable(
-            f"{self._url}: obstore cannot be told {self._where}['{name}']; leave it out, or give storage_options "
-            "backend='fsspec'"
-        )
+        return self.untold(f"obstore cannot be told {self._where}['{name}']; leave it out")
+
+    def untold(self, why: str) -> Untranslatable:
+        """The error for what obstore cannot be told."""
+        return Untranslatable(f"{self._url}: {why}, or give storage_options backend='fsspec'")
 
     def end(self) -> None:
         """Raise for what nobody has taken."""
@@ -115,6 +119,8 @@ def _stored_with(extra: _Given, said: Said) -> None:
 
 def _gs(given: _Given) -> Said:
     said = Said(config={"base_url": given.take("endpoint_url")})
+    if said.config["base_url"] is None and os.environ.get(EMULATOR, "default") not in ("", "default"):
+        raise given.untold(f"{EMULATOR} names an emulator of the interface that obstore does not speak; unset it")
     match given.take("token"):
         case None | "google_default":
             pass

@@ -14,6 +14,8 @@ _SAID = re.compile(r"<Message>([^<]*)")
 _BROKE = re.compile(r"HttpError \{\s*kind: (\w+)")
 _CAUSE = re.compile(r'message: "([^"]*)"')
 _LONGEST = 300
+_EMULATED = "this server knows only the other interface of Google's store; give storage_options backend='fsspec'"
+"""Emulators do, and say it by an error of that one."""
 
 
 def fault_of(error: Exception) -> Fault:
@@ -40,6 +42,8 @@ def fault_of(error: Exception) -> Fault:
 def _answered(status: int, said: str) -> Fault:
     if status in (301, 307):
         return answered("PermanentRedirect", 301, said[:_LONGEST])
+    if "invalid uploadType" in said:
+        return Fault("denied", "NotImplemented", f"{_EMULATED} ({said[:_LONGEST]})")
     code, message = _CODE.search(said), _SAID.search(said)
     word = code[1] or code[2] if code is not None else str(status)
     return answered(word, status, message[1] if message is not None else said[:_LONGEST])

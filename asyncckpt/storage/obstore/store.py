@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from asyncckpt.storage.base import check_key
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.bucket.store import BucketStorage
@@ -43,6 +44,12 @@ class ObstoreStorage(BucketStorage):
         elif scheme == "gs":
             client.weaker["uploads"] = _UNSWEPT.format("uploads")
         super().__init__(names, client, tuning)
+        self._obstore = client
+
+    async def scatter(self, key: str, start: int, into: Sequence[memoryview]) -> None:
+        """Read one range into several pieces of memory, see `Scattering.scatter`."""
+        name = self._names.whole(check_key(key))
+        await self._about(key, lambda: self._obstore.scatter(name, into, start))
 
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""

@@ -10,9 +10,11 @@ import asyncio
 import http.client
 import socket
 import ssl
+import struct
+import sys
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -51,8 +53,9 @@ class Straight:
         self._idle: defaultdict[str, list[http.client.HTTPConnection]] = defaultdict(list)
         self._lock = threading.Lock()
 
-    async def read(self, url: str, start: int, into: memoryview, version: str | None) -> tuple[Found, int]:
-        """Read what begins at `start`, of that version, into `into`; the object, and how many bytes it had there.
+    async def read(self, url: str, start: int, into: Sequence[memoryview], version: str | None) -> tuple[Found, int]:
+        """Read what begins at `start`, of that version, into one piece of memory after the other; the object, and how
+        many bytes it had there.
 
         Raises `Answered`, or what breaks a connection. Nobody writes to `into` any more when this ends.
         """
@@ -87,8 +90,15 @@ class Straight:
                 self._context = self._context or _context(self._client)
             made = http.client.HTTPSConnection(host, timeout=patience, context=self._context)
         made.connect()
-        made.sock.settimeout(self._tuning.read_timeout)
+        made.sock.settimeout(self.patience)
+        if _waits(made.sock):
+            made.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self.patience))
         return made
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a store may be silent."""
+        return self._tuning.read_timeout
 
     def give_back(self, host: str, connection: http.client.HTTPConnection) -> None:
         """It can be used again."""
@@ -107,12 +117,13 @@ class Straight:
 class _Asked:
     """One range, which a thread asks for."""
 
-    def __init__(self, lines: Straight, url: str, start: int, into: memoryview, version: str | None) -> None:
+    def __init__(self, lines: Straight, url: str, start: int, into: Sequence[memoryview], version: str | None) -> None:
         self._lines = lines
         self._url = urlsplit(url)
         self._start = start
         self._into = into
-        self._headers = {"Range": f"bytes={start}-{start + len(into) - 1}"}
+        self._length = sum(map(len, into))
+        self._headers = {"Range": f"bytes={start}-{start + self._length - 1}"}
         if version is not None:
             self._headers["If-Match"] = version
         self._lock = threading.Lock()
@@ -160,24 +171,70 @@ class _Asked:
         return connection.getresponse()
 
     def _received(self, answer: http.client.HTTPResponse) -> tuple[Found, int]:
-        said, filled = answer.headers, 0
+        said = answer.headers
         total = str(said["Content-Range"]).rpartition("/")[2]
-        wanted = min(len(self._into), int(total) - self._start) if total.isdecimal() else -1
+        wanted = min(self._length, int(total) - self._start) if total.isdecimal() else -1
         with answer:
             if answer.status != _PARTIAL or answer.length != wanted:
                 raise Answered(answer.status, answer.read(_LONGEST).decode(errors="replace"))
-            while filled < wanted:
-                got = answer.readinto(self._into[filled:wanted])
-                if not got:
-                    raise Truncated(f"{wanted - filled} of {wanted} bytes did not come")
-                filled += got
+            filled = self._fill(answer, wanted)
+            if filled < wanted:
+                raise Truncated(f"{wanted - filled} of {wanted} bytes did not come")
         return Found(int(total), said["ETag"], said[f"x-amz-meta-{TOKEN}"]), wanted
+
+    def _fill(self, answer: http.client.HTTPResponse, wanted: int) -> int:
+        """Receive so many bytes; returns how many came before the end."""
+        line = self._socket
+        if line is None or not _waits(line):
+            return self._poured(answer, wanted)
+        filled = self._poured(answer, min(wanted, len(answer.peek())))  # has come with the headers
+        line.settimeout(None)
+        while filled < wanted and (got := _received(line, between(self._into, filled, wanted))):
+            filled += got
+        line.settimeout(self._lines.patience)
+        return filled
+
+    def _poured(self, answer: http.client.HTTPResponse, wanted: int) -> int:
+        filled = 0
+        while filled < wanted and (got := answer.readinto(between(self._into, filled, wanted)[0])):
+            filled += got
+        return filled
 
     def _let_go(self) -> bool:
         """Whether it was cut."""
         with self._lock:
             self._socket = None
             return self._is_cut
+
+
+def _waits(line: socket.socket) -> bool:
+    """Whether one call to the kernel can wait for many bytes: each more costs a thread the interpreter lock."""
+    return sys.platform == "linux" and not isinstance(line, ssl.SSLSocket)
+
+
+def between(parts: Sequence[memoryview], start: int, end: int) -> list[memoryview]:
+    """Bytes ``[start, end)`` of `parts`, which are one after the other."""
+    found, at = [], 0
+    for part in parts:
+        if start < at + len(part) and at < end:
+            found.append(part[max(start - at, 0) : end - at])
+        at += len(part)
+    return found
+
+
+def _received(line: socket.socket, into: Sequence[memoryview]) -> int:
+    if sys.platform == "win32":  # receives into one place at a time
+        return line.recv_into(into[0])
+    else:
+        try:
+            return line.recvmsg_into(into, 0, socket.MSG_WAITALL)[0]
+        except BlockingIOError:  # so says Linux that `SO_RCVTIMEO` is over
+            raise TimeoutError("timed out") from None
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1e6) or 1)
 
 
 def unfit(endpoint: str, config: Mapping[str, Any]) -> str | None:

@@ -111,14 +111,16 @@ class ObstoreUpload:
         if sending.exception() is not None and await settle() is None:
             self._raise(sending, is_shown=_PART.search(str(sending.exception())) is None)
 
-    async def abort(self) -> None:
-        """See `Upload.abort`."""
+    async def abort(self, within: float | None) -> None:
+        """See `Upload.abort`; obstore itself has half of that time, and who finds uploads that were left the other."""
         if self._sending is None or self._feed is None:
             return
         self._feed.abort()
-        await asyncio.wait({self._sending}, timeout=self._requests.tuning.read_timeout)
-        if self._sending.cancel() or _ABORT.search(str(self._sending.exception())) is not None:
-            await self._sweep()
+        patience = self._requests.tuning.read_timeout
+        async with asyncio.timeout(within):
+            await asyncio.wait({self._sending}, timeout=patience if within is None else min(patience, within / 2))
+            if self._sending.cancel() or _ABORT.search(str(self._sending.exception())) is not None:
+                await self._sweep()
 
     def _begun(self) -> tuple[_Feed, asyncio.Future[Any]]:
         if self._feed is None or self._sending is None:

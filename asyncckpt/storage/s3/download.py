@@ -13,7 +13,9 @@ _PIECE = 1 << 20
 
 def found_in(answer: Mapping[str, Any], length: int) -> Found:
     """What the store's answer says of the object."""
-    return Found(length, answer.get("ETag"), answer.get("Metadata", {}).get(TOKEN))
+    stored = answer.get("LastModified")
+    at = None if stored is None else stored.timestamp()
+    return Found(length, answer.get("ETag"), answer.get("Metadata", {}).get(TOKEN), at)
 
 
 class Truncated(ConnectionError):

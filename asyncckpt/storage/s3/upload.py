@@ -98,13 +98,14 @@ class S3Upload:
         await self._requests.make(attempt, settle)
         self._id = None
 
-    async def abort(self) -> None:
+    async def abort(self, within: float | None) -> None:
         """Have the store forget it, where it was begun and not completed; what cannot be is left to the next start."""
         for part in self._parts:
             part.cancel()
         await asyncio.gather(*self._parts, return_exceptions=True)
         if self._id is not None:
-            await forget(self._requests, self._where, self._id)
+            async with asyncio.timeout(within):
+                await forget(self._requests, self._where, self._id)
             self._id = None
 
 

@@ -38,7 +38,7 @@ class Knobs(TypedDict, total=False):
     capacity: float
     """Bytes of each device; -1 is all of the address space."""
     fail_pinned_after: int
-    """So many new pinned blocks can be had before one fails; -1: none fails."""
+    """Memory can be page-locked so many times (a new pinned block, a registration) before it fails once; -1: never."""
     fail_copy_after: int
     """So many device-to-host copies work before one fails, asynchronously; -1: none fails."""
 

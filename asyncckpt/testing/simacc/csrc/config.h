@@ -24,7 +24,7 @@ struct Config {
   std::atomic<double> available{1};           // 0: as on a machine without such devices
   std::atomic<double> trace{0};
   std::atomic<double> capacity{-1};           // of each device; -1: the whole arena
-  std::atomic<double> fail_pinned_after{-1};  // allocations that succeed before one fails; -1: none fails
+  std::atomic<double> fail_pinned_after{-1};  // allocations and registrations before one fails; -1: none fails
   std::atomic<double> fail_copy_after{-1};    // device-to-host copies that succeed before one fails; -1: none fails
 };
 

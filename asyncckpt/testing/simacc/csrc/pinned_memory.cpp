@@ -145,6 +145,7 @@ void register_host_memory(uintptr_t start, size_t size) {
   WorldLock lock(world());
   TORCH_CHECK_VALUE(start % kPage == 0, "simacc: only whole pages can be registered; this starts within one");
   TORCH_CHECK(!find_pinned(start), "simacc: this memory is pinned already");
+  TORCH_CHECK(!should_fail(config().fail_pinned_after), "simacc: injected failure of a registration");
   pinned_blocks().all[start] = new PinnedBlock{reinterpret_cast<char*>(start), size, true, {}, {}};
   count("host_registers");
 }

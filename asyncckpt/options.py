@@ -1,4 +1,4 @@
-"""Asked: what a user asks of a checkpointer beside the objects to save, as one value that was checked."""
+"""Options: what a user asks of a checkpointer beside the objects to save, as one value that was checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from asyncckpt.worker.settings import ProcessConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Options:
     """The arguments of `AsyncCheckpointer`, by their names; raises `ValueError` for what cannot be meant."""
 
     root: Root

@@ -1,0 +1,42 @@
+"""Mounts: which folders lie on a file system that other machines see too, as the system says it (on Linux)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+NETWORK = frozenset(
+    {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "cifs", "smb3"}
+    | {"fuse.juicefs", "fuse.glusterfs", "fuse.ceph"}
+)
+"""Types of file systems on which what one machine has written, others read."""
+
+TABLE = "/proc/self/mountinfo"
+"""What is mounted where, for this process."""
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+def network(folder: str) -> str | None:
+    """The type of the network file system that `folder`, or what there is of it, lies on; None for any other."""
+    place = Path(os.path.realpath(folder))
+    found = "", ""
+    for point, kind in _mounts():
+        # The longest, and of several on one another the last: that is the one that is seen.
+        if place.is_relative_to(point) and len(point) >= len(found[0]):
+            found = point, kind
+    return found[1] if found[1] in NETWORK else None
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Mount points and types; none where the system does not say."""
+    try:
+        table = Path(TABLE).read_text(errors="surrogateescape")
+    except OSError:
+        return
+    for line in table.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split()[4]
+        yield _ESCAPED.sub(lambda match: chr(int(match[1], 8)), point), after.split()[0]
