@@ -18,12 +18,12 @@ from asyncckpt.run.identity import Identity
 from asyncckpt.storage.base import Storage
 
 OWN = re.compile(
-    r"identity\.json|config(-\d+)?\.(yml|toml|txt|json|original\.json)|hyperparameters\.json|model_summary\.txt"
-    r"|results\.json|wandb_info\.json|(logs/)?(metrics|checkpoints)[a-z0-9._-]*\.jsonl|logs/training_[a-z0-9._-]+"
+    r"identity\.json|history\.json|config(-\d+)?\.(yml|toml|txt|json|original\.json)(\.zst)?(\.enc)?"
+    r"|hyperparameters\.json|model_summary\.txt|results\.json|wandb_info\.json|(logs/)?(metrics|checkpoints)[a-z0-9._-]*\.jsonl|logs/training_[a-z0-9._-]+"
 )
 """The keys of what this package writes beside checkpoints."""
 
-_TOPS = ("checkpoints.", "config", "hyper", "logs/", "metrics", "model_summary", "results", "wandb_info")
+_TOPS = ("checkpoints.", "config", "history", "hyper", "logs/", "metrics", "model_summary", "results", "wandb_info")
 
 
 @dataclass(frozen=True, slots=True)

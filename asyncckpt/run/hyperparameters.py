@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from asyncckpt.run.plain import Json, Plain
+from asyncckpt.configuration.plain import Json, Plain
 
 _SECTIONS = ("training", "train", "trainer", "optimization")
 _NAMES = {

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.run.revision import CodeVersion
+from asyncckpt.revision import CodeVersion
 
 KEY = "identity.json"
 

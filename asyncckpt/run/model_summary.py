@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from asyncckpt.run.plain import Json, Plain
+from asyncckpt.configuration.plain import Json, Plain
 from asyncckpt.staging.guards import Guarded
 from asyncckpt.state.wrappers import unwrap
 

@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeAlias
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointNotFoundError, ObjectExists
 from asyncckpt.listing import Which
-from asyncckpt.run import guard, identity
+from asyncckpt.revision import CodeVersion, code_version
+from asyncckpt.run import guard, identity, leavings
 from asyncckpt.run.guard import Held
 from asyncckpt.run.identity import Identity
 from asyncckpt.run.reference import Reference
-from asyncckpt.run.revision import CodeVersion, code_version
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 from asyncckpt.tiers import scheme
@@ -106,6 +106,7 @@ async def opened(storage: Storage, asked: Asked) -> Opened:
     code = code_version()
     if mode == "overwrite":
         await storage.delete([*held.files, identity.KEY])
+        await leavings.remove(storage)
     if found is None:
         run = await _begun(storage, asked, code, mode)
     else:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from asyncckpt.configuration.plain import Plain
 from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.format.coded_file import unpacked
+from asyncckpt.run.copies import config_key
 from asyncckpt.run.files import Files
 from asyncckpt.run.identity import encoded
-from asyncckpt.run.plain import Plain
 from asyncckpt.storage.base import Storage
 
 KEY = "results.json"
-CONFIG = "config.json"
 
 
 def results(
@@ -41,7 +42,7 @@ def load_results(
     root: str | os.PathLike[str] | Storage, storage_options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What ``results.json`` of the run in `root` says; empty where there is none. Raises `CheckpointCorruptError`."""
-    return _read(root, storage_options, KEY)
+    return _read(root, storage_options, _results_key)
 
 
 def load_config(
@@ -49,18 +50,28 @@ def load_config(
 ) -> dict[str, Any]:
     """What ``config.json`` of the run in `root` says: its id, its code version, its ``config``, model and hardware.
 
-    Empty where there is none. Raises `CheckpointCorruptError`, and `StorageError` for a root that cannot be read.
+    Empty where there is none. One that is encrypted has its secrets. Raises `CheckpointCorruptError`, `KeyUnavailable`
+    where it is encrypted and its key is not registered, and `StorageError` for a root that cannot be read.
     """
-    return _read(root, storage_options, CONFIG)
+    return _read(root, storage_options, config_key)
 
 
-def _read(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
+def _read(
+    root: str | os.PathLike[str] | Storage,
+    options: Mapping[str, Any] | None,
+    named: Callable[[Storage], Coroutine[Any, Any, str | None]],
+) -> dict[str, Any]:
     files = Files(root, options)
     try:
-        data = files.get(key)
+        key = files.do(named)
+        data = None if key is None else files.get(key)
     finally:
         files.close()
-    return {} if data is None else parsed(data, f"{files.storage.url}/{key}")
+    return {} if data is None or key is None else parsed(unpacked(data, key), f"{files.storage.url}/{key}")
+
+
+async def _results_key(_: Storage) -> str:
+    return KEY
 
 
 def parsed(data: bytes, what: str) -> dict[str, Any]:

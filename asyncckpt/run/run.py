@@ -13,12 +13,16 @@ from typing import Any
 
 from asyncckpt import living
 from asyncckpt.belonging import Root, place_of
+from asyncckpt.configuration.overrides import Overrides
+from asyncckpt.configuration.plain import Plain
+from asyncckpt.configuration.reading import Configuration, Source, configuration
 from asyncckpt.distributed.coordinator import place
 from asyncckpt.events import Listener
+from asyncckpt.format.codec import PLAIN, WANTED, Codec, wanted
 from asyncckpt.listing import Which
-from asyncckpt.run import among, copies, identity, opening
+from asyncckpt.revision import UNKNOWN, code_version
+from asyncckpt.run import among, copies, identity, opening, readme
 from asyncckpt.run import results as outcome
-from asyncckpt.run.configuration import Configuration, Source, configuration
 from asyncckpt.run.files import Files
 from asyncckpt.run.hardware import hardware
 from asyncckpt.run.hyperparameters import hyperparameters
@@ -27,12 +31,11 @@ from asyncckpt.run.links import Links, check_names
 from asyncckpt.run.log import Log, log_of
 from asyncckpt.run.model_summary import description, models_of, summary
 from asyncckpt.run.opening import Asked, Mode, Opened
-from asyncckpt.run.plain import Plain
 from asyncckpt.run.reference import reference
-from asyncckpt.run.revision import UNKNOWN, code_version
 from asyncckpt.run.wandb_info import save_wandb_info
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage
+from asyncckpt.trackers import Tracker, Trackers, WandbTracker
 
 logger = logging.getLogger("asyncckpt")
 
@@ -57,7 +60,11 @@ class Run:
         self.masked_config: Mapping[str, Any] = config.plain
         self.start_from = opened.start_from
         self.storage_options: Mapping[str, Any] | None = None
-        self.listener: Listener = Links(files, ())
+        self._config_codec = PLAIN
+        self._links: Listener = Links(files, ())
+        self._trackers: list[Trackers] = []
+        self._said_of_wandb: set[str] = set()
+        self._has_checkpointer = self._is_trained = False
         self._opened = opened
         self._files = files
         self._log: Log | None = None
@@ -75,22 +82,29 @@ class Run:
         compat_names: Collection[str] = (),
         logs: bool = True,
         log_bytes: int = LOG_BYTES,
+        config_codec: str | None = None,
+        overrides: Overrides = (),
     ) -> Run:
         """Begin a run in `root`, or go on with the one there; before anything is made, what is there is looked at.
 
-        `config` is a file (YAML, JSON or TOML), or what was read from one. `mode` is "new" (there must be no run yet),
+        `config` is a file (YAML, JSON or TOML), or what was read from one; `overrides` are put over it, dotted, as a
+        command line has them: ``["training.lr=1e-3"]``. A `name` comes before that of an override, that before one in
+        `config`, and else a run is called as its root is. `mode` is "new" (there must be no run yet),
         "resume" (there must be one), "auto" (whichever is the case) or "overwrite"; ``checkpoint.resume`` in the
         configuration makes "new" a "resume". ``{id}`` in a root stands for the new run's id. `logs` copies what the
         console shows to ``logs/``, in files of `log_bytes`. `compat_names` are other names for checkpoints, as links:
-        ``"checkpoint-epoch{epoch}-step{step}"``, ``"best_checkpoint"``.
+        ``"checkpoint-epoch{epoch}-step{step}"``, ``"best_checkpoint"``. `config_codec` is what the copies of the
+        configuration are stored with: "zstd", "aes256gcm", or "zstd+aes256gcm"; what is encrypted has secrets in it.
 
         Raises `CheckpointDirectoryExistsError` for a new run where there is one, `CheckpointNotFoundError` for what is
-        to be gone on with and is not there, and `StorageError` for a root that cannot be read or written. With several
-        ranks every one has to call it, after ``init_process_group()``; all get the same run, or all raise.
+        to be gone on with and is not there, `ConfigurationError` for overrides that cannot be put, `StorageError` for a
+        root that cannot be read or written, and for a codec `KeyUnavailable` without a key, and `AsyncCkptError`,
+        naming the extra, without its library. With several ranks every one has to call it, after
+        ``init_process_group()``; all get the same run, or all raise.
         """
         here, now = place(), datetime.now().astimezone()
-        names, settings = check_names(compat_names), configuration(config)
-        called = name or _name(settings, root)
+        names, settings, codec = check_names(compat_names), configuration(config, overrides), _codec(config_codec)
+        called = name or _named(configuration(None, overrides)) or _named(settings) or _named_after(root)
         made: list[Files] = []
 
         def act() -> dict[str, Any]:
@@ -106,6 +120,7 @@ class Run:
             said = among.opened_by_all(here, {"root": place_of(root), "mode": mode}, act)
             run = cls(said["root"] or root, said["url"], settings, opening.opened_of(said), made[0] if made else None)
             run.storage_options = storage_options
+            run._config_codec = codec
             run._begin(settings, now, names, log_bytes if logs else None)
         except BaseException:
             for files in made:
@@ -116,7 +131,7 @@ class Run:
     def _begin(self, config: Configuration, now: datetime, names: Collection[str], log_bytes: int | None) -> None:
         if self._files is None:
             return
-        self.listener = Links(self._files, names)
+        self._links = Links(self._files, names)
         if log_bytes is not None:
             self._log = log_of(self._files, log_bytes, resumed=self.is_resumed, now=now)
         living.add_run(self)
@@ -133,7 +148,7 @@ class Run:
             self._log.note(
                 f"run {self.id} in {self.url}: {', '.join(f'{name} {said}' for name, said in start.items())}"
             )
-        for complaint in config.complaints:
+        for complaint in (*config.complaints, *copies.exposed(config, self._config_codec)):
             logger.warning("%s", complaint)
         commit, _, dirty = str(start["code_version"]).partition("-")
         about = {
@@ -143,7 +158,8 @@ class Run:
             "git_dirty": bool(dirty),
             "hardware": hardware(),
         }
-        files.do(lambda storage: copies.copied(storage, config, about))
+        files.do(lambda storage: copies.copied(storage, config, about, self._config_codec))
+        files.do(readme.left)
         self.describe()
 
     @property
@@ -173,10 +189,15 @@ class Run:
                 self._files.put("model_summary.txt", summary(models).encode("utf-8", "backslashreplace"))
                 said = {name: description(each) for name, each in models.items()}
                 more["model"] = next(iter(said.values())) if len(said) == 1 else said
-            if found := hyperparameters(self.config, optimizer, scheduler):
+            # What a later word of the model or of the data does not tell stays as it was said.
+            is_trained_by = optimizer is not None or scheduler is not None
+            if (is_trained_by or not self._is_trained) and (
+                found := hyperparameters(self.config, optimizer, scheduler)
+            ):
                 self._files.put("hyperparameters.json", encoded(found))
+            self._is_trained |= is_trained_by
             if more:
-                self._files.do(lambda storage: copies.amended(storage, outcome.CONFIG, more))
+                self._files.do(lambda storage: copies.amended(storage, more, self._config_codec))
         except Exception as error:  # a model may print itself in any way: no reason to stop a training
             logger.warning("what is trained could not be written to %s: %r", self.url, error)
 
@@ -197,7 +218,25 @@ class Run:
         `source` is a run of W&B, an Accelerator, one of its trackers, or by default the W&B run under way, which is
         looked for when a checkpointer is made and when the run is closed, too.
         """
-        return self._files is not None and save_wandb_info(self._files, source)
+        return self._files is not None and save_wandb_info(self._files, source, self._said_of_wandb)
+
+    def trackers(self, *trackers: Tracker) -> Trackers:
+        """Tell all of `trackers` of this run: its whole configuration, secrets masked, and what becomes of its saves.
+
+        A checkpointer that is made of the run tells them by itself, so call this before; raises `ValueError` after
+        that. A `WandbTracker` without an id of its own has this run's, refers to its checkpoints, and is in
+        ``wandb_info.json`` from its beginning on. They are closed with the run, after a minute at the latest.
+        """
+        if self._has_checkpointer:
+            raise ValueError(
+                "a checkpointer of this run was made already, and would not be told: call trackers() before"
+            )
+        for tracker in trackers:
+            if isinstance(tracker, WandbTracker):
+                tracker.belong(self.id, self.root, self.storage_options, self.save_wandb_info)
+        told = Trackers(*trackers, config=self.masked_config)
+        self._trackers.append(told)
+        return told
 
     @property
     def log_path(self) -> Path | None:
@@ -217,8 +256,14 @@ class Run:
         version = str(self._opened.identity.starts[-1]["code_version"])
         return None if version == UNKNOWN else version
 
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """See `asyncckpt.belonging.Run`."""
+        return self._links, *self._trackers
+
     def begin_with(self, parts: Mapping[str, object]) -> None:
         """See `asyncckpt.belonging.Run`."""
+        self._has_checkpointer = True
         self.describe(model=parts.get("model"), optimizer=parts.get("optimizer"), scheduler=parts.get("scheduler"))
         self.save_wandb_info()
 
@@ -249,6 +294,8 @@ class Run:
         living.forget_run(self)
         if self._files is None or os.getpid() != int(self._opened.identity.starts[-1]["pid"]):
             return
+        for told in self._trackers:
+            told.close()
         self.save_wandb_info()
         if self._log is not None:
             self._log.close()
@@ -265,11 +312,21 @@ class Run:
         self.close()
 
 
-def _name(config: Configuration, root: Root) -> str:
-    """What a run is called that was not given a name: as its configuration says, or as its root is called."""
+def _codec(word: str | None) -> Codec:
+    if word is not None and word not in WANTED:
+        raise ValueError(f"config_codec={word!r}: use one of {', '.join(WANTED)}, or None")
+    return wanted(word)
+
+
+def _named(config: Configuration) -> str | None:
+    """What a configuration calls its run."""
     for key in ("name", "run_name", "experiment_name", "experiment.name", "run.name"):
         if isinstance(found := config.at(key), str) and found:
             return found
+    return None
+
+
+def _named_after(root: Root) -> str:
     return place_of(root).replace("{id}", "").replace(os.sep, "/").rstrip("/").rpartition("/")[2]
 
 

@@ -19,25 +19,27 @@ KEY = "wandb_info.json"
 _FIELDS = {"run_id": "id", "run_name": "name", "run_url": "url", "project": "project", "entity": "entity"}
 
 
-def save_wandb_info(files: Files, source: object = None) -> bool:
+def save_wandb_info(files: Files, source: object = None, said: set[str] | None = None) -> bool:
     """Write down the W&B run that `source` is or holds, by default the one under way; True if there was one.
 
     `source` may be a run of W&B, an Accelerator, or one of its trackers. Earlier runs that were written down are kept
-    under ``earlier``. What fails is a warning; without W&B nothing happens.
+    under ``earlier``. What fails is a warning, but for one that was `said` before: a run asks several times. Without
+    W&B nothing happens.
     """
+    said = set() if said is None else said
     try:
         run = _run_of(source)
         if run is None:
             return False
-        info = {name: _field(run, attribute) for name, attribute in _FIELDS.items()}
+        info = {name: _field(run, attribute, said) for name, attribute in _FIELDS.items()}
         if info["run_id"] is None:
             return False
         _write(files, info)
     except (AsyncCkptError, RuntimeError) as error:
-        logger.warning("%s could not be written: %s", KEY, error)
+        _warn(f"{KEY} could not be written: {error}", said)
         return False
     except Exception as error:  # whatever a tracker's attributes do is no reason to stop a training
-        logger.warning("what W&B run this is could not be found out: %r", error)
+        _warn(f"what W&B run this is could not be found out: {error!r}", said)
         return False
     return True
 
@@ -54,14 +56,20 @@ def _run_of(source: object) -> Any:
     return getattr(source, "tracker", None) or source
 
 
-def _field(run: object, attribute: str) -> str | None:
+def _field(run: object, attribute: str, said: set[str]) -> str | None:
     """None for what the run does not have (offline it has no address), and for what it fails to say."""
     try:
         value = getattr(run, attribute, None)
     except Exception as error:
-        logger.warning("W&B does not say the %s of its run: %r", attribute, error)
+        _warn(f"W&B does not say the {attribute} of its run: {error!r}", said)
         return None
     return value if isinstance(value, str) and value else None
+
+
+def _warn(message: str, said: set[str]) -> None:
+    if message not in said:
+        said.add(message)
+        logger.warning("%s", message)
 
 
 def _write(files: Files, info: dict[str, str | None]) -> None:

@@ -1,0 +1,84 @@
+"""Checkpoints: one line for each that a run ever had, as far as its catalog and its checkpoint log know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncckpt.metrics_log.rows import Row
+from asyncckpt.report.gathering import Gathered
+
+
+@dataclass(frozen=True)
+class Line:
+    """One checkpoint, or one save that became none.
+
+    `seconds` are those from the save call to durable, `written` the bytes that were put into the store for it; None
+    where no checkpoint log was kept. `fate` is in words why it is there, or why it went.
+    """
+
+    id: str
+    step: int
+    state: str
+    fate: str
+    epoch: int | None = None
+    created: float | None = None
+    seconds: float | None = None
+    size: int | None = None
+    written: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def lines(run: Gathered) -> list[Line]:
+    """What is listed and what was pruned, in the order of their saves; then lost records, and saves that failed."""
+    durable = {row.metrics.get("seq"): row.metrics for row in run.events if row.event == "durable"}
+    made = sorted([*_listed(run, durable), *_pruned(run, durable)], key=lambda line: int(line.id))
+    return [*made, *_lost(run), *_unsaved(run.events)]
+
+
+def _listed(run: Gathered, durable: Mapping[Any, Mapping[str, Any]]) -> Iterator[Line]:
+    latest = next((checkpoint.seq for checkpoint in run.listing.candidates()), None)
+    for info in run.listing.infos():
+        told = durable.get(info.seq, {})
+        reasons = {"latest": info.seq == latest, "best": info.is_best, "pinned": info.pinned}
+        why = [name for name, holds in reasons.items() if holds] + [f"tag {tag}" for tag in info.tags]
+        fate = f"kept: {', '.join(why)}" if why else "kept by the policy"
+        if info.damaged:
+            found = run.damage.get(info.seq)
+            fate = f"damaged, kept as evidence: {found.reason if found else 'by whom it was found cannot be read'}"
+        yield Line(
+            info.id, info.step, "damaged" if info.damaged else "partial" if info.partial else "durable", fate,
+            info.epoch, info.created, told.get("seconds"), info.size, told.get("written"), info.metrics,
+        )  # fmt: skip
+
+
+def _lost(run: Gathered) -> Iterator[Line]:
+    for slot, error in run.listing.lost.items():
+        yield Line(f"slot {slot}", -1, "damaged", f"its commit record is lost: {error}")
+
+
+def _pruned(run: Gathered, durable: Mapping[Any, Mapping[str, Any]]) -> Iterator[Line]:
+    listed = {checkpoint.seq for checkpoint in run.listing.checkpoints}
+    for row in run.events:
+        seq = row.metrics.get("seq")
+        if row.event == "pruned" and isinstance(seq, int) and seq not in listed:
+            told = durable.get(seq, {})
+            yield Line(
+                f"{seq:08d}", row.step, "pruned", str(row.metrics.get("reason", "")),
+                None, told.get("created"), told.get("seconds"), told.get("bytes"), told.get("written"),
+            )  # fmt: skip
+
+
+def _unsaved(events: tuple[Row, ...]) -> Iterator[Line]:
+    for row in events:
+        match row.event:
+            case "failed":
+                fate = f"{row.metrics.get('phase', '')}: {row.metrics.get('reason', '')}"
+            case "superseded":
+                fate = f"step {row.metrics.get('by_step')} took its place before it was written"
+            case "skipped":
+                fate = "both generations were busy"
+            case _:
+                continue
+        yield Line("", row.step, row.event, fate)
