@@ -1,0 +1,277 @@
+"""Loop: what a training does in each phase, one method for each, which returns the phase that comes next.
+
+`Loop._go` is the whole loop: do what the phase says, go to the next one, and offer the runtime to save. A checkpoint
+holds the phase that comes next and what `asyncckpt.trainer.trainer` says of it; to resume is to begin there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from asyncckpt import AsyncCheckpointer
+from asyncckpt.errors import TrainerError
+from asyncckpt.trackers import Trackers
+from asyncckpt.trainer.amounts import is_amount, moved, samples_of
+from asyncckpt.trainer.batches import NONE_LEFT, Batches
+from asyncckpt.trainer.callbacks import Callbacks
+from asyncckpt.trainer.config import GenericTrainerConfig
+from asyncckpt.trainer.phases import TrainerPhase
+from asyncckpt.trainer.resume_state import TrainMicroState, ValMicroState
+from asyncckpt.training import EarlyStopping
+
+logger = logging.getLogger("asyncckpt")
+
+P = TrainerPhase
+
+
+class Loop:
+    """Of `config`; `GenericTrainer.fit` sets what is trained, and where it begins."""
+
+    model: nn.Module
+    """What is trained."""
+    optimizers: list[Optimizer]
+    schedulers: list[Any]
+    device: torch.device
+    _ckpt: AsyncCheckpointer | None = None
+    _told: Trackers
+    _scaler: torch.amp.GradScaler
+    _parameters: list[nn.Parameter]
+    _batches: Batches
+    _val_batches: Batches
+    _has_validation = False
+    _batch: Any = None
+    _loss: Any = None
+    _saved: int | None = None
+    """The step of the newest save that a policy asked for in this process."""
+
+    def __init__(self, config: GenericTrainerConfig) -> None:
+        self.config = config
+        self.callbacks = Callbacks()
+        self.early = EarlyStopping(config.monitor, patience=config.patience or 1, threshold=config.threshold)
+        self.phase = P.INIT
+        """What comes next."""
+        self.epoch = self.global_step = 0
+        self.logs: dict[str, float] = {}
+        """The metrics of the epoch that is over, or about to be; none once another step is made."""
+        self._train, self._val = TrainMicroState(), ValMicroState()
+        self._do: dict[TrainerPhase, Callable[[], TrainerPhase]] = {
+            P.INIT: lambda: P.TRAIN_START_EPOCH,
+            P.TRAIN_START_EPOCH: self._start_epoch,
+            P.TRAIN_BATCH_LOAD: self._load,
+            P.TRAIN_BATCH_FORWARD: self._forward,
+            P.TRAIN_BATCH_BACKWARD: self._backward,
+            P.TRAIN_BATCH_OPTIM_STEP: self._step,
+            P.SCHEDULER_BATCH_STEP: self._schedule_step,
+            P.TRAIN_BATCH_END: self._end_batch,
+            P.VAL_START_EPOCH: self._start_validation,
+            P.VAL_BATCH_LOAD: self._load_validation,
+            P.VAL_BATCH_FORWARD: self._validate,
+            P.VAL_BATCH_END: self._end_validation_batch,
+            P.SCHEDULER_EPOCH_STEP: self._schedule_epoch,
+            P.EPOCH_END: self._end_epoch,
+            P.CHECKPOINT_SAVE_START: lambda: P.CHECKPOINT_SAVE_END,
+            P.CHECKPOINT_SAVE_END: self._next_epoch,
+        }
+
+    def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+        """See `GenericTrainer`."""
+        raise NotImplementedError
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+        """See `GenericTrainer`."""
+        raise NotImplementedError
+
+    @property
+    def ckpt(self) -> AsyncCheckpointer:
+        """The checkpointer; raises `TrainerError` before there is one."""
+        if self._ckpt is None:
+            raise TrainerError("there is no checkpointer before fit()")
+        return self._ckpt
+
+    def _go(self) -> None:
+        """To the end, or until the process is told to leave."""
+        while self.phase is not P.TRAINING_COMPLETE and not self.ckpt.should_stop:
+            done = self.phase
+            self.phase = done.then(self._do[done]())
+            self._offer(done)
+
+    def _offer(self, done: TrainerPhase) -> None:
+        """Between two phases: what is due is saved, and who was told to leave does.
+
+        A checkpoint that is made here says `phase`, which comes next.
+        """
+        step, metrics = self.global_step, self.logs or None
+        if done is P.TRAIN_BATCH_END and self._train.micro_step == 0:
+            if self.ckpt.step(step, epoch=self.epoch, metrics=metrics) is not None:
+                self._saved = step
+            return
+        if done is P.CHECKPOINT_SAVE_START:
+            handle = self.ckpt.epoch_end(self.epoch, step=step, metrics=metrics)
+            if handle is None and self._is_over:
+                self.ckpt.save(step, epoch=self.epoch, metrics=metrics)
+            elif handle is None and self._saved == step:  # before it was validated
+                self.ckpt.record(step, self.logs)
+        if self.phase.is_resumable:
+            self.ckpt.midstep(step, epoch=self.epoch, metrics=metrics)
+
+    # -- an epoch of training ------------------------------------------------------------------------------
+
+    def _start_epoch(self) -> TrainerPhase:
+        self.callbacks.call("on_epoch_start", self, self.epoch + 1)
+        self.model.train()
+        self._zero_gradients()
+        self._train = TrainMicroState()
+        self._batches.begin(self.epoch)
+        return P.TRAIN_BATCH_LOAD
+
+    def _load(self) -> TrainerPhase:
+        batch = self._batches.take()
+        if batch is NONE_LEFT:
+            return P.TRAIN_BATCH_OPTIM_STEP if self._train.micro_step else self._end_of_batches()
+        self._batch = moved(batch, self.device)
+        self.callbacks.call("on_batch_start", self, self._train.batch_idx)
+        return P.TRAIN_BATCH_FORWARD
+
+    def _forward(self) -> TrainerPhase:
+        with self._autocast():
+            given: Any = self.training_step(self._batch, self._train.batch_idx)
+        if not isinstance(given, Mapping) or not isinstance(given.get("loss"), Tensor):
+            raise TrainerError(f"training_step() gave {given!r}: give a dict with a tensor as 'loss'")
+        self._loss = given["loss"]
+        detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in given.items()}
+        self._train.additional_metrics = detached
+        return P.TRAIN_BATCH_BACKWARD
+
+    def _backward(self) -> TrainerPhase:
+        steps = self.config.gradient_accumulation_steps
+        self._scaler.scale(self._loss if steps == 1 else self._loss / steps).backward()
+        self._train.add(self._loss, samples_of(self._batch))
+        self._loss = self._batch = None  # neither the graph nor the batch outlives its phase
+        return P.TRAIN_BATCH_OPTIM_STEP if self._train.micro_step == steps else P.TRAIN_BATCH_END
+
+    def _step(self) -> TrainerPhase:
+        for optimizer in self.optimizers:
+            self._scaler.unscale_(optimizer)
+        short = self.config.gradient_accumulation_steps / self._train.micro_step
+        if short != 1:  # fewer batches than usual: the mean over those that there are
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(short)
+        if self.config.max_grad_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+            self._train.additional_metrics["grad_norm"] = norm
+        for optimizer in self.optimizers:
+            self._scaler.step(optimizer)
+        self._scaler.update()
+        self._zero_gradients()
+        self.global_step += 1
+        self._train.micro_step = 0
+        self.logs = {}
+        return P.SCHEDULER_BATCH_STEP
+
+    def _schedule_step(self) -> TrainerPhase:
+        if self.config.scheduler_interval == "step":
+            for scheduler in self.schedulers:
+                scheduler.step()
+        return P.TRAIN_BATCH_END
+
+    def _end_batch(self) -> TrainerPhase:
+        micro = self._train
+        if not self._batches.has_ended:  # else it was a step of what was left, without a batch of its own
+            self.callbacks.call("on_batch_end", self, micro.batch_idx, micro.additional_metrics)
+            micro.batch_idx += 1
+        if micro.micro_step == 0 and self.global_step % self.config.log_every_n_steps == 0:
+            values = {name: value for name, value in micro.additional_metrics.items() if is_amount(value)}
+            self._told.log(self.global_step, {**values, "lr": self.optimizers[0].param_groups[0]["lr"]})
+        return P.TRAIN_BATCH_LOAD
+
+    def _end_of_batches(self) -> TrainerPhase:
+        self.logs = self._train.means()
+        if not self.logs:
+            raise TrainerError(f"train_loader gave no batch in epoch {self.epoch + 1}: nothing can be trained")
+        return P.VAL_START_EPOCH if self._has_validation else P.SCHEDULER_EPOCH_STEP
+
+    # -- validation ----------------------------------------------------------------------------------------
+
+    def _start_validation(self) -> TrainerPhase:
+        self.model.eval()
+        self._val = ValMicroState()
+        self._val_batches.begin(self.epoch)
+        return P.VAL_BATCH_LOAD
+
+    def _load_validation(self) -> TrainerPhase:
+        batch = self._val_batches.take()
+        if batch is NONE_LEFT:
+            self.logs |= self._val.means()
+            return P.SCHEDULER_EPOCH_STEP
+        self._batch = moved(batch, self.device)
+        return P.VAL_BATCH_FORWARD
+
+    def _validate(self) -> TrainerPhase:
+        with torch.no_grad(), self._autocast():
+            given = self.validation_step(self._batch, self._val.batch_idx)
+        self._val.add(given, samples_of(self._batch))
+        self._batch = None
+        return P.VAL_BATCH_END
+
+    def _end_validation_batch(self) -> TrainerPhase:
+        self._val.batch_idx += 1
+        return P.VAL_BATCH_LOAD
+
+    # -- the end of an epoch -------------------------------------------------------------------------------
+
+    def _schedule_epoch(self) -> TrainerPhase:
+        if self.config.scheduler_interval == "epoch":
+            for scheduler in self.schedulers:
+                scheduler.step(*self._watched(scheduler))
+        return P.EPOCH_END
+
+    def _end_epoch(self) -> TrainerPhase:
+        self.callbacks.call("on_epoch_end", self, self.epoch + 1, dict(self.logs))
+        self._told.log(self.global_step, self.logs)
+        if self.config.monitor[0] in self.logs:
+            self.early.update(self.logs)
+        elif self.epoch == 0:
+            logger.warning(
+                "%r is monitored, and is no metric: there is %s", self.config.monitor[0], ", ".join(self.logs)
+            )
+        self.epoch += 1
+        return P.CHECKPOINT_SAVE_START
+
+    def _next_epoch(self) -> TrainerPhase:
+        return P.TRAINING_COMPLETE if self._is_over else P.TRAIN_START_EPOCH
+
+    @property
+    def _is_over(self) -> bool:
+        stops_early = self.config.patience is not None and self.early.should_stop
+        return self.epoch >= self.config.epochs or stops_early
+
+    def _watched(self, scheduler: Any) -> tuple[float, ...]:
+        """What a scheduler has to be told: one that follows a metric is told the monitored one."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return ()
+        name = self.config.monitor[0]
+        if name not in self.logs:
+            raise TrainerError(
+                f"ReduceLROnPlateau follows {name!r}, and there is only {', '.join(self.logs)}: monitor="
+            )
+        return (self.logs[name],)
+
+    # -- small parts ---------------------------------------------------------------------------------------
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.amp is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.config.amp))
+
+    def _zero_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
