@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from asyncckpt import __version__
 from asyncckpt.cli.exits import INTERRUPTED, exit_for, reason
@@ -14,9 +16,20 @@ from asyncckpt.errors import AsyncCkptError
 
 COMMANDS = {
     "ls": "List the checkpoints of a run, oldest first.",
+    "watch": "Show checkpoints as they come and go (or: top).",
     "show": "Show what one checkpoint holds.",
+    "diff": "Show what has changed between two checkpoints.",
     "verify": "Check every byte of one or all checkpoints.",
+    "resume-path": "Print what a training would resume from.",
+    "doctor": "Check this machine and a root for what saves need.",
+    "report": "Report what a run was and what came of it.",
+    "compare": "Compare many runs in one table.",
     "prune": "Remove what a retention policy does not keep.",
+    "cp": "Copy one checkpoint to another root.",
+    "sync": "Copy what is new in a root to another root.",
+    "gc": "Remove what no checkpoint needs.",
+    "export": "Write a checkpoint as files of another system.",
+    "import": "Make a checkpoint of another system's files.",
     "tag": "Name a checkpoint, and keep it.",
     "pin": "Keep a checkpoint whatever retention says.",
     "unpin": "Leave a checkpoint to retention again.",
@@ -24,6 +37,8 @@ COMMANDS = {
     "demo": "Train, kill, resume, compare bit for bit.",
 }
 """The module and the function of each command by its name, and what the list of commands says of it."""
+
+ALIASES = {"top": "watch"}
 
 
 class Lazy(click.Group):
@@ -33,11 +48,18 @@ class Lazy(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"asyncckpt.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"asyncckpt.cli.{name}"), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and what they do, without importing any of them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=said) for name, said in COMMANDS.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -58,7 +80,12 @@ class Lazy(click.Group):
 def app() -> None:
     """Look after the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP, @ID or @TAG names one.
 
-    A training may be saving into ROOT; only prune, tag, pin and unpin write to it, and verify --note.
-    The status is 0 if all is well, 1 if something is damaged, 2 if the command line is wrong, 3 if there is no such
-    checkpoint, 4 if the store cannot be read. That of run is its command's.
+    A training may be saving into ROOT; only prune, gc, tag, pin, unpin and import write to it, verify --note, and
+    doctor; cp and sync write to another one.
+    The status is 0 if all is well, 1 if something is damaged or a problem, 2 if the command line is wrong, 3 if there
+    is no such checkpoint, 4 if the store cannot be read. That of run is its command's.
+
+    \b
+    Completion, in bash (zsh_source and fish_source for others):
+      eval "$(_ASYNCCKPT_COMPLETE=bash_source asyncckpt)"
     """

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from asyncckpt.cli.values import SHARED, Value, values
-from asyncckpt.format.manifest import Manifest, Path
+from asyncckpt.cli.values import Value, values
+from asyncckpt.format.contents import Path
+from asyncckpt.format.manifest import Manifest
+from asyncckpt.format.tagged import SHARED
 
 
 @dataclass(frozen=True, slots=True)

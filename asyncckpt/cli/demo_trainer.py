@@ -20,32 +20,36 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
-from asyncckpt import AsyncCheckpointer, Budget, CheckpointInfo, Preemption, RetentionPolicy, SavePolicy, load
+from asyncckpt import AsyncCheckpointer, Budget, CheckpointInfo, Preemption, RetentionPolicy, Run, SavePolicy, load
 from asyncckpt.cli.demo_model import GPT, SIZES, Windows, draws, fingerprint, standard_library
 from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.events import Event
 
 
-def train(run: Run, options: argparse.Namespace) -> list[CheckpointInfo]:
+def train(training: Training, options: argparse.Namespace) -> list[CheckpointInfo]:
     """Train under a checkpointer that saves every few steps; returns what is listed at the end."""
-    with AsyncCheckpointer(
-        options.root,
-        model=run.model,
-        optimizer=run.optimizer,
-        scheduler=run.scheduler,
-        dataloader=run.windows,
-        extra={"ema": run.ema},
-        save=SavePolicy(every_steps=options.every),
-        keep=RetentionPolicy(last=3),
-        budget=Budget(slowdown=None),  # it saves every few steps: paced, most of them would be superseded
-        preemption=Preemption(deadline=options.grace) if options.grace else None,
-        metrics=options.metrics_port,
-        listeners=[Reporter()],
-    ) as ckpt:
+    said = {"name": "demo", "size": options.size, "training": {"steps": options.steps}, "save_every": options.every}
+    with (
+        Run.open(options.root, config=said, mode="auto", logs=False) as run,  # stdout is for whoever watches
+        AsyncCheckpointer(
+            run,
+            model=training.model,
+            optimizer=training.optimizer,
+            scheduler=training.scheduler,
+            dataloader=training.windows,
+            extra={"ema": training.ema},
+            save=SavePolicy(every_steps=options.every),
+            keep=RetentionPolicy(last=3),
+            budget=Budget(slowdown=None),  # it saves every few steps: paced, most of them would be superseded
+            preemption=Preemption(deadline=options.grace) if options.grace else None,
+            metrics=options.metrics_port,
+            listeners=[Reporter()],
+        ) as ckpt,
+    ):
         state = ckpt.resume()
-        report("resumed", step=state.step if state else 0)
+        report("resumed", step=state.step if state else 0, run=run.id, mode=run.mode)
         for step in range(state.step + 1 if state else 1, options.steps + 1):
-            loss = run.train_step()
+            loss = training.train_step()
             report("step", step=step, loss=loss.hex())
             ckpt.step(step, metrics={"loss": loss})
         ckpt.save(options.steps).wait(timeout=120)
@@ -53,10 +57,10 @@ def train(run: Run, options: argparse.Namespace) -> list[CheckpointInfo]:
         return list(ckpt.checkpoints())
 
 
-def train_twin(run: Run, steps: int) -> None:
+def train_twin(training: Training, steps: int) -> None:
     """Train without interruption and without a checkpointer."""
     for step in range(1, steps + 1):
-        report("step", step=step, loss=run.train_step().hex())
+        report("step", step=step, loss=training.train_step().hex())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,18 +68,18 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    run = Run.build(options.size, options.steps)
+    training = Training.build(options.size, options.steps)
     if options.root is None:
-        train_twin(run, options.steps)
-        report("done", digests=run.digests())
+        train_twin(training, options.steps)
+        report("done", digests=training.digests())
     else:
-        listed = train(run, options)
+        listed = train(training, options)
         sound = sum(loads(options.root, info.id) for info in listed)
-        report("done", digests=run.digests(), listed=len(listed), sound=sound)
+        report("done", digests=training.digests(), listed=len(listed), sound=sound)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Training:
     """Everything that changes while the model trains."""
 
     model: GPT
@@ -85,8 +89,8 @@ class Run:
     windows: Windows
 
     @classmethod
-    def build(cls, size: str, steps: int) -> Run:
-        """A fresh run, the same in every process."""
+    def build(cls, size: str, steps: int) -> Training:
+        """A fresh one, the same in every process."""
         seed_all(1234)
         model = GPT(SIZES[size])
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)

@@ -23,6 +23,11 @@ def print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
 
 
+def json_line(document: dict[str, Any]) -> str:
+    """A document with its schema's version on one line, for a stream of them."""
+    return json.dumps({"schema": SCHEMA, **document}, allow_nan=False)
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> None:
     """A table: drawn where there is a terminal and rich, aligned text elsewhere; columns in `right` end flush."""
     cells = [[printable(cell) for cell in row] for row in rows]
@@ -58,19 +63,14 @@ def print_line(text: str, colour: str) -> None:
     click.echo(click.style(printable(text), fg=colour), color=False if os.environ.get("NO_COLOR") else None)
 
 
-def size(nbytes: int) -> str:
-    """Bytes for people, in powers of 1024."""
-    value = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 def age(created: float) -> str:
     """How long ago, for people."""
-    seconds = max(0.0, time.time() - created)
+    return between(created, time.time())
+
+
+def between(first: float, last: float) -> str:
+    """From `first` to `last`, for people."""
+    seconds = max(0.0, last - first)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

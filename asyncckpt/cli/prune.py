@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.cli.output import age, print_json, print_table, size
+from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
@@ -18,6 +18,7 @@ from asyncckpt.format.record import Record
 from asyncckpt.listing import Listing
 from asyncckpt.marking import author
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
+from asyncckpt.sizes import size
 from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.offline import ask, drop, may_be_held
 

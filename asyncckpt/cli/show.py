@@ -13,13 +13,14 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.cli.contents import Contents, Tensor
 from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.following import follow, unless_removed
-from asyncckpt.cli.output import age, print_json, print_table, size
+from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.summary import Summary, short, summaries
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import directory_of, record_key
 from asyncckpt.format.record import Checkpoint, PackUse, Record
 from asyncckpt.listing import Listing
+from asyncckpt.sizes import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "size", size(info.size)
     yield "shared", f"{size(found.shared)} with older checkpoints" if found.shared else ""
     yield "metrics", short(info.metrics)
+    yield "message", info.message or ""
     yield "best by", " ".join(checkpoint.monitor or ())
     yield "continued from", "" if checkpoint.parent is None else f"{checkpoint.parent:08d}"
     yield "ranks", str(checkpoint.world)

@@ -28,3 +28,7 @@ class StatusLine:
         """Leave nothing of it."""
         if self._on:
             click.echo(_CLEAR, err=True, nl=False)
+
+    def close(self) -> None:
+        """Leave the terminal clean, for whoever has this in a ``with``."""
+        self.clear()

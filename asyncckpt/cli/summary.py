@@ -44,6 +44,7 @@ class Summary:
             "partial": info.partial,
             "damaged": info.damaged,
             "code_version": info.code_version,
+            "message": info.message,
         }
 
 

@@ -10,19 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asyncckpt.format.manifest import Path
-from asyncckpt.format.sealed import Json, canonical
-
-SHARED = "state"
-"""The scope that stands in no path: ``asyncckpt.restoring.SHARED``, which would bring torch along."""
+from asyncckpt.format.contents import Path
+from asyncckpt.format.sealed import Json
+from asyncckpt.format.tagged import BRACKETS, SHARED, is_tensor, parts, tagged
 
 LONGEST = 60
 """Characters of one value."""
 
 _SHOWN_ITEMS = 6
-_BRACKETS = {"$list": "[]", "$tuple": "()", "$set": "{}", "$frozenset": "{}", "$deque": "[]", "$size": "()"}
-_PAIRS = {"$dict", "$counter", "$odict", "$defaultdict"}
-_FIELDS = {"$namedtuple", "$dataclass"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,53 +40,29 @@ class Value:
 def values(scopes: Mapping[str, Json]) -> Iterator[Value]:
     """Every value of a manifest that is no tensor; those of a rank's own begin with ``rank-0``."""
     for scope, data in scopes.items():
-        for name, part in _parts(*_tagged(data)) or ():
+        for name, part in parts(*tagged(data)) or ():
             yield from _below(part, (name,) if scope == SHARED else (scope, name))
 
 
 def _below(data: Json, path: Path) -> Iterator[Value]:
-    tag, content = _tagged(data)
-    if tag == "$tensor" or (tag == "$array" and isinstance(content, dict)):
+    tag, content = tagged(data)
+    if is_tensor(tag, content):
         return
-    parts = _parts(tag, content)
-    if parts is None:
+    within = parts(tag, content)
+    if within is None:
         yield Value(path, _leaf(tag, content))
-    elif tag in _BRACKETS and all(_is_leaf(item) for _, item in parts):
-        yield Value(path, _sequence(_BRACKETS[tag], [item for _, item in parts]))
-    elif not parts:
+    elif tag in BRACKETS and all(_is_leaf(item) for _, item in within):
+        yield Value(path, _sequence(BRACKETS[tag], [item for _, item in within]))
+    elif not within:
         yield Value(path, "{}")
     else:
-        for name, item in parts:
+        for name, item in within:
             yield from _below(item, (*path, name))
 
 
-def _tagged(data: Json) -> tuple[str, Any]:
-    """`data` as tag and content; a plain dict is a ``$dict``, whatever else stands for itself has no tag."""
-    if isinstance(data, list):
-        return "$list", data
-    if not isinstance(data, dict):
-        return "", data
-    if len(data) == 1 and (tag := next(iter(data))).startswith("$"):
-        return tag, data[tag]
-    return "$dict", [[key, value] for key, value in data.items()]
-
-
-def _parts(tag: str, content: Any) -> list[tuple[str, Json]] | None:
-    """The parts of a container with their names, or None where this is none."""
-    if tag in _BRACKETS:
-        return [(str(index), item) for index, item in enumerate(content[0] if tag == "$deque" else content)]
-    if tag in _PAIRS:
-        pairs = content[0] if tag == "$odict" else content[1] if tag == "$defaultdict" else content
-        return [(key if isinstance(key, str) else canonical(key).decode(), item) for key, item in pairs]
-    if tag in _FIELDS:
-        fields = content[1]
-        return list(fields.items() if isinstance(fields, dict) else ((str(i), item) for i, item in enumerate(fields)))
-    return None
-
-
 def _is_leaf(data: Json) -> bool:
-    tag, content = _tagged(data)
-    return tag not in ("$tensor", "$array") and _parts(tag, content) is None
+    tag, content = tagged(data)
+    return tag not in ("$tensor", "$array") and parts(tag, content) is None
 
 
 def _leaf(tag: str, content: Any) -> str:
@@ -99,12 +70,12 @@ def _leaf(tag: str, content: Any) -> str:
         return _cut(repr(content))
     if tag in ("$float", "$int"):
         return _cut(content)
-    parts = content if isinstance(content, list) else [content]
-    return f"{tag[1:]}({_cut(', '.join(map(str, parts)))})"
+    items = content if isinstance(content, list) else [content]
+    return f"{tag[1:]}({_cut(', '.join(map(str, items)))})"
 
 
 def _sequence(brackets: str, items: list[Json]) -> str:
-    shown = [_leaf(*_tagged(item)) for item in items[:_SHOWN_ITEMS]]
+    shown = [_leaf(*tagged(item)) for item in items[:_SHOWN_ITEMS]]
     more = [f"... {len(items)} in all"] if len(items) > _SHOWN_ITEMS else []
     return brackets[0] + ", ".join(shown + more) + brackets[1]
 

@@ -10,7 +10,7 @@ import click
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.following import follow
-from asyncckpt.cli.output import print_json, print_line, size
+from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import Target, reading, target
 from asyncckpt.cli.status import StatusLine
@@ -21,6 +21,7 @@ from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
 from asyncckpt.marking import damage
+from asyncckpt.sizes import size
 
 _COLOURS = {"ok": "green", "damaged": "red"}
 

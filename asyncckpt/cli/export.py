@@ -1,0 +1,168 @@
+"""``asyncckpt export``: a checkpoint as files that other systems read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.cli.following import follow, unless_removed
+from asyncckpt.cli.output import print_json
+from asyncckpt.cli.printable import printable
+from asyncckpt.cli.select import Target, reading, target
+from asyncckpt.cli.status import StatusLine
+from asyncckpt.convert.exporting import Exported, Layout, Weights, export_weights
+from asyncckpt.convert.place import placed, taken
+from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
+from asyncckpt.format.record import Checkpoint
+from asyncckpt.listing import Listing
+from asyncckpt.sizes import size
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_MOST_HF = 50 * 10**9
+"""As Hugging Face cuts its own."""
+
+
+def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?)b?", text.strip().lower())
+    most = math.floor(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if most < 1:
+        raise click.BadParameter(f"{text!r}: give bytes, as 5GB or 512MiB")
+    return most
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "form", type=click.Choice(["safetensors", "hf", "torch", "dcp"]), required=True, help="What is written."
+)
+@click.option("--only", "parts", multiple=True, metavar="PART", help="A part of the state; may be given again.")
+@click.option("--max-shard-size", "most", metavar="SIZE", callback=_bytes, help="Cut files: 5GB, 512MiB [hf: 50GB].")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The config.json for --to hf."
+)
+@click.option("--overwrite", is_flag=True, help="Take the place of an earlier export.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def export(
+    checkpoint: str,
+    dest: Path,
+    form: str,
+    parts: tuple[str, ...],
+    most: int | None,
+    config: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write CHECKPOINT (ROOT@latest, @best, @STEP, @ID; the latest where none is named) to DEST.
+
+    \b
+    safetensors  one file of the model's tensors, under the names of its state_dict(); with
+                 --max-shard-size a folder of files and an index
+    hf           a folder as Hugging Face has it: model.safetensors and config.json; tied
+                 weights are stored once
+    torch        one file that torch.load(weights_only=True) reads: every part by its name
+    dcp          a folder that torch.distributed.checkpoint.load reads: every part by its name
+
+    The first two hold the model, or the parts that --only names ("extra.ema"), need no torch and little memory. The
+    others hold everything, or those parts, and take as much memory. Every byte is checked on the way. DEST is on this
+    machine; it is there as a whole or not at all, and what is there already stays, unless --overwrite replaces an
+    earlier export.
+
+    \b
+    asyncckpt export runs/first@best model.safetensors --to safetensors
+    asyncckpt export s3://bucket/run@20000 gpt2/ --to hf --config config.json --max-shard-size 5GB
+    """
+    chosen = target(checkpoint)
+    _check_options(form, dest, most, config)
+    is_folder = form in ("hf", "dcp") or (form == "safetensors" and most is not None)
+    if (reason := taken(dest, overwrite=overwrite, folder=is_folder)) is not None:
+        raise click.UsageError(reason)
+    with closing(StatusLine()) as status, placed(dest, overwrite=overwrite, folder=is_folder) as hidden:
+        try:
+            if form in ("torch", "dcp"):
+                done = _with_torch(chosen, hidden, form, parts or None, status)
+            else:
+                kind: Layout = "hf" if form == "hf" else "folder" if is_folder else "file"
+                given = None if config is None else config.read_bytes()
+                wanted = Weights(kind, parts or ("model",), most or (_MOST_HF if kind == "hf" else None), given)
+                done = _weights(chosen, wanted, hidden, status)
+        except IncompatibleState as error:
+            raise CheckpointNotFoundError(str(error)) from error  # a part that is not there
+        files = _files(hidden, dest)
+    for note in done.exported.notes:
+        click.echo(printable(note), err=True)
+    if as_json:
+        print_json(_json(chosen, dest, form, done, files))
+    else:
+        what = f"{done.exported.tensors} tensors" if done.exported.tensors else "the state"
+        click.echo(f"{done.id} (step {done.step}): {what}, {size(sum(files.values()))}, in {dest}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Which checkpoint was exported, and what became of it."""
+
+    id: str
+    step: int
+    exported: Exported
+
+
+def _check_options(form: str, dest: Path, most: int | None, config: Path | None) -> None:
+    if "://" in str(dest) or re.match(r"\w{2,}:/", str(dest)):
+        raise click.UsageError(f"{dest} is a URL: an export is written on this machine; copy it there afterwards")
+    if most is not None and form not in ("safetensors", "hf"):
+        raise click.UsageError(f"--max-shard-size is for safetensors and hf, not for {form}")
+    if config is not None and form != "hf":
+        raise click.UsageError(f"--config is for hf, not for {form}")
+
+
+def _weights(chosen: Target, wanted: Weights, into: Path, status: StatusLine) -> _Done:
+    def tell(done: int, total: int) -> None:
+        status.show(f"exporting {size(total)}, {100 * done // max(total, 1)} %")
+
+    async def act(catalog: Catalog) -> _Done:
+        async def one(_: Listing, checkpoint: Checkpoint) -> _Done:
+            async with unless_removed(catalog, checkpoint):
+                exported = await export_weights(catalog, checkpoint, wanted, into, tell)
+            return _Done(f"{checkpoint.seq:08d}", checkpoint.step, exported)
+
+        return await follow(catalog, chosen.chosen, one)
+
+    return reading(chosen.root, act)
+
+
+def _with_torch(chosen: Target, into: Path, form: str, parts: tuple[str, ...] | None, status: StatusLine) -> _Done:
+    status.show(f"reading {chosen.root}")
+    from asyncckpt.convert.exporting_state import export_state
+
+    info, exported = export_state(chosen.root, chosen.chosen, into, "dcp" if form == "dcp" else "torch", parts)
+    return _Done(info.id, info.step, exported)
+
+
+def _files(hidden: Path, dest: Path) -> dict[str, int]:
+    if hidden.is_dir():
+        return {path.name: path.stat().st_size for path in sorted(hidden.iterdir())}
+    return {dest.name: hidden.stat().st_size}
+
+
+def _json(chosen: Target, dest: Path, form: str, done: _Done, files: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "root": chosen.root,
+        "id": done.id,
+        "step": done.step,
+        "to": form,
+        "dest": str(dest),
+        "tensors": done.exported.tensors,
+        "files": [{"name": name, "bytes": nbytes} for name, nbytes in files.items()],
+        "notes": list(done.exported.notes),
+    }

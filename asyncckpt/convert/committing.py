@@ -1,0 +1,92 @@
+"""Committing: an image into a checkpoint, by the writer that all saves go through: fenced, and listed once it is whole.
+
+All bytes are gathered before the run is taken: a source that cannot be read leaves nothing in the root.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from asyncckpt.catalog import Catalog
+from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.convert.image import About, Image
+from asyncckpt.errors import CheckpointDirectoryExistsError
+from asyncckpt.events import Listeners
+from asyncckpt.format.record import Record
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.room import room
+from asyncckpt.worker.config import ServiceConfig
+from asyncckpt.worker.job import Committed, Rejected, SaveJob
+from asyncckpt.worker.offline import may_be_held
+from asyncckpt.worker.pool import WorkerPool
+from asyncckpt.worker.ranks import SingleRank
+from asyncckpt.worker.service import SaveService
+from asyncckpt.worker.ticket import Reply, Ticket
+from asyncckpt.worker.watermark import Watermark
+
+
+async def check_free(catalog: Catalog) -> None:
+    """Raise `CheckpointDirectoryExistsError` for a root that holds checkpoints, or that a training may hold."""
+    listing, url = await catalog.listing(), catalog.storage.url
+    if held := len(listing.checkpoints) + len(listing.lost):
+        what = "a checkpoint" if held == 1 else f"{held} checkpoints"
+        raise CheckpointDirectoryExistsError(f"{url} holds {what} already: import into another root")
+    if listing.head is not None and may_be_held(listing.head):
+        holder = listing.head.writer
+        raise CheckpointDirectoryExistsError(
+            f"a training may hold {url} (process {holder.pid} on {holder.host}), and would lose it: import into "
+            "another root"
+        )
+
+
+def gathered(image: Image, progress: Callable[[int, int], None]) -> memoryview:
+    """All bytes of `image` in memory, which `progress` is told: how many of how many."""
+    memory = memoryview(room(image.layout.size))
+    done = 0
+    for start, header in image.headers:
+        memory[start : start + len(header)] = header
+    for fill in image.fills:
+        fill.write(memory[fill.offset : fill.offset + fill.nbytes])
+        done += fill.nbytes
+        progress(done, image.layout.bytes)
+    return memory
+
+
+def commit(open_: Callable[[], Storage], image: Image, memory: memoryview, about: About, message: str) -> Record:
+    """Save what is in `memory`, an `image` that was gathered, and return its record.
+
+    Waits for it; not for a thread that runs an event loop. Raises what the save failed of, and `SaveFailed`.
+    """
+    pool = WorkerPool[SaveService](
+        lambda former: SaveService(open_(), ServiceConfig(incremental=False), Listeners(()), SYSTEM_CLOCK, SingleRank())
+    )
+    answer: Future[Record] = Future()
+
+    def reply(told: Reply) -> None:
+        if isinstance(told, Committed):
+            answer.set_result(told.record)
+        elif isinstance(told, Rejected):
+            answer.set_exception(told.error)
+
+    watermark = Watermark()
+    watermark.advance(image.layout.size)
+    watermark.seal()
+    job = SaveJob(
+        id=secrets.token_hex(16),
+        ordinal=1,
+        step=about.step or 0,
+        epoch=about.epoch,
+        metrics=dict(about.metrics),
+        created=int(SYSTEM_CLOCK.time() * 1e6),
+        arena="import",
+        layout=image.layout,
+        values=image.values,
+        message=message,
+    )
+    try:
+        pool.submit(Ticket(job, memory, watermark, reply))
+        return answer.result()
+    finally:
+        pool.close()
