@@ -4,7 +4,8 @@ A start is from ``AsyncCheckpointer(...)`` until the process says that it runs; 
 nothing can start faster than, and one that imports torch, which a worker does not. What a save costs is measured on a
 loop that counts in Python, beside saves that follow one another, for states of several sizes: the counting that it
 loses for each save, in a thread and in a process. ``digest`` is what `asyncckpt.weighing` measures to choose between
-them; where that is above its ``WORTH``, the process should cost less.
+them; where that is above its ``WORTH``, the process should cost less. What a worker process holds after such saves
+(memory of its own, threads, descriptors, mappings) is counted too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from asyncckpt import AsyncCheckpointer, ProcessConfig
 from asyncckpt.events import WorkerRuns
 from asyncckpt.weighing import WORTH, digest_rate
 from benchmarks.bars import Bar
+from benchmarks.held import beside
 from benchmarks.options import Options
 from benchmarks.python_bound import count_rate
 from benchmarks.results import Report, Row, row
@@ -59,7 +61,10 @@ def _rows(turns: Turns, nbytes: float) -> list[Row]:
     for name, samples in found.items():
         rows.append(row("executor", case, name, "lost for each save", "ms", [s["lost"] * 1e3 for s in samples]))
         rows.append(row("executor", case, name, "durable", "ms", [s["durable"] * 1e3 for s in samples]))
-    return rows
+    held = found[PROCESS]
+    rows.append(row("executor", case, PROCESS, "worker's memory", "MB", [s["private"] / 1e6 for s in held]))
+    counted = ("threads", "descriptors", "mappings")
+    return rows + [row("executor", case, PROCESS, f"worker's {key}", "", [s[key] for s in held]) for key in counted]
 
 
 def measure(turn: Turn) -> list[Sample]:
@@ -121,10 +126,12 @@ def _saving(turn: Turn, nbytes: int) -> Sample:
         durable.append(save.sample()["durable"])
         subject.step()
     plain = (plain + count_rate(seconds)) / 2
+    held = beside()
     system.close()
     return {
         "bytes": float(nbytes),
         "digest": size_of(subject)[1] / digest_rate(),
         "lost": (wall - rounds / plain) / len(durable),
         "durable": sum(durable) / len(durable),
+        **held,
     }

@@ -47,6 +47,28 @@ def unshared() -> float:
     return sum(_bytes(process, "status", ("RssAnon:", "RssFile:")) for process in _tree(os.getpid()))
 
 
+def here() -> dict[str, float]:
+    """What this process holds that must not grow, see `of`."""
+    return of(os.getpid())
+
+
+def beside() -> dict[str, float]:
+    """The same of its descendants together: of worker processes."""
+    found = [of(process) for process in _tree(os.getpid())[1:]]
+    return {name: sum(one[name] for one in found) for name in of(os.getpid())}
+
+
+def of(process: int) -> dict[str, float]:
+    """What a process holds: bytes of its own, and how many threads, descriptors and mappings."""
+    there = Path(f"/proc/{process}")
+    return {
+        "private": _bytes(process, "status", ("RssAnon:",)),
+        "threads": len(_names(there / "task")),
+        "descriptors": len(_names(there / "fd")),
+        "mappings": len(_text(process, "maps").splitlines()),
+    }
+
+
 def cpu_seconds() -> float:
     """What they have computed."""
     return sum(map(cpu_seconds_of, _tree(os.getpid())))
@@ -72,6 +94,13 @@ def _children(task: Path) -> list[int]:
 
 def _bytes(process: int, name: str, keys: tuple[str, ...]) -> float:
     return sum(1024.0 * int(line.split()[1]) for line in _text(process, name).splitlines() if line.startswith(keys))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # it has just ended
+        return []
 
 
 def _text(process: int, name: str) -> str:

@@ -25,8 +25,8 @@ BARS = (Bar("slowdown above noise", 0.02),)
 TABLE = 128 << 20
 """Numbers in the table, 0.5 GB; under an optimizer it is LAZY."""
 
-LEARNING, MEASURED = 20, 5
-"""Saves in which the pace is found, and saves after that."""
+LEARNING, MEASURED, SERIES = 20, 5, 3
+"""Saves in which the pace is found, saves in a series after that, and how many series of them are measured."""
 
 QUIET = 40
 """Steps between two saves, without any in flight."""
@@ -75,20 +75,23 @@ def measure(turn: Turn) -> list[Sample]:
     loop = _Loop(training, system)
     for _ in range(2 if turn.quick else LEARNING):
         loop.save()
-    samples = [loop.save() for _ in range(1 if turn.quick else MEASURED)]
+    found = [_series(loop, 1 if turn.quick else MEASURED) for _ in range(1 if turn.quick else SERIES)]
     system.close()
+    return [one | {"bytes": numel * 4} for one in found]
+
+
+def _series(loop: _Loop, saves: int) -> Sample:
+    """How much longer steps took beside some saves in a row."""
+    samples = [loop.save() for _ in range(saves)]
     quiet, flown = [t for s in samples for t in s[0]], [t for s in samples for t in s[1]]
     usual = statistics.median(quiet)
     spread = 1.4826 * statistics.median(abs(t - usual) for t in quiet) / usual
-    return [
-        {
-            "slowdown": statistics.fmean(flown) / usual - 1,
-            "noise": spread / len(flown) ** 0.5 + abs(statistics.fmean(quiet) / usual - 1),
-            "durable": statistics.median(s[2] for s in samples),
-            "step": usual,
-            "bytes": numel * 4,
-        }
-    ]
+    return {
+        "slowdown": statistics.fmean(flown) / usual - 1,
+        "noise": spread / len(flown) ** 0.5 + abs(statistics.fmean(quiet) / usual - 1),
+        "durable": statistics.median(s[2] for s in samples),
+        "step": usual,
+    }
 
 
 class _Loop:

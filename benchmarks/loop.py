@@ -50,6 +50,10 @@ class _Model(nn.Module):
         self.places = nn.Embedding(shape.tokens, shape.width)
         self.blocks = nn.Sequential(*(_Block(shape) for _ in range(shape.layers)))
         self.norm = nn.LayerNorm(shape.width)
+        for table in (self.words, self.places):
+            # GPT-2's own. At nn.Embedding's standard deviation of 1 the logits are so far apart that most probabilities
+            # and thus gradients are denormal numbers: a step takes up to ten times as long, ever longer.
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.words(tokens) + self.places(torch.arange(tokens.shape[1]))

@@ -75,25 +75,27 @@ def measure(turn: Turn) -> list[Sample]:
     system = make(turn.system, training, turn.folder / "loading")
     loaded = _loading(training, system)
     system.close()
-    return [counted, loaded]
+    return [*counted, *loaded]
 
 
-def _beside(subject: Subject, system: System, seconds: float) -> Sample:
-    """How much slower counting is while saves follow one another; the state stays as it is."""
+def _beside(subject: Subject, system: System, seconds: float) -> list[Sample]:
+    """How much slower counting is beside each of some saves that follow one another; the state stays as it is."""
     _saved(system, 1, lambda: count_rate(0.01))  # threads, memory and plans are there
     _saved(system, 2, lambda: count_rate(0.01))
     plain = count_rate(seconds)
-    wall, counted, durable = 0.0, 0.0, list[float]()
-    while not durable or wall < seconds:
+    spent, found = 0.0, list[Sample]()
+    while not found or spent < seconds:
         began = time.perf_counter()
-        save = Save(system, 10 + len(durable))
+        save = Save(system, 10 + len(found))
+        counted = count_rate(0.01) * 0.01
         while not save.is_over and time.perf_counter() - began < LONGEST:
             counted += count_rate(0.01) * 0.01
-        wall += time.perf_counter() - began
-        durable.append(save.sample()["durable"] if save.is_over else LONGEST)
+        wall, is_starved = time.perf_counter() - began, not save.is_over
+        found.append({"slower": plain * wall / counted, "durable": LONGEST if is_starved else save.sample()["durable"]})
         save.sample()  # one that has starved ends now
+        spent += wall
     subject.step()
-    return {"slower": plain / (counted / wall), "durable": statistics.median(durable)}
+    return found
 
 
 def count_rate(seconds: float) -> float:
@@ -105,7 +107,7 @@ def count_rate(seconds: float) -> float:
     return rounds / (time.perf_counter() - began)
 
 
-def _loading(training: Training, system: System) -> Sample:
+def _loading(training: Training, system: System) -> list[Sample]:
     """What each save costs a training that makes its batches in Python."""
 
     def step() -> None:
@@ -115,16 +117,16 @@ def _loading(training: Training, system: System) -> Sample:
     _saved(system, 1, step)
     _saved(system, 2, step)
     plain = _mean(step)
-    began, steps, durable = time.perf_counter(), 0, list[float]()
-    while len(durable) < SAVES:
-        save = Save(system, 10 + steps)
+    beside = list[tuple[float, int, float]]()
+    while len(beside) < SAVES:
+        began, steps = time.perf_counter(), 0
+        save = Save(system, 10 + len(beside))
         while not save.is_over:
             step()
             steps += 1
-        durable.append(save.sample()["durable"])
-    wall = time.perf_counter() - began
+        beside.append((time.perf_counter() - began, steps, save.sample()["durable"]))
     plain = (plain + _mean(step)) / 2
-    return {"extra": (wall - steps * plain) / SAVES, "durable": statistics.median(durable)}
+    return [{"extra": wall - steps * plain, "durable": durable} for wall, steps, durable in beside]
 
 
 def _mean(step: Callable[[], None]) -> float:

@@ -15,7 +15,8 @@ import torch
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.catalog import Catalog
 from asyncckpt.format import names
-from asyncckpt.format.manifest import Manifest, Pack
+from asyncckpt.format.contents import Pack
+from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse, Record
 from asyncckpt.format.sealed import seal, sealed_digest

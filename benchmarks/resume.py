@@ -2,7 +2,8 @@
 
 How long from the kill to the end of the first step of the new process, and of that: until what it needs is imported
 (``start``), until model and optimizer are there (``build``), until their state is (``read``), and the step. Beside
-torch.distributed.checkpoint's ``FsspecReader``, and ``torch.load`` of a file that s3fs opens.
+torch.distributed.checkpoint's ``FsspecReader``, and ``torch.load`` of what s3fs, s3torchconnector, boto3 or obstore
+read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from benchmarks.bars import Bar
 from benchmarks.clients.place import place
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
+from benchmarks.resuming import MODULES
 from benchmarks.server import served
 from benchmarks.systems import OWN
 from benchmarks.turns import Sample, Turn, Turns, take
@@ -25,10 +27,10 @@ __all__ = ["BARS", "PEERS", "QUICK_PEERS", "measure", "run"]
 
 BARS = (Bar("kill to first step / best peer", 1.0),)
 
-PEERS = ("dcp.fsspec", "torch.s3fs")
-QUICK_PEERS = PEERS
+PEERS = tuple(name for name in MODULES if name != OWN)
+QUICK_PEERS = ("dcp.fsspec", "torch.s3fs")
 
-KILLS = 3
+KILLS = 2
 ROOM = 2 << 30
 QUICK_ROOM = 1 << 26
 

@@ -22,7 +22,7 @@ from asyncckpt.testing.s3server import S3Server
 from benchmarks.installed import is_installed
 from benchmarks.machine import Foreign, wait_until_quiet
 from benchmarks.options import Options
-from benchmarks.systems import OWN
+from benchmarks.systems import is_own
 
 Sample: TypeAlias = dict[str, float]
 
@@ -110,7 +110,7 @@ def take(bench: str, systems: Iterable[str], rounds: int, options: Options, serv
                 with Foreign(server.process if server else None) as others:
                     problem = _take_one(turns, bench, turn_of(name))
                 foreign.append(others.cores)
-                turns.disturbed |= name in (OWN, LIMIT) and others.cores > _DISTURBING
+                turns.disturbed |= (name == LIMIT or is_own(name)) and others.cores > _DISTURBING
                 if problem:
                     turns.notes.append(f"{name}: failed: {problem}")
                     del turns.rounds[name]
@@ -135,7 +135,7 @@ def _take_one(turns: Turns, bench: str, turn: Turn) -> str | None:
     finally:
         for left in turn.folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if turn.system in (OWN, LIMIT):
+    if turn.system == LIMIT or is_own(turn.system):
         raise RuntimeError(f"{bench} of {turn.system}: {problem}")
     return problem
 

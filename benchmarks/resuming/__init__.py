@@ -20,4 +20,11 @@ class Resumes(Protocol):
         ...
 
 
-MODULES = {"asyncckpt": "own", "dcp.fsspec": "dcp_fsspec", "torch.s3fs": "torch_load"}
+MODULES = {
+    "asyncckpt": "own",
+    "obstore": "obstore_raw",
+    "s3torchconnector": "s3torchconnector_checkpoint",
+    "boto3": "boto3_transfer",
+    "torch.s3fs": "torch_load",
+    "dcp.fsspec": "dcp_fsspec",
+}

@@ -1,13 +1,12 @@
-"""``torch.save`` and ``torch.load`` of a file that s3fs opens, and ``load_state_dict``."""
+"""A file that s3fs, as it is, opens."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-import torch
-
 from benchmarks.loop import Training
+from benchmarks.resuming import torch_file
 
 _s3fs: Any = import_module("s3fs")
 
@@ -20,12 +19,9 @@ class Resuming:
         self._files: Any = _s3fs.S3FileSystem(**options)
 
     def save(self) -> None:
-        state = {"model": self._training.model.state_dict(), "optimizer": self._training.optimizer.state_dict()}
         with self._files.open(self._path, "wb") as file:
-            torch.save(state, file)
+            torch_file.write(self._training, file)
 
     def read(self) -> None:
         with self._files.open(self._path, "rb") as file:
-            state = torch.load(file)
-        self._training.model.load_state_dict(state["model"])
-        self._training.optimizer.load_state_dict(state["optimizer"])
+            torch_file.read(self._training, file)

@@ -73,7 +73,13 @@ _CLASSES = {
     "torchsnapshot": "torchsnapshot_take:TorchSnapshot",
 }
 
-PEERS = tuple(name for name in _CLASSES if not name.startswith(OWN))
+
+def is_own(name: str) -> bool:
+    """Whether system `name` is this project, in whatever way it saves."""
+    return name == OWN or name.startswith(f"{OWN}.")
+
+
+PEERS = tuple(name for name in _CLASSES if not is_own(name))
 
 QUICK_PEERS = ("torch.save", "safetensors", "dcp.thread")
 """The peers of a quick run: importing and starting the others takes longer than all it measures."""
