@@ -10,7 +10,10 @@ TORCH  ?= torch==2.13.0
 # Where to get torch from; for the small CPU build: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
 TORCH_INDEX ?=
 
-BENCHES ?= stall overhead throughput restore small_tensors incremental catalog memory python_bound interference executor survive upload download resume
+# One more than there are cores: tests wait for a third of their time, for servers, clusters and processes.
+TESTERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+
+BENCHES ?= stall overhead throughput restore small_tensors incremental catalog memory python_bound interference chunks executor run_layer trainer survive upload download resume
 
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -20,14 +23,15 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.ready
 	$(BIN)/asyncckpt demo
 
-test: check $(BIN)/prometheus $(VENV)/azurite
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+test: check $(BIN)/prometheus-pushgateway $(VENV)/azurite $(VENV)/slurm
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 5 --dist worksteal --durations 30
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p benchmarks
+	$(BIN)/mypy deploy/train.py deploy/grafana/dashboard.py deploy/prometheus/prometheusrule.py
 	$(BIN)/mypy --platform darwin
 	$(BIN)/mypy --platform win32
 	$(BIN)/lint-imports
@@ -44,14 +48,19 @@ $(VENV)/.ready: pyproject.toml Makefile
 	$(PIP) install --editable ".[cli]" --group test --group check
 	@touch $@
 
-# A real server that scrapes the metrics, from Debian's archive (25 MB), for any user. Where there is no apt, have it on
-# the PATH, or its tests are skipped; in CI they fail.
-$(BIN)/prometheus: | $(VENV)/.ready
-	@{ command -v prometheus && command -v promtool; } >/dev/null || .ci/prometheus $(BIN) || echo "no Prometheus is to be had here"
+# Real servers that scrape the metrics, raise the alerts and take what is pushed, from Debian's archive (35 MB), for any
+# user. Where there is no apt, have them on the PATH, or their tests are skipped; in CI they fail.
+$(BIN)/prometheus-pushgateway: | $(VENV)/.ready
+	@{ command -v promtool && command -v prometheus-alertmanager && command -v prometheus-pushgateway; } >/dev/null || .ci/prometheus $(BIN) || echo "no Prometheus is to be had here"
 
 # Microsoft's emulator of Azure's Blob Storage, from npm (240 MB). Without it its tests are skipped; in CI they fail.
 $(VENV)/azurite: | $(VENV)/.ready
 	@.ci/azurite $(VENV) || echo "no Azurite is to be had here"
+
+# A real Slurm, from Debian's archive (8 MB), for any user. Where there is no apt, have it on the PATH, or its tests are
+# skipped; in CI they fail.
+$(VENV)/slurm: | $(VENV)/.ready
+	@{ command -v slurmctld && command -v slurmd && command -v sbatch; } >/dev/null || .ci/slurm $(VENV) || echo "no Slurm is to be had here"
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import overhead, turns
+from benchmarks import overhead, run_layer, turns
 from benchmarks.__main__ import NAMES
 from benchmarks.bars import Bar
 from benchmarks.growth import gained
@@ -33,6 +33,7 @@ def test_without_a_name_it_lists_every_benchmark() -> None:
     assert [line.split()[0] for line in run().splitlines()] == list(NAMES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_writes_valid_rows(name: str, tmp_path: Path) -> None:
     found = tmp_path / "rows.jsonl"
@@ -60,6 +61,15 @@ def test_the_rows_kept_are_of_a_benchmark_that_is_there(path: Path) -> None:
     for line in path.read_text().splitlines():
         assert json.loads(line)["bench"] == path.stem
         assert path.stem in NAMES
+
+
+def test_d30_what_a_run_writes_down_adds_a_millisecond_to_a_step_at_most() -> None:
+    """The bar is there, and the rows that are kept met it."""
+    rows = [json.loads(line) for line in (ROOT / "benchmarks/results/run_layer.jsonl").read_text().splitlines()]
+    found = {entry["metric"]: entry["median"] for entry in rows}
+    for bar in (Bar("added", 1.0), Bar("calls", 1.0)):
+        assert bar in run_layer.BARS
+        assert found[bar.metric] <= 1.0
 
 
 def test_a_peer_that_is_not_installed_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from asyncckpt import arriving
-from asyncckpt.arriving import IN_FLIGHT, PIECE, Arrivals, HostRooms, Request, requests
+from asyncckpt.arriving import IN_FLIGHT, PIECE, SCATTERED, Arrivals, HostRooms, Request, requests
 from asyncckpt.errors import CheckpointCorruptError, StorageDenied
+from asyncckpt.format.contents import Extent, Pack, Path
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import Extent, Pack, Path
+from asyncckpt.format.frames import Frames
 from asyncckpt.placing import Place
 from asyncckpt.reading import GAP
 from asyncckpt.storage.base import Buffer
@@ -42,7 +43,9 @@ class Ranges(MemoryStorage):
 class Stored:
     """Tensors of some sizes in packs, each behind 3 bytes that belong to nobody, and memory where they belong."""
 
-    def __init__(self, sizes: Mapping[str, int], extent: int = 64 * MIB, packs: int = 1) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], extent: int = 64 * MIB, packs: int = 1, between: bytes = b"odd"
+    ) -> None:
         self.store = Ranges()
         self.bodies = [bytearray() for _ in range(packs)]
         self.places: dict[Path, Place] = {}
@@ -50,7 +53,7 @@ class Stored:
         self.told: list[int] = []
         for number, (name, size) in enumerate(sizes.items()):
             body, content = self.bodies[number % packs], os.urandom(size)
-            body += b"odd"
+            body += between
             extents = tuple(
                 Extent(
                     number % packs, len(body) + at, len(content[at : at + extent]), digest(content[at : at + extent])
@@ -83,17 +86,25 @@ def covered(found: list[Request]) -> list[tuple[int, int]]:
 
 
 def test_neighbours_are_one_request_and_what_is_long_is_cut_where_a_request_is_full() -> None:
-    stored = Stored({"a": 100, "b": PIECE, "c": 50, "d": 2 * PIECE})
+    stored = Stored({"a": 100, "b": PIECE - 1, "c": 50, "d": PIECE // 2})
     found = list(requests(stored.places))
     total = len(stored.bodies[0]) - 3
     assert covered(found) == [(3 + at, min(PIECE, total - at)) for at in range(0, total, PIECE)]
-    names = [[piece.path[0] for piece in request.slices] for request in found]
-    assert names == [
-        ["a", "b"],
-        ["b", "c", "d"],
+    assert [[piece.path[0] for piece in request.slices] for request in found] == [["a", "b"], ["b", "c", "d"]]
+
+
+def test_what_is_long_begins_a_request_and_only_its_end_shares_one() -> None:
+    stored = Stored({"a": 100, "b": PIECE, "c": 50, "d": 2 * PIECE + 1, "e": 60})
+    found = list(requests(stored.places))
+    assert [[piece.path[0] for piece in request.slices] for request in found] == [
+        ["a"],
+        ["b"],
+        ["c"],
         ["d"],
         ["d"],
+        ["d", "e"],
     ]
+    assert [request.length for request in found[:5]] == [100, PIECE, 50, PIECE, PIECE]
 
 
 def test_what_lies_far_apart_or_in_another_pack_is_another_request() -> None:
@@ -173,6 +184,62 @@ def test_so_many_requests_are_under_way_and_no_more() -> None:
 
     asyncio.run(act())
     assert stored.arrived == ["big"]
+
+
+class Scatters(Ranges):
+    """Fills several pieces of memory by one request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scattered: list[tuple[int, list[int]]] = []
+
+    async def scatter(self, key: str, start: int, into: Sequence[memoryview]) -> None:
+        self.scattered.append((start, [len(part) for part in into]))
+        found = await super().get(key, start=start, length=sum(map(len, into)))
+        for part in into:
+            part[:], found = found[: len(part)], found[len(part) :]
+
+
+def test_where_the_store_can_one_request_is_read_into_several_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = arriving.room
+    monkeypatch.setattr(arriving, "room", lambda size: made.append(size) or real(size))
+    sizes = {"a": 5 * MIB, "b": 7 * MIB, "c": 9 * MIB, "small": 100, "d": 40 * MIB, "e": 2 * MIB}
+    stored = Stored(sizes, between=b"")
+    stored.store = store = Scatters()
+    stored.fill()
+    assert stored.arrived == list(sizes)
+    assert made == []
+    assert store.scattered == [(0, [5 * MIB, 7 * MIB, 4 * MIB]), (53 * MIB + 100, [8 * MIB, 2 * MIB])]
+    plain = [(start, length) for _, start, length in store.asked if (start, length) not in _whole(store)]
+    assert plain == [
+        *((16 * MIB, 5 * MIB), (21 * MIB, 100)),
+        *((21 * MIB + 100, SCATTERED), (37 * MIB + 100, SCATTERED)),
+    ]
+    assert sum(stored.told) == sum(sizes.values())
+
+
+def _whole(store: Scatters) -> list[tuple[int, int]]:
+    return [(start, sum(lengths)) for start, lengths in store.scattered]
+
+
+def test_nothing_is_scattered_where_bytes_of_nobody_lie_between_or_packs_are_in_frames() -> None:
+    stored = Stored({"a": 5 * MIB, "b": 7 * MIB})
+    stored.store = store = Scatters()
+    stored.fill()
+    assert stored.arrived == ["a", "b"]
+    assert store.scattered == []
+    frames = Frames(1 << 20, "", ())
+    packs = [Pack("p0", 12 * MIB, 0, "", codec="zstd", frames=frames)]
+    assert not Arrivals(store, packs, stored.places, HostRooms(), lambda _: None)._scatters
+
+
+def test_a_wrong_byte_in_the_second_of_several_tensors_is_found() -> None:
+    stored = Stored({"a": 5 * MIB, "b": 7 * MIB}, between=b"")
+    stored.store = Scatters()
+    stored.bodies[0][-1] ^= 1
+    with pytest.raises(CheckpointCorruptError, match="p0: b does not match its digest"):
+        stored.fill()
 
 
 @pytest.mark.parametrize("tensor", ["big", "a"])

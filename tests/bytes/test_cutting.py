@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from asyncckpt.storage.base import Lasting, Parts
-from asyncckpt.storage.cutting import blocks
+from asyncckpt.storage.cutting import at_most, blocks
 
 SIZE = 4
 
@@ -41,3 +41,8 @@ def test_what_lasts_is_copied_only_where_it_must_be_joined() -> None:
         assert found == [b"abcd", b"efgh", b"ijkl", b"mnop", b"q"]
         assert [block.obj is first for block in found] == [True, True, False, False, False]
         assert found[3].obj is third
+
+
+def test_how_much_there_is_at_most_is_known_of_what_says_so() -> None:
+    assert at_most(Lasting(one_by_one(b"abc"), 100)) == 100
+    assert at_most(Lasting(one_by_one(b"abc"))) is at_most(one_by_one(b"abc")) is at_most([b"abc"]) is None

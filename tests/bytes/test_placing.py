@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError, TransientError
+from asyncckpt.format.contents import Extent, Pack
 from asyncckpt.format.digest import digest
-from asyncckpt.format.manifest import Extent, Pack
 from asyncckpt.placing import Place, Places
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.files import Files

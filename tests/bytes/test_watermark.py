@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker.watermark import Abandoned, Watermark
 
 
@@ -26,7 +27,7 @@ class Waiting:
             self.error = error
 
     def ended(self) -> bool:
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         return not self._thread.is_alive()
 
 
@@ -69,6 +70,8 @@ def test_an_abort_reaches_everyone_who_waits_or_will(wait: Callable[[Watermark],
     assert before.error is error
     with pytest.raises(RuntimeError, match="torn"):
         wait(mark)
+    assert not mark.is_sealed
+    assert mark.error is error
 
 
 def test_what_is_sealed_cannot_be_aborted_any_more() -> None:

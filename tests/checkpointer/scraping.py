@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from asyncckpt.testing.slow import PATIENCE
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def page(port: int | None) -> str:
     """What is served."""
     assert port is not None
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()

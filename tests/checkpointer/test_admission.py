@@ -70,7 +70,7 @@ def test_too_little_memory_is_said_with_its_limit_and_fails_the_save(
     checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
     training.step()
     checkpointer.step(1)
-    size = checkpointer._saver._plan[1].layout.size
+    size = checkpointer._saver._preparing.planned.layout.size
     sentence = (
         f"a snapshot takes {size:,} bytes of host memory, and the cgroup /job has 100 left: raise its limit by "
         f"{size - 100:,}, or save less"
@@ -112,6 +112,19 @@ def test_too_little_room_on_the_disk_is_said_with_what_is_missing(
 
 
 @pytest.mark.usefixtures("roomy")
+@pytest.mark.parametrize("tier", ["local", "mirror"])
+def test_so_is_too_little_on_that_of_another_tier(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tier: str
+) -> None:
+    (tmp_path / "tier").mkdir()
+    usage = {tmp_path / "tier": 100}
+    monkeypatch.setattr(admission.shutil, "disk_usage", lambda folder: SimpleNamespace(free=usage.get(folder, 1 << 40)))
+    prepared(make, tmp_path / "run", **{tier: tmp_path / "tier"})
+    assert f"the disk of {tmp_path / 'tier'} has 100 free: make room for " in told(recorder)["disk"]
+    assert told(recorder)["disk"].endswith(f", or give {tier}= another folder")
+
+
+@pytest.mark.usefixtures("roomy")
 def test_a_folder_that_may_not_be_written_is_said(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -135,6 +148,7 @@ def test_a_store_that_cannot_be_read_is_said_and_the_save_fails_with_its_reason(
         handle.wait()
     assert "no key for this bucket" in told(recorder)["store"]
     assert "saves will fail until that is mended" in told(recorder)["store"]
+    assert f"asyncckpt ls {store.url}" in told(recorder)["store"]  # what to do about it
 
 
 # -- looked at again ---------------------------------------------------------------------------------------
@@ -148,13 +162,13 @@ def test_a_state_that_has_grown_is_looked_at_again_and_said_only_when_that_says_
     checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
     monkeypatch.setattr(allowance, "memory", lambda: Allowance(1 << 40, "the machine"))
     checkpointer.save(1).wait()  # before the optimizer has any state
-    small = checkpointer._saver._plan[1].layout.size
+    small = checkpointer._saver._preparing.planned.layout.size
     monkeypatch.setattr(allowance, "memory", lambda: Allowance(1, "the machine"))
     checkpointer.step(2)
     assert told(recorder) == {}  # nothing has grown
     training.step()
     checkpointer.step(3)
-    size = checkpointer._saver._plan[1].layout.size
+    size = checkpointer._saver._preparing.planned.layout.size
     assert size > small
     (said,) = recorder.of(Shortage)
     assert f"a snapshot takes {size:,} bytes of host memory, and the machine has" in said.sentence
@@ -192,10 +206,10 @@ def test_memory_for_the_state_that_appears_later_is_faulted_in_then(
     training = large()
     checkpointer = make(tmp_path / "run", model=training.model, optimizer=training.optimizer)
     checkpointer.save(1).wait()  # before the optimizer has any state
-    small = checkpointer._saver._plan[1].layout.size
+    small = checkpointer._saver._preparing.planned.layout.size
     training.step()
     checkpointer.step(2)
-    size = checkpointer._saver._plan[1].layout.size
+    size = checkpointer._saver._preparing.planned.layout.size
     assert size > small
     with ready:
         assert ready.wait_for(lambda: len([capacity for capacity in faulted if capacity >= size]) == 2, PATIENCE)
@@ -281,7 +295,7 @@ def test_memory_for_one_generation_only_is_said(
     training.step()
     roomy = make(tmp_path / "roomy", **options)
     roomy.step(1)
-    size = roomy._saver._plan[1].layout.size
+    size = roomy._saver._preparing.planned.layout.size
     monkeypatch.setattr(allowance, "memory", lambda: Allowance(2 * size, "the cgroup /job"))
     tight = make(tmp_path / "tight", **options)
     tight.save(2)

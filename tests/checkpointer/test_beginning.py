@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, SavePolicy, saving
+from asyncckpt import AsyncCheckpointer, SavePolicy, preparing
 from asyncckpt.beginning import UNSEEN
 from asyncckpt.errors import UnsupportedState
 from asyncckpt.saving import Saver
@@ -84,7 +84,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 
     monkeypatch.setattr(arena, "Arena", CountedArena)
     monkeypatch.setattr(stager, "Schedule", CountedSchedule)
-    monkeypatch.setattr(saving, "build", counted_build)
+    monkeypatch.setattr(preparing, "build", counted_build)
     monkeypatch.setattr(Prefault, "start", counted_start)
     monkeypatch.setattr(Saver, "prepare", counted_prepare)
     return found

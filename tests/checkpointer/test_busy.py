@@ -138,8 +138,9 @@ def test_P6_a_budget_for_one_generation_is_an_event_and_coalesce_skips(
     toy = Toy()
     ckpt = make(model=toy, save=EVERY_STEP, budget=ONE_GENERATION)
     with store.hold("put", "data/*") as gate:
-        ckpt.step(1)
+        first = ckpt.step(1)
         gate.wait_reached()
+        assert first.id  # a worker process has said that it is begun
         second = ckpt.step(2)
         assert second.status == "skipped"
     ckpt.wait()

@@ -18,7 +18,7 @@ from asyncckpt.staging.tasks import Tasks
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, Training, once_it_waits, outcome, refuse_threads, start, steps
+from .trainings import Toy, Training, once_it_waits, outcome, refuse_threads, start, steps, until_over
 
 pytestmark = pytest.mark.executors
 
@@ -44,7 +44,7 @@ def test_P12_wait_returns_when_retention_has_run(make: Make, store: GatedStorage
             ckpt.wait(timeout=0)
         gate.wait_reached()
         before = store.count("delete", "data/*-step-1-*")
-        opening = once_it_waits("settle", gate.open)
+        opening = once_it_waits("_is_over", gate.open)
         ckpt.wait()
         opening.join()
     assert before == 1
@@ -108,6 +108,9 @@ def test_P12_close_ends_in_time_and_names_what_was_left_and_what_failed(make: Ma
     with store.hold("put", "data/*") as gate:
         handles = [ckpt.save(step) for step in (1, 2, 3)]
         gate.wait_reached()
+        until_over(handles[0])  # a worker process says so, and the gate is reached another way
+        for handle in handles[1:]:
+            handle.wait_staged()  # and so has been handed over
         with pytest.raises(SaveFailed, match=r"saves unfinished: steps \[2, 3\].*step 1") as raised:
             ckpt.close(timeout=0.05)
         assert {step: type(error) for step, error in raised.value.failures.items()} == {
@@ -345,7 +348,7 @@ from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 
 def uses(ckpt, handle, optimizer):
-    faulthandler.dump_traceback_later(20, exit=True)  # a child that hangs says where
+    faulthandler.dump_traceback_later(45, exit=True)  # a child that hangs says where
     for call in (lambda: ckpt.save(5), lambda: ckpt.step(5), ckpt.checkpoints, ckpt.latest, ckpt.best, ckpt.restore,
                  ckpt.resume, ckpt.wait, lambda: ckpt.epoch_end(1), handle.wait):
         try:
@@ -373,7 +376,7 @@ children = [context.Process(target=uses, args=(ckpt, handle, optimizer)), contex
 for child in children:
     child.start()
 for child in children:
-    child.join(30)
+    child.join(50)
     print(child.exitcode)
 if os.fork() == 0:
     sys.exit(0)

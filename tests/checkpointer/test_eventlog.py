@@ -61,7 +61,7 @@ ELSEWHERE = {Failed, PreemptionNoticed, PreemptionPlanned, PreemptionEnded, Weig
 
 NOTHING_WRONG = {
     *(Amended, Deleted, Durable, Expected, Paced, Pruned, Restored, Resumed, Retained, Retried, Skipped, Staged),
-    *(Stalled, Superseded, Swept, TierDurable, WorkerRuns),
+    *(Stalled, Superseded, TierDurable, WorkerRuns),
 }
 
 
@@ -142,6 +142,12 @@ ERROR = StorageDenied(13, DENIED)
         ),
         (RestoreFailed(ERROR), "ERROR", f"a resume or restore has failed: {ERROR}"),
         (Requested(2, ERROR), "ERROR", f"the save of step 2 was refused: {ERROR}"),
+        (
+            Swept(3, unfinished=("step 7 of incarnation 2", "step 8 of incarnation 2")),
+            "WARNING",
+            "an earlier training had begun saves that were never committed, and are lost: step 7 of incarnation 2, "
+            "step 8 of incarnation 2",
+        ),
         (Shortage("disk", "make room"), "WARNING", "make room"),
         (
             OverBudget(4, 0.25, 0.1, dropped=True),
@@ -166,7 +172,14 @@ def test_a_line_says_what_happened(
 
 def test_what_is_nothing_wrong_is_not_written(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for event in (Requested(1), Stalled(1, 0.1, "call"), Skipped(1), Superseded(1, 2), Swept(3)):
+    for event in (
+        Requested(1),
+        Stalled(1, 0.1, "call"),
+        Skipped(1),
+        Superseded(1, 2),
+        Swept(3),
+        Swept(3, "mirror", ("step 7",)),
+    ):
         log.on_event(event)
     assert caplog.records == []
 

@@ -24,6 +24,7 @@ from asyncckpt.errors import (
 from asyncckpt.events import Durable, Failed, Staged
 from asyncckpt.handle import wait_all
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
+from asyncckpt.waiting import Waiting
 
 from .conftest import Make
 from .trainings import Recorder, Toy, Training, elsewhere, outcome, saved, start, steps
@@ -339,7 +340,7 @@ def test_a_store_that_is_down_for_long_does_not_fill_the_memory(
     ckpt = make(model=Toy())
     store.fail("put", "data/*", full)
     failed = [ckpt.save(step) for step in range(1, 9)]
-    wait_all(failed, PATIENCE)  # which tells nobody
+    wait_all(failed, Waiting(PATIENCE))  # which tells nobody
     store.heal()
     ckpt.save(9).wait()
     held = [each.step for each in ckpt._saver.handles]

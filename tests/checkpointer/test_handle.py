@@ -34,7 +34,7 @@ def test_the_statuses_of_a_save_in_order(make: Make, store: GatedStorage) -> Non
         assert (handle.status, handle.done(), repr(handle)) == ("staging", False, "<SaveHandle step=5 staging>")
         opening.open()
         writing.wait_reached()
-        assert (handle.status, handle.id, handle.done()) == ("writing", "00000001", False)
+        assert (handle.id, handle.status, handle.done()) == ("00000001", "writing", False)  # the id is waited for
         assert repr(handle) == "<SaveHandle step=5 writing>"
     info = handle.wait()
     assert isinstance(info, CheckpointInfo)
@@ -59,6 +59,7 @@ def test_waiting_has_a_limit_and_says_where_the_save_is(make: Make, store: Gated
     with store.hold("put", "data/*") as gate:
         handle = ckpt.save(3)
         gate.wait_reached()
+        assert handle.id  # a worker process has said that it is begun
         with pytest.raises(TimeoutError, match=r"step 3 was still writing after 0\.01 s"):
             handle.wait(0.01)
         with pytest.raises(TimeoutError, match=r"steps \[3\]"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -14,7 +15,9 @@ from asyncckpt import Budget
 from asyncckpt.events import Listeners, Paced
 from asyncckpt.handle import wait_all
 from asyncckpt.interference import ENOUGH, LEAST, SPAN, STALE, Flight, Interference
+from asyncckpt.rhythm import Rhythm
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
+from asyncckpt.waiting import Waiting
 from asyncckpt.worker.pace import PIECE, Pace
 
 from .conftest import Make
@@ -268,7 +271,7 @@ def test_every_executor_takes_the_pace_to_the_work(make: Make, tmp_path: Path) -
     began = time.monotonic()
     ckpt._executor.pace(0.0, 1.0)
     handle = ckpt.save(2)
-    wait_all([handle], PATIENCE)  # which hurries nobody
+    wait_all([handle], Waiting(PATIENCE))  # which hurries nobody
     assert handle.status == "durable"
     assert time.monotonic() - began >= 1.0
 
@@ -331,6 +334,47 @@ def test_the_pace_and_what_it_brings_are_scraped_as_a_training_goes_on(make: Mak
     train(ENOUGH, 0.1)
     assert found() == seen  # that of the last look, until there is another
     assert saved_beside(0.1) == {"pace": 0.5, "slowdown": 0, "slowdown_target": 0.02, "no": 0.1, "yes": 0.1}
+
+
+def test_a_loop_that_makes_no_step_is_timed_by_its_optimizer(
+    make: Make, store: GatedStorage, recorder: Recorder
+) -> None:
+    training, clock = Training(), Clock()
+    ckpt = make(model=training.model, optimizer=training.optimizer, verify="off")
+    ckpt._saver._clock = clock
+
+    def train(count: int, seconds: float) -> None:
+        for _ in range(count):
+            training.step()
+            clock.now += seconds
+
+    train(ENOUGH + 2, 0.1)
+    gate = store.hold("put", "data/*")
+    handle = ckpt.save(1)
+    gate.wait_reached()
+    assert handle.id
+    train(SPAN + 1, 0.13)
+    gate.open()
+    handle.wait(PATIENCE)
+    (paced,) = recorder.of(Paced)
+    assert (round(paced.usual, 3), round(paced.taken, 2), paced.share) == (0.1, 0.13, 0.25)
+
+
+def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_thread() -> None:
+    first, second = Training().optimizer, Training().optimizer
+    told: list[int] = []
+    rhythm = Rhythm([first, second], told.append)
+    for _ in range(3):
+        first.step()
+        second.step()
+        elsewhere = threading.Thread(target=first.step)
+        elsewhere.start()
+        elsewhere.join()
+    assert [b - a for a, b in itertools.pairwise(told)] == [1, 1]
+    rhythm.told(7)
+    first.step()
+    assert told[3:] == [7]
+    assert told[2] + 1 != 7
 
 
 @pytest.mark.parametrize("wrong", [{"memory": 0}, {"stall_ms": -1}, {"slowdown": 0}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig
 from asyncckpt.storage import MemoryStorage
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .scraping import scrape, value
 from .trainings import Toy
@@ -25,7 +26,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def free_port(following: int = 1) -> int:
     """A port that nobody listens on at this moment, nor on the `following` - 1 ones after it."""
-    for port in range(20000, 60000, 16):
+    first = 10000 + os.getpid() % 1250 * 16  # no other process that tests looks there, and none is given such a one
+    for port in (*range(first, 30000, 16), *range(10000, first, 16)):
         probes = [socket.socket() for _ in range(following)]
         try:
             for at, probe in enumerate(probes):
@@ -90,9 +92,9 @@ def test_an_address_in_the_environment_is_served_without_a_word_in_the_code(
 ) -> None:
     monkeypatch.setenv(ADDR, "127.0.0.2")
     with AsyncCheckpointer(store, model=Toy(), metrics=0) as ckpt:
-        socket.create_connection(("127.0.0.2", ckpt.metrics_port), timeout=10).close()
+        socket.create_connection(("127.0.0.2", ckpt.metrics_port), timeout=PATIENCE).close()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", ckpt.metrics_port), timeout=10)
+            socket.create_connection(("127.0.0.1", ckpt.metrics_port), timeout=PATIENCE)
 
 
 def test_a_port_that_is_no_number_is_a_warning_and_training_goes_on(

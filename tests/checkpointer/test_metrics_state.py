@@ -31,6 +31,7 @@ from asyncckpt.levels import Levels, Memory
 from asyncckpt.metrics import Exporter, exporter
 from asyncckpt.metrics.backend import backend_of
 from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.tallies import TALLIES
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
@@ -71,8 +72,9 @@ def test_what_waits_what_is_written_and_the_memory_of_both(store: GatedStorage) 
         found = scrape(ckpt.metrics_port)
         assert (queue(found), memory(found)) == ((0, 0), (0, 0, 0))
         with store.hold("put", "data/*") as gate:
-            ckpt.save(1)
+            first = ckpt.save(1)
             gate.wait_reached()
+            assert first.id  # a worker process has said that it is begun
             ckpt.save(2)
             ckpt.save(3)
             found = scrape(ckpt.metrics_port)
@@ -344,8 +346,11 @@ def test_a_process_has_fewer_than_250_series_whatever_happens() -> None:
     with AsyncCheckpointer(MemoryStorage(), model=Toy(), metrics=config) as ckpt:
         ckpt.save(1).wait()
         ckpt.restore("latest")
+    for tracker in ("console", "jsonlines", "tensorboard", "wandb", "one of mine", "another of mine"):
+        TALLIES.add("tracker_taken", tracker)
     found = scrape(registry)
     assert 100 < len(found) < 250
+    assert len([name for name, _ in found if name == "asyncckpt_tracker_calls_total"]) == 15
     assert not [name for name, _ in found if name.endswith("_created")]
 
 

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-import time
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,74 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy
 from asyncckpt.errors import SaveFailed, StorageDenied
 from asyncckpt.storage import LocalStorage
-from asyncckpt.testing.slow import PATIENCE, GatedStorage
+from asyncckpt.testing.slow import GatedStorage
 
+from ..deploy.conftest import needs
 from .scraping import page
 from .trainings import Training
 
-README = Path(__file__).parents[2] / "README.md"
+if sys.platform != "linux":
+    pytest.skip("the servers that these tests ask run on Linux", allow_module_level=True)
 
+from asyncckpt.testing.prometheus import PrometheusServer, called
 
-def tool(name: str) -> str:
-    """One of Prometheus's programs: ``make test`` puts them beside this interpreter."""
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if found is None:
-        reason = f"{name} is not here: make test gets it, or put it on the PATH"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found
-
-
-class Server:
-    """A Prometheus server that scrapes one port of this machine."""
-
-    def __init__(self, folder: Path, target: int) -> None:
-        config = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
-            "scrape_configs": [{"job_name": "trainer", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
-        }
-        (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-        self._log = folder / "log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    tool("prometheus"),
-                    f"--config.file={folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    "--web.listen-address=127.0.0.1:0",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def query(self, expression: str) -> float | None:
-        """What it answers now: one value, or None if there is none (yet)."""
-        listening = re.search(r'msg="Listening on" address=127.0.0.1:(\d+)', self._log.read_text())
-        if listening is None:
-            return None
-        connection = http.client.HTTPConnection("127.0.0.1", int(listening[1]), timeout=10)
-        try:
-            connection.request("GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
-            reply = connection.getresponse()
-            said: dict[str, Any] = json.loads(reply.read()) if reply.status == 200 else {}  # not ready yet
-        finally:
-            connection.close()
-        found = said["data"]["result"] if said else []
-        return float(found[0]["value"][1]) if found else None
-
-    def wait_for(self, expression: str, value: float) -> None:
-        """Ask until it answers `value`."""
-        deadline, found = time.monotonic() + PATIENCE, None
-        while time.monotonic() < deadline:
-            assert self._process.poll() is None, self._log.read_text()
-            found = self.query(expression)
-            if found == value:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{expression} is {found}, not {value}: {self._log.read_text()}")
+PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 
 
 @pytest.fixture
@@ -111,8 +47,8 @@ def busy(tmp_path: Path) -> Iterator[AsyncCheckpointer]:
 
 
 def test_P10_a_real_prometheus_scrapes_a_live_checkpointer(busy: AsyncCheckpointer, tmp_path: Path) -> None:
-    server = Server(tmp_path, busy.metrics_port)
-    try:
+    needs("prometheus")
+    with PrometheusServer(tmp_path, {"trainer": [f"127.0.0.1:{busy.metrics_port}"]}) as server:
         server.wait_for('up{job="trainer"}', 1)
         server.wait_for('asyncckpt_durable_step{run="busy"}', 30)
         for expression, value in {
@@ -139,27 +75,21 @@ def test_P10_a_real_prometheus_scrapes_a_live_checkpointer(busy: AsyncCheckpoint
             server.wait_for(expression, value)
         busy.save(50).wait()
         server.wait_for("asyncckpt_durable_step", 50)
-    finally:
-        server.stop()
 
 
 def test_P10_promtool_has_nothing_to_say_of_what_is_served(busy: AsyncCheckpointer) -> None:
-    done = subprocess.run(
-        [tool("promtool"), "check", "metrics"],
-        input=page(busy.metrics_port),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    needs("promtool")
+    done = called("promtool", "check", "metrics", said=page(busy.metrics_port))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_P10_every_metric_that_is_served_is_in_the_readme_and_the_other_way_round(busy: AsyncCheckpointer) -> None:
+def test_P10_every_metric_that_is_served_is_in_the_documentation_and_the_other_way_round(
+    busy: AsyncCheckpointer,
+) -> None:
     families = list(text_string_to_metric_families(page(busy.metrics_port)))
     served = {f.name + "_total" if f.type == "counter" else f.name for f in families}
     labels = {label for family in families for sample in family.samples for label in sample.labels} - {"le", "run"}
-    table = [line for line in README.read_text().splitlines() if line.startswith("| `asyncckpt_")]
+    table = [line for line in PAGE.read_text().splitlines() if line.startswith("| `asyncckpt_")]
     named = {name for line in table for name in re.findall(r"asyncckpt_\w+", line.split("|")[1])}
     assert named == served
     assert labels <= set(re.findall(r"\w+", " ".join(re.findall(r"\{(.*?)\}", "".join(table)))))

@@ -132,7 +132,7 @@ def test_what_the_calls_return(make: Make) -> None:
     handle = ckpt.save(3, epoch=1, metrics={"loss": 0.5})
     info = handle.wait(timeout=60)
     assert (type(handle), type(info)) == (SaveHandle, CheckpointInfo)
-    fields = "id seq step epoch metrics size created digest tags pinned is_best partial code_version damaged"
+    fields = "id seq step epoch metrics size created digest tags pinned is_best partial code_version damaged message"
     assert [field.name for field in dataclasses.fields(info)] == fields.split()
     state = ckpt.resume()
     assert isinstance(state, TrainingState)

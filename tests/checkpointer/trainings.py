@@ -18,9 +18,11 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, CheckpointInfo, living
+from asyncckpt import AsyncCheckpointer, CheckpointInfo, SaveHandle, living
 from asyncckpt.events import Event
+from asyncckpt.handle import wait_all
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
+from asyncckpt.waiting import Waiting
 
 E = TypeVar("E", bound=Event)
 
@@ -112,6 +114,9 @@ def once_it_waits(inside: str, then: Callable[[], object]) -> threading.Thread:
             if calls[0] == "wait" and inside in calls:
                 break
             time.sleep(0.001)
+        else:
+            then()
+            raise AssertionError(f"nothing waits in {inside}")
         then()
 
     watching = threading.Thread(target=watch)
@@ -175,3 +180,17 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         process.kill()
         raise
     return process.returncode, out, errors
+
+
+def until_over(handle: SaveHandle) -> None:
+    """Return once a save has ended; nobody has been told how by this."""
+    assert wait_all([handle], Waiting(PATIENCE)) == []
+
+
+def worker_of(ckpt: AsyncCheckpointer) -> int:
+    """The number of the worker process that serves `ckpt` now."""
+    deadline = time.monotonic() + PATIENCE
+    while (link := ckpt._executor._exchange.link) is None or link.process.returncode is not None:
+        assert time.monotonic() < deadline, "no worker process"
+        time.sleep(0.001)
+    return int(link.process.pid)

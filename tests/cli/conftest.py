@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from torch import nn
 
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.cli.app import app
+
+if TYPE_CHECKING:
+    from asyncckpt.testing.s3server import IgnoringServer, S3Server
 
 Run = Callable[..., Result]
 Document = Callable[..., dict[str, Any]]
@@ -67,7 +71,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def train(root: Path) -> None:
+def train(root: Path | str) -> None:
     """Make what `Saved` describes."""
     torch.manual_seed(0)
     model = Tied()
@@ -107,3 +111,21 @@ def document(run: Run) -> Document:
         return parsed
 
     return found
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A root on a real S3 server that nobody else has, which commands find by themselves."""
+    return _found(s3, monkeypatch)
+
+
+@pytest.fixture
+def ignoring_bucket(ignoring: IgnoringServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same on a real server that ignores conditions."""
+    return _found(ignoring, monkeypatch)
+
+
+def _found(server: S3Server | IgnoringServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in server.variables().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://tests/{secrets.token_hex(8)}/run"

@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.cli.app import app
-from asyncckpt.cli.output import age, print_table, size
+from asyncckpt.cli.output import age, print_table
 from asyncckpt.cli.select import Target, target
 from asyncckpt.errors import CheckpointNotFoundError
+from asyncckpt.sizes import size
 
 
 @pytest.fixture
@@ -88,6 +89,7 @@ def test_ls_as_json_has_stable_keys(root: Path) -> None:
             "partial",
             "damaged",
             "code_version",
+            "message",
         ]
     )
 

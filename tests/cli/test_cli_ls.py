@@ -10,8 +10,9 @@ import pytest
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer
+from asyncckpt.format.names import DataDirectory
 
-from .conftest import Document, Run, Saved, flip
+from .conftest import Document, Run, Saved, Tied, flip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,8 @@ def test_the_json_says_what_the_record_says(document: Document, saved: Saved) ->
         "best": True,
         "partial": False,
         "damaged": False,
-        "code_version": None,
+        "code_version": record["code_version"],
+        "message": None,
     }
 
 
@@ -214,3 +216,50 @@ def test_a_root_with_a_selector_is_a_wrong_command_line(run: Run, saved: Saved) 
     result = run("ls", f"{saved}@10")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "leave out the @" in result.stderr
+
+
+def leave(saved: Saved, seq: int, inc: int) -> DataDirectory:
+    """Leave what a save had written when it ended."""
+    directory = DataDirectory(seq, 99, inc, "0123abcd")
+    pack = saved.root / directory.pack(0, 1, 0)
+    pack.parent.mkdir()
+    pack.write_bytes(b"left over")
+    return directory
+
+
+def test_only_what_is_damaged_is_listed_if_that_is_asked(run: Run, document: Document, saved: Saved) -> None:
+    assert run("ls", saved, "--damaged").stderr == f"{saved} holds nothing of that kind\n"
+    flip(saved.pack(2))
+    run("verify", saved, "--note")
+    flip(saved.record(1), 40)
+    lines = run("ls", saved, "--damaged").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["00000002", "slot"]
+    found = document("ls", saved, "--damaged")
+    assert [row["id"] for row in found["checkpoints"]] == ["00000002"]
+    assert len(found["lost"]) == 1
+    assert "incomplete" not in found
+
+
+def test_saves_that_came_to_no_commit_are_listed_if_that_is_asked(run: Run, document: Document, saved: Saved) -> None:
+    assert document("ls", saved, "--incomplete")["incomplete"] == []
+    left = leave(saved, seq=9, inc=1)
+    assert run("ls", saved, "--incomplete").stdout.splitlines()[1:] == [
+        "00000009    99            1        1   9 B  left: gc removes it"
+    ]
+    found = document("ls", saved, "--incomplete")
+    assert found["checkpoints"] == []
+    assert found["incomplete"] == [
+        {"folder": left.key, "seq": 9, "step": 99, "incarnation": 1, "objects": 1, "bytes": 9, "may_go_on": False}
+    ]
+    with AsyncCheckpointer(saved.root, model=Tied(), executor="thread") as ckpt:
+        ckpt.resume(which=10)
+        leave(saved, seq=10, inc=2)
+        (own,) = document("ls", saved, "--incomplete")["incomplete"]
+        assert (own["seq"], own["may_go_on"]) == (10, True)
+        assert "under way, or left by a training that died" in run("ls", saved, "--incomplete").stdout
+
+
+def test_what_was_removed_and_is_being_deleted_is_no_incomplete_save(document: Document, saved: Saved) -> None:
+    gone = leave(saved, seq=2, inc=1)
+    (saved.root / gone.manifest).write_bytes(b"{}")
+    assert document("ls", saved, "--incomplete")["incomplete"] == []

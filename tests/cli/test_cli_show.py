@@ -15,8 +15,9 @@ from asyncckpt.cli.contents import Component, Contents
 from asyncckpt.cli.show import Found, origin
 from asyncckpt.cli.summary import Summary
 from asyncckpt.format import record as records
-from asyncckpt.format.manifest import Alias, Box, Extent, Manifest, Pack, TensorEntry
-from asyncckpt.format.manifest import Contents as Stored
+from asyncckpt.format.contents import Alias, Box, Extent, Pack, TensorEntry
+from asyncckpt.format.contents import Contents as Stored
+from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.record import PackUse
 
 from .conftest import Document, Run, Saved, flip

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from .conftest import Run, Saved, flip, tree
+from asyncckpt.cli.app import ALIASES, COMMANDS
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from .conftest import Run, Saved, flip, tree
 
 HEAVY = "{'torch', 'numpy', 'asyncio', 'rich', 'asyncckpt.catalog', 'asyncckpt.cli.ls', 'asyncckpt.cli.demo'}"
 
@@ -46,6 +46,15 @@ def test_scripts_see_the_status_and_people_one_line(saved: Saved, tmp_path: Path
     assert asyncckpt("verify").returncode == 2
 
 
+def test_every_command_is_in_the_docs_and_has_help(run: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for name in (*COMMANDS, *ALIASES):
+        assert re.search(rf"`{name}\b", page), f"docs/cli.md does not tell of {name}"
+        done = run(name, "--help")
+        assert (done.exit_code, done.stdout.startswith("Usage: ")) == (0, True)
+        assert name in ALIASES or name in run("--help").stdout
+
+
 def test_a_broken_click_is_not_called_missing(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("import no_such_module")
     done = python("from asyncckpt.cli import main; main()", PYTHONPATH=str(tmp_path))
@@ -62,6 +71,11 @@ def test_the_module_can_be_imported_without_running() -> None:
     "arguments",
     [
         ["ls"],
+        ["ls", "--damaged", "--incomplete"],
+        ["gc"],
+        ["resume-path"],
+        ["resume-path", "--full"],
+        ["doctor", "--read-only"],
         ["show"],
         ["show", "--tensors"],
         *(["verify", *more] for more in ([], ["--quick"], ["--json"])),
@@ -75,3 +89,14 @@ def test_nothing_is_written_to_the_root(run: Run, saved: Saved, arguments: list[
     before = tree(saved.root.parent)
     run(arguments[0], saved, *arguments[1:])
     assert tree(saved.root.parent) == before
+
+
+@pytest.mark.parametrize("arguments", [["gc"], ["resume-path"], ["ls", "--incomplete"], ["doctor"]])
+def test_commands_need_no_torch(saved: Saved, arguments: list[str], tmp_path: Path) -> None:
+    done = python(
+        "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
+        f"sys.argv = {['asyncckpt', arguments[0], str(saved), *arguments[1:]]!r};"
+        "from asyncckpt.cli import main; main()",
+        ASYNCCKPT_RUNTIME_DIR=str(tmp_path / "runtime"),
+    )
+    assert done.stderr.splitlines()[-1] == "False"

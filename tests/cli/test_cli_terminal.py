@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,17 @@ def test_verdicts_are_coloured_on_a_terminal_and_progress_needs_stderr(saved: Sa
 def test_no_color_is_respected(saved: Saved) -> None:
     seen, _ = on_terminal("verify", f"{saved}@20", stdout=True, stderr=False, NO_COLOR="1")
     assert seen == "00000002  step 20  ok\r\n"
+
+
+def test_what_goes_to_and_from_other_systems_shows_how_far_it_is_on_a_terminal_alone(
+    saved: Saved, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "x.safetensors")
+    for command, doing in (
+        (("export", str(saved), out, "--to", "safetensors"), "exporting"),
+        (("import", out, str(tmp_path / "again")), "reading"),
+    ):
+        seen, piped = on_terminal(*command, stdout=False, stderr=True)
+        assert re.fullmatch(r"0000000\d \(step 30\): 2 tensors, [\d.]+ \w+, in .*\n", piped)
+        assert re.search(rf"{doing} [\d.]+ \w+, 100 %\r", seen)
+        assert seen.endswith("\r\x1b[2K")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from asyncckpt.cli import demo_bucket
 from asyncckpt.cli.demo import demo
 from asyncckpt.cli.demo_bucket import missing, server
 from asyncckpt.cli.demo_screen import PlainScreen
+from asyncckpt.report import gather
 
 pytestmark = pytest.mark.kills
 
@@ -30,12 +32,29 @@ def test_a_run_killed_in_a_save_ends_equal_to_its_twin(tmp_path: Path) -> None:
     killed, resumed = (lines(tmp_path / "demo" / f"trainer-{number}.jsonl") for number in (1, 2))
     assert "done" not in killed
     assert 0 < resumed["resumed"][0]["step"] <= killed["step"][-1]["step"]
+    described = gather(tmp_path / "demo" / "run")  # the folder says what it is
+    assert [start["mode"] for start in described.starts] == ["new", "resume"]
+    assert described.config["config"]["training"] == {"steps": 120}
+    assert described.config["model"]["type"] == "GPT"
+    assert {"readme.md", "model_summary.txt", "hyperparameters.json"} <= {
+        path.name for path in (tmp_path / "demo" / "run").iterdir()
+    }
     told, elsewhere = (lines(tmp_path / "demo" / "bucket" / f"bucket-{name}.jsonl") for name in ("first", "second"))
     assert "done" not in told
     assert told["step"][-1]["step"] == told["durable"][-1]["step"] == elsewhere["resumed"][0]["step"]
+    # One line is the trainer's own, another the event of that name.
+    (began,), (went_on,) = ([line for line in said["resumed"] if "mode" in line] for said in (told, elsewhere))
+    assert (began["mode"], went_on["mode"]) == ("new", "resume")  # a run too, found by its URL alone
+    assert began["run"] == went_on["run"]
     assert "left after" in result.output
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    assert not [command for command in commands if str(tmp_path).encode() in command]
+    assert not [command for command in commands() if str(tmp_path).encode() in command]
+
+
+def commands() -> Iterator[bytes]:
+    """Of all that runs on this machine, as far as it may be seen."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            yield path.read_bytes()
 
 
 @pytest.mark.parametrize(

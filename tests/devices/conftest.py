@@ -6,7 +6,7 @@ from asyncckpt.staging import pinning
 from asyncckpt.testing import simacc
 from asyncckpt.testing.simacc.fixtures import simulated  # noqa: F401
 
-from .declaring import declare_digests
+from .declaring import declare_digests, declare_what_another_process_reads
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +17,4 @@ def _on_simulated_device(
     registrar = pinning.Registrar(simacc.host_register, simacc.host_unregister)
     monkeypatch.setitem(pinning._registrars, "sim", registrar)
     declare_digests(monkeypatch)
+    declare_what_another_process_reads(monkeypatch)

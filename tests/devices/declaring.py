@@ -1,8 +1,13 @@
-"""Declaring: the worker's reads of an arena, told to the race detector, which cannot see what a host loads."""
+"""Declaring: the worker's reads of an arena, told to the race detector, which cannot see what a host loads.
+
+Those of a worker process are told as far as the trainer knows of them: it may read what the watermark has reached from
+then on, on the thread that says so, and may do so until it has said that it is done, on the thread that hears it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +16,9 @@ import torch
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 from asyncckpt.worker import pipeline
+from asyncckpt.worker.bridge import ProcessExecutor
+from asyncckpt.worker.job import Missed, Started
+from asyncckpt.worker.ticket import Reply, Ticket
 
 
 def declare(data: Any) -> None:
@@ -51,3 +59,26 @@ def declare_digests(patch: pytest.MonkeyPatch) -> None:
         return plain(data)
 
     patch.setattr(pipeline, "digest", digest)
+
+
+def declare_what_another_process_reads(patch: pytest.MonkeyPatch) -> None:
+    """Have the bytes declared that a worker process may read."""
+    submit = ProcessExecutor.submit
+
+    def submitted(executor: ProcessExecutor, ticket: Ticket) -> None:
+        def reply(answer: Reply) -> None:
+            if not isinstance(answer, Started | Missed):
+                declare(ticket.view[: ticket.job.layout.size])
+            ticket.reply(answer)
+
+        def follow(told: Callable[[], None]) -> None:
+            def also_declared() -> None:
+                declare(ticket.view[: ticket.watermark.reached])
+                told()
+
+            ticket.watermark._follow = also_declared
+
+        patch.setattr(ticket.watermark, "follow", follow)
+        submit(executor, replace(ticket, reply=reply))
+
+    patch.setattr(ProcessExecutor, "submit", submitted)

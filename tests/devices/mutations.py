@@ -10,18 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from asyncckpt import tracked
-from asyncckpt.format.manifest import Path
-from asyncckpt.staging import arena, device, guards, lane, layout, origins, pieces, schedule
+from asyncckpt import SaveHandle, tracked
+from asyncckpt.answering import Answering
+from asyncckpt.format.contents import Path
+from asyncckpt.handing import WorkersPart
+from asyncckpt.progress import Progress
+from asyncckpt.staging import arena, device, guards, lane, layout, origins, schedule, snapshot, streams
 from asyncckpt.staging.arena import Arena, ArenaPool
+from asyncckpt.staging.backlog import InOrder
 from asyncckpt.staging.comparison import Comparison
 from asyncckpt.staging.lane import Lane
 from asyncckpt.staging.schedule import Schedule
 from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import StreamDevice
-from asyncckpt.state import rng
+from asyncckpt.state import rng, stateful
 from asyncckpt.testing import simacc
+from asyncckpt.unloading import PinnedRooms
+from asyncckpt.worker.job import SaveJob, Started
+from asyncckpt.worker.ticket import Reply
 
 Patch = pytest.MonkeyPatch
 Mutation = Callable[[Patch], None]
@@ -34,6 +41,11 @@ def no_fence(patch: Patch) -> None:
     """Copies do not wait for what produces the tensors."""
     plain = StreamDevice.side
     patch.setattr(StreamDevice, "side", lambda self, after=None: plain(self))
+
+
+def no_fence_on_the_host(patch: Patch) -> None:
+    """Copies of host memory do not wait for a device that writes it."""
+    patch.setattr(snapshot, "marks", lambda lanes: [])
 
 
 def fence_of_the_wrong_thread(patch: Patch) -> None:
@@ -80,6 +92,27 @@ def in_order_is_not_held(patch: Patch) -> None:
             return plain(self, *given, **options)
 
     patch.setattr(Lane, "send_in_order", send)
+
+
+def eager_copies_are_queued_whole(patch: Patch) -> None:
+    """What is EAGER and was not gathered is queued at once, however much it is."""
+    patch.setattr(InOrder, "enter", lambda self, nbytes: None)
+
+
+def eager_tensors_are_not_cut(patch: Patch) -> None:
+    """What is EAGER and was not gathered is copied tensor by tensor, however big each is."""
+    patch.setattr(lane, "parts", lambda region: [region])
+
+
+def mps_is_trusted(patch: Patch) -> None:
+    """What is copied from mps is believed to be there when an event says so."""
+    patch.setattr(streams, "_UNTRUSTED", tuple(kind for kind in streams._UNTRUSTED if kind != "mps"))
+
+
+def nothing_blocks(patch: Patch) -> None:
+    """Copies from devices without streams are not waited for."""
+    plain = device.copy_group
+    patch.setattr(schedule, "copy_group", lambda to, of, **options: plain(to, of, non_blocking=True))
 
 
 # -- before a change -----------------------------------------------------------------------------------------
@@ -201,6 +234,11 @@ def failures_pass(patch: Patch) -> None:
     patch.setattr(Snapshot, "_arrive", arrive)
 
 
+def a_scaler_is_asked(patch: Patch) -> None:
+    """A gradient scaler says itself what its state is, for which it waits for the device."""
+    patch.setattr(stateful, "_is_plain_scaler", lambda target: False)
+
+
 # -- memory --------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +252,19 @@ def free_for_the_next_at_once(patch: Patch) -> None:
             plain(self)
 
     patch.setattr(Snapshot, "release", release)
+
+
+def free_when_the_worker_begins(patch: Patch) -> None:
+    """An arena goes to the next save when the worker has begun to read it."""
+    plain = Answering.hear
+
+    def hear(self: Answering, job: SaveJob, handle: SaveHandle, arena: WorkersPart, reply: Reply) -> None:
+        plain(self, job, handle, arena, reply)
+        if isinstance(reply, Started):
+            arena._snapshot.release()
+            arena._snapshot = None
+
+    patch.setattr(Answering, "hear", hear)
 
 
 def given_up_without_a_wait(patch: Patch) -> None:
@@ -264,7 +315,13 @@ def scheduled_anew(patch: Patch) -> None:
 
 def locked_anew(patch: Patch) -> None:
     """Each save has memory of its own."""
-    patch.setattr(ArenaPool, "release", lambda self, arena: self._leased.pop(arena.id, None))
+
+    def release(self: ArenaPool, arena: Arena) -> None:
+        with self._changed:
+            self._leased.pop(arena.id, None)
+            self._changed.notify_all()
+
+    patch.setattr(ArenaPool, "release", release)
 
 
 def locks_nothing(patch: Patch) -> None:
@@ -280,13 +337,35 @@ def locks_nothing(patch: Patch) -> None:
 
 def memory_of_the_process_alone(patch: Patch) -> None:
     """The other process maps memory that nobody writes to."""
-    plain = arena._map
+    plain = arena.mapped
 
     def private(size: int) -> Any:
         descriptor, _ = plain(size)
         return descriptor, plain(size)[1]
 
-    patch.setattr(arena, "_map", private)
+    patch.setattr(arena, "mapped", private)
+
+
+def rooms_are_filled_again_at_once(patch: Patch) -> None:
+    """What a device still reads of a restore is written over."""
+
+    def lend(self: PinnedRooms) -> Any:
+        if not self._free:
+            self._made += 1
+            return self._room()
+        return self._free.popleft()
+
+    patch.setattr(PinnedRooms, "lend", lend)
+
+
+def slowness_is_not_told(patch: Patch) -> None:
+    """Memory of a restore that cannot be page-locked is nobody's business."""
+    patch.setattr(Progress, "slower", lambda self, feature, reason: None)
+
+
+def page_locking_fails_in_silence(patch: Patch) -> None:
+    """An arena that cannot be page-locked is copied to by blocking copies, and nobody is told."""
+    patch.setattr(Stager, "_pin", lambda self, arena, kind: arena.pin(kind))
 
 
 # -- forms, streams, numbers -----------------------------------------------------------------------------------
@@ -298,8 +377,8 @@ def bits_of_a_conjugate_are_its_value(patch: Patch) -> None:
 
 
 def everything_is_row_major(patch: Patch) -> None:
-    for module in (pieces, lane):
-        patch.setattr(module, "is_row_major", lambda region: True)
+    for module in (layout, lane):
+        patch.setattr(module, "in_file_order", lambda tensor: True)
 
 
 def shared_memory_is_copied_for_each_name(patch: Patch) -> None:

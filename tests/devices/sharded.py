@@ -72,8 +72,8 @@ def _saves_its_shards(root: Path) -> tuple[list[str], list[str], int]:
         wanted = {name: tensor.clone() for name, tensor in shards.state_dict().items()}
         with simacc.hold(side()):
             handle = checkpointer.save(1)
-            assert checkpointer._saver._plan is not None
-            assert all(region.lazy for region in checkpointer._saver._plan[1].regions)
+            assert checkpointer._saver._preparing.planned is not None
+            assert all(region.lazy for region in checkpointer._saver._preparing.planned.regions)
             step()  # returns, although nothing was copied
         handle.wait()
         step()

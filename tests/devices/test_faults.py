@@ -16,14 +16,15 @@ import torch
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.errors import SaveFailed, StorageError, TornSnapshot, UnsupportedState
-from asyncckpt.staging import backlog, pieces, pinning, streams
+from asyncckpt.staging import backlog, lane, pieces, pinning, streams
 from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.testing import simacc
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from asyncckpt.worker import pipeline
 
-from ..executor.conftest import worker_of
-from .trainings import Training, differing, side, tensors
+from ..checkpointer.trainings import worker_of
+from .declaring import Declaring
+from .trainings import Told, Training, differing, side, tensors
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
@@ -54,6 +55,64 @@ def reason_of(handle: SaveHandle) -> str:
     except SaveFailed as error:
         return str(error)
     return ""
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> torch.nn.ParameterList:
+    """Parameters of no optimizer, which are too big to be gathered, and of which two pieces at most are queued."""
+    monkeypatch.setattr(lane, "SCRATCH", 0)
+    monkeypatch.setattr(pieces, "GROUP", 1024)
+    monkeypatch.setattr(backlog, "MOST", 2048)
+    return torch.nn.ParameterList(torch.nn.Parameter(torch.rand(1024, device="sim")) for _ in range(4))
+
+
+@pytest.mark.parametrize("after", [0, 3, 15])
+def test_T9_a_copy_in_the_call_that_fails_fails_its_save_alone(frozen: torch.nn.ParameterList, after: int) -> None:
+    store = Declaring("frozen")
+    with AsyncCheckpointer(store, model=frozen, verify="off", generations=1) as checkpointer:
+        checkpointer.save(1).wait()
+        simacc.configure(fail_copy_after=after)
+        assert "inject" in reason_of(checkpointer.save(2))
+        assert checkpointer.save(3).wait().step == 3
+    assert differing(tensors(asyncckpt.load(store).state["model"]), tensors(frozen.state_dict())) == []
+
+
+def test_T9_memory_that_a_device_may_still_write_to_is_never_used_again(
+    frozen: torch.nn.ParameterList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AsyncCheckpointer(Declaring("lost"), model=frozen, verify="off", generations=1) as checkpointer:
+        checkpointer.save(1).wait()
+        (former,) = checkpointer._saver._arenas.free
+        with monkeypatch.context() as patch:
+            patch.setattr(streams.StreamDevice, "drain", _lost)
+            simacc.configure(fail_copy_after=0)
+            assert "inject" in reason_of(checkpointer.save(2))
+        assert checkpointer._saver._arenas._lost == [former]
+        assert checkpointer._saver._arenas.free == ()
+        assert checkpointer.save(3).wait().step == 3
+
+
+def _lost(device: streams.StreamDevice) -> None:
+    raise RuntimeError("the device is lost")
+
+
+def test_T9_page_locking_that_fails_half_way_is_told_and_copies_to_that_memory_block() -> None:
+    training, told = Training(torch.optim.SGD, momentum=0.9), Told()
+    simacc.configure(fail_pinned_after=1)
+    with training.checkpointer(verify="off", generations=2, on_busy="wait", listeners=[told]) as checkpointer:
+        for step in range(1, 7):
+            wanted = training.state()
+            handle = checkpointer.save(step)
+            training.step()
+            handle.wait()
+            assert differing(training.saved(), wanted) == []
+        checkpointer._saver.stager.prefault.close()
+        arenas = checkpointer._saver._arenas.free
+        assert sorted(arena.pin("sim") for arena in arenas) == [False, True]
+    fallbacks = told.fallbacks()
+    assert list(fallbacks) == ["pinned memory"]
+    assert "copies from sim block" in fallbacks["pinned memory"]
+    assert "injected failure of a registration" in fallbacks["pinned memory"]
 
 
 def test_T9_a_save_that_is_given_up_in_mid_copy_copies_no_more_and_the_next_one_is_whole(
@@ -195,6 +254,7 @@ def test_nothing_is_compared_while_a_graph_is_captured_but_before_its_replay() -
 def test_T9_a_device_that_is_full_fails_the_save_and_no_step() -> None:
     training = Training()
     with training.checkpointer() as checkpointer:
+        gc.collect()  # what other tests have left would make room
         with simacc.configured(capacity=simacc.stats()["live_bytes"]):
             checkpointer.step(1)
             assert "memory" in reason_of(checkpointer.save(1))

@@ -25,13 +25,14 @@ from .declaring import Declaring
 from .trainings import DEVICE, Training, differing, side, tensors
 
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
-    "sgd foreach": (torch.optim.SGD, {"momentum": 0.9, "foreach": True}),
-    "adam": (torch.optim.Adam, {}),
-    "adam foreach": (torch.optim.Adam, {"foreach": True}),
-    "adam fused": (torch.optim.Adam, {"fused": True}),
-    "adamw capturable": (torch.optim.AdamW, {"capturable": True}),
-    "adagrad": (torch.optim.Adagrad, {}),
+    f"{kind.__name__} {way or 'plain'}": (kind, more | ({way: True} if way else {"foreach": False}))
+    for kind, more, ways in [
+        (torch.optim.SGD, {"momentum": 0.9}, ["", "foreach"]),  # fused ones have no kernel for the simulated device
+        (torch.optim.Adam, {}, ["", "foreach", "fused", "capturable"]),
+        (torch.optim.AdamW, {}, ["", "foreach", "fused", "capturable"]),
+        (torch.optim.Adagrad, {}, ["", "foreach"]),
+    ]
+    for way in ways
 }
 
 

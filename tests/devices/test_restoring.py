@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 from torch import Tensor, nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, arriving, unloading
+from asyncckpt import AsyncCheckpointer, MetricsConfig, arriving, unloading
 from asyncckpt.errors import CheckpointCorruptError
 from asyncckpt.state import landing
 from asyncckpt.storage import LocalStorage, MemoryStorage
@@ -22,7 +24,7 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.testing import simacc
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
-from .trainings import DEVICE, differing, side, tensors
+from .trainings import DEVICE, Told, differing, side, tensors
 
 PIECE = 16 << 10
 WIDE = 128
@@ -30,10 +32,15 @@ WIDE = 128
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of 64 KiB are big here, and have four requests each."""
+    small(monkeypatch)
+
+
+def small(patch: pytest.MonkeyPatch) -> None:
+    """Tensors of 64 KiB are big here, and have four requests each; rooms are counted."""
     for module in (arriving, unloading):
-        monkeypatch.setattr(module, "PIECE", PIECE)
-    monkeypatch.setattr("asyncckpt.restoring.SMALLEST", WIDE * WIDE)
+        patch.setattr(module, "PIECE", PIECE)
+    patch.setattr("asyncckpt.restoring.SMALLEST", WIDE * WIDE)
+    patch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
 
 
 class Training:
@@ -77,22 +84,22 @@ def saved(store: Storage) -> Training:
 
 
 class Counted(unloading.PinnedRooms):
-    """Rooms that are counted."""
+    """Rooms that are counted; that one is filled again is told to the race detector."""
 
-    made: int
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, slower: Callable[[str, str], None]) -> None:
+        super().__init__(slower)
         Counted.last = self
 
-    last: Counted
+    last: Any = None
+
+    def lend(self) -> Any:
+        room: Any = super().lend()
+        simacc.host_access(room.tensor, write=True)
+        return room
 
 
 @pytest.mark.parametrize("has_stepped", [False, True])
-def test_a_resumed_training_is_on_its_device_and_came_there_through_a_few_rooms(
-    store: Open, has_stepped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+def test_a_resumed_training_is_on_its_device_and_came_there_through_a_few_rooms(store: Open, has_stepped: bool) -> None:
     before = saved(store())
     training = Training(1)
     if has_stepped:
@@ -110,12 +117,63 @@ def test_a_resumed_training_is_on_its_device_and_came_there_through_a_few_rooms(
     assert differing(training.state(), before.state()) == []
 
 
-def test_rooms_are_page_locked(store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+def test_rooms_are_page_locked(store: Open) -> None:
     saved(store())
     with Training(1).checkpointer(store()) as ckpt:
         ckpt.resume()
     assert all(room.tensor.is_pinned() for room in Counted.last._free)
+
+
+def take_what_is_locked() -> list[Tensor]:
+    """All memory for rooms that the allocator has locked, and keeps for whoever comes next."""
+    Counted.last = None
+    gc.collect()
+    torch.accelerator.synchronize()
+    before, taken = simacc.stats().get("pinned_allocs", 0), list[Tensor]()
+    while simacc.stats().get("pinned_allocs", 0) == before:
+        taken.append(torch.empty(PIECE, dtype=torch.uint8, pin_memory=True))
+    return taken
+
+
+def test_T9_rooms_whose_page_locking_fails_half_way_are_told_once_and_fill_the_device_all_the_same(
+    store: Open,
+) -> None:
+    before, told, registry = saved(store()), Told(), CollectorRegistry()
+    training, taken = Training(1), take_what_is_locked()
+    metrics = MetricsConfig(port=None, registry=registry)
+    simacc.configure(fail_pinned_after=2)
+    with training.checkpointer(store(), listeners=[told], metrics=metrics) as ckpt:
+        ckpt.resume()
+        fallen_back = registry.get_sample_value("asyncckpt_fallback", {"feature": "pinned memory"})
+    assert differing(training.state(), before.state()) == []
+    rooms = [room.tensor.is_pinned() for room in Counted.last._free]
+    assert rooms.count(False) == 1
+    assert len(rooms) > 3  # the others, after it too
+    fallbacks = told.fallbacks()
+    assert list(fallbacks) == ["pinned memory"]
+    assert "injected failure of a pinned allocation" in fallbacks["pinned memory"]
+    assert fallen_back == 1
+    assert taken
+
+
+def test_T9_a_state_that_is_loaded_without_a_checkpointer_logs_that_no_room_can_be_page_locked(
+    store: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = saved(store())
+    monkeypatch.setattr(torch, "empty", _no_pinned(torch.empty))
+    found = asyncckpt.load(store(), device=DEVICE).state
+    assert differing(tensors({name: found[name] for name in ("model", "optimizer")}), before.state()) == []
+    assert caplog.text.count("fallback, pinned memory: ") == 1
+
+
+def _no_pinned(empty: Any) -> Any:
+    def made(*size: Any, **options: Any) -> Tensor:
+        if options.get("pin_memory"):
+            raise RuntimeError("RLIMIT_MEMLOCK")
+        found: Tensor = empty(*size, **options)
+        return found
+
+    return made
 
 
 def test_requests_go_on_while_the_device_copies_and_stop_when_all_rooms_are_full() -> None:
@@ -153,8 +211,7 @@ def test_what_the_device_still_reads_is_not_written_over(store: Open) -> None:
     assert differing(training.state(), before.state()) == []
 
 
-def test_a_state_is_loaded_onto_a_device_the_same_way(store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+def test_a_state_is_loaded_onto_a_device_the_same_way(store: Open) -> None:
     before = saved(store())
     found = asyncckpt.load(store(), device=DEVICE).state
     assert found["model"]["0.weight"].device == DEVICE

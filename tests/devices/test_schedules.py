@@ -7,6 +7,7 @@ import pytest
 from . import schedules
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", range(10))
 def test_T16_random_schedules(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(block * 20, block * 20 + 20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from asyncckpt.staging import layout
 from asyncckpt.state.capture import Source
 from asyncckpt.testing import simacc
 from asyncckpt.testing.ranks import run_ranks
+from asyncckpt.testing.shared import SharedGates
 from asyncckpt.worker.bridge import ProcessExecutor
 
 from . import sharded
@@ -105,3 +107,24 @@ def test_T14_a_worker_process_reads_memory_that_a_device_has_written(
     for step, state in wanted.items():
         found = asyncckpt.load(root, step).state
         assert differing(tensors({name: found[name] for name in ("model", "optimizer")}), state) == []
+
+
+def test_T6_what_a_worker_process_reads_is_not_copied_to_before_it_has_said_that_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCCKPT_RUNTIME_DIR", str(tmp_path / "runtime"))
+    training, wanted, handles = Training(), {}, []
+    with closing(SharedGates(tmp_path / "run")) as training.store:
+        with training.checkpointer(executor="process", verify="off", generations=2) as checkpointer:
+            checkpointer.save(1).wait()
+            with training.store.hold("put", "*.safetensors") as writing:
+                for step in (2, 3, 4):
+                    training.step()
+                    wanted[step] = training.state()
+                    handles.append(checkpointer.save(step, on_busy="skip"))
+                    if step == 2:
+                        writing.wait_reached()
+                training.step()
+        assert [handle.status for handle in handles] == ["durable", "durable", "skipped"]
+        for step in (2, 3):
+            assert differing(training.saved(step), wanted[step]) == []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
+from asyncckpt.events import Event, Fallback
 from asyncckpt.staging.streams import stream_device
 
 from .declaring import Declaring
@@ -69,6 +70,23 @@ class Training:
         return tensors({k: v for k, v in asyncckpt.load(self.store, which).state.items() if k != "rng"})
 
 
+class Told:
+    """A listener that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def on_event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def fallbacks(self) -> dict[str, str]:
+        """What runs slower or weaker, each once, and why."""
+        told = [event for event in self.events if isinstance(event, Fallback)]
+        found = {event.feature: event.reason for event in told}
+        assert len(found) == len(told)
+        return found
+
+
 def tensors(state: Any, path: str = "") -> dict[str, Tensor]:
     """Copies of all tensors of a nested state, in host memory, by path."""
     if isinstance(state, Tensor):
@@ -88,3 +106,13 @@ def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
 
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def steps_beside_saves(training: Training, checkpointer: AsyncCheckpointer) -> None:
+    """Three steps, each beside the save of what was there before it, which is what is saved."""
+    for step in (1, 2, 3):
+        wanted = training.state()
+        handle = checkpointer.save(step)
+        training.step()
+        handle.wait()
+        assert differing(training.saved(), wanted) == []

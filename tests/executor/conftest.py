@@ -17,8 +17,9 @@ from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Listeners
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import logs
+from asyncckpt.worker import link, logs, succession
 from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.vigil import Vigil
 
 from ..checkpointer.trainings import Recorder
 
@@ -36,13 +37,13 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runtime"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where those of the zygote's trainers lie."""
     return tmp_path_factory.mktemp("runtime")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def zygote(shared_runtime: Path) -> Iterator[subprocess.Popen[str]]:
     """Forks trainers that are killed."""
     process = subprocess.Popen(
@@ -73,15 +74,6 @@ def killed(
     return kill
 
 
-def worker_of(ckpt: AsyncCheckpointer) -> int:
-    """The number of the worker process that serves `ckpt` now."""
-    deadline = time.monotonic() + PATIENCE
-    while (link := ckpt._executor._exchange.link) is None or link.process.returncode is not None:
-        assert time.monotonic() < deadline, "no worker process"
-        time.sleep(0.001)
-    return int(link.process.pid)
-
-
 def wait_for_workers(root: Path) -> None:
     """Return once no worker that has lost its trainer is at work in `root`."""
     asyncio.run(drained(str(root), PATIENCE, Listeners()))
@@ -89,7 +81,11 @@ def wait_for_workers(root: Path) -> None:
 
 def log_of(root: Path) -> str:
     """What workers of `root` have written."""
-    return " ".join(text for log in logs.folder().glob("*.log") if str(root) in (text := log.read_text()))
+    texts = []
+    for log in logs.folder().glob("*.log"):
+        with suppress(FileNotFoundError):  # of another root, whose worker had nothing to say
+            texts.append(log.read_text())
+    return " ".join(text for text in texts if str(root) in text)
 
 
 def wait_until_alone(root: Path) -> None:
@@ -98,6 +94,35 @@ def wait_until_alone(root: Path) -> None:
     while ") is gone: " not in log_of(root):
         assert time.monotonic() < deadline, "no worker has lost its trainer"
         time.sleep(0.001)
+
+
+class Clock:
+    """The time by which the silence of one worker process is counted: it stands still unless it `runs`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs = False
+        self._at = time.monotonic()
+
+    def monotonic(self) -> float:
+        at, self._at = self._at, time.monotonic()
+        if self.runs:
+            self.now += self._at - at
+        return self.now
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> list[Clock]:
+    """Those of all worker processes, the newest last: however slow the machine is, who is not stopped is not silent."""
+    made: list[Clock] = []
+
+    def vigil(beat: float, _: Callable[[], float]) -> Vigil:
+        made.append(Clock())
+        return Vigil(beat, made[-1].monotonic)
+
+    monkeypatch.setattr(link, "Vigil", vigil)
+    monkeypatch.setattr(succession, "SILENCE", 0.6)
+    return made
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from asyncckpt.worker import cores, priority
 from asyncckpt.worker.cores import kept_to, parsed, shown, siblings_in
 
 from ..checkpointer.scraping import scrape, value
-from ..checkpointer.trainings import Recorder, Toy
-from .conftest import Make, worker_of
+from ..checkpointer.trainings import Recorder, Toy, worker_of
+from .conftest import Make
 
 # -- which -------------------------------------------------------------------------------------------------
 

@@ -22,15 +22,16 @@ from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import wire
 from asyncckpt.worker.channel import Channel
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.host import Host, _Held
+from asyncckpt.worker.entrusted import Held
+from asyncckpt.worker.host import Host
 from asyncckpt.worker.ignored import IgnoredMessages
 from asyncckpt.worker.link import Link
 from asyncckpt.worker.watermark import Watermark
 
 from ..checkpointer.scraping import scrape, value
-from ..checkpointer.trainings import Recorder, Toy, steps
+from ..checkpointer.trainings import Recorder, Toy, steps, worker_of
 from ..worker.drive import Session
-from .conftest import Make, worker_of
+from .conftest import Make
 from .test_host import config
 
 Said = Callable[[wire.Message], wire.Message]
@@ -214,7 +215,7 @@ def test_P5_a_snapshot_whose_progress_a_worker_does_not_understand_fails(tmp_pat
         await session.abandon()
         ours, theirs = map(Channel, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         host = Host(theirs, config(tmp_path, session.service.past, os.getppid()))
-        host._jobs["job"] = held = _Held(9, Watermark(), Descriptor(os.eventfd(1)))
+        host._entrusted.jobs["job"] = held = Held(9, Watermark(), Descriptor(os.eventfd(1)))
         host._take({"kind": "ready", "job": "job"}, [])  # how far?
         ours.close()
         theirs.close()

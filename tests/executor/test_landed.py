@@ -12,7 +12,7 @@ import pytest
 from asyncckpt.errors import SaveFailed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.host import _Held
+from asyncckpt.worker.entrusted import Held
 from asyncckpt.worker.job import Committed, Rejected, SaveJob
 from asyncckpt.worker.pending import Pending
 from asyncckpt.worker.ticket import Ticket
@@ -96,7 +96,7 @@ def test_P5_a_job_is_known_by_its_id_too() -> None:
 @pytest.mark.parametrize("first", ["trainer", "worker"])
 def test_P5_a_job_is_begun_or_taken_back_and_never_both(first: str) -> None:
     pending = Pending(cast("Ticket", replace(ticket(1, []))), 1)
-    held = _Held(1, Watermark(), Descriptor(os.dup(pending.token.fileno())))
+    held = Held(1, Watermark(), Descriptor(os.dup(pending.token.fileno())))
     taking = [pending.take, held.claim] if first == "trainer" else [held.claim, pending.take]
     assert [take() for take in taking] == [True, False]
     pending.renew()

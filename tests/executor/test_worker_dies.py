@@ -15,8 +15,8 @@ from asyncckpt.events import Durable, Failed, Fallback
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.worker import succession
 
-from ..checkpointer.trainings import Elsewhere, Recorder, Toy, Training, steps
-from .conftest import Make, worker_of
+from ..checkpointer.trainings import Elsewhere, Recorder, Toy, Training, steps, worker_of
+from .conftest import Make
 
 pytestmark = pytest.mark.kills
 

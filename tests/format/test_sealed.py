@@ -79,6 +79,9 @@ def test_a_newer_format_is_refused_naming_both_versions() -> None:
     data = b'%s,"digest":"%s"}' % (body[:-1], digest(body).encode())
     with pytest.raises(UnsupportedFormat, match=f"version {FORMAT + 1}.* up to {FORMAT}"):
         unseal(data, "it")
+    assert unseal(data, "it", also=FORMAT + 1) == {"format": FORMAT + 1}
+    with pytest.raises(UnsupportedFormat, match=f"version {FORMAT + 1}.* up to {FORMAT}"):
+        unseal(data, "it", also=FORMAT - 1)
 
 
 @pytest.mark.parametrize("body", [b'{"a":1.5,"format":1}', b'{"a":NaN,"format":1}', b"[1,2]   ", b'{"format":1,"a":'])

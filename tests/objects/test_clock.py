@@ -14,7 +14,7 @@ from asyncckpt.testing.s3server import S3Server
 
 from ..checkpointer.trainings import Training, steps
 from .conftest import HASTY, Backend
-from .test_training import checkpointer, stored
+from .test_training import checkpointer
 
 SHIFTED = r"""
 #define _GNU_SOURCE
@@ -87,6 +87,6 @@ def test_a_clock_that_is_wrong_costs_the_saves_of_that_time_and_is_never_a_fresh
     assert done.returncode == 0, done.stderr
     with checkpointer(Training(), url, options) as ckpt:
         assert steps(ckpt) == [1, 2, 4]
-    objects, uploads = stored(s3, url)
+    objects, uploads = s3.stored(url)
     assert uploads == []
     assert {key.split("/")[1].split("-")[2] for key in objects if key.startswith("data/")} == {"1", "2", "4"}

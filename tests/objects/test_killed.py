@@ -19,7 +19,6 @@ from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import S3Server
 
 from ..checkpointer.trainings import elsewhere, steps
-from .test_training import stored
 
 SIDE = 1280
 """A weight of 6.25 MiB: an upload of two parts."""
@@ -151,7 +150,7 @@ def test_P8_a_trainer_killed_at_any_request_of_a_save_is_gone_on_from_as_it_was_
     with checkpointer(model, url, s3.options()) as ckpt:
         ckpt.resume()
         assert {model.value} == may_be
-    objects, uploads = stored(s3, url)
+    objects, uploads = s3.stored(url)
     assert uploads == []
     assert len({key.split("/")[1] for key in objects if key.startswith("data/")}) == 2
 

@@ -10,7 +10,7 @@ from asyncckpt.testing.s3server import S3Server
 
 from ..checkpointer.trainings import Training, steps
 from .conftest import HASTY
-from .test_training import checkpointer, stored
+from .test_training import checkpointer
 
 
 @pytest.mark.parametrize("refused", ["", "PUT .*/commits/", "PUT .*manifest"])
@@ -41,6 +41,6 @@ def test_a_store_that_refuses_for_a_while_costs_the_saves_of_that_time_alone(
         training.step()
         assert ckpt.save(3).wait().step == 3
         assert steps(ckpt) == [1, 3]
-    objects, uploads = stored(s3, url)
+    objects, uploads = s3.stored(url)
     assert uploads == []
     assert {key.split("/")[1].split("-")[2] for key in objects if key.startswith("data/")} == {"1", "3"}

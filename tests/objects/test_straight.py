@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.obstore import signed
 from asyncckpt.storage.obstore.straight import unfit
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import S3Server
@@ -71,6 +74,84 @@ def test_what_fails_is_counted_and_read_by_obstore(
         await read(store)
         assert store.retries.keys() == {reason}
         assert "reads" not in store.fallbacks
+
+    use(through(), act)
+
+
+async def scattered(store: Any, *lengths: int, start: int = 0) -> None:
+    """Read one range into several pieces of memory, and assert that each is what was put."""
+    pieces = [bytearray(length) for length in lengths]
+    await store.scatter("big", start, [memoryview(piece) for piece in pieces])
+    assert b"".join(pieces) == WHOLE[start : start + sum(lengths)]
+
+
+def test_one_request_fills_several_pieces_of_memory(through: Open, proxy: Proxy) -> None:
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        await scattered(store, MIB, 3, 2 * MIB + 1, start=5)
+        await scattered(store, 7)
+        assert proxy.count(SIGNED) == proxy.count("GET .*/big") == 2
+        with pytest.raises(StorageError, match=f"it has {len(WHOLE)} bytes"):
+            await store.scatter("big", len(WHOLE) - 2, [memoryview(bytearray(1)), memoryview(bytearray(2))])
+        with pytest.raises(ObjectNotFound):
+            await store.scatter("none", 0, [memoryview(bytearray(1)), memoryview(bytearray(2))])
+        assert store.retries == {}
+
+    use(through(), act)
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (lambda proxy: proxy.add("truncate", SIGNED, after=MIB, times=1), "damaged"),
+        (lambda proxy: proxy.add("hang", SIGNED, times=1), "timeout"),
+        (lambda proxy: proxy.add("truncate", SIGNED, after=MIB + 1000, times=1), "damaged"),
+    ],
+)
+def test_what_fails_of_several_pieces_is_read_again_whole(
+    through: Open, proxy: Proxy, happens: Callable[[Proxy], None], reason: str
+) -> None:
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        happens(proxy)
+        await scattered(store, MIB, MIB, MIB)
+        assert store.retries.keys() == {reason}
+        proxy.add("answer", SIGNED, status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+        await scattered(store, MIB, 5, MIB, start=9)
+        assert "signed URLs are refused" in store.fallbacks["reads"]
+
+    use(through(), act)
+
+
+def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
+    through: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstore = importlib.import_module("obstore")
+    made: list[str] = []
+    real = obstore.sign_async
+
+    def sign(store: object, method: str, name: str, lifetime: object) -> Any:
+        made.append(name.rpartition("/")[2])
+        return real(store, method, name, lifetime)
+
+    monkeypatch.setattr(obstore, "sign_async", sign)
+    now = [0.0]
+    monkeypatch.setattr(signed, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        await store.put("other", [b"other"])
+        for _ in range(3):
+            await read(store, MIB, 2 * MIB)
+        await store.get("other", length=5, into=bytearray(5))
+        assert made == ["big", "other"]
+        now[0] += signed.LIFETIME.total_seconds() / 2
+        for _ in range(2):
+            await read(store, 0, 5)
+        assert made[2:] == ["big"]
+        store._client.requests.connection.renew()
+        await read(store, 0, 5)
+        assert made[2:] == ["big", "big"]
 
     use(through(), act)
 

@@ -29,6 +29,7 @@ from asyncckpt.plots import (
     wave_parts,
     weight_histograms,
 )
+from asyncckpt.plots.curves import smoothed
 
 Figures = list[Any]
 
@@ -101,6 +102,14 @@ def test_D22_noise_gets_a_trend_and_a_curve_does_not(figures: Figures) -> None:
     assert len(loss.lines) == 2
     assert max(abs(value - 5.5) for value in loss.lines[1].get_ydata()[20:-20]) < 0.2
     assert list(rate.lines[0].get_ydata()) == [math.cos(s / 50) for s in range(1, 201)]
+
+
+@pytest.mark.parametrize("odd", [0, 199])
+def test_D22_a_value_at_either_end_moves_the_trend_little(odd: int) -> None:
+    values = [5 + step % 2 for step in range(200)]
+    usual = smoothed(values)[odd]
+    values[odd] += 10
+    assert abs(smoothed(values)[odd] - usual) < 3.5
 
 
 def test_D22_values_that_are_not_finite_are_marked_and_resumptions_too(figures: Figures) -> None:

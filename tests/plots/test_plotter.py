@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from asyncckpt.errors import StorageDenied
-from asyncckpt.metrics_log import History, Row
+from asyncckpt.events import Durable
+from asyncckpt.metrics_log import History, Row, history, timeline
 from asyncckpt.metrics_log.history import history_of
 from asyncckpt.metrics_log.rows import iso
 from asyncckpt.plots import Plotter, plotter
-from asyncckpt.storage import MemoryStorage
+from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.trackers import JsonLinesTracker, Trackers
 
 from .test_pictures import WaveModel
 
@@ -59,6 +61,59 @@ def test_D22_every_kind_is_there_with_its_step_and_its_time(tmp_path: Path) -> N
     assert names(tmp_path / "plots") == [f"{kind}_step_000001000_TIME.png" for kind in kinds]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "plots").iterdir())
     assert (made.drawn, made.failed, made.left_out) == (10, 0, 0)
+
+
+def test_D22_what_was_logged_is_read_by_the_thread_that_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the training, which would wait for the whole of a long log, and for its store."""
+    with Trackers(JsonLinesTracker(tmp_path / "logs")) as log:
+        log.log(1, {"loss": 0.5})
+        log.on_event(Durable(1, 1, 10, 0.5, 0.0))
+    readers: list[threading.Thread] = []
+    drawn: list[Any] = []
+
+    def reading(*given: Any, **named: Any) -> Any:
+        readers.append(threading.current_thread())
+        return read(*given, **named)
+
+    read = history.rows_of
+    monkeypatch.setattr(history, "rows_of", reading)
+    monkeypatch.setattr(timeline, "rows_of", reading)
+    monkeypatch.setattr(plotter, "training_curves", lambda given, title: drawn.append(given) or b"a picture")
+    monkeypatch.setattr(plotter, "comparison", lambda given: drawn.append(given) or b"a picture")
+    monkeypatch.setattr(plotter, "checkpoint_timeline", lambda given: drawn.append(given) or b"a picture")
+
+    def gives() -> History:
+        readers.append(threading.current_thread())
+        return HISTORY
+
+    with Plotter(tmp_path / "plots") as made:
+        made.training(1, tmp_path / "logs")
+        made.training(2, LocalStorage(tmp_path / "logs"))
+        made.training(3, gives)
+        made.compare(4, {"one": str(tmp_path / "logs"), "two": gives, "three": HISTORY})
+        made.checkpoints(5, str(tmp_path / "logs"))
+        made.checkpoints(6, list)
+    assert [given.series("loss") for given in drawn[:2]] == [([1], [0.5])] * 2
+    assert drawn[2] is HISTORY
+    assert [each.latest_step for each in drawn[3].values()] == [1, 4, 4]
+    assert [[row.event for row in rows] for rows in drawn[4:]] == [["durable"], []]
+    assert len(readers) == 6
+    assert threading.main_thread() not in readers
+    assert made.failed == 0
+
+
+def test_D22_a_log_that_cannot_be_read_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+
+    def fails() -> History:
+        raise OSError(5, "the disk is gone")
+
+    with Plotter(tmp_path / "plots") as made:
+        made.training(1, tmp_path / "absent")  # a log that nobody has begun
+        made.compare(1, {"one": fails})
+        made.checkpoints(1, tmp_path / "file")
+    assert (made.drawn, made.failed) == (1, 2)
+    assert "the picture 'comparison' was not drawn: [Errno 5] the disk is gone; training goes on" in said(caplog)
 
 
 def test_D22_a_store_gets_them_too() -> None:

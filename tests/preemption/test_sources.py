@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -259,6 +259,29 @@ def test_a_source_that_fails_is_told_of_once_and_asked_again() -> None:
     assert [(event.feature, event.reason) for event in recorder.of(Fallback)] == [
         ("notices of told", "OSError('no route')")
     ]
+
+
+def test_a_source_that_hangs_holds_the_end_up_for_a_moment_only(caplog: pytest.LogCaptureFixture) -> None:
+    reached, release = Event(), Event()
+
+    class Hanging:
+        name, period = "hanging", 1.0
+
+        def look(self, grace: float) -> float | None:
+            reached.set()
+            release.wait()
+            raise OSError("at last")
+
+    recorder = Recorder()
+    watching = Watching([Hanging()], Notices(), GRACE, Listeners([recorder]))
+    watching.start()
+    reached.wait()
+    watching.stop(0.1)
+    assert "asking hanging for notices did not end within 0.1 s" in caplog.text
+    release.set()
+    assert watching._thread is not None
+    watching._thread.join()
+    assert recorder.of(Fallback) == []
 
 
 def test_the_first_notice_names_who_gave_it_and_the_earliest_deadline_counts() -> None:

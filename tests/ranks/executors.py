@@ -10,8 +10,10 @@ from typing import Any
 
 from asyncckpt import weighing
 from asyncckpt.storage import from_url
-from asyncckpt.testing.ranks import run_ranks
+from asyncckpt.testing.ranks import PRELOADED, run_ranks
 from asyncckpt.testing.slow import GatedStorage
+
+PRELOADED += [__name__, "pytest", "tests.executor.conftest", "tests.ranks.looking", "tests.ranks.training"]
 
 
 class Launcher:

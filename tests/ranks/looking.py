@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch.distributed as dist
 
@@ -14,6 +19,8 @@ from asyncckpt.errors import AsyncCkptError, SaveError
 from asyncckpt.listing import Listing
 from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
+from asyncckpt.worker import listening
+from asyncckpt.worker.ranks import pulse_key
 
 
 def listing_of(root: Path) -> Listing:
@@ -71,7 +78,50 @@ def error_of(call: Callable[[], object]) -> str:
 
 def shorten_deadline(checkpointer: AsyncCheckpointer, seconds: float) -> None:
     """From now on this rank waits only so long for the others."""
-    checkpointer._ranks.deadline = seconds
+    checkpointer._returning._ranks.deadline = seconds
+
+
+class OwnTime:
+    """The time by which this process waits for other ranks, from now on: it stands still until the test lets it pass.
+
+    So no rank gives another up because the machine has much else to do.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._pace = 0.0
+        mock.patch.object(listening, "time", self).start()
+
+    def monotonic(self) -> float:
+        self.now += self._pace
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(0.001)
+
+    def fly(self) -> None:
+        """A few looks are a deadline."""
+        self._pace = 100.0
+
+    def pass_with_beats(self, ranks: Any) -> None:
+        """Five of rank 0's beats are a deadline, however long they take."""
+        threading.Thread(target=self._hear_beats, args=[ranks], daemon=True).start()
+
+    def _hear_beats(self, ranks: Any) -> None:
+        with suppress(ConnectionError):  # this rank has left
+            while True:
+                if (said := ranks.peek(pulse_key(0))) is not None:
+                    self.now = (said["beat"] + 1) * ranks.deadline / 5
+                time.sleep(0.001)
+
+
+def wait_for_beats(ranks: Any, count: int) -> None:
+    """Return once rank 0's heart has beaten so often."""
+    seen = -1
+    while seen < count - 1:
+        said = ranks.peek(pulse_key(0))
+        seen = said["beat"] if said else seen
+        time.sleep(0.001)
 
 
 def is_leader() -> bool:

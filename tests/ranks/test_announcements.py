@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.errors import RankMissing, SaveFailed
-from asyncckpt.format.manifest import Contents
+from asyncckpt.errors import RankMissing, SaveFailed, TransientError
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.report import Report
 from asyncckpt.storage.base import Storage
@@ -24,7 +24,7 @@ from asyncckpt.worker.announcements import Announcements, Said, attempt_json, di
 from asyncckpt.worker.job import Layout, SaveJob
 from asyncckpt.worker.landed import nonce_of
 from asyncckpt.worker.presence import Presence, own
-from asyncckpt.worker.ranks import SingleRank, attempt_key, job_id, left_key, verdict_key
+from asyncckpt.worker.ranks import SingleRank, attempt_key, job_id, landed_key, left_key, verdict_key
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.watermark import Watermark
 
@@ -88,10 +88,15 @@ def ticket(*, repeated: bool = False) -> Ticket:
     return Ticket(JOB, memoryview(b""), Watermark(), lambda _: None, repeated=repeated)
 
 
-def run(storage: Storage, ranks: Rank1, act: Callable[[Announcements], Coroutine[Any, Any, Any]]) -> Any:
+def run(
+    storage: Storage,
+    ranks: Rank1,
+    act: Callable[[Announcements], Coroutine[Any, Any, Any]],
+    local: Storage | None = None,
+) -> Any:
     async def main() -> Any:
         with ThreadPoolExecutor(1) as threads:
-            return await act(Announcements(Catalog(storage), ranks, threads))
+            return await act(Announcements(Catalog(storage), ranks, threads, local))
 
     return asyncio.run(main())
 
@@ -132,6 +137,40 @@ def test_the_newest_attempt_counts_and_those_of_other_saves_do_not() -> None:
     others = [attempt(6, seq=9), attempt(7, seq=9, step=99), DataDirectory(9, 100, 9, "0badcafe")]
     said = found(Rank1(_there(), is_alone=True), attempt(seq=4), attempt(seq=5, inc=3), *others)
     assert directory_in(said) == attempt(seq=5, inc=3)
+
+
+@pytest.mark.parametrize("newest", ["local", "home"])
+def test_an_attempt_is_found_on_the_local_tier_too_and_the_newest_of_both_counts(newest: str) -> None:
+    stores = {"home": Store(), "local": Store()}
+
+    async def act(announcements: Announcements) -> Said:
+        for tier, store in stores.items():
+            await store.announce(attempt(seq=5 if tier == newest else 4))
+        return await announcements.attempt(ticket())
+
+    said = run(stores["home"], Rank1(_there(), is_alone=True), act, stores["local"])
+    assert said == attempt_json(WRITER, attempt(seq=5), newest)
+
+
+def test_a_local_tier_that_cannot_be_read_hides_no_attempt() -> None:
+    storage, local = Store(), GatedStorage(Store())
+    local.fail("list", "*", lambda: TransientError("the disk is away"))
+
+    async def act(announcements: Announcements) -> Said:
+        await storage.announce(attempt())
+        return await announcements.attempt(ticket())
+
+    assert run(storage, Rank1(_there(), is_alone=True), act, local) == attempt_json(WRITER, attempt())
+
+
+def test_that_it_has_landed_is_heard_before_what_became_of_it_and_only_by_who_waits_for_it() -> None:
+    ranks = Rank1(_there())
+    ranks.said = {landed_key(7): {"landed": "record"}, verdict_key(7): {"error": "the root is away"}}
+
+    async def act(announcements: Announcements) -> list[Said | None]:
+        return [await announcements.outcome(JOB, attempt(), lands=lands) for lands in (True, False)]
+
+    assert run(Store(), ranks, act) == [{"landed": "record"}, {"error": "the root is away"}]
 
 
 def test_an_attempt_counts_once_rank_0_has_reported() -> None:

@@ -82,7 +82,7 @@ def _others_do_not_step(root: Path) -> str:
 
 
 def test_rank_0_needs_nothing_more_of_another_ranks_training_thread(tmp_path: Path, launch: Launcher) -> None:
-    assert launch(_others_do_not_step, 2, tmp_path, timeout=20) == ["durable"] * 2
+    assert launch(_others_do_not_step, 2, tmp_path) == ["durable"] * 2
 
 
 def _one_names_its_successor(root: Path) -> str:

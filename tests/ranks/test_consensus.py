@@ -12,7 +12,7 @@ import torch.distributed as dist
 from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.coordinator import StoreRanks
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RestoreError
-from asyncckpt.format.manifest import Contents
+from asyncckpt.format.contents import Contents
 from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.restoring import Loaded
 from asyncckpt.worker.ranks import CALL_KEY
@@ -48,7 +48,7 @@ def _place(loaded: Loaded) -> None:
 
 def _pair(loads: tuple[Load, Load], place: Place = _place) -> tuple[Consensus[Loaded], Consensus[Loaded]]:
     store = dist.HashStore()
-    ranks = [StoreRanks(store, rank, 2, 30.0, {}) for rank in (0, 1)]
+    ranks = [StoreRanks(store, rank, 2, 60.0, {}) for rank in (0, 1)]
     leader, follower = (Consensus(r, 0, "restore('best')", load, place) for r, load in zip(ranks, loads, strict=True))
     return leader, follower
 
@@ -185,7 +185,7 @@ def test_a_failure_of_another_kind_is_told_to_all() -> None:
 def _given_up_once() -> tuple[StoreRanks, StoreRanks]:
     """Rank 0, which gave up its first call because rank 1 did not come, and rank 1."""
     store = dist.HashStore()
-    first, late = (StoreRanks(store, rank, 2, wait, {}) for rank, wait in ((0, 0.1), (1, 30.0)))
+    first, late = (StoreRanks(store, rank, 2, wait, {}) for rank, wait in ((0, 0.1), (1, 60.0)))
     with pytest.raises(RestoreError, match="no answer in restore"):
         _under_way(Consensus(first, 0, "restore('best')", _loaded, _place), lambda alone: alone.propose(_checkpoint(3)))
     first.peek(CALL_KEY)  # a rank's requests are carried out one after the other: by now it has said that it failed
@@ -201,7 +201,7 @@ def test_a_call_that_rank_0_gave_up_for_a_ranks_absence_does_not_hold_that_rank_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, late = _given_up_once()
-    monkeypatch.setattr(first, "deadline", 30.0)
+    monkeypatch.setattr(first, "deadline", 60.0)
     call = Consensus(late, 0, "restore('best')", _loaded, _place)
     with ThreadPoolExecutor(1) as threads:
         followed = threads.submit(_under_way, call, _follow_and_finish)

@@ -42,6 +42,17 @@ def test_a_last_word_is_heard() -> None:
     assert wait(Listening(ranks, 0, ("word",), "word")) == {"last": True}
 
 
+def test_of_two_words_that_are_both_said_between_two_looks_the_earlier_is_heard() -> None:
+    ranks = Heard()
+
+    def later() -> dict[str, Any]:
+        ranks.says["landed"] = lambda: {"landed": True}
+        return {"verdict": True}
+
+    ranks.says["verdict"] = later
+    assert wait(Listening(ranks, 0, ("landed", "verdict"), "word")) == {"landed": True}
+
+
 def test_without_a_last_word_nobody_waits_for_who_has_left() -> None:
     ranks = Heard((left_key(0), dict))
     ranks.deadline = 1e9
@@ -110,7 +121,7 @@ def test_what_a_rank_is_at_work_on_is_said_until_it_is_done(monkeypatch: pytest.
 
 def test_others_hear_what_a_rank_is_at_work_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "BEAT", 0.001)
-    ranks = StoreRanks(dist.HashStore(), 0, 2, 1.0, {})
+    ranks = StoreRanks(dist.HashStore(), 0, 2, 60.0, {})
     with at_work(ranks, "this"):
         said = wait(Listening(ranks, 0, (pulse_key(0),), "pulse"))
     assert said["tasks"] == ["this"]

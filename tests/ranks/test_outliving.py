@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import select
@@ -33,7 +34,8 @@ from asyncckpt.testing.shared import Joined, SharedGates
 from asyncckpt.worker import logs
 from asyncckpt.worker.bridge import ProcessExecutor
 from asyncckpt.worker.watermark import Watermark
-from tests.executor.conftest import wait_for_workers, worker_of
+from tests.checkpointer.trainings import worker_of
+from tests.executor.conftest import wait_for_workers
 
 pytestmark = [pytest.mark.ranks, pytest.mark.kills]
 
@@ -357,23 +359,30 @@ def test_threads_and_processes_save_together_and_who_outlives_nothing_is_named(
 # -- at any moment -----------------------------------------------------------------------------------------
 
 
-def _until_killed(root: str, notes: str, delay: float) -> None:
-    """Save every step, and note what is staged, until this rank is killed after so many seconds of that."""
+def _until_killed(root: str, notes: str, saves: int, delay: float) -> None:
+    """Save every step, and note what is staged, until this rank is killed so many seconds after all had staged `saves`.
+
+    Or after the other one was.
+    """
     training, fallbacks, rank = Training(), Fallbacks(), dist.get_rank()
     checkpointer = training.checkpointer(Path(root), on_busy="wait", listeners=[fallbacks])
     state = checkpointer.resume()
     step = state.step if state is not None else 0
     assert training.loader.taken == step
     Path(notes, f"resumed-{rank}").write_text(f"{step} {fallbacks.told}")
-    dist.barrier()  # a rank 0 that has resumed and dies takes the store away, in which the other one waits for its word
-    threading.Timer(delay, _die).start()
+    dying = threading.Timer(delay, _die)
     with Path(notes, f"staged-{rank}").open("a") as staged, suppress(RuntimeError, SaveFailed):
-        while True:
-            step += 1
+        for number in itertools.count():
+            if number == saves:
+                # A rank 0 that has resumed and dies takes the store away, in which the other one waits for its word.
+                dist.barrier()
+                dying.start()
             training.step()
-            checkpointer.save(step).wait_staged()
-            print(step, file=staged, flush=True)
-    threading.Event().wait()  # the other one is dead
+            checkpointer.save(step + number + 1).wait_staged()
+            print(step + number + 1, file=staged, flush=True)
+    if dying.ident is None:  # the other one is dead
+        dying.start()
+    dying.join()
 
 
 def test_P5_whenever_all_ranks_are_killed_what_all_had_staged_is_there(tmp_path: Path, launch: Launcher) -> None:
@@ -384,7 +393,8 @@ def test_P5_whenever_all_ranks_are_killed_what_all_had_staged_is_there(tmp_path:
         notes = tmp_path / f"notes-{kill}"
         notes.mkdir()
         store: StoreHost = moments.choice(["rank 0", "launcher"])
-        launch(_until_killed, 2, str(tmp_path / "run"), str(notes), moments.random() / 4, killed=[0, 1], store=store)
+        saves, delay = 1 if kill == 0 else moments.randrange(3), moments.random() / 4
+        launch(_until_killed, 2, str(tmp_path / "run"), str(notes), saves, delay, killed=[0, 1], store=store)
         (first, waited), (other, _) = ((notes / f"resumed-{rank}").read_text().split(maxsplit=1) for rank in (0, 1))
         assert first == other
         assert int(first) >= needed

@@ -166,7 +166,7 @@ def test_a_member_is_ready_once_it_can_find_what_rank_0_writes(pair: Pair, last:
     """Until then no snapshot of it counts as staged: killed now, it could not do its part."""
     told = {"the session": lambda: setattr(pair.trainers, "session", "session")}
     told["rank 0's worker"] = lambda: pair.trainers.kept.update({worker_key(0): {}})
-    config = {"keep": None, "monitor": None, "overwrite": False, "tiers": {}}
+    config = {"keep": None, "monitor": None, "overwrite": False, "codec": "none", "incremental": True, "tiers": {}}
 
     async def act() -> None:
         member = Member(MemoryStorage(), config, Listeners(), Pace(), pair.remote)

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from asyncckpt import keys
 from asyncckpt.errors import CheckpointCorruptError, RankMissing, SaveFailed
-from asyncckpt.format.manifest import Contents, Pack
+from asyncckpt.format.contents import Contents, Pack
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.report import Report
 from asyncckpt.storage.memory import MemoryStorage
 from asyncckpt.worker.job import Layout, SaveJob
 from asyncckpt.worker.ranks import SingleRank, left_key, trouble_key
-from asyncckpt.worker.reports import gather
+from asyncckpt.worker.reports import ShardFailed, gather
 
 WRITER = "f" * 32
 ATTEMPT = DataDirectory(4, 100, 2, "0badcafe")
@@ -43,13 +44,13 @@ def _report(rank: int) -> Report:
     return Report(WRITER, ATTEMPT.seq, ATTEMPT.nonce, ATTEMPT.step, rank, 2, "", _contents(rank))
 
 
-def _gather(storage: MemoryStorage, ranks: TwoRanks, other: bytes | None) -> Contents:
+def _gather(storage: MemoryStorage, ranks: TwoRanks, other: bytes | None, hidden: str = "none") -> Contents:
     job = SaveJob("job", 7, 100, None, {}, 0, "arena", Layout((), {}, {}, 0, 0), rank=0, world=2)
 
     async def run() -> Contents:
         if other is not None:
             await storage.put(ATTEMPT.report(1, 2), [other])
-        return await gather(job, _contents(0), ATTEMPT, WRITER, storage, ranks)
+        return await gather(job, replace(_contents(0), hidden=hidden), ATTEMPT, WRITER, storage, ranks)
 
     return asyncio.run(run())
 
@@ -95,6 +96,17 @@ def test_trouble_ends_the_wait_at_once_and_of_this_save_alone() -> None:
         _gather(MemoryStorage(), ranks, None)
 
 
+def test_trouble_with_an_attempt_is_of_that_attempt_alone() -> None:
+    ranks = TwoRanks()
+    ranks.said[trouble_key(7, 1)] = {"error": "the local disk is full", "seq": ATTEMPT.seq - 1}
+    assert len(_gather(MemoryStorage(), ranks, _report(1).encode()).packs) == 2
+    with pytest.raises(RankMissing):
+        _gather(MemoryStorage(), ranks, None)
+    ranks.said[trouble_key(7, 1)]["seq"] = ATTEMPT.seq
+    with pytest.raises(ShardFailed, match="the local disk is full"):
+        _gather(MemoryStorage(), ranks, None)
+
+
 def test_a_rank_that_shares_other_objects_fails_the_save_and_is_named() -> None:
     with pytest.raises(SaveFailed, match="rank 1 shares other objects than rank 0"):
         _gather(MemoryStorage(), TwoRanks(), replace(_report(1), plan="another").encode())
@@ -136,3 +148,15 @@ class LeavesAfterItsReport(TwoRanks):
 def test_a_report_that_came_just_before_its_rank_left_counts() -> None:
     storage = MemoryStorage()
     assert len(_gather(storage, LeavesAfterItsReport(storage), None).packs) == 2
+
+
+def test_a20_a_report_that_takes_no_key_is_not_taken_into_what_is_encrypted() -> None:
+    """Whoever can write to the store could have it vouched for."""
+    word = f"aes256gcm:{keys.register(bytes(range(32)))}"
+    try:
+        with pytest.raises(SaveFailed, match="part of rank 1 is stored with 'none', that of rank 0 with 'aes256gcm:"):
+            _gather(MemoryStorage(), TwoRanks(), _report(1).encode(), word)
+        own = replace(_report(1), contents=replace(_contents(1), hidden=word))
+        assert _gather(MemoryStorage(), TwoRanks(), own.encode(), word).hidden == word
+    finally:
+        keys.forget()

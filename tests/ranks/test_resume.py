@@ -23,9 +23,9 @@ from asyncckpt.errors import (
 from asyncckpt.events import Damaged, Event
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.worker import pulse
-from asyncckpt.worker.ranks import CALL_KEY, pulse_key
+from asyncckpt.worker.ranks import CALL_KEY
 from tests.ranks.executors import Launcher, gated
-from tests.ranks.looking import error_of, is_leader, shorten_deadline, steps_of
+from tests.ranks.looking import OwnTime, error_of, is_leader, shorten_deadline, steps_of, wait_for_beats
 from tests.ranks.training import Training
 
 pytestmark = pytest.mark.ranks
@@ -159,7 +159,7 @@ def test_a_rank_that_cannot_read_fails_the_resume_of_all_and_the_next_one_works(
 def _comes_alone(root: Path, who: int, call: str) -> str:
     training = Training()
     with training.checkpointer(root) as checkpointer:
-        shorten_deadline(checkpointer, 1)
+        shorten_deadline(checkpointer, 0.3)
         message = error_of(getattr(checkpointer, call)) if dist.get_rank() == who else ""
         dist.barrier()
     return message
@@ -175,7 +175,7 @@ def test_a_rank_that_resumes_or_restores_alone_is_told_whom_it_waited_for(
 ) -> None:
     run_ranks(_train, 2, tmp_path, 1)
     message = run_ranks(_comes_alone, 2, tmp_path, who, call)[who]
-    assert f"RestoreError: no answer in {said} from rank {1 - who} within 1 s" in message
+    assert f"RestoreError: no answer in {said} from rank {1 - who} within 0.3 s" in message
     assert "does not call" in message
 
 
@@ -247,12 +247,12 @@ def _one_calls_in_vain(root: Path, who: int) -> list[str]:
     """One rank restores alone and gives up; after that all of them call together."""
     training = Training()
     with training.checkpointer(root) as checkpointer:
-        deadline = checkpointer._ranks.deadline
+        deadline = checkpointer._returning._ranks.deadline
         if dist.get_rank() == who:
             shorten_deadline(checkpointer, 0.3)
             assert error_of(lambda: checkpointer.restore("latest")) != "no error"
             shorten_deadline(checkpointer, deadline)
-            checkpointer._ranks.peek(CALL_KEY)  # once this is answered, it has said that it failed
+            checkpointer._returning._ranks.peek(CALL_KEY)  # once this is answered, it has said that it failed
         found = []
         for _ in range(3):
             dist.barrier()
@@ -294,27 +294,19 @@ def test_a_resume_that_failed_on_one_rank_has_not_taken_the_run_back(tmp_path: P
 
 def _slow_resume(root: Path) -> tuple[int, int]:
     """Rank 0's store takes three times as long as the deadline to read from: the other rank sees it at work."""
-    pulse.BEAT = 0.3
+    pulse.BEAT = 0.01
     training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
-        shorten_deadline(checkpointer, 1.5)
+        ranks = checkpointer._returning._ranks
         gate = storage.hold("get", "*/rank-00000-of-*.safetensors")
         if is_leader():
-            watch = threading.Thread(target=_open_after_beats, args=(checkpointer._ranks, gate, 15))
-            watch.start()
+            threading.Thread(target=lambda: (wait_for_beats(ranks, 15), gate.open())).start()
         else:
+            OwnTime().pass_with_beats(ranks)
             gate.open()
         state = checkpointer.resume()
         assert state is not None
     return state.step, training.loader.taken
-
-
-def _open_after_beats(ranks: Any, gate: Any, count: int) -> None:
-    seen = -1
-    while seen < count - 1:
-        said = ranks.peek(pulse_key(0))
-        seen = said["beat"] if said else seen
-    gate.open()
 
 
 def test_a_resume_that_takes_longer_than_the_deadline_is_no_death(tmp_path: Path) -> None:

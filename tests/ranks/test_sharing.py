@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 
 from asyncckpt import AsyncCheckpointer, allowance
 from asyncckpt.allowance import Allowance
+from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Event, Fallback, Shortage
 from asyncckpt.staging.arena import SHARE
 from asyncckpt.worker.ranks import SingleRank, memory_key
@@ -122,6 +124,33 @@ def test_who_has_not_spoken_or_cannot_be_heard_is_taken_to_need_as_much(monkeypa
     assert sharing.memory(100, 0) == Allowance(250, "the machine", part=0.25, ranks=4)
 
 
+def test_who_measures_more_than_was_estimated_leaves_the_others_less_as_soon_as_they_look_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limited(monkeypatch, Allowance(64_000, "the machine", "boot"))
+    first, second = [Sharing(ranks, estimate) for ranks, estimate in zip(room(2), (100, 0), strict=True)]
+    found = first.memory(100, 0)
+    assert found is not None
+    assert found.free > 63_000
+    assert first.again() is None  # nothing is known yet
+    limited(monkeypatch, Allowance(1000, "the machine", "boot"))  # the first has taken its own
+    assert second.memory(300, 0) == Allowance(48_000, "the machine", part=0.75, ranks=2)
+    assert first.again() == Allowance(16_000, "the machine", part=0.25, ranks=2)
+    assert first.again() is None  # that is all there is to know
+
+
+def test_who_never_measures_is_asked_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, MACHINE)
+    ranks, other = room(2)
+    sharing, asked = Sharing(ranks, 100), list[str]()
+    Sharing(other, 0)
+    sharing.memory(100, 0)
+    monkeypatch.setattr(ranks, "peek", lambda key: asked.append(key) or Room.peek(ranks, key))
+    for _ in range(100):
+        sharing.again()
+    assert len(asked) == 8
+
+
 def test_a_system_that_knows_no_limit_sets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch)
     assert Sharing(room(2)[0], 100).memory(100, 0) is None
@@ -177,7 +206,7 @@ def _admitted(root: str, free: int, local_world: str | None) -> tuple[int, list[
     model = torch.nn.Linear(1, 1)
     with AsyncCheckpointer(Path(root), model=model, extra={"average": average}, listeners=[told]) as checkpointer:
         pool = checkpointer._saver._arenas
-        while checkpointer._ranks.peek(memory_key(1 - dist.get_rank())) is None:
+        while checkpointer._returning._ranks.peek(memory_key(1 - dist.get_rank())) is None:
             time.sleep(0.001)
         dist.barrier()
         if dist.get_rank() == 0:
@@ -212,3 +241,56 @@ def test_two_ranks_of_one_machine_are_admitted_together_and_hold_no_more_than_it
         assert "generations of" in reason
         assert "left for this rank, one of 2 that share it" in reason
         assert shortages == []
+
+
+class Opaque:
+    """Nobody knows what it hands out before it does."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"table": torch.zeros(NUMBERS)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise AssertionError
+
+
+def _surprised(root: str, free: int) -> tuple[int, list[str], list[str]]:
+    """The second rank's state is of a size that nobody knew when the first took its part."""
+    allowance.limits = lambda: [Allowance(free, "the machine", "boot")]
+    told, rank = _Told(), dist.get_rank()
+    average = torch.nn.ParameterList([torch.zeros(NUMBERS)]) if rank == 0 else Opaque()
+    options = {"model": torch.nn.Linear(1, 1), "extra": {"average": average}, "listeners": [told]}
+    with AsyncCheckpointer(Path(root), **options) as checkpointer:
+        dist.barrier()
+        for first in (0, 1):
+            if rank == first:
+                checkpointer._saver.prepare()
+            dist.barrier()
+        checkpointer.save(1)
+        with suppress(SaveFailed):  # there is no memory for it
+            checkpointer.wait()
+        dist.barrier()
+        held = checkpointer._saver._arenas.memory()
+    fallbacks = [event.reason for event in told.events if isinstance(event, Fallback)]
+    shortages = [event.sentence for event in told.events if isinstance(event, Shortage)]
+    return held.free + held.used, fallbacks, shortages
+
+
+@pytest.mark.ranks
+def test_a_state_whose_size_nobody_knew_is_admitted_once_it_is_known_and_every_rank_is_told_what_is_short(
+    tmp_path: Path, launch: Launcher
+) -> None:
+    (_, _, first), (_, _, second) = launch(_surprised, 2, str(tmp_path), int(1.5 * SIZE))
+    for sentences in (first, second):
+        (sentence,) = sentences
+        assert "bytes of host memory, and the machine has" in sentence
+        assert "left for this rank, one of 2 that share it: raise its limit by" in sentence
+
+
+@pytest.mark.ranks
+def test_ranks_that_look_again_hold_together_no_more_than_there_is(tmp_path: Path, launch: Launcher) -> None:
+    free = int(3.2 * SIZE)
+    found = launch(_surprised, 2, str(tmp_path), free)
+    held = [nbytes for nbytes, _, _ in found]
+    assert all(SIZE < nbytes < 1.1 * SIZE for nbytes in held)
+    assert sum(held) <= SHARE * free
+    assert all(shortages == [] for _, _, shortages in found)

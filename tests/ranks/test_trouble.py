@@ -1,6 +1,6 @@
 """One rank cannot do its part of a save: all handles fail at once, name that rank, and the next save works.
 
-Nothing here shortens a deadline: what waited for one would not end before the launcher gives up.
+Few of these tests shorten a deadline: what waited for one would not end before the launcher gives up.
 """
 
 from __future__ import annotations
@@ -27,9 +27,16 @@ from asyncckpt.storage.base import ObjectInfo
 from asyncckpt.testing.ranks import StoreHost, run_ranks
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker import listening, pulse
-from asyncckpt.worker.ranks import pulse_key
 from tests.ranks.executors import Launcher, gated
-from tests.ranks.looking import failure_of, is_leader, shorten_deadline, steps_of, unlisted
+from tests.ranks.looking import (
+    OwnTime,
+    failure_of,
+    is_leader,
+    shorten_deadline,
+    steps_of,
+    unlisted,
+    wait_for_beats,
+)
 from tests.ranks.training import Training
 
 pytestmark = pytest.mark.ranks
@@ -168,37 +175,40 @@ def _out_of_step(root: Path) -> tuple[str, str]:
 
 def test_ranks_that_save_different_steps_are_told_so(tmp_path: Path, launch: Launcher) -> None:
     for kind, message in launch(_out_of_step, 2, tmp_path):
-        assert kind == "SaveFailed"
+        assert kind in ("SaveFailed", "ShardFailed")  # of its own, or of another rank's part
         assert "save number 1 is of step 2 here and of step 1 on rank 0" in message
     assert steps_of(tmp_path) == [3]
 
 
 def _slow_leader(root: Path) -> int:
     """Rank 0's store takes three times as long as the deadline: it beats until then, and the others wait."""
-    pulse.BEAT = 0.3
+    pulse.BEAT = 0.01
     training, storage = Training(), gated(root)
     with training.checkpointer(storage) as checkpointer:
-        shorten_deadline(checkpointer, 1.5)
+        if not is_leader():
+            OwnTime().pass_with_beats(checkpointer._returning._ranks)
         gate = storage.hold("put", "*/rank-00000-of-*")
         first, second = checkpointer.save(1), checkpointer.save(2)
         checkpointer.before_mutation()
         if is_leader():
-            _wait_for_beats(checkpointer, 15)
+            wait_for_beats(checkpointer._returning._ranks, 15)
         gate.open()
         return len([handle.wait() for handle in (first, second)])
 
 
 def _full_leader(root: Path) -> list[int]:
     """Rank 0 has no memory left for a save, three times as long as the deadline: it beats in that call too."""
-    pulse.BEAT = 0.3
+    pulse.BEAT = 0.01
     training, storage = Training(), gated(root)
     options: dict[str, Any] = {"save": SavePolicy(every_seconds=1e-6), "on_busy": "wait", "generations": 1}
     with training.checkpointer(storage, **options) as checkpointer:
-        shorten_deadline(checkpointer, 1.5)
+        ranks = checkpointer._returning._ranks
         gate = storage.hold("put", "*/rank-00000-of-*")
-        opening = threading.Thread(target=lambda: (_wait_for_beats(checkpointer, 15), gate.open()))
+        opening = threading.Thread(target=lambda: (wait_for_beats(ranks, 15), gate.open()))
         if is_leader():
             opening.start()
+        else:
+            OwnTime().pass_with_beats(ranks)
         handles = [checkpointer.step(step) for step in (1, 2, 3)]
         if is_leader():
             opening.join()
@@ -215,7 +225,7 @@ def _leaves(root: Path) -> list[str]:
     training = Training()
     said: list[str] = []
     with training.checkpointer(root, save=SavePolicy(every_seconds=1e-6)) as checkpointer:
-        ranks: Any = checkpointer._ranks
+        ranks: Any = checkpointer._returning._ranks
         checkpointer.resume()
         for step in (1, 2, 3):
             training.step()
@@ -230,13 +240,6 @@ def _leaves(root: Path) -> list[str]:
 
 def test_nothing_that_was_said_stays_in_the_store_when_all_have_closed(tmp_path: Path, launch: Launcher) -> None:
     assert launch(_leaves, 3, tmp_path, store="launcher") == [[], [], []]
-
-
-def _wait_for_beats(checkpointer: AsyncCheckpointer, count: int) -> None:
-    ranks, seen = checkpointer._ranks, -1
-    while seen < count - 1:
-        said = ranks.peek(pulse_key(0))
-        seen = said["beat"] if said else seen
 
 
 def test_a_save_that_takes_longer_than_the_deadline_is_no_death(tmp_path: Path) -> None:
@@ -264,9 +267,10 @@ def _store_is_lost(root: Path) -> str:
     gate = storage.hold("put", "*/rank-00001-*.json")
     with training.checkpointer(storage) as checkpointer:
         if is_leader():
-            _lose(checkpointer._ranks, store)
+            _lose(checkpointer._returning._ranks, store)
         handle = checkpointer.save(1)
         if not is_leader():
+            gate.wait_reached()  # it has heard of the attempt
             shorten_deadline(checkpointer, 1)
             store.wait(["rank 0 has looked for trouble"])
             gate.open()
@@ -302,7 +306,7 @@ def _store_is_slow(root: Path) -> list[str]:
     training, found = Training(), []
     requests = [("publish", "attempt/"), ("peek", "trouble/")]
     with training.checkpointer(root) as checkpointer:
-        ranks: Any = checkpointer._ranks
+        ranks: Any = checkpointer._returning._ranks
         for step, (name, kind) in enumerate(requests, 1):
             asked, answer = threading.Event(), threading.Event()
             real = getattr(ranks, name)
@@ -351,13 +355,14 @@ def _is_not_seen(root: Path) -> str:
     pulse.BEAT = 0.2
     training = Training()
     with training.checkpointer(LosesReports(from_url(root))) as checkpointer:
-        shorten_deadline(checkpointer, 1.5)
+        if is_leader():
+            shorten_deadline(checkpointer, 1)
         return str(failure_of(checkpointer.save(1)))
 
 
 def test_two_ranks_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
     for message in run_ranks(_is_not_seen, 2, tmp_path):
-        assert "no part of step 1 from rank 1 within 1.5 s" in message
+        assert "no part of step 1 from rank 1 within 1 s" in message
 
 
 def _raises_then_epoch_ends(root: Path) -> list[int]:

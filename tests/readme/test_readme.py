@@ -1,4 +1,4 @@
-"""The README is true: every Python block of it runs as pasted, in order, in an empty folder."""
+"""The README and the pages of docs are true: every Python block runs as pasted, in order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -14,32 +14,60 @@ import pytest
 
 import asyncckpt
 from asyncckpt.errors import CheckpointNotFoundError
-from asyncckpt.testing.s3server import KEY, SECRET, S3Server
+from asyncckpt.testing.s3server import S3Server
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "MIGRATING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PATIENCE = 120.0
 
 
-PATIENCE = 60.0
-
-
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(*pages: Path) -> list[str]:
+    text = "\n".join(page.read_text() for page in pages)
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def bucket(s3: S3Server) -> dict[str, str]:
     """The environment in which ``s3://bucket`` is one of a real server."""
     s3.make_bucket("bucket")
-    return {**os.environ, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL_S3": s3.endpoint}
+    return os.environ | s3.variables()
 
 
 def test_every_python_block_runs_as_pasted(tmp_path: Path, bucket: dict[str, str]) -> None:
-    assert len(blocks()) >= 4
-    for number, block in enumerate(blocks()):
+    assert len(blocks(*PAGES)) >= 10
+    for number, block in enumerate(blocks(*PAGES)):
         script = tmp_path / f"block{number}.py"
         script.write_text(block)
         subprocess.run([sys.executable, "-W", "error", script.name], cwd=tmp_path, env=bucket, check=True, timeout=120)
     assert (tmp_path / "runs/first/run.json").exists()
+
+
+def plain(name: str) -> str:
+    """A path without what differs from run to run."""
+    name = re.sub(r"20\d{6}_\d{6}", "TIME", name)
+    return re.sub(r"-i1-[0-9a-f]{8}|commits/\d{10}", lambda found: found[0][:4], name)
+
+
+def test_the_tree_of_a_run_is_the_one_that_its_example_leaves(tmp_path: Path) -> None:
+    """Every file is named, and nothing is named that is not there."""
+    pytest.importorskip("matplotlib")
+    (block,) = (block for block in blocks(README) if 'Run.open("runs/tiny"' in block)
+    subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, check=True, timeout=120)
+    root = tmp_path / "runs/tiny"
+    there = {
+        plain(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_symlink() or path.is_file()
+    }
+    tree = README.read_text().partition("```\nruns/tiny/\n")[2].partition("```")[0]
+    assert there == {plain(line.split()[0]) for line in tree.splitlines()}
+
+
+def test_the_picture_is_there_and_small() -> None:
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README.read_text()):
+        picture = (README.parent / name).read_bytes()
+        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+        assert len(picture) < 60_000
 
 
 def saved(url: str, options: dict[str, str]) -> int:
@@ -53,7 +81,7 @@ def saved(url: str, options: dict[str, str]) -> int:
 def test_the_training_in_a_bucket_is_ten_lines_and_goes_on_where_sigterm_ended_it(
     tmp_path: Path, s3: S3Server, bucket: dict[str, str]
 ) -> None:
-    (block,) = (block for block in blocks() if "s3://" in block)
+    (block,) = (block for block in blocks(README) if "s3://" in block)
     assert len(block.splitlines()) == 10
     url = "s3://bucket/told-to-leave"
     endless = block.replace("s3://bucket/run", url).replace("1001", "10**9")
@@ -62,6 +90,7 @@ def test_the_training_in_a_bucket_is_ten_lines_and_goes_on_where_sigterm_ended_i
         while not saved(url, s3.options()):
             assert training.poll() is None
             assert time.monotonic() < deadline
+            time.sleep(0.05)
         training.send_signal(signal.SIGTERM)
         assert training.wait(PATIENCE) == 128 + signal.SIGTERM
     step = saved(url, s3.options())
@@ -77,8 +106,26 @@ def test_the_training_in_a_bucket_is_ten_lines_and_goes_on_where_sigterm_ended_i
 
 
 def test_every_file_and_folder_it_names_exists() -> None:
-    text = README.read_text()
-    named = set(re.findall(r"`((?:asyncckpt|tests|benchmarks)/[\w./]*)`", text))
-    named |= {f"asyncckpt/{name}" for name in re.findall(r"`((?:[a-z]+/)?\w+\.py)`", text) if name[:10] != "asyncckpt/"}
+    text = "\n".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`((?:asyncckpt|tests|benchmarks|examples)/[\w./]*)`", text))
+    modules = set(re.findall(r"`((?:[a-z]+/)?\w+\.py)`", text)) - named
+    named |= {f"asyncckpt/{name}" for name in modules}
     assert len(named) > 12
     assert [name for name in sorted(named) if not (README.parent / name).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as they are shown on the pages of a repository."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere_and_every_page_is_linked(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
+    for name, anchor in links:
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), anchor
+    if page != README:
+        assert f"({page.relative_to(ROOT).as_posix()})" in README.read_text()

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, Run, guarded
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, Run, guarded, load
 from asyncckpt.errors import StorageDenied
 from asyncckpt.run import load_results
 from asyncckpt.storage import LocalStorage
+from asyncckpt.testing.ranks import run_ranks
 
 from .conftest import Place, Train
 
@@ -143,6 +144,17 @@ def test_b11_hyperparameters_are_what_trains(somewhere: Place) -> None:
         "scheduler": "LambdaLR",
     }
     assert (somewhere.read("hyperparameters.json") or b"").startswith(b'{\n  "')
+
+
+def test_b11_what_is_said_later_of_the_data_loses_nothing_of_what_trains(folder: Place) -> None:
+    model = nn.Linear(2, 2)
+    run = folder.open(config={"epochs": 3, "lr": 9.0})
+    with AsyncCheckpointer(run, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1)):
+        before = said(folder, "hyperparameters.json")
+        assert before["lr"] == 0.1
+        run.describe(dataset={"name": "tinystories"})
+        run.describe(model=model)
+        assert said(folder, "hyperparameters.json") == before
 
 
 def test_b11_several_optimizers_are_listed(folder: Place) -> None:
@@ -339,6 +351,79 @@ def test_b8_a_file_that_cannot_be_written_stops_nothing(
         assert not run.save_wandb_info(wandb_run())
         run.describe(model=nn.Linear(2, 2))
     assert caplog.text.count("no space left") == 2
+
+
+def _describes(root: Path) -> tuple[bool, list[str]]:
+    """Each rank has a W&B run and an optimizer of its own; what it writes into the run's folder."""
+    rank, written = torch.distributed.get_rank(), list[str]()
+    sys.modules["wandb"] = SimpleNamespace(run=wandb_run(rank))
+    put = LocalStorage.put
+
+    async def noted(self: LocalStorage, key: str, *arguments: Any, **named: Any) -> Any:
+        written.append(key)
+        return await put(self, key, *arguments, **named)
+
+    LocalStorage.put = noted
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=[0.5, 0.25][rank])
+    with Run.open(root, config={"epochs": 3 + rank}) as run:
+        with AsyncCheckpointer(run, model=model, optimizer=optimizer, executor="thread") as ckpt:
+            ckpt.save(1).wait()
+        said = run.save_wandb_info()
+        run.describe(model=model)
+        run.save_results({"rank": rank})
+    return said, [key for key in written if not key.startswith(("data/", "commits/"))]
+
+
+@pytest.mark.ranks
+def test_b8_b11_of_several_ranks_the_first_alone_writes_the_run_down(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    (first, written), (second, others) = run_ranks(_describes, 2, root)
+    assert (first, second) == (True, False)
+    assert {"wandb_info.json", "hyperparameters.json", "model_summary.txt", "results.json", "config.json"} <= {*written}
+    assert others == []
+    assert json.loads((root / "wandb_info.json").read_text())["run_id"] == "id0"
+    assert "earlier" not in json.loads((root / "wandb_info.json").read_text())
+    assert json.loads((root / "hyperparameters.json").read_text()) == {
+        "epochs": 3,
+        "optimizer": "SGD",
+        "lr": 0.5,
+        "weight_decay": 0,
+    }
+    assert json.loads((root / "results.json").read_text())["final_metrics"] == {"rank": 0}
+
+
+ACCELERATED = """
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+from asyncckpt import AsyncCheckpointer
+accelerator = Accelerator(log_with="wandb", cpu=True)
+accelerator.init_trackers("of-accelerate", config={"lr": 0.1})
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model, optimizer = accelerator.prepare(model, optimizer)
+for root, told in (("given", True), ("found", False)):
+    with Run.open(root, logs=False) as run, AsyncCheckpointer(run, model=model, optimizer=optimizer) as ckpt:
+        assert not told or run.save_wandb_info(accelerator)
+        ckpt.save(1).wait()
+accelerator.wait_for_everyone()
+print(accelerator.get_tracker("wandb", unwrap=True).id)
+accelerator.end_training()
+"""
+
+
+def test_b8_the_run_of_a_real_accelerator_is_written_down(train: Train, tmp_path: Path) -> None:
+    """Whether it is given to the run, or W&B's run that it began is found."""
+    pytest.importorskip("accelerate")
+    ended = train(ACCELERATED, env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"})
+    wandb_id = ended.stdout.split()[-1]
+    for root in ("given", "found"):
+        found = json.loads((tmp_path / root / "wandb_info.json").read_text())
+        assert (found["run_id"], found["project"]) == (wandb_id, "of-accelerate")
+        assert found["run_url"] is None, "offline there is none"
+        assert json.loads((tmp_path / root / "hyperparameters.json").read_text())["lr"] == 0.1
+        assert load(tmp_path / root).state["model"].keys() == {"weight", "bias"}
 
 
 def test_b14_a_run_is_closed_twice_without_harm(folder: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from asyncckpt.run import guard
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.files import Files
 from asyncckpt.testing.ranks import run_ranks
+from asyncckpt.testing.s3server import S3Server
 
 from .conftest import Place
 
@@ -139,8 +141,10 @@ def test_overwrite_begins_anew_and_leaves_what_is_not_of_the_run(somewhere: Plac
     saved(somewhere, "new", 1, 2, config={"lr": 1})
     somewhere.write("notes.txt", b"mine")
     somewhere.write("configs/mine.json", b"{}")
+    somewhere.write("history.json", b"{}")
     with somewhere.open(mode="overwrite", config={"lr": 2}) as run:
         assert somewhere.read("results.json") is None
+        assert somewhere.read("history.json") is None
         assert json.loads(somewhere.read("config.json") or b"")["config"] == {"lr": 2}
         assert load(somewhere.root, storage_options=somewhere.options).info.step == 2  # until there is another
         with AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
@@ -222,10 +226,11 @@ def test_d38_runs_beside_each_other_share_no_file(tmp_path: Path) -> None:
 
 def test_a_failed_start_leaves_no_thread_and_no_file_behind(folder: Place) -> None:
     folder.open()
-    before = threading.active_count(), sorted(folder.names())
+    threads, names = set(threading.enumerate()), sorted(folder.names())
     with pytest.raises(CheckpointDirectoryExistsError):
         folder.open()
-    assert (threading.active_count(), sorted(folder.names())) == before
+    assert set(threading.enumerate()) <= threads
+    assert sorted(folder.names()) == names
 
 
 def test_d18_a_start_that_fails_half_way_lets_the_console_and_all_threads_go(
@@ -239,10 +244,11 @@ def test_d18_a_start_that_fails_half_way_lets_the_console_and_all_threads_go(
         return await put(self, key, *arguments, **named)
 
     monkeypatch.setattr(LocalStorage, "put", full)
-    before = threading.active_count(), list(logging.getLogger().handlers)
+    threads, handlers = set(threading.enumerate()), list(logging.getLogger().handlers)
     with pytest.raises(StorageDenied):
         Run.open(tmp_path / "run")
-    assert (threading.active_count(), logging.getLogger().handlers) == before
+    assert set(threading.enumerate()) <= threads
+    assert logging.getLogger().handlers == handlers
     assert "write" not in vars(sys.stdout)
     monkeypatch.undo()
     assert Run.open(tmp_path / "run", mode="auto", logs=False).mode == "resume"
@@ -264,6 +270,38 @@ def test_b1_all_ranks_open_the_run_that_rank_0_opened(tmp_path: Path) -> None:
     identity = json.loads((tmp_path / "run/identity.json").read_text())
     assert identity["id"] == first[0]
     assert len(identity["starts"]) == 1
+
+
+def _opens_at(url: str, options: dict[str, Any], mode: Any) -> tuple[str, str, int, str]:
+    """All at once, so that what rank 0 makes is there before the others look."""
+    try:
+        run = Run.open(url, mode=mode, config={"rank": torch.distributed.get_rank()}, storage_options=options)
+    except CheckpointDirectoryExistsError as error:
+        return "", "refused", 0, str(error)
+    with run, AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
+        state = ckpt.resume()
+        ckpt.save(state.step + 1 if state else 1).wait()
+        run.save_results({"loss": 1.0})
+        return run.id, run.mode, state.step if state else 0, ""
+
+
+@pytest.mark.ranks
+def test_b1_ranks_of_a_run_in_a_bucket_begin_it_together_and_are_refused_together(s3: S3Server) -> None:
+    """With the original each rank looked for itself, and the second found what the first had made."""
+    place = Place(f"s3://tests/ranks-{secrets.token_hex(8)}/run", s3.options())
+    begun = run_ranks(_opens_at, 2, place.root, place.options, "new")
+    assert [(mode, step) for _, mode, step, _ in begun] == [("new", 0)] * 2
+    assert begun[0][0] == begun[1][0] != ""
+    assert json.loads(place.read("config.json") or b"")["config"] == {"rank": 0}
+    before = tree(place)
+    refused = run_ranks(_opens_at, 2, place.root, place.options, "new")
+    assert [mode for _, mode, _, _ in refused] == ["refused"] * 2
+    assert refused[0][3] == refused[1][3]
+    assert "(3)" in refused[0][3]
+    assert tree(place) == before, "nothing was written by whoever was refused"
+    again = run_ranks(_opens_at, 2, place.root, place.options, "resume")
+    assert [(run_id, mode, step) for run_id, mode, step, _ in again] == [(begun[0][0], "resume", 1)] * 2
+    assert len(json.loads(place.read("identity.json") or b"")["starts"]) == 2
 
 
 def _refused(root: Path) -> str:

@@ -18,9 +18,13 @@ import pytest
 import torch
 
 from asyncckpt import AsyncCheckpointer, Run, load
+from asyncckpt.errors import StorageError
+from asyncckpt.metrics_log import read_metrics
+from asyncckpt.plots import Plotter
+from asyncckpt.revision import CodeVersion
 from asyncckpt.run import code_version
 from asyncckpt.run.identity import new_id
-from asyncckpt.run.revision import CodeVersion
+from asyncckpt.trackers import JsonLinesTracker
 
 from .conftest import SOURCE, Place, Train, git
 
@@ -57,7 +61,7 @@ def test_d1_two_ids_of_one_second_differ_where_there_is_no_temporary_folder(
 def test_a10_two_processes_in_one_second_have_ids_of_their_own(tmp_path: Path) -> None:
     program = (
         "from datetime import UTC, datetime\nfrom asyncckpt.run.identity import new_id\n"
-        "from asyncckpt.run.revision import CodeVersion\n"
+        "from asyncckpt.revision import CodeVersion\n"
         "print(new_id('array', CodeVersion('a3f2b1c4'), datetime(2024, 12, 9, tzinfo=UTC))[0])"
     )
 
@@ -115,12 +119,48 @@ def test_d3_each_start_has_a_folder_of_its_own_where_the_root_has_the_id(tmp_pat
         Run.open(f"{tmp_path}/experiments/{{id}}", mode="resume")
 
 
+def test_d3_each_part_of_an_experiment_has_its_folder_and_no_later_start_changes_any_of_it(tmp_path: Path) -> None:
+    """``checkpoints``, ``logs``, ``visualizations`` of the original; folders may be there, and have odd names."""
+    above = tmp_path / "all my experiments" / "größe"
+    for number in range(2):
+        with Run.open(f"{above}/{{id}}", name="d3") as run:
+            trackers = run.trackers(JsonLinesTracker(f"{run.url}/logs"))
+            plots = Plotter(f"{run.url}/plots", every=1)
+            with AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
+                ckpt.save(1).wait()
+            trackers.log(1, {"loss": 0.5})
+            trackers.log(2, {"loss": 0.25})
+            plots.training(2, read_metrics(f"{run.url}/logs"))
+            assert plots.close(60)
+        root = above / run.id
+        for name in ("data", "logs", "plots"):
+            assert [path for path in (root / name).rglob("*") if path.is_file()], name
+        assert load(root).info.step == 1
+        if number == 0:
+            first = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert len(list(above.iterdir())) == 2
+    assert {path: path.read_bytes() for path in first} == first
+    with Run.open(root, mode="auto", logs=False) as again:
+        assert (again.id, again.mode) == (run.id, "resume"), "existing is fine where that is said"
+
+
+def test_d3_a_file_where_the_folder_should_be_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match="file"):
+        Run.open(f"{tmp_path}/file/{{id}}", name="d3")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a25_a_name_that_is_given_comes_before_that_of_the_configuration(tmp_path: Path) -> None:
     named = {"name": "of-config"}
     assert Run.open(tmp_path / "a", name="given", config=named, logs=False).name == "given"
     assert Run.open(tmp_path / "b", config=named, logs=False).name == "of-config"
     assert Run.open(tmp_path / "c", config={"experiment_name": "other"}, logs=False).name == "other"
     assert Run.open(tmp_path / "of-folder", logs=False).name == "of-folder"
+    typed = ["experiment_name=typed"]  # of whichever name: it comes between the two
+    assert Run.open(tmp_path / "d", config=named, overrides=typed, logs=False).name == "typed"
+    assert Run.open(tmp_path / "e", name="given", config=named, overrides=typed, logs=False).name == "given"
+    assert Run.open(tmp_path / "f", config=named, overrides=["lr=1"], logs=False).name == "of-config"
 
 
 def test_a_start_that_goes_on_keeps_the_id_and_is_noted(somewhere: Place) -> None:
@@ -160,7 +200,7 @@ def test_b17_without_git_and_with_one_that_hangs_it_is_unknown(
     hanging = tmp_path / "bin" / "git"
     hanging.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(1000)\n")
     hanging.chmod(0o755)
-    monkeypatch.setattr("asyncckpt.run.revision.PATIENCE", 0.2)
+    monkeypatch.setattr("asyncckpt.revision.PATIENCE", 0.2)
     began = time.monotonic()
     assert code_version(repository).hash == "unknown"
     assert time.monotonic() - began < 60  # not 1000

@@ -10,7 +10,9 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +139,21 @@ def test_a1_files_that_vanish_meanwhile_are_no_error(tmp_path: Path) -> None:
     assert find_latest_checkpoint(tmp_path) == str(tmp_path / "step0.pt")
 
 
+def test_a1_a_file_that_vanishes_while_the_folder_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "step1.pt")
+    newest = saved(tmp_path / "step2.pt")
+    scan = os.scandir
+
+    def listed(folder: Path) -> Any:
+        with scan(folder) as entries:
+            found = list(entries)
+        newest.unlink(missing_ok=True)
+        return nullcontext(found)
+
+    monkeypatch.setattr("os.scandir", listed)
+    assert find_latest_checkpoint(tmp_path) == str(tmp_path / "step1.pt")
+
+
 def test_a1_a_file_that_vanishes_between_the_look_and_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +239,7 @@ def test_a5_a_folder_that_may_not_be_made_is_named(tmp_path: Path, monkeypatch: 
 
 def test_a5_modes_are_what_the_umask_leaves(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from asyncckpt.run.folders import ensure_directories_exist; os.umask(0o027); "
+        "import os, sys; from asyncckpt.folders import ensure_directories_exist; os.umask(0o027); "
         "ensure_directories_exist(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "a/b")], check=True)

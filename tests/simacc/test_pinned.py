@@ -77,6 +77,16 @@ def test_pinning_fails_on_purpose() -> None:
     torch.empty(sizes[1], dtype=torch.uint8, pin_memory=True)
 
 
+def test_registering_fails_on_purpose() -> None:
+    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+    simacc.configure(fail_pinned_after=0)
+    with pytest.raises(RuntimeError, match="injected failure of a registration"):
+        simacc.host_register(address, mmap.PAGESIZE)
+    simacc.host_register(address, mmap.PAGESIZE)
+    simacc.host_unregister(address)
+
+
 def test_pinning_may_wait_for_all_devices() -> None:
     simacc.configure(pinned_alloc_syncs=True, pinned_alloc_latency=0.001)
     torch.ones(1, device="sim")

@@ -58,7 +58,7 @@ def leases(monkeypatch: pytest.MonkeyPatch) -> Leases:
 def size_of(model: nn.Module) -> int:
     """How many bytes of staging memory a snapshot of `model` takes."""
     with AsyncCheckpointer(MemoryStorage("size"), model=model) as checkpointer:
-        return checkpointer._saver._planned(checkpointer._saver._capture.read()).layout.size
+        return checkpointer._saver._preparing.plan(checkpointer._saver._capture.read()).layout.size
 
 
 # -- one arena ---------------------------------------------------------------------------------------------
@@ -291,30 +291,30 @@ def test_P3_a_state_that_outgrows_the_budget_fails_and_one_that_shrinks_again_is
 
 
 def test_P3_no_memory_fails_the_save_and_never_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = arenas._map
+    real = arenas.mapped
 
     def none_left(size: int) -> object:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(arenas, "_map", none_left)
+    monkeypatch.setattr(arenas, "mapped", none_left)
     with AsyncCheckpointer(MemoryStorage("full"), model=Net(), save=SavePolicy(every_steps=2)) as checkpointer:
         assert checkpointer.step(1) is None
         handle = checkpointer.step(2)
         with pytest.raises(SaveFailed, match="Cannot allocate memory"):
             handle.wait()
-        monkeypatch.setattr(arenas, "_map", real)
+        monkeypatch.setattr(arenas, "mapped", real)
         assert checkpointer.step(4).wait().step == 4
 
 
 def test_P3_memory_for_one_generation_only_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, left = arenas._map, iter([True])
+    real, left = arenas.mapped, iter([True])
 
     def one_left(size: int) -> object:
         if next(left, False):
             return real(size)
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(arenas, "_map", one_left)
+    monkeypatch.setattr(arenas, "mapped", one_left)
     with AsyncCheckpointer(MemoryStorage("one"), model=Net()) as checkpointer:
         for step in (1, 2, 3):
             assert checkpointer.save(step).wait().step == step
@@ -343,32 +343,63 @@ def test_P3_every_arena_comes_back_however_a_save_ends() -> None:
 # -- never more than the budget ----------------------------------------------------------------------------
 
 
-def unlimited(size: int, held: int) -> None:
+class Unlimited:
     """No limit is known."""
+
+    def memory(self, need: int, held: int) -> Allowance | None:
+        return None
+
+    def again(self) -> Allowance | None:
+        return None
+
+
+class Told(Unlimited):
+    """Less is left at each time that it is asked; `turned_out` is what it says then."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.turned_out: Allowance | None = None
+
+    def memory(self, need: int, held: int) -> Allowance | None:
+        self.asked.append((need, held))
+        return Allowance(140 * PAGE - 40 * PAGE * len(self.asked), "the machine")
+
+    def again(self) -> Allowance | None:
+        return self.turned_out
 
 
 def test_P3_what_is_there_is_looked_at_again_when_the_state_has_grown_and_counts_what_is_held_already() -> None:
-    asked: list[tuple[int, int]] = []
-    told: list[str] = []
-
-    def left(size: int, held: int) -> Allowance:
-        asked.append((size, held))
-        return Allowance(100 * PAGE - 40 * PAGE * (len(asked) - 1), "the machine")
-
-    pool = ArenaPool(2, None, told.append, left)
+    limits, told = Told(), list[str]()
+    pool = ArenaPool(2, None, told.append, limits)
     first = pool.lease(20 * PAGE)
     assert first is not None
     first.prefault(threading.Event())
     pool.lease(21 * PAGE)  # hardly more
-    assert asked == [(20 * PAGE, 0)]
+    assert limits.asked == [(20 * PAGE, 0)]
     pool.release(first)
     pool.shape(30 * PAGE)  # an optimizer has its state now, which took the rest
-    assert asked[1:] == [(30 * PAGE, 20 * PAGE)]
+    assert limits.asked[1:] == [(30 * PAGE, 20 * PAGE)]
     (reason,) = told
     assert reason == f"2 generations of {30 * PAGE:,} bytes do not fit in 90% of what is there: the machine has " + (
         f"{60 * PAGE:,} left"
     )
     pool.close()
+
+
+def test_P3_what_turns_out_to_be_less_is_all_that_is_held_from_the_next_lease_on() -> None:
+    limits, told = Told(), list[str]()
+    pool = ArenaPool(2, None, told.append, limits)
+    first, second = pool.lease(20 * PAGE), pool.lease(20 * PAGE)
+    assert first is not None
+    assert second is not None
+    limits.turned_out = Allowance(40 * PAGE, "the machine", part=0.4, ranks=2)
+    pool.look_again()
+    for arena in (first, second):
+        pool.release(arena)
+    assert pool.lease(20 * PAGE) is second
+    assert pool.free == ()
+    assert [first.is_dropped, second.is_dropped] == [True, False]
+    assert "has 163,840 left for this rank, one of 2 that share it" in told[0]
 
 
 @given(
@@ -380,7 +411,7 @@ def test_P3_what_is_there_is_looked_at_again_when_the_state_has_grown_and_counts
 def test_P3_a_pool_never_holds_more_than_its_budget_and_its_generations(
     budget: int | None, generations: int, calls: list[tuple[str, int]]
 ) -> None:
-    pool = ArenaPool(generations, None if budget is None else budget * PAGE, lambda reason: None, unlimited)
+    pool = ArenaPool(generations, None if budget is None else budget * PAGE, lambda reason: None, Unlimited())
     leased: list[Arena] = []
     for call, number in calls:
         if call == "release":
@@ -405,7 +436,7 @@ def test_P3_a_pool_never_holds_more_than_its_budget_and_its_generations(
 
 
 def test_P3_who_waits_for_an_arena_gets_the_one_that_comes_free() -> None:
-    pool = ArenaPool(1, None, lambda reason: None, unlimited)
+    pool = ArenaPool(1, None, lambda reason: None, Unlimited())
     first = pool.lease(PAGE)
     assert pool.lease(PAGE) is None
     got: list[Arena | None] = []

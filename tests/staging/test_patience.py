@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
@@ -14,12 +15,18 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, Budget, MetricsConfig, SavePolicy
 from asyncckpt.errors import SaveSkipped
 from asyncckpt.events import Failed, OverBudget, Skipped
+from asyncckpt.staging import schedule
 from asyncckpt.staging.patience import Patience
+from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
+from asyncckpt.worker.exchange import Exchange
 
 from ..checkpointer.trainings import Recorder
 from .held import Gate, Net, train, waiting
+
+if TYPE_CHECKING:
+    from asyncckpt.worker.link import Link
 
 EVERY_STEP = SavePolicy(every_steps=1)
 ONE_MS = Budget(stall_ms=1)
@@ -85,6 +92,39 @@ def test_P6_a_copy_that_is_not_over_in_time_is_given_up_and_training_goes_on(
     assert len(list((tmp_path / "run" / "data").iterdir())) == 1  # nothing is left of the one that was given up
 
 
+def test_P6_a_worker_that_starts_late_does_not_commit_what_was_given_up(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hears of both at once: that the save was given up, and that its last bytes, changed by then, are copied."""
+    begin, end, may_begin, has_ended = Exchange.begin, Snapshot._end, threading.Event(), threading.Event()
+
+    def late(self: Exchange, link: Link) -> None:
+        assert may_begin.wait(PATIENCE)
+        begin(self, link)
+
+    def told(self: Snapshot, staged: Callable[[], None] | None) -> None:
+        end(self, staged)
+        has_ended.set()
+
+    monkeypatch.setattr(Exchange, "begin", late)
+    monkeypatch.setattr(Snapshot, "_end", told)
+    monkeypatch.setenv("ASYNCCKPT_RUNTIME_DIR", str(tmp_path / "runtime"))
+    watched = Watched(tmp_path / "run", budget=ONE_MS, save=EVERY_STEP, executor="process")
+    with watched.checkpointer as checkpointer:
+        handle = checkpointer.step(1)
+        assert handle is not None
+        gate.wait_entered()
+        train(watched.model, watched.optimizer)
+        gate.open()
+        assert has_ended.wait(PATIENCE)
+        may_begin.set()
+        with pytest.raises(SaveSkipped, match=r"step 1 was skipped: its copy was not complete"):
+            handle.wait(PATIENCE)
+        with pytest.raises(SaveSkipped):
+            handle.wait_staged(PATIENCE)
+        assert checkpointer.checkpoints() == []
+
+
 def test_P6_an_explicit_save_is_made_whatever_it_takes(gate: Gate) -> None:
     store = MemoryStorage("explicit")
     watched = Watched(store, budget=ONE_MS)
@@ -115,6 +155,53 @@ def test_P6_memory_that_does_not_come_free_in_time_skips_the_save(tmp_path: Path
             second.wait(PATIENCE)
         assert [event.dropped for event in watched.recorder.of(OverBudget) if event.step == 2] == [True]  # told once
     assert watched.over_budget()["skipped"] == 1
+
+
+def test_what_the_call_itself_copies_is_made_and_told_on_the_handle_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = schedule.Schedule.copy_eager
+
+    def slow(self: schedule.Schedule, tensors: Any) -> None:
+        threading.Event().wait(0.05)  # what is forced; the clock is asked for no more than that
+        eager(self, tensors)
+
+    monkeypatch.setattr(schedule.Schedule, "copy_eager", slow)
+    watched = Watched(MemoryStorage("eager"), budget=ONE_MS, save=EVERY_STEP)
+    with watched.checkpointer as checkpointer:
+        handle = checkpointer.step(1)
+        assert handle is not None
+        assert handle.wait(PATIENCE).step == 1
+    assert handle.is_over_budget
+    assert handle.held >= 0.05
+    assert [event.dropped for event in watched.recorder.of(OverBudget)] == [False]
+    assert watched.over_budget() == {"skipped": 0, "held": 1}
+
+
+def test_a_comparison_holds_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Snapshot._compare
+
+    def slow(self: Snapshot) -> None:
+        threading.Event().wait(0.05)
+        compare(self)
+
+    monkeypatch.setattr(Snapshot, "_compare", slow)
+    watched = Watched(MemoryStorage("held"), budget=Budget(stall_ms=40), verify="always")
+    with watched.checkpointer as checkpointer:
+        handle = checkpointer.save(1)
+        train(watched.model, watched.optimizer)
+        assert handle.held >= 0.05
+        assert handle.is_over_budget
+        assert handle.wait(PATIENCE).step == 1
+    assert watched.over_budget() == {"skipped": 0, "held": 1}
+
+
+def test_without_a_budget_it_is_told_for_how_long_a_save_held_training_and_none_is_over() -> None:
+    watched = Watched(MemoryStorage("free"))
+    with watched.checkpointer as checkpointer:
+        handle = checkpointer.save(1)
+        assert handle.held > 0
+        train(watched.model, watched.optimizer)
+        handle.wait(PATIENCE)
+    assert not handle.is_over_budget
 
 
 def test_within_the_budget_nothing_is_given_up_and_nothing_said() -> None:

@@ -19,9 +19,10 @@ from torch.optim.swa_utils import AveragedModel
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import SaveFailed
-from asyncckpt.events import Event, Staged, Stalled
+from asyncckpt.events import Durable, Event, Staged, Stalled
 from asyncckpt.staging import pieces, schedule
 from asyncckpt.storage import MemoryStorage
+from asyncckpt.worker.watermark import Watermark
 from tests.golden.make import Box
 
 from .held import Gate, Net, add_one, train
@@ -36,6 +37,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=torch.tensor(0.1))
         self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.5)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1)
+        self.scaler.scale(torch.ones(1))  # only now it has tensors
         self.average = AveragedModel(self.model, use_buffers=True)
         self.box = Box({"list": [1, [2]], "dict": {"a": {"b": 1}}, "array": np.zeros(3), "bytes": bytearray(b"ab")})
         train(self.model, self.optimizer)
@@ -56,7 +58,11 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": {
+                **self.scaler.state_dict(),
+                "scale": self.scaler._scale,  # as it is, where it is
+                "_growth_tracker": self.scaler._growth_tracker,
+            },
             "extra": {"average": self.average.state_dict(), "box": self.box.state_dict()},
         }
         return copy.deepcopy(live)
@@ -213,6 +219,29 @@ def test_P2_lazy_tensors_are_copied_by_another_thread_and_the_handle_says_when(g
     ((staged, thread),) = events.of(Staged)
     assert staged.step == 1
     assert thread == "asyncckpt-copy"
+
+
+def test_what_is_staged_is_told_before_it_may_be_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or who keeps what he was told hears that a save is durable, and then that it is staged."""
+    order, seal = list[str](), Watermark.seal
+
+    class Notes:
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, Staged | Durable):
+                order.append(type(event).__name__)
+
+    def sealed(mark: Watermark) -> None:
+        order.append("sealed")
+        seal(mark)
+
+    monkeypatch.setattr(Watermark, "seal", sealed)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters())
+    with AsyncCheckpointer(
+        MemoryStorage("store"), model=model, optimizer=optimizer, verify="off", listeners=[Notes()]
+    ) as checkpointer:
+        checkpointer.save(1).wait()
+    assert order == ["Staged", "sealed", "Durable"]
 
 
 def test_P2_a_step_that_waited_is_told_and_one_that_did_not_is_not() -> None:

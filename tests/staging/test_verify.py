@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, SaveHandle
+from asyncckpt import AsyncCheckpointer, SaveHandle, saving
 from asyncckpt.errors import SaveFailed, TornSnapshot
 from asyncckpt.events import Durable, Staged
 from asyncckpt.storage import MemoryStorage
@@ -92,17 +92,19 @@ def test_off_compares_nothing() -> None:
         assert [info.step for info in checkpointer.checkpoints()] == [1, 2]
 
 
-def test_a_sample_is_the_first_two_saves_and_each_hundredth() -> None:
+def test_a_sample_is_the_first_two_saves_and_each_hundredth(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saving.SAMPLE == 100
+    monkeypatch.setattr(saving, "SAMPLE", 10)
     training = Training("sample")
     with training.checkpointer:
-        handles = [training.torn_save(step, "linear.weight") for step in range(1, 202)]
+        handles = [training.torn_save(step, "linear.weight") for step in range(1, 22)]
         failed = []
         for handle in handles:
             try:
                 handle.wait()
             except SaveFailed:
                 failed.append(handle.step)
-    assert failed == [1, 2, 100, 200]
+    assert failed == [1, 2, 10, 20]
 
 
 def test_always_is_every_save() -> None:

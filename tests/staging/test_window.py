@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ from asyncckpt.storage.base import ObjectInfo, Parts, PutMode
 from asyncckpt.storage.cutting import blocks
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
-from ..checkpointer.trainings import Recorder
+from ..checkpointer.trainings import Recorder, worker_of
 from .held import Gate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux only")
@@ -146,16 +148,30 @@ def test_P3_the_optimizer_waits_for_the_store_and_a_save_that_fails_lets_it_go(
     assert same(expected, asyncckpt.load(store, 2).state["model"])
 
 
+def test_P3_work_that_the_optimizer_waits_for_is_not_held_to_spare_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held for so many steps as long as the last one, it would hold the next one for all of that time."""
+    store = MemoryStorage("held")
+    run = Run(store, monkeypatch, executor="thread")
+    with run.checkpointer as checkpointer:
+        checkpointer._executor.pace(0.0, 1e6)
+        expected = run.state()
+        checkpointer.save(1)
+        stepping = threading.Thread(target=run.change)
+        stepping.start()
+        stepping.join(PATIENCE)
+        assert not stepping.is_alive()
+    assert same(expected, asyncckpt.load(store, 1).state["model"])
+
+
 def test_P3_a_worker_that_dies_takes_with_it_what_it_has_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
     monkeypatch.setenv("ASYNCCKPT_RUNTIME_DIR", str(tmp_path / "runtime"))
     run = Run(tmp_path / "run", monkeypatch, executor="process")
     with run.checkpointer as checkpointer:
-        executor: Any = checkpointer._executor
         handle = checkpointer.save(1)
         gate.wait_entered()
-        executor._exchange.link.process.kill()
+        os.kill(worker_of(checkpointer), signal.SIGKILL)
         gate.open()
         run.change()
         with pytest.raises(SaveFailed, match="was given back") as failure:
@@ -191,7 +207,7 @@ def test_P3_less_than_a_window_needs_fails_the_save_with_what_there_is(monkeypat
 def test_what_a_window_needs_is_what_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(MemoryStorage("plan"), monkeypatch, executor="thread")
     with run.checkpointer as checkpointer:
-        plan = checkpointer._saver._planned(checkpointer._saver._capture.read())
+        plan = checkpointer._saver._preparing.plan(checkpointer._saver._capture.read())
     eager = sum(region.nbytes for region in plan.regions if not region.lazy)
     assert eager <= occupied(plan) < eager + 64 * PAGE + 100_000
     assert occupied(plan) + 112 * MB < least(plan) <= WINDOW

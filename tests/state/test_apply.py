@@ -7,7 +7,7 @@ import ctypes
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError
-from asyncckpt.format.manifest import Alias, Box, Contents, Extent, Path, TensorEntry
+from asyncckpt.format.contents import Alias, Box, Contents, Extent, Path, TensorEntry
 from asyncckpt.state.apply import tensors_of
 
 BASE: Path = ("base",)

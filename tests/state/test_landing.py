@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asyncckpt.format.manifest import Alias, Box, Contents, Extent, TensorEntry
+from asyncckpt.format.contents import Alias, Box, Contents, Extent, TensorEntry
 from asyncckpt.state.landing import SMALLEST, fitting, landing, memory_of
 
 COUNT = SMALLEST // 4

@@ -11,7 +11,7 @@ from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.files import Files
 from asyncckpt.testing import files as poorer
-from asyncckpt.testing.storage import StorageSuite
+from asyncckpt.testing.storage import LinkingTests, OpeningTests, StorageSuite
 
 
 class TestMemory(StorageSuite):
@@ -23,7 +23,7 @@ class TestMemory(StorageSuite):
         return self.store
 
 
-class TestLocal(StorageSuite):
+class TestLocal(StorageSuite, OpeningTests, LinkingTests):
     files: ClassVar[type[Files]] = Files
 
     @pytest.fixture(autouse=True)

@@ -45,9 +45,11 @@ def test_the_event_loop_never_touches_the_disk(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             await store.put("a/b", (bytes([1 // 0]) async for _ in stream([b""])))
 
+    before = set(threading.enumerate())  # what other tests have left open has threads too
     store = LocalStorage(tmp_path, files=Watching())
     use(store, lambda _: act(store))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncckpt-")]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("asyncckpt-")]
 
 
 class Holding(WatchedFiles):

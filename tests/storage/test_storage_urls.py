@@ -100,8 +100,8 @@ def test_without_s3fs_uploads_that_were_left_are_for_a_lifecycle_rule(monkeypatc
 
 
 def test_an_implementation_that_fsspec_misses_is_named() -> None:
-    with pytest.raises(StorageError, match=r"gs://bucket needs a library that is not installed.*gcsfs"):
-        from_url("gs://bucket", {"backend": "fsspec"})
+    with pytest.raises(StorageError, match=r"oss://bucket needs a library that is not installed.*ossfs"):
+        from_url("oss://bucket", {"backend": "fsspec"})
     with pytest.raises(StorageError, match="no-such-scheme"):
         from_url("no-such-scheme://x")
 
@@ -149,6 +149,24 @@ def test_a_recipe_does_not_show_what_is_in_it(backend: str, kind: type) -> None:
     assert isinstance(again, kind)
     assert (again.url, recipe_of(again)) == (store.url, recipe)
     assert recipe_of(from_url("s3://bucket/run", {"session": object()})) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3:/bucket/run", r"write s3://bucket/run "),
+        (Path("gs://bucket/run"), r"gs:/bucket/run: .* \(pathlib takes one out of a URL"),
+        ("file:/abs/run", r"write file:///abs/run "),
+        ("simplecache::s3://bucket/run", r"simplecache::s3://bucket/run: chained URLs are no roots"),
+        ("simplecache::/abs/run", "chained"),
+        ("zip://run::s3://bucket/file.zip", "chained"),
+    ],
+)
+def test_what_would_become_a_folder_of_that_name_is_refused(url: str | Path, said: str) -> None:
+    with pytest.raises(StorageError, match=said) as caught:
+        from_url(url)
+    assert f"./{url} for a folder of that name" in str(caught.value)
+    assert isinstance(from_url(f"./{url}"), LocalStorage)
 
 
 @pytest.mark.parametrize("url", ["file://run", "file://host/run", "file://"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from asyncckpt import progress
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import (
     CheckpointCorruptError,
@@ -22,13 +23,13 @@ from asyncckpt.errors import (
     StorageError,
     TransientError,
 )
-from asyncckpt.events import HOME, Ahead, Damaged, Durable, Fallback, Pruned, TierDurable, TierFailed
+from asyncckpt.events import HOME, Ahead, Damaged, Durable, Fallback, Pruned, Restoring, TierDurable, TierFailed
 from asyncckpt.listing import Listing
 from asyncckpt.reading import verify
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
-from asyncckpt.worker import bringing, ownership, room, tier
+from asyncckpt.worker import bringing, copying, ownership, room, tier
 from asyncckpt.worker import home as home_
 from asyncckpt.worker import local as locals_
 from asyncckpt.worker.job import Committed, Rejected
@@ -495,6 +496,25 @@ def test_rule_29_what_only_the_local_tier_has_is_brought_home_and_gone_on_from()
         records = (await Catalog(home).listing()).checkpoints
         assert records[-1].parent == records[-2].seq
         assert await leftovers(home) == await leftovers(nearer) == []
+
+    run(act)
+
+
+def test_what_is_brought_home_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(copying, "PIECE", 4096)
+
+    async def act(home: MemoryStorage, nearer: MemoryStorage) -> None:
+        await ahead(home, nearer, 3)
+        async with Session(home, local=nearer) as session:
+            assert latest(await resumed(session)) == 3
+        told = session.log.of(Restoring)
+        assert {(event.step, event.brought_from) for event in told} == {(3, "local")}
+        done = [event.done for event in told]
+        assert len(done) > 1
+        assert done == sorted(done)
+        (total,) = {event.total for event in told}
+        assert done[-1] == total == sum(p.length for p in (await Catalog(home).listing()).checkpoints[-1].packs)
 
     run(act)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from asyncckpt import Preempted, Preemption, SavePolicy
+from asyncckpt import CheckpointInfo, Preempted, Preemption, SaveHandle, SavePolicy, waiting
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import SaveFailed, SaveSuperseded, TransientError
 from asyncckpt.events import Ahead, Durable, PreemptionEnded, Superseded, TierDurable, TierFailed
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from ..checkpointer.conftest import Make
 from ..checkpointer.trainings import Recorder, Toy
@@ -60,6 +62,21 @@ def test_a_root_that_hangs_holds_neither_memory_nor_local_commits(
     ckpt.close()
     assert sound(LocalStorage(tmp_path / "local"))[-1] == 6
     assert recorder.of(TierFailed) == []
+
+
+def test_who_is_told_that_a_save_is_on_the_local_tier_finds_its_memory_free(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased, landed = list[object](), SaveHandle._landed
+    ckpt = make(local=tmp_path / "local", model=Toy())
+
+    def has_landed(handle: SaveHandle, info: CheckpointInfo) -> None:
+        leased.append(dict(ckpt._saver._arenas._leased))
+        landed(handle, info)
+
+    monkeypatch.setattr(SaveHandle, "_landed", has_landed)
+    ckpt.save(1).wait(60, tier="local")
+    assert leased == [{}]
 
 
 def test_saves_that_nothing_may_take_the_place_of_all_come_home_in_their_order(
@@ -192,12 +209,19 @@ def test_an_emergency_gives_up_what_is_being_copied_where_there_is_no_time_for_b
 
 
 def test_a_preemption_whose_root_is_late_says_that_the_local_tier_has_it(
-    make: Make, store: GatedStorage, tmp_path: Path
+    make: Make, store: GatedStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For those who wait, the deadline passes when it is on the local tier, whenever that is."""
+    passed, landed = [0.0], SaveHandle._landed
+
+    def has_landed(handle: SaveHandle, info: CheckpointInfo) -> None:
+        landed(handle, info)
+        passed[0] = 1000.0
+
+    monkeypatch.setattr(SaveHandle, "_landed", has_landed)
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
     model, told = Toy(1), Recorder()
-    ckpt = make(
-        local=tmp_path / "local", model=model, preemption=Preemption(deadline=3), listeners=[told], close_timeout=5
-    )
+    ckpt = make(local=tmp_path / "local", model=model, preemption=Preemption(deadline=PATIENCE), listeners=[told])
     gate = store.hold("put", "data/*")
     ckpt.step(1)
     signal.raise_signal(signal.SIGTERM)
@@ -214,7 +238,7 @@ def test_a_worker_that_is_killed_on_the_way_home_is_replaced_by_one_that_needs_n
 ) -> None:
     if executor == "thread":
         pytest.skip("there is no worker process")
-    from ..executor.conftest import worker_of
+    from ..checkpointer.trainings import worker_of
 
     model = Toy()
     ckpt = make(local=tmp_path / "local", model=model, generations=1)
@@ -236,6 +260,36 @@ def test_a_worker_that_is_killed_on_the_way_home_is_replaced_by_one_that_needs_n
         make(model=found).restore(step)
         assert found.value == step
     assert [event.step for event in recorder.of(TierDurable) if event.tier == "local"] == [1, 2, 3]
+
+
+@pytest.mark.kills
+def test_what_is_on_a_local_tier_that_is_gone_is_never_written_from_memory_that_others_use_by_now(
+    make: Make, store: GatedStorage, mirror: GatedStorage, executor: str
+) -> None:
+    if executor == "thread":
+        pytest.skip("there is no worker process")
+    from ..checkpointer.trainings import worker_of
+
+    model = Toy()
+    ckpt = make(local=mirror, model=model, generations=1)
+    gate = store.hold("put", "data/*")
+    handles = []
+    for step in (1, 2):  # the second in the memory of the first
+        model.value = step
+        handles.append(ckpt.save(step))
+        handles[-1].wait(60, tier="local")
+    gate.wait_reached()
+    for request in ("put", "list", "get", "head", "probe"):
+        mirror.fail(request, "*", lambda: TransientError("the disk is away"))
+    os.kill(worker_of(ckpt), signal.SIGKILL)
+    gate.open()
+    for step, handle in zip((1, 2), handles, strict=True):
+        with pytest.raises(SaveFailed, match=rf"step {step} is on the local tier, which is not to be had now"):
+            handle.wait(60)
+    mirror.heal()
+    ckpt.close()
+    assert sound(plain(store)) == []
+    assert sound(plain(mirror)) == [1, 2]
 
 
 def test_what_the_local_tier_is_ahead_is_told(make: Make, tmp_path: Path, recorder: Recorder) -> None:

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import asyncckpt
+from asyncckpt import progress
 from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, SaveFailed, StorageDenied, TransientError
-from asyncckpt.events import Damaged, Fallback, Restored, TierDurable
+from asyncckpt.events import Damaged, Fallback, Restored, Restoring, TierDurable
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 
@@ -67,6 +68,21 @@ def test_a_damaged_one_is_told_and_the_roots_latest_taken(
         ckpt.restore(3)
     assert ckpt.restore().step == found.value == 1
     assert {(event.step, event.tier) for event in recorder.of(Damaged)} >= {(2, "local"), (3, "local")}
+
+
+def test_what_was_read_of_a_damaged_one_counts_no_more_for_how_far_a_restore_is(
+    make: Make, store: GatedStorage, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0)
+    model = Toy()
+    with make(local=tmp_path / "local", model=model) as ckpt:
+        train(ckpt, model, 1)
+    flip(LocalStorage(tmp_path / "local"), 1)
+    ckpt = make(local=tmp_path / "local", model=Toy())
+    ckpt.restore()
+    assert recorder.of(Restored)[-1].tier == "home"
+    told = recorder.of(Restoring)[-1]
+    assert told.done == told.total > 0
 
 
 def test_without_the_root_a_restore_reads_the_local_tier_and_nothing_is_taken_or_saved(

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, Preempted, Preemption, RetentionPolicy
-from asyncckpt.arguments import refuse_among
 from asyncckpt.errors import SaveFailed, SaveSkipped, StorageDenied, TransientError
 from asyncckpt.events import Damaged, PreemptionEnded, PreemptionPlanned, Restored, TierDurable, TierFailed
 from asyncckpt.preemption.speed import Speed
@@ -160,12 +159,6 @@ def test_a_local_tier_in_the_root_or_around_it_is_refused(tmp_path: Path, inside
     with pytest.raises(ValueError, match=r"mirror=.* and local=.* lie in each other"):
         AsyncCheckpointer(tmp_path / "run", local=tmp_path / "a", mirror=tmp_path / "a/b", model=Toy())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_several_ranks_have_none_yet() -> None:
-    refuse_among(1, local="/scratch")
-    with pytest.raises(NotImplementedError, match=r"AsyncCheckpointer\(local=\) .* several ranks \(2 here\)"):
-        refuse_among(2, local="/scratch")
 
 
 # -- an emergency ----------------------------------------------------------------------------------------------

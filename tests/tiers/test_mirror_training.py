@@ -255,7 +255,7 @@ def test_a_service_that_takes_the_place_of_a_dead_one_mirrors_what_that_was_abou
 ) -> None:
     if executor == "thread":
         pytest.skip("a thread ends with its process")
-    from ..executor.conftest import worker_of
+    from ..checkpointer.trainings import worker_of
 
     model = Toy()
     ckpt = make(mirror=mirror, model=model)

@@ -76,7 +76,9 @@ def test_A12_all_services_broken_at_once_are_one_line_each(tmp_path: Path) -> No
         "checkpoints.jsonl", "metrics.jsonl",
     ]  # fmt: skip
     assert all("cannot be written" in line or "could not be written" in line for line in rows)
-    assert len(said) == len(starts) + len(rows)
+    asked = [line for line in said if line.endswith("(jsonlines)")]  # what it was asked to confirm: it has them still
+    assert len(asked) == 6
+    assert len(said) == len(starts) + len(rows) + len(asked)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from asyncckpt.trackers.lane import WAITING
 from .stub import Wandb
 
 PATIENCE = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 class Notes:
@@ -230,6 +233,41 @@ def test_B9_it_is_confirmed_once_the_trackers_have_taken_it(caplog: pytest.LogCa
     assert [line[line.index(" ") + 1 :] for line in confirmed] == [
         "Validation metrics logged to trackers at step 100 (one, two)"
     ]
+
+
+SCRIPT = """
+import logging, sys
+from asyncckpt.trackers import JsonLinesTracker, Trackers, initialize_wandb
+exec(sys.argv[2])
+sys.modules["wandb"] = None
+with Trackers(JsonLinesTracker(sys.argv[1])) as trackers:
+    trackers.log(7, {"val_loss": 0.5}, confirm="Validation metrics")
+initialize_wandb("one", sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("configured", "is_said"),
+    [
+        ("", 1),
+        ("logging.basicConfig(level=logging.INFO)", 1),
+        ("logging.basicConfig(level=logging.WARNING)", 0),
+        ("logging.getLogger('asyncckpt').setLevel(logging.WARNING)", 0),
+    ],
+    ids=["nothing is configured", "INFO", "WARNING", "ours at WARNING"],
+)
+def test_B9_A7_it_is_said_to_a_person_unless_they_want_no_such_thing(
+    tmp_path: Path, configured: str, is_said: int
+) -> None:
+    """A script that has configured no logging would see warnings alone, and so never that all went well."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "logs"), configured],
+        check=True, capture_output=True, text=True, encoding="utf-8", timeout=60, cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert done.stdout == ""
+    assert done.stderr.count("\N{CHECK MARK} Validation metrics logged to trackers at step 7 (jsonlines)") == is_said
+    assert done.stderr.count("W&B is not used for one") == 1
 
 
 @pytest.mark.parametrize("others", [[], ["open"], ["log"]], ids=["none", "unavailable", "refuses"])

@@ -19,6 +19,7 @@ from asyncckpt import AsyncCheckpointer
 from asyncckpt.storage import MemoryStorage
 
 from .runs import Training, differences
+from .test_resume_exact import OPTIMIZERS as EVERYWHERE
 from .test_resume_exact import of
 
 STEPS, SAVED = 7, 3
@@ -338,3 +339,28 @@ def test_random_draws_go_on_exactly() -> None:
     with AsyncCheckpointer(store, model=nn.Linear(1, 1)) as checkpointer:
         checkpointer.resume()
         assert draws() == expected
+
+
+# -- the first save ----------------------------------------------------------------------------------------
+
+BORN_WITH_STATE = ("Adagrad", "Adagrad foreach", "Adagrad fused")
+GROWING = ("LBFGS line search",)
+"""Its history is not whole after a step: memory is faulted in again when there is more of it."""
+
+
+@pytest.mark.parametrize("name", [*EVERYWHERE, *OPTIMIZERS])
+def test_memory_for_the_first_save_is_there_from_the_first_step_on(name: str) -> None:
+    """Memory of a snapshot is faulted in once it is known how large that is, and no save takes any after that."""
+    training = Training(0, {**EVERYWHERE, **OPTIMIZERS}[name])
+    with training.checkpointer(MemoryStorage("first")) as checkpointer:
+        arenas = checkpointer._saver._arenas
+        assert len(arenas.free) == (2 if name in BORN_WITH_STATE else 0)
+        training.step()
+        checkpointer.step(1)
+        prepared = {arena.id for arena in arenas.free}
+        assert len(prepared) == 2
+        for step in (2, 3):
+            training.step()
+            checkpointer.step(step)
+            checkpointer.save(step).wait()
+        assert ({arena.id for arena in arenas.free} == prepared) is (name not in GROWING)

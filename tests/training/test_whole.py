@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from .whole import run
 
 
+@pytest.mark.long
 def test_a_training_split_over_three_processes_is_the_one_that_ran_straight(tmp_path: Path) -> None:
     def process(seed: int, until: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "tests.training.whole", str(tmp_path), str(seed), str(until)]

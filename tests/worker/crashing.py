@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from asyncckpt.format.codec import PLAIN, Codec
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.files import Files
 from asyncckpt.testing import files as poorer
@@ -57,8 +58,8 @@ def litter(root: Path) -> None:
     (root / "data" / "00000008-step-8-i1-0123abcd").mkdir()
 
 
-async def save(root: Path, steps: Sequence[int], files: Files) -> None:
-    async with Session(LocalStorage(root, files=files), keep=2) as session:
+async def save(root: Path, steps: Sequence[int], files: Files, codec: Codec = PLAIN) -> None:
+    async with Session(LocalStorage(root, files=files), keep=2, codec=codec) as session:
         for step in steps:
             await session.saved(step)
 
@@ -66,8 +67,11 @@ async def save(root: Path, steps: Sequence[int], files: Files) -> None:
 class Crashes:
     """Every crash of one training on the disk in `place`, which begins with the steps `base`, and litter."""
 
-    def __init__(self, place: Path, rung: str = "unnamed", base: Sequence[int] = (1, 2, 3)) -> None:
+    def __init__(
+        self, place: Path, rung: str = "unnamed", base: Sequence[int] = (1, 2, 3), codec: Codec = PLAIN
+    ) -> None:
         self._place = place
+        self._codec = codec
         self._rung = rung
         self._disk = place / "disk"
         self._base = base
@@ -80,10 +84,10 @@ class Crashes:
         """Resume, save `steps`, close."""
         self._disk.mkdir(parents=True)
         if self._base:
-            await save(self._disk / "run", self._base, plain(self._rung))
+            await save(self._disk / "run", self._base, plain(self._rung), self._codec)
             litter(self._disk / "run")
         files = recorder(self._rung)(self._disk)
-        async with Session(LocalStorage(self._disk / "run", files=files), keep=2) as session:
+        async with Session(LocalStorage(self._disk / "run", files=files), keep=2, codec=self._codec) as session:
             await session.go_on(await session.resume())
             for step in steps:
                 await session.saved(step)
@@ -114,7 +118,7 @@ class Crashes:
         reached = sum(mark.startswith("durable") for mark in state.reached)
         allowed = self.sets[reached : reached + 2]
         assert found in allowed, f"{found} is listed, not one of {allowed}"
-        async with Session(storage, keep=2) as session:
+        async with Session(storage, keep=2, codec=self._codec) as session:
             await session.go_on(await session.resume())
             await session.saved(99)
         again = LocalStorage(root, files=plain(self._rung))

@@ -14,8 +14,9 @@ from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.commits import Fenced
 from asyncckpt.events import HOME, Event, Listeners
 from asyncckpt.format import names
+from asyncckpt.format.codec import PLAIN, Codec
+from asyncckpt.format.contents import Path
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.format.manifest import Path
 from asyncckpt.format.record import Record, WriterId
 from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
 from asyncckpt.listing import Listing
@@ -119,13 +120,14 @@ class Session:
         tensors: Callable[[int], Tensors] = content,
         mirror: Storage | None = None,
         local: Storage | None = None,
+        codec: Codec = PLAIN,
     ) -> None:
         self.log = Log()
         self.records: list[Record] = []
         """What was reported durable."""
         self.landed: list[Landed] = []
         policy = RetentionPolicy(last=keep) if isinstance(keep, int) else keep
-        config = ServiceConfig(policy, monitor, overwrite, mirror=mirror, local=local)
+        config = ServiceConfig(policy, monitor, overwrite, mirror=mirror, local=local, codec=codec)
         self.service = SaveService(storage, config, Listeners([self.log]), SYSTEM_CLOCK, SingleRank())
         self.service.ownership.resumed = resumed
         if former is not None:

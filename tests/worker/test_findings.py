@@ -278,7 +278,7 @@ MUTANTS = {
     "what could not be said is forgotten": (keeping, "wishes.damaged.union(self.found)", "set(wishes.damaged)"),
     "what was said is never forgotten": (keeping, "self.found.pop(finding, None)", "pass"),
     "the sweep knows no findings": (sweep, "mark is None and finding is None and not", "mark is None and not"),
-    "the sweep takes what is said of the listed": (sweep, "if said.seq not in writer.listed:", "if True:"),
+    "the sweep takes what is said of the listed": (sweep, "if said.seq not in view.listed:", "if True:"),
 }
 TESTS = (
     test_what_a_killed_process_found_is_not_what_the_next_one_keeps_in_place_of_the_sound,

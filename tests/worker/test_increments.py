@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from asyncckpt.errors import OutcomeUnknown, SaveFailed, TransientError
 from asyncckpt.events import Durable
-from asyncckpt.format.manifest import Box, Contents, Extent, Pack, Path, TensorEntry
+from asyncckpt.format.contents import Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory, record_key
 from asyncckpt.format.record import PackUse, Record
 from asyncckpt.storage import LocalStorage, MemoryStorage

@@ -74,13 +74,13 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     ),
     "the catalog is what is present": (
         catalog,
-        "listing = await self._with_said(await self.listing_of(head))",
+        "listing = await self._with_said(await self.listing_of(head, known))",
         "listing = await self.listing_of(record.replace(head, live=frozenset(await self.slots())))",
         zombie,
     ),
     "the sweep deletes of the own and newer incarnations": (
         sweep,
-        "elif owner.inc < writer.inc and not",
+        "elif owner.inc < view.inc and not",
         "elif not",
         zombie,
     ),

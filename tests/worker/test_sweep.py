@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,12 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.errors import StorageDenied
 from asyncckpt.events import Leftover, Pruned, Swept
 from asyncckpt.format import names
+from asyncckpt.format.marks import Mark
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage import LocalStorage, MemoryStorage
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Storage, UploadInfo
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker.sweep import carry_out, plan_sweep
+from asyncckpt.worker.sweep import carry_out, plan_sweep, seen_outside
 from tests.worker.drive import Session, changing, checked, keys, leftovers, opened, run, steps, three
 from tests.worker.stores import damage
 
@@ -124,6 +128,20 @@ def test_rule_20_packs_go_before_what_describes_them_and_records_last() -> None:
     run(act)
 
 
+def test_what_was_dropped_and_could_not_be_deleted_is_no_lost_save() -> None:
+    async def act(store: MemoryStorage) -> None:
+        gated = GatedStorage(store)
+        gated.fail("delete", "*", StorageDenied)
+        async with Session(gated, keep=1, tensors=changing) as session:
+            for step in (1, 2, 3):
+                await session.saved(step)
+        async with Session(store) as session:
+            await session.resume()
+        assert [e.unfinished for e in session.log.of(Swept)] == [()]
+
+    run(act)
+
+
 def test_rule_20_records_that_are_neither_live_nor_the_head_are_removed() -> None:
     async def act(store: MemoryStorage) -> None:
         async with Session(store, keep=1, tensors=changing) as session:
@@ -163,8 +181,41 @@ def test_rule_21_what_earlier_incarnations_left_goes() -> None:
         async with Session(store) as session:
             await session.resume()
         assert [e.objects for e in session.log.of(Swept)] == [4]
+        # What was begun after all that is listed is lost: its host may have been another, whose log is not at hand.
+        assert [e.unfinished for e in session.log.of(Swept)] == [("step 99 of incarnation 1",)]
         assert await leftovers(store) == []
         assert await steps(store) == [1, 2, 3]
+
+    run(act)
+
+
+def test_rule_21_a_probe_that_was_left_goes() -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        await store.put(names.probe(), [b"what a doctor that was killed has measured with"])
+        async with Session(store) as session:
+            await session.resume()
+        assert await leftovers(store) == []
+        assert session.log.of(Leftover) == []
+
+    run(act)
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_from_outside_a_mark_of_what_may_be_on_its_way_stays_where_a_training_may_live(is_alone: bool) -> None:
+    async def act(store: MemoryStorage) -> None:
+        await three(store)
+        catalog = Catalog(store)
+        listing = await catalog.listing()
+        assert listing.head is not None
+        # Numbers 4 to 8 were given out: one of these may be committed any moment, and somebody may have pinned it.
+        head = replace(listing.head, next_seq=9)
+        gone, coming = Mark(0), Mark(7)
+        for mark in (gone, coming):
+            await store.put(mark.key, [b""])
+        view = await seen_outside(catalog, listing, head, is_alone=is_alone)
+        planned = set((await plan_sweep(view)).keys)
+        assert planned & {gone.key, coming.key} == ({gone.key, coming.key} if is_alone else {gone.key})
 
     run(act)
 
@@ -315,6 +366,62 @@ def test_rule_21_unfinished_puts_of_earlier_writers_go_and_those_of_later_ones_s
         await carry_out(await plan_sweep(writer), store)
         assert sorted([upload.upload async for upload in store.uploads()]) == sorted(new)
         await store.aclose()
+
+    run(act)
+
+
+FOREIGN = [
+    "seed1/data/00000009-step-9-i1-0123abcd/manifest.json",
+    "seed1/commits/0000000001.json",
+    "seed1/latest",
+    "data/mine/pack.safetensors",
+    "commits/notes.json",
+    "user/notes.json",
+    "report.html",
+]
+
+
+def test_rule_21_unfinished_puts_of_other_names_are_told_of_and_stay(tmp_path: Path) -> None:
+    async def act(_: MemoryStorage) -> None:
+        async with Session(LocalStorage(tmp_path)) as session:
+            await session.saved(1)
+        store = LocalStorage(tmp_path)
+        for key in FOREIGN:
+            folder, _slash, name = key.rpartition("/")
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f".{0:016x}.tmp-{name}").touch()
+        (tmp_path / "seed1/empty").mkdir()
+        async with Session(LocalStorage(tmp_path)) as session:
+            await session.resume()
+            await session.tidied()
+        found = {upload.key async for upload in store.uploads()}
+        assert found == {*FOREIGN, "seed1/empty/"}
+        told = {event.what for event in session.log.of(Leftover)}
+        assert told == {f"the unfinished put of {key} is not ours to place" for key in FOREIGN}
+        await store.aclose()
+
+    run(act)
+
+
+def test_rule_21_where_uploads_may_not_be_listed_objects_go_all_the_same() -> None:
+    class Hiding(MemoryStorage):
+        async def uploads(self, prefix: str = "") -> AsyncIterator[UploadInfo]:
+            raise StorageDenied(errno.EACCES, "s3:ListBucketMultipartUploads is not allowed")
+            yield
+
+    async def act(_: MemoryStorage) -> None:
+        store = Hiding()
+        await three(store)
+        left = await leave(store, 1)
+        async with Session(store) as session:
+            await session.resume()
+            await session.tidied()
+        assert not set(left) & set(await keys(store))
+        (told,) = session.log.of(Leftover)
+        assert told.what == "unfinished puts, which could not be looked for"
+        assert isinstance(told.error, StorageDenied)
+        (swept,) = session.log.of(Swept)
+        assert swept.objects > len(left)  # and the record of who left it
 
     run(act)
 

@@ -1,0 +1,96 @@
+"""E21: how a loader is brought back to its place, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data.distributed import DistributedSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import RandomSampler as Drawing
+
+from asyncckpt.trainer import RNGState, TrainerError
+from asyncckpt.trainer.batches import NONE_LEFT, Batches
+
+from .program import Plain, Rows
+
+# Torchdata's, of torch 2.13, at each StatefulDataLoader.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
+
+def rest(batches: Batches) -> list[list[float]]:
+    found = []
+    while (batch := batches.take()) is not NONE_LEFT:
+        found.append([*batch[1].tolist(), random.random()])
+    return found
+
+
+def moved(make: Any, taken: int) -> tuple[list[list[float]], list[list[float]]]:
+    """What is left of an epoch, and all of the next one: gone on with, and gone back to with another loader."""
+    before = Batches(make(), "train_loader")
+    before.begin(0)
+    assert [before.take() is NONE_LEFT for _ in range(taken)] == [False] * taken
+    state, rng = before.state_dict(), RNGState.capture()
+    here = rest(before)
+    before.begin(1)
+    here += rest(before)
+    torch.manual_seed(99), random.seed(99)
+    after = Batches(make(), "train_loader")
+    after.place(state, 0)
+    rng.restore()
+    there = rest(after)
+    after.begin(1)
+    return here, there + rest(after)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5, 7])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(Rows(20), batch_size=3, shuffle=True),
+        lambda: DataLoader(Rows(20), batch_size=3, sampler=RandomSampler(Rows(20), replacement=True)),
+        lambda: DataLoader(Rows(20), batch_size=3, sampler=DistributedSampler(Rows(20), 2, 1, seed=3), num_workers=0),
+        lambda: StatefulDataLoader(Rows(20), batch_size=3, sampler=Drawing(Rows(20), replacement=True)),
+        lambda: StatefulDataLoader(Rows(20), batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(8)),
+    ],
+    ids=["shuffled", "replaced", "distributed", "stateful-replaced", "stateful-generator"],
+)
+def test_e21_a_loader_goes_on_where_another_was(make: Any, taken: int) -> None:
+    taken = min(taken, len(make()))
+    torch.manual_seed(1), random.seed(1)
+    here, there = moved(make, taken)
+    assert here == there
+    assert len(here) == 2 * len(make()) - taken
+
+
+def test_e21_replaying_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    moved(lambda: DataLoader(Plain(9), batch_size=3), 2)
+    assert "train_loader has no state_dict(): 2 batches are loaded again" in caplog.text
+    caplog.clear()
+    moved(lambda: StatefulDataLoader(Plain(9), batch_size=3), 2)
+    assert caplog.text == ""
+
+
+def test_e21_a_loader_that_is_shorter_or_of_another_kind_is_refused() -> None:
+    before = Batches(StatefulDataLoader(Plain(9), batch_size=3), "train_loader")
+    before.begin(0)
+    before.take()
+    with pytest.raises(TrainerError, match=r"train_loader had a state_dict\(\) when it was saved"):
+        Batches(DataLoader(Plain(9), batch_size=3), "train_loader").place(before.state_dict(), 0)
+    longer = Batches(DataLoader(Plain(9), batch_size=3), "train_loader")
+    longer.begin(0)
+    longer.take(), longer.take()
+    with pytest.raises(TrainerError, match="had 2 batches in this epoch before, and has 1 now"):
+        Batches(DataLoader(Plain(3), batch_size=3), "train_loader").place(longer.state_dict(), 0)
+    own = DataLoader(Plain(9), batch_size=3, shuffle=True, generator=torch.Generator())
+    with pytest.raises(TrainerError, match="had 0 generators of its own when it was saved, and has 1 now"):
+        Batches(own, "train_loader").place({**longer.state_dict(), "taken": 0}, 0)
+
+
+def test_e21_workers_that_are_given_samples_ahead_of_time_are_refused_where_that_cannot_be_told() -> None:
+    loader = StatefulDataLoader(Plain(9), batch_size=3, sampler=Drawing(Plain(9), replacement=True), num_workers=1)
+    with pytest.raises(TrainerError, match="use num_workers=0, or a torch DataLoader"):
+        Batches(loader, "train_loader")

@@ -1,0 +1,374 @@
+"""E16, E19, E28, E42, E44, E45: what a training does from its beginning to its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import asyncckpt
+from asyncckpt import RetentionPolicy, SavePolicy
+from asyncckpt.errors import (
+    AsyncCkptError,
+    CheckpointNotFoundError,
+    CheckpointTimeoutError,
+    PreemptionTimeoutError,
+    SaveError,
+    TrainerError,
+)
+from asyncckpt.launch.config import experiment
+from asyncckpt.metrics_log import read_metrics
+from asyncckpt.run import load_config
+from asyncckpt.trainer import GenericTrainer, GenericTrainerConfig, TrainerPhase, TrainingCallback
+
+from .small import ROWS, Linear, Recorded, config, fitted, weights
+
+# -- E16 ---------------------------------------------------------------------------------------------------
+
+
+def test_e16_without_validation_there_is_the_mean_loss_of_each_epoch(tmp_path: Path) -> None:
+    trainer = Linear(config(tmp_path))
+    fitted(trainer)
+    assert (trainer.phase, trainer.epoch, trainer.global_step) == (TrainerPhase.TRAINING_COMPLETE, 2, 8)
+    info = asyncckpt.load(tmp_path).info
+    assert (info.step, info.epoch, dict(info.metrics)) == (8, 2, trainer.logs)
+    assert trainer.logs.keys() == {"loss"}
+
+
+def test_e16_batches_are_accumulated_and_those_that_are_left_make_a_step_of_their_own_mean(tmp_path: Path) -> None:
+    trainer = Linear(config(tmp_path, epochs=1, gradient_accumulation_steps=3))
+    model = fitted(trainer)
+    assert trainer.global_step == 2
+    torch.manual_seed(5)
+    plain = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.01)
+    for part in (ROWS[:3], ROWS[3:]):
+        optimizer.zero_grad()
+        sum((plain(x).squeeze(-1) - y).square().mean() / len(part) for x, y in part).backward()
+        optimizer.step()
+    for one, other in zip(weights(model), weights(plain), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("interval", "rates"), [("step", [1, 0.5, 0.25, 0.125]), ("epoch", [1, 1, 1, 1])])
+def test_e16_a_scheduler_goes_on_once_per_step_or_once_per_epoch_never_both(
+    interval: Any, rates: list[float], tmp_path: Path
+) -> None:
+    trainer = Linear(config(tmp_path, scheduler_interval=interval))
+    fitted(trainer, schedulers=1, lr=1.0)
+    after = rates[-1] / 2 if interval == "step" else 0.5
+    assert trainer.rates == [*rates, *(after * rate for rate in rates)]
+
+
+def test_e16_a_step_without_a_loss_is_named(tmp_path: Path) -> None:
+    class Without(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {"los": torch.zeros(())}
+
+    with pytest.raises(TrainerError, match=r"training_step\(\) gave .*'los'.*give a dict with a tensor as 'loss'"):
+        fitted(Without(config(tmp_path)))
+
+
+def test_e16_a_loader_without_batches_is_an_error_and_one_for_validation_gives_no_metrics(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1"):
+        fitted(Linear(config(tmp_path / "none")), rows=[])
+    trainer = Linear(config(tmp_path / "val"))
+    fitted(trainer, validation=[])
+    assert trainer.logs.keys() == {"loss"}
+
+
+def test_e16_validation_is_averaged_over_samples_and_learns_nothing(tmp_path: Path) -> None:
+    class Judged(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            assert not self.model.training
+            assert not torch.is_grad_enabled()
+            x, _ = batch
+            return {"loss": x.mean(), "val_count": float(len(x))}
+
+    trainer = Judged(config(tmp_path, epochs=1, monitor=("val_loss", "min")))
+    fitted(trainer, validation=[(torch.ones(3, 3), None), (torch.full((1, 3), 5.0), None)])
+    assert trainer.logs["val_loss"] == 2.0
+    assert trainer.logs["val_count"] == 2.5
+
+
+def test_e16_the_default_step_calls_the_model_with_the_batch(tmp_path: Path) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (self.inner(x).squeeze(-1) - y).square().mean()
+
+    for number, rows in enumerate([ROWS, [{"x": x, "y": y} for x, y in ROWS]]):
+        trainer = GenericTrainer(config(tmp_path / str(number)))
+        fitted(trainer, rows=rows, model=Whole())
+        assert math.isfinite(trainer.logs["loss"])
+
+
+def test_e16_a_training_that_is_over_is_left_as_it_is_and_more_epochs_go_on(tmp_path: Path) -> None:
+    model = fitted(Linear(config(tmp_path)))
+    again = Linear(config(tmp_path))
+    recorded = Recorded()
+    again.add_callback(recorded)
+    same = fitted(again)
+    assert recorded.calls == [("training_start",), ("training_end", "training_complete")]
+    assert all(map(torch.equal, weights(model), weights(same)))
+    more = Linear(config(tmp_path, epochs=3))
+    fitted(more)
+    assert (more.epoch, more.global_step) == (3, 12)
+
+
+def test_e16_one_trainer_fits_once(tmp_path: Path) -> None:
+    trainer = Linear(config(tmp_path))
+    fitted(trainer)
+    with pytest.raises(TrainerError, match="make a new one"):
+        fitted(trainer)
+
+
+def test_e16_what_means_nothing_is_refused() -> None:
+    for wrong in (
+        {"epochs": 0}, {"gradient_accumulation_steps": 0}, {"max_grad_norm": 0.0}, {"amp": "int8"},
+        {"scheduler_interval": "batch"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GenericTrainerConfig(**{"epochs": 1, **wrong})
+
+
+def test_e16_the_configuration_of_an_experiment_is_one_of_a_trainer(tmp_path: Path) -> None:
+    said = experiment(
+        {
+            "experiment_name": "tiny",
+            "model": {"name": "linear"},
+            "training": {"epochs": 1, "batch_size": 2, "learning_rate": 0.1, "gradient_accumulation_steps": 2},
+            "data": {"dataset_name": "noise"},
+            "optimizer": {"name": "sgd"},
+            "checkpoint": {"checkpoint_dir": str(tmp_path), "monitor": "loss"},
+            "seed": 3,
+            "custom_params": {"url": "to hunter2"},
+        },
+        written={(("custom_params", "url"), "to hunter2"): "to ${SECRET}"},
+    )
+    trainer = Linear(said)
+    fitted(trainer)
+    assert (trainer.global_step, trainer.config.seed) == (2, 3)
+    config = load_config(tmp_path)["config"]
+    assert config["experiment_name"] == "tiny"
+    assert config["custom_params"] == {"url": "to ${SECRET}"}
+    assert not [path for path in tmp_path.rglob("*.json") if "hunter2" in path.read_text()]
+
+
+# -- E19 ---------------------------------------------------------------------------------------------------
+
+
+def test_e19_hooks_come_in_order_with_what_they_are_told(tmp_path: Path) -> None:
+    recorded = Recorded()
+    trainer = Linear(config(tmp_path, epochs=1))
+    trainer.add_callback(recorded)
+    fitted(trainer, rows=ROWS[:2], validation=ROWS[:1])
+    assert recorded.calls == [
+        ("training_start",),
+        ("epoch_start", 1),
+        ("batch_start", 0),
+        ("batch_end", 0, ["loss"]),
+        ("batch_start", 1),
+        ("batch_end", 1, ["loss"]),
+        ("epoch_end", 1, ["loss", "val_loss"]),
+        ("training_end", "training_complete"),
+    ]
+
+
+def test_e19_a_hook_that_raises_is_told_of_and_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(TrainingCallback):
+        def on_batch_end(self, trainer: GenericTrainer, batch_idx: int, logs: Mapping[str, Any]) -> None:
+            raise OSError("no room")
+
+    recorded = Recorded()
+    trainer = Linear(config(tmp_path, epochs=1))
+    trainer.add_callback(Broken())
+    trainer.add_callback(recorded)
+    fitted(trainer)
+    assert len([call for call in recorded.calls if call[0] == "batch_end"]) == 4
+    assert caplog.text.count("Broken failed in on_batch_end") == 4
+    assert "no room" in caplog.text
+
+
+def test_e19_the_end_is_told_also_where_the_training_fails(tmp_path: Path) -> None:
+    class Failing(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            raise OSError("the device is gone")
+
+    recorded = Recorded()
+    trainer = Failing(config(tmp_path))
+    trainer.add_callback(recorded)
+    with pytest.raises(OSError, match="the device is gone"):
+        fitted(trainer)
+    assert recorded.calls[-1] == ("training_end", "error_fatal")
+    assert ("epoch_end", 1, []) not in recorded.calls
+
+
+def test_e19_what_is_no_callback_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="is no TrainingCallback"):
+        Linear(config(tmp_path)).add_callback(print)
+
+
+# -- E28 ---------------------------------------------------------------------------------------------------
+
+
+def test_e28_both_timeouts_are_errors_of_a_trainer_and_of_python() -> None:
+    for error in (PreemptionTimeoutError, CheckpointTimeoutError):
+        assert issubclass(error, TrainerError)
+        assert issubclass(error, TimeoutError)
+        assert issubclass(error, SaveError)
+    assert issubclass(TrainerError, AsyncCkptError)
+
+
+# -- E42 ---------------------------------------------------------------------------------------------------
+
+
+def test_e42_each_nth_step_is_logged_and_each_epoch(tmp_path: Path) -> None:
+    trainer = Linear(config(tmp_path, log_every_n_steps=3, max_grad_norm=1.0))
+    fitted(trainer, validation=ROWS[:1])
+    rows = read_metrics(tmp_path / "logs").rows
+    by_step = [(row.step, sorted(row.metrics)) for row in rows]
+    step, epoch = ["grad_norm", "loss", "lr"], ["loss", "val_loss"]
+    assert by_step == [(3, step), (4, epoch), (6, step), (8, epoch)]
+
+
+def test_e42_a_tracker_that_is_not_to_be_had_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    trainer = Linear(config(tmp_path, use_wandb=True))
+    fitted(trainer)
+    assert trainer.phase is TrainerPhase.TRAINING_COMPLETE
+    assert "wandb" in caplog.text
+
+
+# -- E44 ---------------------------------------------------------------------------------------------------
+
+
+class Modes(TrainingCallback):
+    def on_training_start(self, trainer: GenericTrainer) -> None:
+        cudnn = torch.backends.cudnn
+        self.seen = (torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark)
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "benchmark", "seen"),
+    [(True, False, (True, True, False)), (False, True, (False, False, True)), (True, True, (True, True, False))],
+)
+def test_e44_modes_hold_for_the_training_and_deterministic_wins(
+    deterministic: bool, benchmark: bool, seen: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    )
+    modes = Modes()
+    trainer = Linear(config(tmp_path, deterministic=deterministic, benchmark=benchmark, seed=1))
+    trainer.add_callback(modes)
+    fitted(trainer)
+    assert modes.seen == seen
+    after = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    )
+    assert after == before
+    assert ("contradict each other" in caplog.text) == (deterministic and benchmark)
+
+
+def test_e44_a_seed_is_set_at_the_beginning_and_not_after_a_resume(tmp_path: Path) -> None:
+    class Drawing(Recorded):
+        def on_training_start(self, trainer: GenericTrainer) -> None:
+            self.calls.append((torch.rand(()).item(),))
+
+    drawn = []
+    for epochs in (1, 2):
+        recorded = Drawing()
+        trainer = Linear(config(tmp_path, seed=7, epochs=epochs))
+        trainer.add_callback(recorded)
+        fitted(trainer)
+        drawn.append(recorded.calls[0][0])
+    torch.manual_seed(7)
+    assert drawn == [torch.rand(()).item(), torch.rand(()).item()]
+
+
+# -- E45 ---------------------------------------------------------------------------------------------------
+
+
+def test_e45_its_own_newest_comes_before_what_it_may_start_from_and_that_before_nothing(tmp_path: Path) -> None:
+    other = fitted(Linear(config(tmp_path / "other")))
+    first = Linear(config(tmp_path / "own", epochs=1, resume_from=tmp_path / "other"))
+    started = fitted(first, lr=0.0)
+    assert all(map(torch.equal, weights(started), weights(other)))
+    assert first.global_step == 4, "weights alone are taken"
+    fitted(Linear(config(tmp_path / "other", epochs=4)))
+    second = Linear(config(tmp_path / "own", epochs=2, resume_from=tmp_path / "other"))
+    assert all(map(torch.equal, weights(fitted(second, lr=0.0)), weights(started)))
+    assert second.global_step == 8
+
+
+def test_e45_what_is_named_and_not_there_is_an_error_before_any_training(tmp_path: Path) -> None:
+    for missing in (tmp_path / "nowhere", 77):
+        with pytest.raises(CheckpointNotFoundError):
+            fitted(Linear(config(tmp_path / "own", resume_from=missing)))
+
+
+def test_e45_weights_of_another_model_need_to_be_asked_for(tmp_path: Path) -> None:
+    fitted(Linear(config(tmp_path / "other")))
+    larger = nn.Sequential()
+    larger.weight, larger.bias = nn.Parameter(torch.zeros(1, 3)), nn.Parameter(torch.zeros(1))
+    larger.more = nn.Parameter(torch.zeros(1))
+    larger.forward = lambda x: x @ larger.weight.T + larger.bias + larger.more
+    with pytest.raises(RuntimeError, match="more"):
+        fitted(Linear(config(tmp_path / "own", resume_from=tmp_path / "other")), model=larger)
+    fitted(Linear(config(tmp_path / "second", resume_from=tmp_path / "other", strict=False)), model=larger)
+
+
+def test_e45_a_model_that_is_wrapped_starts_from_the_weights_of_one_that_is_not(tmp_path: Path) -> None:
+    other = fitted(Linear(config(tmp_path / "other")))
+    wrapped = nn.DataParallel(nn.Linear(3, 1))
+    fitted(Linear(config(tmp_path / "own", resume_from=tmp_path / "other")), model=wrapped, lr=0.0)
+    assert all(map(torch.equal, weights(wrapped), weights(other)))
+
+
+def test_e45_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+    class Worse(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {"loss": [3.0, 1.0, 2.0, 4.0, 5.0][self.epoch]}
+
+    trainer = Worse(
+        config(
+            tmp_path, epochs=5, patience=2, monitor=("val_loss", "min"),
+            save=SavePolicy(every_epochs=1), keep=RetentionPolicy(last=1, best=1),
+        )
+    )  # fmt: skip
+    fitted(trainer, validation=ROWS[:1])
+    assert trainer.epoch == 4
+    assert asyncckpt.load(tmp_path, "best").info.metrics["val_loss"] == 1.0
+    assert asyncckpt.load(tmp_path).info.epoch == 4
+
+
+def test_e45_a_metric_that_is_not_there_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fitted(Linear(config(tmp_path, monitor=("accuracy", "max"))))
+    assert caplog.text.count("'accuracy' is monitored, and is no metric: there is loss") == 1
+
+
+def test_e45_a_scheduler_that_follows_a_metric_is_told_it(tmp_path: Path) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    optimizer.param_groups[0]["lr"] = 0.0
+    Linear(config(tmp_path / "a", epochs=3)).fit(model, optimizer, ROWS, None, plateau)
+    assert plateau.num_bad_epochs + plateau.cooldown_counter >= 0
+    assert plateau.last_epoch == 3
+    with pytest.raises(TrainerError, match="ReduceLROnPlateau follows 'accuracy'"):
+        Linear(config(tmp_path / "b", monitor=("accuracy", "max"))).fit(model, optimizer, ROWS, None, plateau)

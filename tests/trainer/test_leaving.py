@@ -1,0 +1,240 @@
+"""E17, E18, E25 to E27: what is saved by hand and on notice, and what becomes of a save that takes too long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncckpt
+from asyncckpt import AsyncCheckpointer, Preempted, Preemption, Run, SavePolicy
+from asyncckpt.errors import (
+    CheckpointNotFoundError,
+    CheckpointTimeoutError,
+    PreemptionTimeoutError,
+    TrainerError,
+)
+from asyncckpt.storage import from_url
+from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.trainer import GenericTrainer, GenericTrainerConfig, ResumeState, TrainerPhase, TrainingCallback
+
+from .small import Linear, Recorded, config, fitted
+
+
+class After(TrainingCallback):
+    """Does something once, after the batch `number` of the first epoch."""
+
+    def __init__(self, number: int, act: Callable[[GenericTrainer], Any]) -> None:
+        self.number, self.act = number, act
+        self.given: Any = None
+        self.raised: BaseException | None = None
+
+    def on_batch_end(self, trainer: GenericTrainer, batch_idx: int, logs: Mapping[str, Any]) -> None:
+        if batch_idx == self.number and trainer.epoch == 0:
+            try:
+                self.given = self.act(trainer)
+            except Exception as error:
+                self.raised = error
+
+
+def told(number: int = signal.SIGTERM) -> Callable[[GenericTrainer], None]:
+    return lambda trainer: os.kill(os.getpid(), number)
+
+
+def trained(trainer: GenericTrainer, *callbacks: TrainingCallback, **more: Any) -> GenericTrainer:
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    fitted(trainer, **more)
+    return trainer
+
+
+class Slow(Linear):
+    """Of a store whose requests can be held."""
+
+    def __init__(self, config: GenericTrainerConfig) -> None:
+        super().__init__(config)
+        self.store = GatedStorage(from_url(str(config.checkpoint_dir)))
+
+    def checkpointer(self, run: Run, objects: Mapping[str, Any]) -> AsyncCheckpointer:
+        self.options = {"save": self.config.save, "preemption": self.config.preemption}
+        return AsyncCheckpointer(self.store, **objects, **self.options, executor="thread", close_timeout=20)
+
+
+# -- E17 ---------------------------------------------------------------------------------------------------
+
+
+def test_e17_a_checkpoint_by_hand_is_there_at_once_whatever_the_policy_says(tmp_path: Path) -> None:
+    for number, emergency in enumerate([False, True]):
+        root = tmp_path / str(number)
+        saved = After(
+            2, lambda trainer, emergency=emergency: (trainer.save_checkpoint(emergency), trainer.ckpt.latest())
+        )
+        trained(Linear(config(root, preemption=Preemption(signals=()))), saved)
+        folder, info = saved.given
+        assert folder.parent == root / "data"
+        assert (folder / "manifest.json").exists()
+        assert (info.step, info.partial) == (3, False)
+
+
+def test_e17_in_the_middle_of_a_batch_nothing_can_be_saved(tmp_path: Path) -> None:
+    class Early(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            self.save_checkpoint()
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(TrainerError, match="TRAIN_BATCH_FORWARD is no phase to save in"):
+        fitted(Early(config(tmp_path)))
+    with pytest.raises(TrainerError, match=r"no checkpointer before fit\(\)"):
+        Linear(config(tmp_path / "new")).save_checkpoint()
+
+
+# -- E18 ---------------------------------------------------------------------------------------------------
+
+
+def test_e18_the_latest_or_none_and_what_is_named_or_an_error(tmp_path: Path) -> None:
+    trainer = Linear(config(tmp_path / "run", save=SavePolicy(every_steps=3)))
+    assert trainer.load_checkpoint() is None
+    saved = After(1, lambda trainer: trainer.save_checkpoint())
+    trained(trainer, saved)
+    newest = trainer.load_checkpoint()
+    assert isinstance(newest, ResumeState)
+    assert (newest.global_step, newest.epoch, newest.phase) == (8, 2, TrainerPhase.CHECKPOINT_SAVE_END)
+    assert newest.rng is not None
+    for name in (saved.given, f"{tmp_path / 'run'}@{saved.given.name[:8]}"):
+        named = trainer.load_checkpoint(name)
+        assert named is not None
+        assert (named.global_step, named.phase) == (2, TrainerPhase.TRAIN_BATCH_END)
+    for missing in (tmp_path / "nowhere", f"{tmp_path / 'run'}@00000099"):
+        with pytest.raises(CheckpointNotFoundError) as raised:
+            trainer.load_checkpoint(missing)
+        assert isinstance(raised.value, FileNotFoundError)
+
+
+# -- E25 ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_e25_a_signal_ends_the_training_in_order_and_handlers_are_put_back(number: int, tmp_path: Path) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda got, frame: heard.append(got))
+    try:
+        own = signal.getsignal(number)
+        recorded = Recorded()
+        trainer = Linear(config(tmp_path, preemption=Preemption()))
+        with pytest.raises(Preempted) as raised:
+            trained(trainer, recorded, After(1, told(number)))
+        assert raised.value.code == 128 + number
+        assert (raised.value.step, raised.value.saved) == (2, 2)
+        assert heard == [number], "who was there before is told too"
+        assert signal.getsignal(number) is own
+        assert recorded.calls[-1] == ("training_end", "error_recoverable")
+        assert not [call for call in recorded.calls if call[0] == "epoch_end"]
+    finally:
+        signal.signal(number, before)
+
+
+def test_e25_told_twice_it_leaves_once_and_with_a_flag_it_returns(tmp_path: Path) -> None:
+    trainer = Linear(config(tmp_path, preemption=Preemption(exit="flag")))
+    recorded = Recorded()
+    trained(trainer, After(1, told()), After(1, told(signal.SIGUSR1)), recorded)
+    assert trainer.global_step == 2
+    assert trainer.phase is TrainerPhase.TRAIN_BATCH_LOAD
+    assert recorded.calls[-1] == ("training_end", "train_batch_load")
+    again = trained(Linear(config(tmp_path, preemption=Preemption())))
+    assert (again.global_step, again.phase) == (8, TrainerPhase.TRAINING_COMPLETE)
+
+
+def test_e25_a_signal_while_a_save_is_under_way_is_honoured(tmp_path: Path) -> None:
+    trainer = Slow(config(tmp_path, save=SavePolicy(every_steps=1), preemption=Preemption()))
+    gate = trainer.store.hold("put", "data/*")
+
+    def act(trainer: GenericTrainer) -> None:
+        gate.wait_reached()
+        told()(trainer)
+        gate.open()
+
+    with pytest.raises(Preempted) as raised:
+        trained(trainer, After(2, act))
+    assert raised.value.saved == 3
+
+
+def test_e25_another_thread_cannot_handle_signals_and_says_how_to_do_without(tmp_path: Path) -> None:
+    raised: list[BaseException] = []
+
+    def run(trainer: GenericTrainer) -> None:
+        try:
+            fitted(trainer)
+        except BaseException as error:
+            raised.append(error)
+
+    for trainer in (
+        Linear(config(tmp_path / "a", preemption=Preemption())),
+        Linear(config(tmp_path / "b", preemption=Preemption(signals=()))),
+    ):
+        thread = threading.Thread(target=run, args=(trainer,))
+        thread.start()
+        thread.join()
+    (error,) = raised
+    assert "signals=()" in str(error)
+    assert trainer.phase is TrainerPhase.TRAINING_COMPLETE
+
+
+# -- E26 ---------------------------------------------------------------------------------------------------
+
+
+def test_e26_an_emergency_that_is_late_leaves_in_time_and_what_was_saved_as_it_was(tmp_path: Path) -> None:
+    trainer = Slow(config(tmp_path, preemption=Preemption(deadline=0.4)))
+    first = After(0, lambda trainer: trainer.save_checkpoint())
+
+    def act(trainer: GenericTrainer) -> None:
+        trainer.store.hold("put", "data/*")
+        told()(trainer)
+
+    with pytest.raises(Preempted) as raised:
+        trained(trainer, first, After(2, act))
+    assert isinstance(raised.value.__cause__, PreemptionTimeoutError)
+    assert [info.step for info in _listed(tmp_path)] == [1]
+    assert asyncckpt.load(tmp_path).info.step == 1
+    trainer.store.release()
+
+
+def test_e26_it_is_raised_off_the_main_thread_and_below_a_second(tmp_path: Path) -> None:
+    trainer = Slow(config(tmp_path, preemption=Preemption(signals=(), deadline=0.3)))
+
+    def act(trainer: GenericTrainer) -> None:
+        with trainer.store.hold("put", "data/*"):
+            trainer.save_checkpoint(emergency=True)
+
+    late = After(2, act)
+    thread = threading.Thread(target=trained, args=(trainer, late))
+    thread.start()
+    thread.join()
+    assert isinstance(late.raised, PreemptionTimeoutError)
+    assert trainer.phase is TrainerPhase.TRAINING_COMPLETE
+
+
+def _listed(root: Path) -> list[asyncckpt.CheckpointInfo]:
+    with AsyncCheckpointer(root, executor="thread") as ckpt:
+        return ckpt.checkpoints()
+
+
+# -- E27 ---------------------------------------------------------------------------------------------------
+
+
+def test_e27_a_save_that_exceeds_its_limit_is_told_of_and_goes_on_as_the_training_does(tmp_path: Path) -> None:
+    trainer = Slow(config(tmp_path, save_timeout=0.2))
+
+    def act(trainer: GenericTrainer) -> None:
+        with trainer.store.hold("put", "data/*"):
+            trainer.save_checkpoint()
+
+    late = After(2, act)
+    trained(trainer, late)
+    assert isinstance(late.raised, CheckpointTimeoutError)
+    assert trainer.phase is TrainerPhase.TRAINING_COMPLETE
+    assert [info.step for info in _listed(tmp_path)] == [3, 8]
