@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from asyncckpt.staging.tasks import Tasks
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, Training, once_it_waits, outcome, refuse_threads, start, steps, until_over
+from .trainings import CtrlC, Toy, Training, once_it_waits, outcome, refuse_threads, start, steps, until_over
 
 pytestmark = pytest.mark.executors
 
@@ -155,23 +154,21 @@ def test_P12_an_interrupt_in_with_saves_what_was_asked_for(make: Make, store: Ga
 
 
 @pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C is heard: a shell that runs the tests in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def ctrl_c() -> Iterator[CtrlC]:
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("no signals to a thread here")
+    made = CtrlC()
+    yield made
+    made.restore()
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
-@pytest.mark.usefixtures("interruptible")
-def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: GatedStorage) -> None:
+def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: GatedStorage, ctrl_c: CtrlC) -> None:
     training = Training()
     ckpt = make(model=training.model, optimizer=training.optimizer)
-    main = threading.get_ident()
     with store.hold("put", "data/*"):
         ckpt.save(1)
         ckpt.save(2)
-        pressing = once_it_waits("lease", lambda: signal.pthread_kill(main, signal.SIGINT))
+        pressing = once_it_waits("lease", ctrl_c.press)
         with pytest.raises(KeyboardInterrupt):
             ckpt.save(3)
         pressing.join()
@@ -181,14 +178,13 @@ def test_P12_an_interrupted_save_leaves_nothing_to_wait_for(make: Make, store: G
     assert steps(make(model=training.model, optimizer=training.optimizer)) == [1, 2, 4]
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
-@pytest.mark.usefixtures("interruptible")
-def test_P12_an_interrupted_close_gives_nothing_up_and_can_be_called_again(make: Make, store: GatedStorage) -> None:
+def test_P12_an_interrupted_close_gives_nothing_up_and_can_be_called_again(
+    make: Make, store: GatedStorage, ctrl_c: CtrlC
+) -> None:
     ckpt = make(model=Toy())
-    main = threading.get_ident()
     with store.hold("put", "data/*") as gate:
         ckpt.save(1)
-        pressing = once_it_waits("close", lambda: signal.pthread_kill(main, signal.SIGINT))
+        pressing = once_it_waits("close", ctrl_c.press)
         with pytest.raises(KeyboardInterrupt):
             ckpt.close()
         pressing.join()
@@ -200,17 +196,17 @@ def test_P12_an_interrupted_close_gives_nothing_up_and_can_be_called_again(make:
 
 
 INTERRUPTED = """
-import signal, sys, threading
+import sys
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
-from tests.checkpointer.trainings import Toy, once_it_waits
-signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.checkpointer.trainings import CtrlC, Toy, once_it_waits
+ctrl_c = CtrlC()
 store = GatedStorage(LocalStorage(sys.argv[1]))
 gate = store.hold("put", "data/*")
 ckpt = AsyncCheckpointer(store, model=Toy())
 ckpt.save(1)
-pressing = once_it_waits("close", lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+pressing = once_it_waits("close", ctrl_c.press)
 try:
     ckpt.close()
 except KeyboardInterrupt:
@@ -324,6 +320,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
     yield started
     for _, process in started.values():
         process.kill()
+        process.communicate()  # its pipes too: of tests that ran elsewhere nobody has read them
 
 
 @pytest.mark.parametrize("name", ENDINGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
@@ -122,6 +124,34 @@ def once_it_waits(inside: str, then: Callable[[], object]) -> threading.Thread:
     watching = threading.Thread(target=watch)
     watching.start()
     return watching
+
+
+class CtrlC:
+    """Ctrl-C in the main thread, heard once and for certain, also where a shell that began the tests has it ignored.
+
+    A signal that comes between CPython's last look for one and the wait for a lock is noted and wakes nobody: a person
+    presses again, and so does `press`.
+    """
+
+    def __init__(self) -> None:
+        self._is_heard = False
+        self._former = signal.signal(signal.SIGINT, self._hear)
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._is_heard:
+            self._is_heard = True
+            raise KeyboardInterrupt
+
+    def press(self) -> None:
+        """To be called in another thread; returns when the main one has heard of it."""
+        main = threading.main_thread().ident
+        assert main is not None
+        while not self._is_heard:
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.02)
+
+    def restore(self) -> None:
+        signal.signal(signal.SIGINT, self._former)
 
 
 def steps(listed: AsyncCheckpointer | list[CheckpointInfo]) -> list[int]:

@@ -28,7 +28,7 @@ def completed(words: str) -> list[str]:
     [
         ("asyncckpt re", ["resume-path", "report"]),
         ("asyncckpt p", ["prune", "pin"]),
-        ("asyncckpt gc --t", ["--tier", "--take-over"]),
+        ("asyncckpt gc --t", ["--take-over"]),
         ("asyncckpt resume-path --f", ["--full"]),
         ("asyncckpt --v", ["--version"]),
         ("asyncckpt nothing", []),
