@@ -73,8 +73,14 @@ class Watermark:
         return self._error
 
     def follow(self, told: Callable[[], None]) -> None:
-        """Call `told` after each change from now on, in the thread that makes it; it must not wait for anything."""
-        self._follow = told
+        """Call `told` after each change from now on, in the thread that makes it; it must not wait for anything.
+
+        It is let go after the last change: what it holds, a job and its descriptors, holds this watermark in its turn,
+        and would stay until the garbage collector comes by.
+        """
+        with self._changed:
+            if not self._is_over:
+                self._follow = told
 
     def advance(self, upto: int) -> None:
         """The first `upto` bytes are filled."""
@@ -89,16 +95,25 @@ class Watermark:
             # A save that is given up while its last bytes are copied is changed by training already: a seal after the
             # abort would have had a worker that hears of both at once commit it.
             self._sealed = self._error is None
-            self._changed.notify_all()
-        self._follow()
+            last = self._end()
+        last()
 
     def abort(self, error: BaseException) -> None:
         """The snapshot will never be complete; everyone who waits gets `error`. The first call counts."""
         with self._changed:
             if not self._sealed and self._error is None:
                 self._error = error
-            self._changed.notify_all()
-        self._follow()
+            last = self._end()
+        last()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._sealed or self._error is not None
+
+    def _end(self) -> Callable[[], None]:
+        self._changed.notify_all()
+        last, self._follow = self._follow, _nobody
+        return last
 
     def leave(self) -> None:
         """The reader needs no more: threads that wait for it are released with `Abandoned`."""

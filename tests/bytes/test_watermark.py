@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -89,3 +90,27 @@ def test_a_reader_that_leaves_releases_the_others() -> None:
     mark.leave()
     assert other.ended()
     assert isinstance(other.error, Abandoned)
+
+
+@pytest.mark.parametrize("end", [Watermark.seal, lambda mark: mark.abort(RuntimeError("torn")), Watermark.leave])
+@pytest.mark.parametrize("late", [False, True])
+def test_who_follows_is_told_of_the_end_and_let_go(end: Callable[[Watermark], None], late: bool) -> None:
+    """It holds the mark in its turn, and descriptors: it must not wait for the garbage collector."""
+
+    class Follower:
+        told = 0
+
+        def __call__(self) -> None:
+            Follower.told += 1
+
+    mark, follower = Watermark(), Follower()
+    if late:
+        end(mark)
+    mark.follow(follower)
+    if not late:
+        mark.advance(1)
+        end(mark)
+    gone = weakref.ref(follower)
+    del follower
+    assert gone() is None
+    assert Follower.told == (0 if late else 2)

@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,30 @@ def test_P5_a_thousand_saves_leave_both_processes_as_they_were(make: Make, tmp_p
         assert late["threads"] <= early["threads"] + 4, (before, after)
         assert late["mappings"] <= early["mappings"] + 32, (before, after)  # each thread has a stack, and its own heap
         assert late["private"] <= early["private"] + 8, (before, after)
+
+
+def tokens() -> int:
+    """How many of the eventfds there are that trainer and worker agree by."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventfd]"
+    return found
+
+
+def test_descriptors_of_saves_that_are_over_do_not_wait_for_the_garbage_collector(make: Make) -> None:
+    ckpt = make(model=Toy())
+    ckpt.save(1).wait()
+    ckpt.wait()
+    gc.disable()
+    try:
+        before = tokens()
+        for step in range(2, 12):
+            ckpt.save(step).wait()
+        ckpt.wait()
+        assert tokens() <= before
+    finally:
+        gc.enable()
 
 
 def test_an_arena_that_is_gone_is_gone_in_the_worker_too(make: Make) -> None:
