@@ -1,10 +1,14 @@
 """Interference: how much longer steps take while a save is in flight, and the pace that keeps it within a target.
 
 Steps are timed from one call of ``step`` to the next, or by the optimizer where the loop makes none
-(`asyncckpt.rhythm`). Those with a save in flight are compared with the median of those without, and the share of its
-time that background work may take follows in proportion, since what it takes from training is in proportion to that
-share. What the copy into staging memory costs is not: it has to be over before the next optimizer step, and slower it
-would be waited for there. But it is spread over as many steps as the save takes.
+(`asyncckpt.rhythm`). Those with a save in flight are compared with those without, and the share of its time that
+background work may take follows from the target, since what it takes from training is in proportion to that share.
+What the copy into staging memory costs is not: it has to be over before the next optimizer step, and slower it would
+be waited for there. But it is spread over as many steps as the save takes, so that it is in that proportion too.
+
+Machines are not steady: on a shared one the same 32 steps take a tenth longer now and then, whatever is saved, which
+is five times the target. So no look decides by itself (the share went up and down by a factor of 16 when it did, and
+training was slowed by 7 % where 2 % were asked for): what work costs is estimated from all looks, see `_Cost`.
 
 Where saves follow one another so closely that no step is without one, work is held for a few steps now and then.
 
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from asyncckpt.events import Listeners, Paced
@@ -44,6 +48,16 @@ _LONGEST = 4
 
 _OUTLIER = 5
 """Times the median: where few steps take longer, something else was done between them (an evaluation)."""
+
+_RISE, _FALL = 2, 4
+"""How much the share may grow or shrink at a look: what is known of other shares is said of those near this one."""
+
+_KEPT = 0.98
+"""What a look counts after the next one: some fifty count, so that a machine whose steps vary by 10 % from look to look
+is known to a few percent."""
+
+_CLEARLY = 2
+"""Times what looks are usually off the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,7 @@ class Interference:
         self._flown: list[float] = []
         self._probing = 0
         self._last: tuple[int, float, Flight] | None = None
+        self._cost = _Cost()
 
     def step(self, step: int, now: float, flight: Flight) -> None:
         """Step `step` was completed at `now` seconds, with `flight` in flight."""
@@ -117,27 +132,54 @@ class Interference:
             self._flown = flown[-SPAN:]
             return
         self._flown = []
-        usual = statistics.median(self._quiet)
-        ordinary = [seconds for seconds in flown if seconds <= _OUTLIER * usual]
-        taken = statistics.fmean(ordinary if len(ordinary) > len(flown) // 2 else flown)
+        middle = statistics.median(self._quiet)
+        usual, taken = _ordinary(self._quiet, middle), _ordinary(flown, middle)
         slowdown = taken / usual - 1
-        noise = _spread(self._quiet, usual) / usual / len(flown) ** 0.5
-        self.share = self._next(slowdown, noise, self._target)
+        noise = _spread(self._quiet, middle) / usual / len(flown) ** 0.5
+        self._cost.note(self.share, slowdown, noise, len(flown), self._target)
+        self.share = min(1.0, max(LEAST, self.share / _FALL, min(self.share * _RISE, self._cost.share(self._target))))
         self._listeners.emit(Paced(self.share, slowdown, self._target, usual, taken))
-
-    def _next(self, slowdown: float, noise: float, target: float) -> float:
-        if slowdown > target + noise:
-            factor = max(1 / 4, target / slowdown)
-        elif slowdown < target / 2:
-            factor = 2.0
-        else:
-            factor = 1.0
-        return min(1.0, max(LEAST, self.share * factor))
 
     def _say(self, share: float, seconds: float | None = None) -> None:
         if share != self._said:
             self._said = share
             self._apply(share, seconds)
+
+
+class _Cost:
+    """What background work takes of a training at full pace: the line through the origin that fits all looks best.
+
+    Least squares: a look at a share counts by the square of that, since at a small one noise is nearly all there is to
+    see. The older a look, the less it counts. One that is far above the line, by what looks have been off it until
+    now, is a load that has changed: then it counts alone.
+    """
+
+    def __init__(self) -> None:
+        self._product = self._square = 0.0
+        self._off, self._looks = 0.0, 0.0
+
+    def note(self, share: float, slowdown: float, noise: float, steps: int, target: float) -> None:
+        """At `share`, that many steps took longer by the part `slowdown`, of which `noise` is by chance."""
+        weight = steps / SPAN
+        if self._square:
+            off = slowdown - share * self._product / self._square
+            usual = (self._off / self._looks) ** 0.5 if self._looks else 0.0
+            if slowdown > target and off > _CLEARLY * max(noise, usual):
+                self._product = self._square = 0.0
+            else:
+                self._off, self._looks = self._off * _KEPT + off * off * weight, self._looks * _KEPT + weight
+        self._product = self._product * _KEPT + slowdown * share * weight
+        self._square = self._square * _KEPT + share * share * weight
+
+    def share(self, target: float) -> float:
+        """At which steps take longer by `target`."""
+        return target * self._square / self._product if self._product > 0 else 1.0
+
+
+def _ordinary(values: Collection[float], middle: float) -> float:
+    """The mean, without the few that take far longer than the `middle` of all: something else was done there."""
+    found = [seconds for seconds in values if seconds <= _OUTLIER * middle]
+    return statistics.fmean(found if len(found) > len(values) // 2 else values)
 
 
 def _spread(values: deque[float], middle: float) -> float:

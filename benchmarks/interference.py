@@ -1,7 +1,9 @@
 """Interference: how much longer steps take while saves are in flight, uncontrolled and paced to 2 %.
 
 A small training with a large table beside it that is saved again and again, so that digests and writes take a good part
-of the machine. Steps with a save in flight over steps without, after the 20 saves in which the pace is found.
+of the machine. Steps with a save in flight over steps without, after the 20 saves in which the pace is found. ``noise``
+is what that would differ by where nothing is saved: the standard error of the difference of two means, from how much
+those of the steps before each save differ.
 """
 
 from __future__ import annotations
@@ -84,11 +86,13 @@ def _series(loop: _Loop, saves: int) -> Sample:
     """How much longer steps took beside some saves in a row."""
     samples = [loop.save() for _ in range(saves)]
     quiet, flown = [t for s in samples for t in s[0]], [t for s in samples for t in s[1]]
-    usual = statistics.median(quiet)
-    spread = 1.4826 * statistics.median(abs(t - usual) for t in quiet) / usual
+    usual = statistics.fmean(quiet)
+    # Steps near one another are slow together: their own spread would say that less is by chance than is.
+    means = [statistics.fmean(s[0]) for s in samples]
+    error = (statistics.stdev(means) if len(means) > 1 else 0.0) / usual
     return {
         "slowdown": statistics.fmean(flown) / usual - 1,
-        "noise": spread / len(flown) ** 0.5 + abs(statistics.fmean(quiet) / usual - 1),
+        "noise": error * (2 / len(means)) ** 0.5,
         "durable": statistics.median(s[2] for s in samples),
         "step": usual,
     }
