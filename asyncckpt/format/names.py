@@ -34,6 +34,7 @@ PREEMPTIONS = "preemptions"
 _RECORD = re.compile(r"commits/(\d{10,})\.json")
 _FENCED = re.compile(r"commits/(\d{10,})-(\d{10,})-([0-9a-f]{32})\.(json|ok|claim)")
 _PROBE = re.compile(r"probe|\.probe-[0-9a-f]{16}|user/probe-[0-9a-f]{16}")
+_PACK = re.compile(r"data/[^/]+/[^/]+\.safetensors(\.zst)?(\.enc)?")
 _DIRECTORY = re.compile(r"data/(\d{8,})-step-(\d+)-i(\d+)-([0-9a-f]{8})")
 
 
@@ -138,6 +139,11 @@ class DataDirectory:
     def manifest(self) -> str:
         """The key of the manifest."""
         return f"{self.key}/manifest.json"
+
+
+def is_pack(key: str) -> bool:
+    """Whether a key is that of a pack, whatever it is stored with."""
+    return _PACK.fullmatch(key) is not None
 
 
 def link(hint: str) -> str:

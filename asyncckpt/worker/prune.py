@@ -85,4 +85,4 @@ def _packs(checkpoints: Iterable[Checkpoint]) -> dict[str, int]:
 def _may_be_needed(key: str, writer: Writer) -> bool:
     """Whether a listed checkpoint whose record is lost may share this pack: it is older than this writer."""
     owner = names.directory_of(key)
-    return bool(writer.lost) and key.endswith(".safetensors") and owner is not None and owner.inc < writer.inc
+    return bool(writer.lost) and names.is_pack(key) and owner is not None and owner.inc < writer.inc

@@ -205,7 +205,7 @@ def _is_of_nothing(said: Mark | Finding | None, view: View) -> bool:
 
 def _described(key: str, folders: frozenset[str]) -> bool:
     """Whether `key` is the manifest or a report of a live checkpoint; a pack must be named to stay."""
-    return not key.endswith(".safetensors") and key.rsplit("/", 1)[0] in folders
+    return not names.is_pack(key) and key.rsplit("/", 1)[0] in folders
 
 
 def _is_dead(upload: UploadInfo, view: View, newest: tuple[int, int]) -> bool | None:
@@ -233,7 +233,7 @@ def _is_said(key: str) -> bool:
 
 
 def _packs_first(keys: Iterable[str]) -> list[str]:
-    return sorted(keys, key=lambda key: (not key.endswith(".safetensors"), key))
+    return sorted(keys, key=lambda key: (not names.is_pack(key), key))
 
 
 async def carry_out(plan: SweepPlan, storage: Storage) -> int:

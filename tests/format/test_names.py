@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncckpt.format.names import DataDirectory, directory_of, record_key, slot_of
+from asyncckpt.format.names import DataDirectory, directory_of, is_pack, record_key, slot_of
 from asyncckpt.storage.base import check_key
 
 BIG = st.integers(0, 10**12)
@@ -30,6 +30,8 @@ def test_the_layout_is_the_documented_one() -> None:
     assert directory.key == "data/00000042-step-1000-i3-5f2c9a01"
     assert directory.pack(0, 8, 0) == directory.key + "/rank-00000-of-00008.p0.safetensors"
     assert directory.report(0, 8) == directory.key + "/rank-00000-of-00008.json"
+    assert all(is_pack(directory.pack(0, 8, 0, suffix)) for suffix in ("", ".zst", ".enc", ".zst.enc"))
+    assert not any(map(is_pack, (directory.report(0, 8), directory.manifest, record_key(42))))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from asyncckpt.errors import OutcomeUnknown, SaveFailed, TransientError
 from asyncckpt.events import Durable
+from asyncckpt.format.codec import PLAIN, Codec
 from asyncckpt.format.contents import Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.names import DataDirectory, record_key
 from asyncckpt.format.record import PackUse, Record
@@ -429,16 +430,17 @@ def test_the_explorations_of_this_folder_save_increments() -> None:
     run(act)
 
 
-def test_a_pack_that_a_checkpoint_whose_record_is_lost_may_share_stays() -> None:
+@pytest.mark.parametrize("codec", [PLAIN, Codec(compresses=True)], ids=lambda codec: codec.word)
+def test_a_pack_that_a_checkpoint_whose_record_is_lost_may_share_stays(codec: Codec) -> None:
     """The record may be restored from a copy: then its checkpoint is whole, whatever retention has removed since."""
 
     async def act(store: MemoryStorage) -> None:
-        async with Session(store, tensors=few(3)) as session:
+        async with Session(store, tensors=few(3), codec=codec) as session:
             first, second = await session.saved(1), await session.saved(2)
         key = record_key(second.slot)
         copy = bytes(await store.get(key))
         await damage(store, key)
-        async with Session(store, keep=1, tensors=few(*range(10))) as session:
+        async with Session(store, keep=1, tensors=few(*range(10)), codec=codec) as session:
             await session.resume()
             third = await session.saved(3)
             assert [removal.seq for removal in third.removed] == [1]
