@@ -25,7 +25,13 @@ DOCUMENTS = (CONFIG, "generation_config.json", STATE)
 PICKLED = ("optimizer.pt", "scheduler.pt", "scaler.pt")
 """What lies beside the weights of a training."""
 
-LEFT = ("rng_state*.pth", "training_args.bin", "optimizer.bin")
+ACCELERATE = "random_states_*.pkl"
+"""What each process of Accelerate's leaves, and tells its folder from others."""
+
+ACCELERATED = ("optimizer.bin", "scheduler.bin", "scaler.pt")
+"""What `PICKLED` are called by Accelerate; elsewhere ``optimizer.bin`` is of FSDP, by the parameters' names."""
+
+LEFT = ("rng_state*.pth", "training_args.bin", "optimizer*.bin", "scheduler_*.bin", "sampler*.bin", ACCELERATE)
 """What is not taken over."""
 
 _BIN = "pytorch_model.bin"
@@ -80,8 +86,9 @@ def folder(path: Path) -> Folder:
     documents = {
         name: _json(path / name) for name in (CONFIG, "generation_config.json", STATE) if (path / name).exists()
     }
-    parts = {name.removesuffix(".pt"): path / name for name in PICKLED if (path / name).exists()}
-    left = [found.name for pattern in LEFT for found in sorted(path.glob(pattern))]
+    names = ACCELERATED if any(path.glob(ACCELERATE)) else PICKLED
+    parts = {Path(name).stem: path / name for name in names if (path / name).exists()}
+    left = [found.name for pattern in LEFT for found in sorted(path.glob(pattern)) if found not in parts.values()]
     return Folder(weights, is_pickled, documents, parts, tuple(left))
 
 

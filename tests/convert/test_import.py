@@ -113,6 +113,32 @@ def test_a_training_goes_on_to_the_last_bit(
     goes_on(tmp_path / "run", model, optimizer, 3)
 
 
+@pytest.mark.parametrize("is_of_accelerate", [True, False])
+def test_of_accelerates_folder_the_optimizer_is_taken_and_of_fsdps_it_is_not(
+    run: Run, tmp_path: Path, is_of_accelerate: bool
+) -> None:
+    torch.manual_seed(0)
+    model, optimizer = fresh()
+    for _ in range(3):
+        step(model, optimizer)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    save_model(model, str(folder / "model.safetensors"), {"format": "pt"})
+    torch.save(optimizer.state_dict(), folder / "optimizer.bin")
+    left = ["optimizer_1.bin", "sampler.bin", *(["random_states_0.pkl"] if is_of_accelerate else [])]
+    for name in left:
+        (folder / name).write_bytes(b"")
+    done = run("import", folder, tmp_path / "run", "--step", 3)
+    said = {
+        line.partition(" is not taken over")[0].split()[-1] for line in done.stderr.splitlines() if "not taken" in line
+    }
+    assert said == {*left, *([] if is_of_accelerate else ["optimizer.bin"])}
+    if is_of_accelerate:
+        goes_on(tmp_path / "run", model, optimizer, 3)
+    else:
+        assert "optimizer" not in asyncckpt.load(tmp_path / "run").state
+
+
 def test_what_is_no_part_of_a_training_is_kept_among_the_extras(run: Run, tmp_path: Path) -> None:
     model, optimizer = fresh()
     step(model, optimizer)
