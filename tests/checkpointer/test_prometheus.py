@@ -87,9 +87,17 @@ def test_P10_every_metric_that_is_served_is_in_the_documentation_and_the_other_w
     busy: AsyncCheckpointer,
 ) -> None:
     families = list(text_string_to_metric_families(page(busy.metrics_port)))
-    served = {f.name + "_total" if f.type == "counter" else f.name for f in families}
-    labels = {label for family in families for sample in family.samples for label in sample.labels} - {"le", "run"}
-    table = [line for line in PAGE.read_text().splitlines() if line.startswith("| `asyncckpt_")]
-    named = {name for line in table for name in re.findall(r"asyncckpt_\w+", line.split("|")[1])}
-    assert named == served
-    assert labels <= set(re.findall(r"\w+", " ".join(re.findall(r"\{(.*?)\}", "".join(table)))))
+    served = {f.name + "_total" if f.type == "counter" else f.name: f for f in families}
+    told: dict[str, tuple[set[str], str]] = {}
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("| `asyncckpt_"):
+            _, names, text, *_ = line.split("|")
+            for name, labels in re.findall(r"`(asyncckpt_\w+)(?:\{(.*?)\})?`", names):
+                told[name] = set(filter(None, labels.split(","))), text
+    assert told.keys() == served.keys()
+    for name, family in served.items():
+        labels = {label for sample in family.samples for label in sample.labels} - {"le", "run"}
+        assert labels <= told[name][0], name
+        assert labels == told[name][0] or not family.samples, name
+        assert (family.type == "histogram") == ("histogram" in told[name][1]), name
+        assert (family.type == "summary") == ("sum and count" in told[name][1]), name

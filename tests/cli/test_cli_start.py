@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from asyncckpt.cli.app import ALIASES, COMMANDS
+from asyncckpt.cli.app import ALIASES, COMMANDS, app
 
 from .conftest import Run, Saved, flip, tree
 
@@ -53,6 +54,22 @@ def test_every_command_is_in_the_docs_and_has_help(run: Run) -> None:
         done = run(name, "--help")
         assert (done.exit_code, done.stdout.startswith("Usage: ")) == (0, True)
         assert name in ALIASES or name in run("--help").stdout
+
+
+def test_every_option_is_in_the_docs_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    table = page.partition("## Every option")[2].partition("\n## ")[0]
+    told: dict[str, set[str]] = {}
+    for commands, options in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.MULTILINE):
+        for name in re.findall(r"`([a-z-]+)", commands):
+            told[name] = set(re.findall(r"`(--[a-z-]+)", options))
+    context = click.Context(app)
+    for name in COMMANDS:
+        command = app.get_command(context, name)
+        assert command is not None
+        given = {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
+        assert told.pop(name) == {text for text in given if text.startswith("--")}, name
+    assert told == {}
 
 
 def test_a_broken_click_is_not_called_missing(tmp_path: Path) -> None:
