@@ -42,7 +42,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What differs between checkpoint `a` and checkpoint `b`."""
+    """What differs between checkpoint `a` and checkpoint `b`, of `tensors` and of other `values`."""
 
     a: CheckpointInfo
     b: CheckpointInfo
@@ -73,8 +73,9 @@ def diff(
 ) -> Diff:
     """What has changed from checkpoint `a` of `root` to checkpoint `b` of it, or of the root `other`.
 
-    `a` and `b` are "latest", "best", a step (int), or an id or a tag (str). Raises `CheckpointNotFoundError`,
-    `CheckpointCorruptError` for a damaged manifest, and `StorageError`. Writes nothing.
+    `a` and `b` are "latest", "best", a step (int), or an id or a tag (str). `storage_options` are those of `root`, and
+    `other_options` those of `other`. Raises `CheckpointNotFoundError`, `CheckpointCorruptError` for a damaged manifest,
+    and `StorageError`. Writes nothing.
     """
 
     async def act() -> Diff:

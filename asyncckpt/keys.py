@@ -98,7 +98,7 @@ def primary() -> Key:
 
 
 def find(key_id: str, what: str) -> Key:
-    """The key of that id; raises `KeyUnavailable`, naming it and `what` needs it, where it is not here."""
+    """The key with the id `key_id`; raises `KeyUnavailable`, naming it and `what` needs it, where it is not here."""
     with _lock:
         here_already = {**_used, **{key.id: key for key in _registered}}
     if key_id in here_already:

@@ -32,7 +32,11 @@ def which_of(which: Any) -> Which:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """One listed checkpoint, for people."""
+    """One listed checkpoint, for people: `id` and `seq` are its number, as text and as one.
+
+    `step`, `epoch` and `metrics` are what the save was told, `tags` what people call it,
+    `code_version` what trained it. It is `pinned` where somebody did that, and `is_best` by the monitored metric.
+    """
 
     id: str
     seq: int

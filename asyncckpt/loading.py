@@ -24,7 +24,7 @@ from asyncckpt.storage.base import Storage
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint: its nested state, and what the catalog says of it."""
+    """A checkpoint: its nested `state`, and what the catalog says of it (`info`)."""
 
     state: dict[str, Any]
     info: CheckpointInfo

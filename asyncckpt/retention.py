@@ -80,7 +80,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What retention does: every checkpoint stays or goes, each with its reasons, oldest first."""
+    """What retention does: every checkpoint stays (`kept`) or goes (`removed`), each with its reasons, oldest first."""
 
     kept: tuple[Kept, ...]
     removed: tuple[Removal, ...]

@@ -43,7 +43,7 @@ class Success(Generic[T]):
         return Success(function(self.value))
 
     def map_error(self, function: Callable[[E], F]) -> Success[T]:
-        """This."""
+        """This; `function` is not called."""
         return self
 
 
@@ -68,7 +68,7 @@ class Error(Generic[E]):
         return other
 
     def map(self, function: Callable[[T], U]) -> Error[E]:
-        """This."""
+        """This; `function` is not called."""
         return self
 
     def map_error(self, function: Callable[[E], F]) -> Error[F]:

@@ -36,7 +36,9 @@ def _port() -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsConfig:
-    """Where metrics are to be had. `port` 0 takes a free one; None serves nothing.
+    """Where metrics are to be had. `port` 0 takes a free one; None serves nothing. `addr` is the address to listen on.
+
+    `registry` is one of prometheus_client that takes them, in place of a new one; `const_labels` are on each of them.
 
     `textfile` is a folder that a node exporter reads (``--collector.textfile.directory``): each process has a file of
     its own there, written every `every` seconds and once at the end. `pushgateway` is the address of a Pushgateway,

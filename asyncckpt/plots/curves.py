@@ -19,7 +19,10 @@ _SMOOTH_FROM = 60
 
 
 def training_curves(history: History, title: str = "Training", metrics: Sequence[str] | None = None) -> bytes:
-    """A picture of the losses, the learning rates, and every other metric (or those in `metrics`), each in a panel."""
+    """A picture of a `history` below a `title`: losses, learning rates, and every other metric, each in a panel.
+
+    With `metrics`, those alone.
+    """
     names = list(history.names if metrics is None else metrics)
     panels = _panels(names)
     more = f", and {len(panels) - 1 - _MOST} more that are not shown" if len(panels) > _MOST + 1 else ""
@@ -32,12 +35,12 @@ def training_curves(history: History, title: str = "Training", metrics: Sequence
 
 
 def learning_rate(history: History, title: str = "Learning rate") -> bytes:
-    """A picture of the learning rates alone."""
+    """A picture of the learning rates of a `history` alone, below a `title`."""
     return training_curves(history, title, [name for name in history.names if RATE.search(name)])
 
 
 def metric(history: History, name: str) -> bytes:
-    """A picture of one metric."""
+    """A picture of the metric `name` of a `history`."""
     return training_curves(history, name, [name])
 
 

@@ -16,9 +16,9 @@ _SAMPLE = 1_000_000
 
 
 def weight_histograms(state: Mapping[str, Any], title: str = "Weights") -> bytes:
-    """A picture of every tensor of floats in a state: a ``state_dict()``, or the one that ``asyncckpt.load`` gives.
+    """A picture of every tensor of floats in a `state`: a ``state_dict()``, or the one that ``asyncckpt.load`` gives.
 
-    Of many the largest are shown.
+    Of many the largest are shown. `title` stands above.
     """
     found = dict(tensors(state))
     return _histograms(found, title, sum(_size(value) for value in found.values()))
@@ -27,7 +27,8 @@ def weight_histograms(state: Mapping[str, Any], title: str = "Weights") -> bytes
 def optimizer_histograms(state: Mapping[str, Any], title: str = "Optimizer") -> bytes:
     """A picture of what an optimizer's ``state_dict()`` keeps, such as Adam's moments: for each kind, over all weights.
 
-    A kind of numbers that cannot be negative, as second moments cannot, is shown by its powers of ten.
+    That is `state`, and `title` stands above. A kind of numbers that cannot be negative, as second moments cannot, is
+    shown by its powers of ten.
     """
     kinds: dict[str, list[Any]] = {}
     for kept in state.get("state", {}).values():

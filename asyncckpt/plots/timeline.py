@@ -15,7 +15,7 @@ _TIMES = ((172800.0, 86400.0, "days"), (7200.0, 3600.0, "hours"), (120.0, 60.0, 
 
 
 def checkpoint_timeline(rows: Sequence[Row], title: str = "Checkpoints") -> bytes:
-    """A picture of the rows of a checkpoint log, see `asyncckpt.metrics_log.read_checkpoints`."""
+    """A picture of the `rows` of a checkpoint log, see `asyncckpt.metrics_log.read_checkpoints`, below a `title`."""
     durable = [row for row in rows if row.event == "durable"]
     pruned = {row.metrics["seq"]: row for row in rows if row.event == "pruned"}
     made = theme.figure(13, 8.6, title, _note(rows, durable, pruned))

@@ -20,7 +20,7 @@ _POSITIONS = 50.0
 
 
 def wave_parts(model: Any) -> dict[str, dict[str, Any]]:
-    """The attributes of waves in a model, or in a ``state_dict()``, by the path of the part that has them."""
+    """The attributes of waves in a `model`, or in a ``state_dict()``, by the path of the part that has them."""
     parts: dict[str, dict[str, Any]] = {}
     for path, name, value in _attributes(model):
         if getattr(value, "ndim", None) == _DIMENSIONS[name] and 0 not in value.shape:
@@ -40,9 +40,9 @@ def _attributes(model: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def wave_panels(part: Mapping[str, Any], title: str = "Waves") -> dict[str, bytes]:
-    """Pictures of one part of `wave_parts`: frequencies, phases, harmonics, packets and interference.
+    """Pictures of one `part` of `wave_parts`: frequencies, phases, harmonics, packets and interference.
 
-    Each is there where the attributes are that it takes.
+    `title` stands above each. Each is there where the attributes are that it takes.
     """
     values = {name: array(value) for name, value in part.items()}
     drawn = {}

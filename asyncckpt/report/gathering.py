@@ -44,7 +44,9 @@ _BROKEN = (CheckpointCorruptError, HeadDamaged, RunRefused)
 class Gathered:
     """What is known of the run in `url`; what its root does not say is empty.
 
-    `config` is its newest configuration with what is said beside it, secrets masked. `problems` are the parts that
+    `config` is its newest configuration with what is said beside it, secrets masked; `identity`, `hyperparameters`,
+    `results` and `wandb` are its files of these names. `listing` are its checkpoints, and `damage` what of them was
+    found damaged, by sequence number. `logs` are the logs of the console, and `problems` are the parts that
     could not be read, in words.
     """
 

@@ -24,6 +24,8 @@ _PICKLE = b"\x80"
 def find_latest_checkpoint(folder: str | os.PathLike[str], pattern: str = "*.pt") -> str | None:
     """The path of the latest sound checkpoint file in `folder`, or None; for a root of asyncckpt: ``ckpt.latest()``.
 
+    `pattern` is that of the files' names, as a shell has it.
+
     The highest step counts, which is the last number in a name; files without one come after those, newest first.
     Links to a file beside them and hidden files are left out. A damaged file is a warning, and the one before it is
     taken; where all are, that is an error in the log and None. Files may come and go meanwhile.
@@ -62,7 +64,7 @@ def _latest(folder: str | os.PathLike[str], pattern: str) -> str | None:
 
 
 async def find_latest_checkpoint_async(folder: str | os.PathLike[str], pattern: str = "*.pt") -> str | None:
-    """`find_latest_checkpoint`, on an event loop that goes on meanwhile."""
+    """`find_latest_checkpoint` of `folder` and `pattern`, on an event loop that goes on meanwhile."""
     return await asyncio.to_thread(find_latest_checkpoint, folder, pattern)
 
 

@@ -51,7 +51,10 @@ def save_config_to_json(config: Source, path: str | os.PathLike[str], *, compres
 async def save_config_to_json_async(
     config: Source, path: str | os.PathLike[str], *, compress_above: int | None = None
 ) -> bool:
-    """`save_config_to_json`, on an event loop that goes on meanwhile. Cancelled, it leaves nothing behind."""
+    """`save_config_to_json`, `compress_above` too, on an event loop that goes on meanwhile.
+
+    Cancelled, it leaves nothing behind.
+    """
     cancelled = threading.Event()
     saving = asyncio.ensure_future(asyncio.to_thread(_save, config, Path(path), compress_above, cancelled))
     try:
@@ -100,7 +103,7 @@ def iterate_config_in_json(path: str | os.PathLike[str], where: str) -> Generato
 
 
 async def iterate_config_in_json_async(path: str | os.PathLike[str], where: str) -> AsyncIterator[Any]:
-    """`iterate_config_in_json`, on an event loop that goes on meanwhile."""
+    """`iterate_config_in_json` of `path` and `where`, on an event loop that goes on meanwhile."""
     items, end = iterate_config_in_json(path, where), object()
     try:
         while (item := await asyncio.to_thread(next, items, end)) is not end:

@@ -262,7 +262,7 @@ class Run:
         return self._links, *self._trackers
 
     def begin_with(self, parts: Mapping[str, object]) -> None:
-        """See `asyncckpt.belonging.Run`."""
+        """What a checkpointer saves of this run, by the names of its `parts`: see `asyncckpt.belonging.Run`."""
         self._has_checkpointer = True
         self.describe(model=parts.get("model"), optimizer=parts.get("optimizer"), scheduler=parts.get("scheduler"))
         self.save_wandb_info()

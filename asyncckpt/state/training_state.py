@@ -48,7 +48,9 @@ class TrainingState:
     ``resume()`` returns one. One that is given as an extra, ``extra={"about": TrainingState(batch_size=32)}``, goes
     with every checkpoint: its fields from `batch_size` on come back from ``resume()``, and in that object itself. The
     states of optimizer, scheduler and random numbers are filled in by ``asyncckpt.load(root).training`` only, since a
-    resume puts them where they belong. `unknown` is what a newer version wrote and this one has no field for.
+    resume puts them where they belong (`optimizer_state`, `scheduler_state`, `random_state`). `epoch`, `metrics`,
+    `loss`, `learning_rate` and `id` are of the checkpoint, and the others are what a user says. `unknown` is what a
+    newer version wrote and this one has no field for.
 
     `loss_history` is yours to append numbers to; a checkpoint has the newest 65,536 of them, as a tensor of float64,
     and a list that you gave is filled in place by ``resume()``. For all of a long training there is the metrics log.

@@ -27,7 +27,8 @@ class WandbTracker:
     """A W&B run (extra ``wandb``): the one that is active, else one of its own, resumed where `run_id` has run before.
 
     `run_id` is best that of the run, which stays the same for its whole life: ``Run.trackers`` gives it that, and the
-    root. `name` is shown to people, and W&B's files lie in `folder`. What the environment says (``WANDB_MODE``,
+    root. `name` is shown to people, `project`, `entity`, `group` and `tags` are W&B's own words, and its files lie in
+    `folder`. What the environment says (``WANDB_MODE``,
     ``WANDB_PROJECT``, ...) comes first. With `root`, where the checkpoints are, each durable one becomes a version of
     the artifact ``{run id}-checkpoint``: a reference to its manifest, with the aliases ``latest``, ``step-{step}`` and,
     by `monitor` or by what the run goes by, ``best``.

@@ -23,7 +23,8 @@ MIGRATIONS: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {}
 class TrainMicroState:
     """Within an epoch: `batch_idx` batches are over, `micro_step` of them have gradients that no step was made of.
 
-    `loss_sum` is of all batches of the epoch, weighted by their samples; `additional_metrics` are what the last batch
+    `loss_sum` is of all batches of the epoch, weighted by their samples, of which there were `num_samples`;
+    `additional_metrics` are what the last batch
     has given.
     """
 
@@ -53,7 +54,7 @@ class TrainMicroState:
 class ValMicroState:
     """Within a validation: `batch_idx` batches are over; `loss_sum` and `metrics` are sums, weighted by samples.
 
-    `loss_sum` is None as long as no batch has given a loss.
+    Of these there were `num_samples`. `loss_sum` is None as long as no batch has given a loss.
     """
 
     batch_idx: int = 0

@@ -20,7 +20,10 @@ from asyncckpt.launch.grids.search import Combination
 
 @dataclass(frozen=True, slots=True)
 class GridSearchResult:
-    """What has come of each experiment of a search, in their order, and how many `seconds` it took."""
+    """What has come of each experiment of a search (`outcomes`, in their order), and how many `seconds` it took.
+
+    It was `started` at that time, in `mode`; the folders are in `output_dir`.
+    """
 
     mode: ExecutionMode
     output_dir: Path
