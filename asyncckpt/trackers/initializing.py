@@ -32,10 +32,11 @@ def initialize_wandb(
 ) -> bool:
     """Begin or resume the W&B run `run_name`; whether it is active now. Repeating that does nothing more.
 
-    Its id is `run_name`, in letters that W&B takes, and its files lie in `run_artifact_dir`. What the environment says
-    comes first. Either is said, at INFO or as a warning, on stderr where no logging is configured. Whatever goes wrong
-    is one line in the log and False: no package, no API key (nobody is asked for one),
-    no answer within `timeout` seconds, or another run that is active in this process.
+    Its id is `run_name`, in letters that W&B takes, its project is `project_name`, and its files lie in
+    `run_artifact_dir`. What the environment says comes first. Either is said, at INFO or as a
+    warning, on stderr where no logging is configured. Whatever goes wrong is one line in the log and False: no package,
+    no API key (nobody is asked for one), no answer within `timeout` seconds, or another run that is active in this
+    process.
     """
     with _lock:
         attempt = _Attempt(run_name, os.fspath(run_artifact_dir), project_name, config)
