@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 from asyncckpt import allowance
@@ -113,7 +114,7 @@ def _held_back() -> Collection[int]:
     """The signals that wait until somebody lets them in."""
     held_back: Collection[int] = ()
     if sys.platform != "win32":
-        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        held_back = {*signal.pthread_sigmask(signal.SIG_BLOCK, ())} - {*held()}  # which a Preemption lets in
     return held_back
 
 

@@ -228,6 +228,9 @@ def test_signals_that_are_blocked_are_a_problem_and_ignored_ones_a_note() -> Non
     assert states(ignored)["signals"] == "note"
     assert sentence(ignored, "signals").startswith("SIGUSR1, SIGHUP are ignored here")
     assert states(doctor("pass"))["signals"] == "ok"
+    told = "import os; os.environ['ASYNCCKPT_HELD_SIGNALS'] = 'SIGUSR1'"
+    held = f"{told}; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])"
+    assert states(doctor(held))["signals"] == "ok", "a Preemption lets it in"
 
 
 def test_a_metrics_port_that_is_taken_is_a_note(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,9 +246,6 @@ def test_a_metrics_port_that_is_taken_is_a_note(document: Document, monkeypatch:
     monkeypatch.setenv("ASYNCCKPT_METRICS_ADDR", "127.0.0.1")
     assert sentence(document("doctor", "--read-only"), "metrics").endswith("is free")
 
-
-def test_optional_libraries_that_are_missing_are_named(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = metadata.version
 
 def test_metrics_that_are_reported_are_named_and_none_is_put_there(
     document: Document, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -269,6 +269,9 @@ def test_metrics_that_are_reported_are_named_and_none_is_put_there(
     assert states(found)["metrics"] == "note"
     assert sentence(found, "metrics").startswith(f"{tmp_path / 'none'} is no folder to write to")
 
+
+def test_optional_libraries_that_are_missing_are_named(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
 
     def version(name: str) -> str:
         if name in ("wandb", "zstandard"):
