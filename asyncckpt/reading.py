@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -58,8 +58,14 @@ class Span:
         return self.pieces[-1].extent.offset + self.pieces[-1].extent.length - self.start
 
 
-def spans(contents: Contents, paths: Collection[Path] | None = None, *, whole: bool = True) -> list[Span]:
-    """The requests that fetch the tensors at `paths` (all of them where None), in file order.
+def spans(
+    contents: Contents,
+    paths: Collection[Path] | None = None,
+    *,
+    whole: bool = True,
+    only: Container[Extent] | None = None,
+) -> list[Span]:
+    """The requests that fetch the tensors at `paths` (all of them where None), or `only` these extents, in file order.
 
     A tensor is not split over two of them, however large it is, unless it need not be `whole`.
     """
@@ -68,7 +74,8 @@ def spans(contents: Contents, paths: Collection[Path] | None = None, *, whole: b
         if paths is None or path in paths:
             for box in entry.boxes:
                 for extent in box.extents:
-                    by_pack.setdefault(extent.pack, []).append(_Piece(path, extent))
+                    if only is None or extent in only:
+                        by_pack.setdefault(extent.pack, []).append(_Piece(path, extent))
     return [
         Span(contents.packs[number], run)
         for number in sorted(by_pack)
@@ -218,10 +225,12 @@ async def verify(
     checkpoint: Checkpoint,
     *,
     full: bool = True,
+    choose: Callable[[Contents], Container[Extent]] | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Check a checkpoint: lengths and headers of its packs, and with `full` every byte of its tensors.
 
+    Without `full`, the extents that `choose` names are read all the same; nothing of one whose key is not here.
     `progress` is told the bytes of each finished request. Raises `CheckpointCorruptError` naming the first thing that
     is wrong, and `StorageError` if the store cannot be read. Of one that is encrypted with a key that is not here, only
     what is stored can be checked: where that is sound, raises `KeyUnavailable`.
@@ -233,8 +242,9 @@ async def verify(
         raise
     for pack in manifest.contents.packs:
         await _verify_pack(catalog.storage, pack)
-    if full:
-        for span in spans(manifest.contents):
+    if full or choose is not None:
+        chosen = None if full or choose is None else choose(manifest.contents)
+        for span in spans(manifest.contents, whole=full, only=chosen):
             await _read(catalog.storage, span)
             progress(sum(piece.extent.length for piece in span.pieces))
 

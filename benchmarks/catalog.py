@@ -1,8 +1,9 @@
 """Catalog: what a run of 10,000 checkpoints costs those who list it, and the writer that adds one and prunes one.
 
-No peer keeps a catalog. The same is measured with 100 checkpoints: what a save and its pruning cost must not
-depend on how many are kept. What the file system itself takes longer for in a larger folder is measured beside it: the
-same files are removed by hand there, with nothing around the calls.
+The command line is measured as a person has it: a process each time, from its start to its end. No peer keeps a
+catalog. The same is measured with 100 checkpoints: what a save and its pruning cost must not depend on how many are
+kept. What the file system itself takes longer for in a larger folder is measured beside it: the same files are removed
+by hand there, with nothing around the calls.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import functools
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +32,16 @@ QUICK_COUNTS = (10, 200)
 BARS = (
     Bar("list", 1.0, case="10,000"),
     Bar("latest", 0.1, case="10,000"),
+    Bar("asyncckpt ls", 1.0, case="10,000"),
+    Bar("asyncckpt --help", 0.15, case="10,000"),
     Bar("prune one / with few, beyond the file system", 1.2),
 )
 
 REPEATS = 3
 PRUNED = 10
 """Saves that each prune one."""
+
+COMMANDS = {"asyncckpt ls": ("ls", "{}"), "asyncckpt --help": ("--help",)}
 
 
 def run(options: Options) -> Report:
@@ -62,7 +69,7 @@ def _median(found: list[Sample], count: float, name: str) -> float:
 
 
 def _rows(count: float, found: list[Sample]) -> list[Row]:
-    metrics = ("list", "latest", "resume", "prune one", "remove by hand", "save and prune one")
+    metrics = ("list", "latest", *COMMANDS, "resume", "prune one", "remove by hand", "save and prune one")
     return [row("catalog", _case(count), OWN, name, "s", [s[name] for s in found if name in s]) for name in metrics]
 
 
@@ -79,6 +86,8 @@ def _measure(root: Path, count: int) -> list[Sample]:
     make_run(root, count)
     tracked, deleting = model(), _Deleting()
     samples = list[Sample]()
+    for _ in range(REPEATS):
+        samples.append({name: _timed(functools.partial(_command, c, root)) for name, c in COMMANDS.items()})
     keep = RetentionPolicy(last=count)
     with AsyncCheckpointer(root, model=tracked, keep=keep, listeners=[deleting]) as checkpointer:
         assert len(checkpointer.checkpoints()) == count
@@ -93,6 +102,12 @@ def _measure(root: Path, count: int) -> list[Sample]:
                     {"save and prune one": seconds, "prune one": deleting.seconds, "remove by hand": _by_hand(root)}
                 )
     return [s | {"count": count} for s in samples]
+
+
+def _command(arguments: tuple[str, ...], root: Path) -> None:
+    """Run the command line, as a process of its own."""
+    command = [sys.executable, "-m", "asyncckpt", *(argument.format(root) for argument in arguments)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 def _by_hand(root: Path) -> float:

@@ -6,6 +6,7 @@ Results go to standard output, messages to standard error. Exit codes: 0 all is 
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -18,4 +19,6 @@ def main() -> None:
             raise
         sys.stderr.write("asyncckpt: the command line needs click: pip install 'asyncckpt[cli]'\n")
         sys.exit(2)
+    # Of ten thousand records that are read none is garbage, and to look for some among them takes its time.
+    gc.set_threshold(100_000)
     app()

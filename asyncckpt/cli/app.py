@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "Check every byte of one or all checkpoints.",
     "resume-path": "Print what a training would resume from.",
     "doctor": "Check this machine and a root for what saves need.",
+    "bench": "Measure how fast this machine and a root can save.",
     "report": "Report what a run was and what came of it.",
     "compare": "Compare many runs in one table.",
     "prune": "Remove what a retention policy does not keep.",
@@ -80,8 +81,8 @@ class Lazy(click.Group):
 def app() -> None:
     """Look after the checkpoints of a training run. ROOT is a folder; ROOT@latest, @best, @STEP, @ID or @TAG names one.
 
-    A training may be saving into ROOT; only prune, gc, tag, pin, unpin and import write to it, verify --note, and
-    doctor; cp and sync write to another one.
+    A training may be saving into ROOT; only prune, gc, tag, pin, unpin and import write to it, verify --note,
+    doctor and bench; cp and sync write to another one.
     The status is 0 if all is well, 1 if something is damaged or a problem, 2 if the command line is wrong, 3 if there
     is no such checkpoint, 4 if the store cannot be read. That of run is its command's.
 

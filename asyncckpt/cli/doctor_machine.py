@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from asyncckpt import allowance
 from asyncckpt.cli.checks import Check
-from asyncckpt.metrics.config import PORT, configured
+from asyncckpt.holding import held
+from asyncckpt.metrics.config import OTEL, PORT, configured
 from asyncckpt.metrics.exporter import Exporter
 from asyncckpt.preemption.settings import DEFAULT_SIGNALS
 from asyncckpt.sizes import size
@@ -111,7 +114,7 @@ def _held_back() -> Collection[int]:
     """The signals that wait until somebody lets them in."""
     held_back: Collection[int] = ()
     if sys.platform != "win32":
-        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        held_back = {*signal.pthread_sigmask(signal.SIG_BLOCK, ())} - {*held()}  # which a Preemption lets in
     return held_back
 
 
@@ -124,16 +127,22 @@ def _metrics() -> Check:
         config = configured(None)
         if config is None:
             return Check("metrics", "ok", f"{PORT} is not set, so that only metrics= opens a port")
-        exporter = Exporter(config)
+        # The port alone is tried: what is reported stays where it was put.
+        exporter = Exporter(replace(config, textfile=None, pushgateway=None, otel=False))
         try:
             exporter.serve()
             port = exporter.port
         finally:
             exporter.close()
-    if port is None:
-        why = "; ".join(said) or f"{PORT} names no port"
-        return Check("metrics", "note", f"{why}; unless a training of yours has it, take another one")
-    return Check("metrics", "ok", f"{config.addr}:{port} is free")
+    if said:
+        return Check("metrics", "note", f"{said[0]}; unless a training of yours has it, take another one")
+    if config.textfile is not None and not os.access(config.textfile, os.W_OK):
+        return Check("metrics", "note", f"{config.textfile} is no folder to write to: metrics would not be there")
+    if config.otel and not _is_installed("opentelemetry-api"):
+        return Check("metrics", "note", f"{OTEL} is set, and that needs pip install 'asyncckpt[otel]'")
+    free = [] if port is None else [f"{config.addr}:{port} is free"]
+    taken = [place for place in (config.textfile, config.pushgateway, config.otel and "OpenTelemetry") if place]
+    return Check("metrics", "ok", "; ".join([*free, *(f"they go to {place}" for place in taken)]))
 
 
 @contextmanager

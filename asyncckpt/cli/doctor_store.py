@@ -8,14 +8,15 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 from asyncckpt import allowance
 from asyncckpt.admission import Admission
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.checks import Check, not_tried
 from asyncckpt.cli.exits import reason
+from asyncckpt.cli.rates import read, written
+from asyncckpt.cli.scratch import tidied
 from asyncckpt.errors import AsyncCkptError, ObjectNotFound, StorageError
 from asyncckpt.events import Event, Listeners, Shortage
 from asyncckpt.format import names
@@ -168,7 +169,7 @@ class Look:
 
     async def writing(self) -> AsyncIterator[Check]:
         """What only a put tells; leaves nothing behind."""
-        async with self._tidied():
+        async with tidied(self._storage):
             try:
                 async with asyncio.timeout(PATIENCE):
                     gives = await self._storage.probe()
@@ -184,18 +185,6 @@ class Look:
             if isinstance(self._storage, LocalStorage) and "direct_io" not in self._storage.fallbacks:
                 yield Check("direct io", "ok", "large files are written past the page cache (O_DIRECT)")
             yield await self._clock()
-
-    @asynccontextmanager
-    async def _tidied(self) -> AsyncIterator[None]:
-        """Leave no folder behind that was not there."""
-        root = Path(self._storage.url)
-        missing = [place for place in (root, *root.parents) if not place.exists()] if self._is_folder else []
-        try:
-            yield
-        finally:
-            for place in missing:
-                with suppress(OSError):
-                    place.rmdir()
 
     @property
     def _is_folder(self) -> bool:
@@ -224,11 +213,7 @@ class Look:
         data[:] = os.urandom(PROBE)
         try:
             async with asyncio.timeout(PATIENCE):
-                began = time.monotonic()
-                await self._storage.put(key, [data], length=PROBE)
-                written = time.monotonic()
-                await self._storage.get(key, length=PROBE, into=into)
-                read = time.monotonic()
+                rates = await written(self._storage, key, data), await read(self._storage, key, into)
         except ObjectNotFound:
             return [Check("bandwidth", "note", "a training has begun meanwhile, and removed the probe: try again")]
         except TimeoutError:
@@ -241,7 +226,6 @@ class Look:
                 await self._storage.delete([key])
         if data != into:
             return [Check("bandwidth", "problem", "what was read is not what was written: do not trust this store")]
-        rates = [f"{size(PROBE / max(seconds, 1e-9))}/s" for seconds in (written - began, read - written)]
         hint = "; read back at once, so maybe out of a cache" if self._is_folder else ""
         return [Check("bandwidth", "ok", f"{size(PROBE)} written at {rates[0]}, read at {rates[1]}{hint}")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli.amount import amount
 from asyncckpt.cli.following import follow, unless_removed
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
@@ -25,19 +25,8 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _MOST_HF = 50 * 10**9
 """As Hugging Face cuts its own."""
-
-
-def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?)b?", text.strip().lower())
-    most = math.floor(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
-    if most < 1:
-        raise click.BadParameter(f"{text!r}: give bytes, as 5GB or 512MiB")
-    return most
 
 
 @click.command()
@@ -47,7 +36,7 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int | Non
     "--to", "form", type=click.Choice(["safetensors", "hf", "torch", "dcp"]), required=True, help="What is written."
 )
 @click.option("--only", "parts", multiple=True, metavar="PART", help="A part of the state; may be given again.")
-@click.option("--max-shard-size", "most", metavar="SIZE", callback=_bytes, help="Cut files: 5GB, 512MiB [hf: 50GB].")
+@click.option("--max-shard-size", "most", metavar="SIZE", callback=amount, help="Cut files: 5GB, 512MiB [hf: 50GB].")
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The config.json for --to hf."
 )

@@ -147,7 +147,7 @@ def _why(key: str, newest: int) -> str:
         is_later = owner.seq > newest
         return f"{left}: its save came to no commit" if is_later else f"{left}: no listed checkpoint needs it"
     if names.is_probe(key):
-        return "left by a doctor that was killed"
+        return "left by a doctor or a bench that was killed"
     if key.startswith(names.COMMITS):
         return "records that list nothing any more"
     return "said of a checkpoint that is gone"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.cli.incomplete import Incomplete, incomplete
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.summary import Summary, short, summaries
 from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
+
+if TYPE_CHECKING:
+    from asyncckpt.cli.incomplete import Incomplete
 
 
 @click.command()
@@ -32,7 +34,11 @@ def ls(root: str, damaged: bool, unfinished: bool, as_json: bool) -> None:
 
     async def act(catalog: Catalog) -> tuple[Listing, list[Incomplete]]:
         listing = await catalog.listing()
-        return listing, await incomplete(catalog, listing) if unfinished else []
+        if not unfinished:
+            return listing, []
+        from asyncckpt.cli.incomplete import incomplete
+
+        return listing, await incomplete(catalog, listing)
 
     listing, found = reading(root, act)
     shows_whole, shows_damaged = not (damaged or unfinished), damaged or not unfinished

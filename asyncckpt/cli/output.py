@@ -35,9 +35,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right
     if sys.stdout.isatty() and _draw(headings, cells, flush):
         return
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    lines = []
     for row in [headings, *cells]:
         columns = zip(row, widths, flush, strict=True)
-        click.echo("  ".join(c.rjust(width) if end else c.ljust(width) for c, width, end in columns).rstrip())
+        lines.append("  ".join(c.rjust(width) if end else c.ljust(width) for c, width, end in columns).rstrip())
+    click.echo("\n".join(lines))  # at once: of ten thousand, each by itself takes a tenth of a second
 
 
 def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]], flush: Sequence[bool]) -> bool:

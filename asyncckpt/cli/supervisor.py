@@ -19,6 +19,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from asyncckpt.holding import holding
+
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
 _SET_CHILD_SUBREAPER = 36
@@ -49,12 +51,13 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as it may be inherited, it takes the statuses away
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
 
-    def run(self, command: tuple[str, ...]) -> int:
+    def run(self, command: tuple[str, ...], hold: Collection[str] = ()) -> int:
         """Run `command` to its end; its status, or 128 and the number of the signal that killed it.
 
-        Raises `OSError` if it cannot be started.
+        Signals in `hold` are blocked in it. Raises `OSError` if it cannot be started.
         """
-        child = os.posix_spawnp(command[0], command, os.environ, setsigmask=[], setsigdef=_CHANGED)
+        environment, blocked = {**os.environ, **holding(hold)}, [signal.Signals[name] for name in hold]
+        child = os.posix_spawnp(command[0], command, environment, setsigmask=blocked, setsigdef=_CHANGED)
         ended: dict[int, int] = {}
         while child not in ended:
             info = signal.sigwaitinfo(_WATCHED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -10,6 +10,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.following import unless_removed
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.format.contents import Contents, Extent
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.reading import verify
 
@@ -49,15 +50,17 @@ async def judge(
     checkpoint: Checkpoint,
     *,
     full: bool,
+    choose: Callable[[Contents], Container[Extent]] | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Verdict:
-    """Whether `checkpoint` is whole; raises `CheckpointNotFoundError` if retention removed it meanwhile.
+    """Whether `checkpoint` is whole, by what `verify` looks at.
 
-    `progress` is told how many bytes more were checked.
+    Raises `CheckpointNotFoundError` if retention removed it meanwhile. `progress` is told how many bytes more were
+    checked.
     """
     try:
         async with unless_removed(catalog, checkpoint):
-            await verify(catalog, checkpoint, full=full, progress=progress)
+            await verify(catalog, checkpoint, full=full, choose=choose, progress=progress)
     except CheckpointNotFoundError:
         raise
     except AsyncCkptError as error:

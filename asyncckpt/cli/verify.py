@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import closing
 
@@ -12,6 +13,7 @@ from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.following import follow
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.printable import printable
+from asyncckpt.cli.sampling import Sample, percent
 from asyncckpt.cli.select import Target, reading, target
 from asyncckpt.cli.status import StatusLine
 from asyncckpt.cli.verdict import Verdict, exit_for_all, judge, verdict
@@ -29,31 +31,50 @@ _COLOURS = {"ok": "green", "damaged": "red"}
 @click.command()
 @click.argument("checkpoint")
 @click.option("--full/--quick", default=True, help="Every byte (default), or only lengths, headers and manifests.")
+@click.option("--sample", "share", metavar="PERCENT", callback=percent, help="--quick, and a random part of the bytes.")
+@click.option("--seed", type=int, metavar="N", help="Which part; without it another one each time.")
 @click.option("--note", is_flag=True, help="Leave word of it in ROOT; without it nothing is written there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def verify(checkpoint: str, full: bool, note: bool, as_json: bool) -> None:
+def verify(checkpoint: str, full: bool, share: float | None, seed: int | None, note: bool, as_json: bool) -> None:
     """Check CHECKPOINT, or all that are listed where only a ROOT is given. Exit code 1 if any is damaged.
+
+    --sample 5% reads a random twentieth of each: what has a digest of its own, 64 MiB in a row at most, is as likely
+    to be read as anything else. It says with which seed, and how likely damage was to be found.
 
     With --note, what is damaged is noted in ROOT: ls shows it, and from then on retention keeps it and counts it in no
     rule; and a full check that finds it sound again takes the note back. A training notes what it finds by itself.
     """
-    chosen = target(checkpoint)
-    with closing(Check(chosen, full, notes=note)) as check:
+    chosen, sample = target(checkpoint), _sample(share, seed, full=full)
+    full = full and sample is None
+    with closing(Check(chosen, full, sample, notes=note)) as check:
         verdicts = reading(chosen.root, check.all if as_json else check.shown)
     status = exit_for_all(verdicts)
     if as_json:
         rows = [verdict.json() for verdict in verdicts]
-        print_json({"root": chosen.root, "full": full, "ok": status is Exit.OK, "checkpoints": rows})
+        said = {} if sample is None else {"sample": sample.json()}
+        print_json({"root": chosen.root, "full": full, "ok": status is Exit.OK, "checkpoints": rows, **said})
+    elif sample is not None and verdicts:
+        click.echo(sample.line)
     if not verdicts:
         click.echo(f"{chosen.root} holds no checkpoints", err=True)
     click.get_current_context().exit(status)
 
 
+def _sample(share: float | None, seed: int | None, *, full: bool) -> Sample | None:
+    if share is None:
+        if seed is not None:
+            raise click.UsageError("--seed is for --sample")
+        return None
+    if not full:
+        raise click.UsageError("--sample is --quick and a part of the bytes: leave out --quick")
+    return Sample(share, secrets.randbelow(1 << 32) if seed is None else seed)
+
+
 class Check:
     """The check of one or all checkpoints, one after the other."""
 
-    def __init__(self, chosen: Target, full: bool, *, notes: bool) -> None:
-        self._chosen, self._full, self._notes = chosen, full, notes
+    def __init__(self, chosen: Target, full: bool, sample: Sample | None = None, *, notes: bool) -> None:
+        self._chosen, self._full, self._sample, self._notes = chosen, full, sample, notes
         self._status = StatusLine()
 
     def close(self) -> None:
@@ -94,14 +115,16 @@ class Check:
 
     async def _judged(self, catalog: Catalog, listing: Listing, checkpoint: Checkpoint, place: str) -> Verdict:
         what, done = f"checking {place}: step {checkpoint.step}, {size(checkpoint.size)}", 0
+        choose = None if self._sample is None else self._sample.of(checkpoint)
+        total = checkpoint.size * (1.0 if self._sample is None else self._sample.share)
 
         def more(nbytes: int) -> None:
             nonlocal done
             done += nbytes
-            self._status.show(f"{what}, {min(100, 100 * done // checkpoint.size)} %")
+            self._status.show(f"{what}, {min(100, 100 * done // total):.0f} %")
 
         self._status.show(what)
-        found = await judge(catalog, checkpoint, full=self._full, progress=more)
+        found = await judge(catalog, checkpoint, full=self._full, choose=choose, progress=more)
         if self._notes:
             finding = Finding.of(checkpoint)
             await self._note(catalog, finding, found, is_noted=finding in listing.findings)

@@ -59,34 +59,52 @@ def commit(open_: Callable[[], Storage], image: Image, memory: memoryview, about
 
     Waits for it; not for a thread that runs an event loop. Raises what the save failed of, and `SaveFailed`.
     """
-    pool = WorkerPool[SaveService](
-        lambda former: SaveService(open_(), ServiceConfig(incremental=False), Listeners(()), SYSTEM_CLOCK, SingleRank())
-    )
-    answer: Future[Record] = Future()
-
-    def reply(told: Reply) -> None:
-        if isinstance(told, Committed):
-            answer.set_result(told.record)
-        elif isinstance(told, Rejected):
-            answer.set_exception(told.error)
-
-    watermark = Watermark()
-    watermark.advance(image.layout.size)
-    watermark.seal()
-    job = SaveJob(
-        id=secrets.token_hex(16),
-        ordinal=1,
-        step=about.step or 0,
-        epoch=about.epoch,
-        metrics=dict(about.metrics),
-        created=int(SYSTEM_CLOCK.time() * 1e6),
-        arena="import",
-        layout=image.layout,
-        values=image.values,
-        message=message,
-    )
+    writer = Writer(open_)
     try:
-        pool.submit(Ticket(job, memory, watermark, reply))
-        return answer.result()
+        return writer.save(image, memory, about, message).result()
     finally:
-        pool.close()
+        writer.close()
+
+
+class Writer:
+    """Saves images into one root; `open_` is called once, on the thread that writes."""
+
+    def __init__(self, open_: Callable[[], Storage]) -> None:
+        config = ServiceConfig(incremental=False)
+        self._pool = WorkerPool[SaveService](
+            lambda former: SaveService(open_(), config, Listeners(()), SYSTEM_CLOCK, SingleRank())
+        )
+        self._ordinal = 0
+
+    def save(self, image: Image, memory: memoryview, about: About, message: str) -> Future[Record]:
+        """Begin to save what is in `memory`, an `image` that was gathered, which has to stay as it is until then."""
+        answer: Future[Record] = Future()
+
+        def reply(told: Reply) -> None:
+            if isinstance(told, Committed):
+                answer.set_result(told.record)
+            elif isinstance(told, Rejected):
+                answer.set_exception(told.error)
+
+        watermark = Watermark()
+        watermark.advance(image.layout.size)
+        watermark.seal()
+        self._ordinal += 1
+        job = SaveJob(
+            id=secrets.token_hex(16),
+            ordinal=self._ordinal,
+            step=about.step or 0,
+            epoch=about.epoch,
+            metrics=dict(about.metrics),
+            created=int(SYSTEM_CLOCK.time() * 1e6),
+            arena="import",
+            layout=image.layout,
+            values=image.values,
+            message=message,
+        )
+        self._pool.submit(Ticket(job, memory, watermark, reply))
+        return answer
+
+    def close(self, timeout: float | None = None) -> None:
+        """Let it finish; after `timeout` seconds it is left to itself."""
+        self._pool.close(timeout)

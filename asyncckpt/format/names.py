@@ -11,7 +11,8 @@
         rank-00000-of-00008.json                    reports
         manifest.json
     user/                                           pins, tags and requests: see `asyncckpt.format.marks`
-        probe-0123456789abcdef                      what `asyncckpt doctor` measured with, if it was killed meanwhile
+        probe-0123456789abcdef                      what `asyncckpt doctor` measured with, if it was killed meanwhile;
+                                                    of `asyncckpt bench` a folder
     latest  best                                    hints, overwritten, never trusted
     preemptions                                     how often the run was preempted; overwritten
 
@@ -33,7 +34,7 @@ PREEMPTIONS = "preemptions"
 
 _RECORD = re.compile(r"commits/(\d{10,})\.json")
 _FENCED = re.compile(r"commits/(\d{10,})-(\d{10,})-([0-9a-f]{32})\.(json|ok|claim)")
-_PROBE = re.compile(r"probe|\.probe-[0-9a-f]{16}|user/probe-[0-9a-f]{16}")
+_PROBE = re.compile(r"probe|\.probe-[0-9a-f]{16}|user/probe-[0-9a-f]{16}(/.*)?")
 _PACK = re.compile(r"data/[^/]+/[^/]+\.safetensors(\.zst)?(\.enc)?")
 _DIRECTORY = re.compile(r"data/(\d{8,})-step-(\d+)-i(\d+)-([0-9a-f]{8})")
 
@@ -50,7 +51,7 @@ def slot_of(key: str) -> int | None:
 
 
 def probe() -> str:
-    """A key that no other probe will ever have: a sweep removes what a killed one has left."""
+    """A key, or a folder, that no other probe will ever have: a sweep removes what a killed one has left."""
     return f"user/probe-{secrets.token_hex(8)}"
 
 

@@ -7,8 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
 
 logger = logging.getLogger("asyncckpt")
 
@@ -16,6 +20,7 @@ PORT = "ASYNCCKPT_METRICS_PORT"
 ADDR = "ASYNCCKPT_METRICS_ADDR"
 TEXTFILE = "ASYNCCKPT_METRICS_TEXTFILE"
 PUSHGATEWAY = "ASYNCCKPT_METRICS_PUSHGATEWAY"
+OTEL = "ASYNCCKPT_METRICS_OTEL"
 LOOPBACK = "127.0.0.1"
 
 
@@ -23,10 +28,14 @@ def _said(variable: str) -> str | None:
     return os.environ.get(variable, "").strip() or None
 
 
+def _otel() -> bool:
+    return (_said(OTEL) or "0").lower() not in ("0", "false", "no", "off")
+
+
 def _port() -> int | None:
     said = _said(PORT)
     if said is None:
-        return None if _said(TEXTFILE) or _said(PUSHGATEWAY) else 0
+        return None if _said(TEXTFILE) or _said(PUSHGATEWAY) or _otel() else 0
     try:
         return int(said)
     except ValueError:  # whoever set it is not there to be told, and it is no reason to stop a training
@@ -43,10 +52,11 @@ class MetricsConfig:
     `textfile` is a folder that a node exporter reads (``--collector.textfile.directory``): each process has a file of
     its own there, written every `every` seconds and once at the end. `pushgateway` is the address of a Pushgateway,
     which is sent the same. Both are for jobs that end, or that nobody can reach; either fails with a warning.
+    `otel` is an OpenTelemetry ``MeterProvider``, or True for the one that the process has: it has the same metrics.
 
-    What is not given is taken from ``ASYNCCKPT_METRICS_PORT``, ``_ADDR``, ``_TEXTFILE`` and ``_PUSHGATEWAY``; where
-    none says where, it is a free port on loopback. A port other than 0 is that of the first rank on a host: each rank
-    adds its ``LOCAL_RANK``. Raises `ValueError` for an `every` that is not above 0.
+    What is not given is taken from ``ASYNCCKPT_METRICS_PORT``, ``_ADDR``, ``_TEXTFILE``, ``_PUSHGATEWAY`` and
+    ``_OTEL`` (``1``); where none says where, it is a free port on loopback. A port other than 0 is that of the first
+    rank on a host: each rank adds its ``LOCAL_RANK``. Raises `ValueError` for an `every` that is not above 0.
     """
 
     port: int | None = field(default_factory=_port)
@@ -56,6 +66,7 @@ class MetricsConfig:
     textfile: str | Path | None = field(default_factory=lambda: _said(TEXTFILE))
     pushgateway: str | None = field(default_factory=lambda: _said(PUSHGATEWAY))
     every: float = 15.0
+    otel: bool | MeterProvider = field(default_factory=_otel)
 
     def __post_init__(self) -> None:
         if not self.every > 0:
@@ -71,7 +82,7 @@ class MetricsConfig:
 def configured(metrics: int | MetricsConfig | None) -> MetricsConfig | None:
     """The configuration that ``metrics=`` asks for. None asks for none, unless the environment says where."""
     if metrics is None:
-        return MetricsConfig() if _said(PORT) or _said(TEXTFILE) or _said(PUSHGATEWAY) else None
+        return MetricsConfig() if _said(PORT) or _said(TEXTFILE) or _said(PUSHGATEWAY) or _otel() else None
     if not isinstance(metrics, int | MetricsConfig):
         raise TypeError(f"metrics={metrics!r}: give a port (0 for any free one) or a MetricsConfig")
     return MetricsConfig(port=metrics) if isinstance(metrics, int) else metrics

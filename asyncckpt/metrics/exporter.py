@@ -10,7 +10,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -58,6 +58,9 @@ from asyncckpt.metrics.process import measured_in
 from asyncckpt.metrics.reporting import Reporter, reporter
 from asyncckpt.storage.base import Storage
 
+if TYPE_CHECKING:
+    from asyncckpt.metrics.otel import Bridge
+
 logger = logging.getLogger("asyncckpt")
 
 
@@ -65,12 +68,15 @@ class Exporter:
     """Counts events; `port` is where they can be scraped, or None before `serve`, and where it cannot be had."""
 
     def __init__(self, config: MetricsConfig, *, backend: str = OTHER, world: int = 1) -> None:
-        self.registry = config.registry or CollectorRegistry()
+        labels, beside = config.const_labels, _bridge(config)
+        self.registry = config.registry or (CollectorRegistry() if beside is None else beside.registry(labels))
         self.port: int | None = None
         self._config = config
-        self._metrics = Instruments(self.registry, config.const_labels, backend, world)
+        self._metrics = Instruments(self.registry, labels, backend, world, beside)
         self._metrics.began.set(time.time())
-        measured_in(self.registry, config.const_labels)
+        of_process = measured_in(self.registry, labels)
+        if beside is not None:
+            beside.join([*self._metrics.metrics, of_process])
         self._server: Any = None
         self._reporter: Reporter | None = None
 
@@ -261,6 +267,21 @@ class Exporter:
         cause = error if isinstance(error, StorageError) else error.__cause__
         if isinstance(cause, StorageError):
             self._metrics.errors[tier][_reason(cause)].inc()
+
+
+def _bridge(config: MetricsConfig) -> Bridge | None:
+    """The one that `config` asks for, if it is to be had."""
+    if not config.otel:
+        return None
+    try:
+        from asyncckpt.metrics.otel import bridge
+
+        return bridge(config.otel)
+    except ImportError as error:
+        logger.warning("OpenTelemetry has no metrics (%s): pip install 'asyncckpt[otel]'; training goes on", error)
+    except Exception as error:  # whatever a provider raises is no reason to stop a training
+        logger.warning("OpenTelemetry has no metrics: %r; training goes on", error)
+    return None
 
 
 def _reason(error: StorageError) -> str:

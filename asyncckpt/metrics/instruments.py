@@ -1,4 +1,4 @@
-"""Instruments: every metric there is, by name, with its children bound once. Units are in the names.
+"""Instruments: every metric there is, by name. Units are in the names.
 
 Labels have few values, all known here or fixed in the code that names them: never a step, a path or a message.
 """
@@ -6,18 +6,17 @@ Labels have few values, all known here or fixed in the code that names them: nev
 from __future__ import annotations
 
 import functools
-import math
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.registry import Collector
 
 from asyncckpt.events import HOME
 from asyncckpt.format.record import RULES
 from asyncckpt.metrics.backend import OTHER
+from asyncckpt.metrics.workshop import Beside, Children, Workshop
 
 STALL = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Milliseconds: what the training thread is held."""
@@ -28,122 +27,22 @@ SAVE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 PHASE = (0.01, 0.1, 1, 10, 60, 600)
 """One for each power of ten, since there is a histogram for each phase."""
 
-_C = TypeVar("_C")
-_M = TypeVar("_M", Counter, Gauge, Histogram)
-
-
-def _without_created(metrics: Iterable[Metric]) -> Iterable[Metric]:
-    """Without the time at which each series began, which nobody asks for and which would double them.
-
-    prometheus_client can only leave it out for the whole process, and that is the user's to decide.
-    """
-    for metric in metrics:
-        metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-        yield metric
-
-
-class _Counter(Counter):
-    def collect(self) -> Iterable[Metric]:
-        return _without_created(super().collect())
-
-
-class _Histogram(Histogram):
-    def collect(self) -> Iterable[Metric]:
-        return _without_created(super().collect())
-
-
-class _LateGauge(Gauge):
-    """Without a series until its value is known: it is NaN before, which would make a sum or an alert of it NaN."""
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in super().collect():
-            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
-            yield metric
-
-
-class Children(dict[str, _C]):
-    """A metric's children by the value of its label; the `values` that are known are there from the start, as 0."""
-
-    def __init__(self, bind: Callable[[str], _C], values: Iterable[str]) -> None:
-        super().__init__((value, bind(value)) for value in values)
-        self._bind = bind
-
-    def __missing__(self, value: str) -> _C:
-        child = self[value] = self._bind(value)
-        return child
-
-
-_shared: WeakKeyDictionary[CollectorRegistry, dict[tuple[str, tuple[str, ...]], Any]] = WeakKeyDictionary()
-"""The metrics in registries that users gave: a registry takes each name once, and several checkpointers share it."""
-
-
-class _Workshop:
-    """Makes metrics in one registry, each with the same constant labels; those that are there already are shared."""
-
-    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
-        self._registry = registry
-        self._labels = dict(sorted(labels.items()))
-        self._known = _shared.setdefault(registry, {})
-
-    def counter(self, name: str, text: str) -> Counter:
-        return self._bound(self._metric(_Counter, name, text))
-
-    def counters(self, name: str, text: str, label: str, *values: str, **fixed: str) -> Children[Counter]:
-        metric = self._metric(_Counter, name, text, label, *fixed)
-        return Children(lambda value: self._bound(metric, **{label: value}, **fixed), values)
-
-    def gauge(self, name: str, text: str) -> Gauge:
-        return self._bound(self._metric(Gauge, name, text))
-
-    def late_gauge(self, name: str, text: str) -> Gauge:
-        gauge = self._bound(self._metric(_LateGauge, name, text))
-        gauge.set(math.nan)
-        return gauge
-
-    def gauges(self, name: str, text: str, label: str, *values: str) -> Children[Gauge]:
-        metric = self._metric(Gauge, name, text, label)
-        return Children(lambda value: self._bound(metric, **{label: value}), values)
-
-    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return self._bound(self._metric(_Histogram, name, text, buckets=buckets))
-
-    def histograms(
-        self, name: str, text: str, buckets: tuple[float, ...], label: str, *values: str
-    ) -> Children[Histogram]:
-        metric = self._metric(_Histogram, name, text, label, buckets=buckets)
-        return Children(lambda value: self._bound(metric, **{label: value}), values)
-
-    def one(self, name: str, text: str, **labels: str) -> None:
-        """A metric that is always 1, and says something by its labels."""
-        self._bound(self._metric(Gauge, name, text, *labels), **labels).set(1)
-
-    def _metric(self, kind: type[_M], name: str, text: str, *labels: str, **options: Any) -> _M:
-        names = (*self._labels, *labels)
-        if len(set(names)) < len(names):
-            raise ValueError(f"const_labels {sorted(self._labels)}: {name} has a label of that name, use another")
-        if (name, names) not in self._known:
-            self._check_alone(name)
-            self._known[name, names] = kind(name, text, names, registry=self._registry, **options)
-        return cast(_M, self._known[name, names])
-
-    def _check_alone(self, name: str) -> None:
-        for other, names in self._known:
-            if other == name:
-                raise ValueError(
-                    f"const_labels {sorted(self._labels)}: another checkpointer has {name} in this registry, with "
-                    f"labels {list(names)}: give all that share a registry const_labels of the same names"
-                )
-
-    def _bound(self, metric: _M, **labels: str) -> _M:
-        values = {**self._labels, **labels}
-        return metric.labels(**values) if values else metric
-
 
 class Instruments:
-    """The metrics of one checkpointer in `registry`, with `labels` on each; home is a store of that `backend`."""
+    """The metrics of one checkpointer in `registry`, with `labels` on each; home is a store of that `backend`.
 
-    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str], backend: str, world: int) -> None:
-        self._made = made = _Workshop(registry, labels)
+    Histograms are kept `beside` too, if that is given.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        labels: Mapping[str, str],
+        backend: str,
+        world: int,
+        beside: Beside | None = None,
+    ) -> None:
+        self._made = made = Workshop(registry, labels, beside)
         self._saves(made)
         self._newest(made)
         self._queue(made)
@@ -157,7 +56,12 @@ class Instruments:
             "asyncckpt_run_info", "Where is saved, and by how many; always 1.", backend=backend, world_size=str(world)
         )
 
-    def _saves(self, made: _Workshop) -> None:
+    @property
+    def metrics(self) -> Iterable[Collector]:
+        """All of them."""
+        return self._made.metrics
+
+    def _saves(self, made: Workshop) -> None:
         self.requests = made.counters(
             "asyncckpt_save_requests_total",
             "Saves asked for: accepted, and so ended as one of asyncckpt_saves_total or to end so; or refused.",
@@ -199,7 +103,7 @@ class Instruments:
             *("staged", "written", "read", "pruned"),
         )
 
-    def _newest(self, made: _Workshop) -> None:
+    def _newest(self, made: Workshop) -> None:
         self.began = made.gauge("asyncckpt_start_timestamp_seconds", "When this checkpointer was made, Unix time.")
         self.ended = made.gauge(
             "asyncckpt_end_timestamp_seconds", "When it was closed, Unix time; 0 until then, and where it never was."
@@ -220,7 +124,7 @@ class Instruments:
             "Seconds that usually lie between two periodic saves; not there before that is known.",
         )
 
-    def _queue(self, made: _Workshop) -> None:
+    def _queue(self, made: Workshop) -> None:
         self.queued = made.gauge("asyncckpt_queued_saves", "Saves whose writing has not begun.")
         self.writing = made.gauge("asyncckpt_writing_saves", "Saves that are being written.")
         self.memory = made.gauges(
@@ -252,7 +156,7 @@ class Instruments:
             *("unknown", "malformed", "late"),
         )
 
-    def _interference(self, made: _Workshop) -> None:
+    def _interference(self, made: Workshop) -> None:
         self.over_budget = made.counters(
             "asyncckpt_over_budget_total",
             "Saves that held training for longer than Budget(stall_ms=) allows: given up, or held all the same.",
@@ -272,7 +176,7 @@ class Instruments:
         self.share = made.gauge("asyncckpt_pace_ratio", "Share of its time that background work takes.")
         self.share.set(1)
 
-    def _store(self, made: _Workshop, backend: str) -> None:
+    def _store(self, made: Workshop, backend: str) -> None:
         self.checkpoints = made.gauge("asyncckpt_retained_checkpoints", "Checkpoints in the catalog (rank 0).")
         self.retained = made.gauge("asyncckpt_retained_bytes", "Bytes in packs of the catalog, each once (rank 0).")
         self.pruned = made.counters(
@@ -301,7 +205,7 @@ class Instruments:
             *("memory", "memlock", "disk", "store"),
         )
 
-    def _errors(self, made: _Workshop, backend: str) -> Children[Counter]:
+    def _errors(self, made: Workshop, backend: str) -> Children[Counter]:
         return made.counters(
             "asyncckpt_storage_errors_total",
             "Saves, restores and cleaning that failed since the store did, by reason.",
@@ -310,7 +214,7 @@ class Instruments:
             backend=backend,
         )
 
-    def _tiers(self, made: _Workshop) -> None:
+    def _tiers(self, made: Workshop) -> None:
         # Beside asyncckpt_durable_*, not a label on them: those are compared with asyncckpt_expected_interval_seconds.
         self.tier_step = made.gauges(
             "asyncckpt_tier_durable_step",
@@ -346,7 +250,7 @@ class Instruments:
         for metric in (self.tier_step, self.tier_time, self.tier_bytes, self.tier_failures):
             _ = metric[tier]
 
-    def _restores(self, made: _Workshop) -> None:
+    def _restores(self, made: Workshop) -> None:
         self.restores = made.counters(
             "asyncckpt_restores_total", "Restores by how they ended.", "outcome", "restored", "failed"
         )
@@ -363,7 +267,7 @@ class Instruments:
             *("record", "missing", "unreadable", "content"),
         )
 
-    def _preemptions(self, made: _Workshop) -> None:
+    def _preemptions(self, made: Workshop) -> None:
         # Not there before they are needed: most processes are never told, and the others end.
         self.notices = made.counters(
             "asyncckpt_preemption_notices_total", "Notices that the process will be killed, by who gave them.", "source"

@@ -86,7 +86,7 @@ class ProcessMetrics(Collector):
 _having: WeakKeyDictionary[CollectorRegistry, ProcessMetrics] = WeakKeyDictionary()
 
 
-def measured_in(registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+def measured_in(registry: CollectorRegistry, labels: Mapping[str, str]) -> ProcessMetrics:
     """Have them in `registry`, for one more whose constant `labels` are those.
 
     Raises `ValueError` where they are called as labels here.
@@ -98,3 +98,4 @@ def measured_in(registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
     else:
         registry.register(metrics := ProcessMetrics(TALLIES, labels))
         _having[registry] = metrics
+    return _having[registry]

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeAlias
 
+from asyncckpt.holding import let_in
+
 logger = logging.getLogger("asyncckpt")
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any]
@@ -48,9 +50,10 @@ class Signals:
         self._former: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Handle them from now on."""
+        """Handle them from now on; one that was held back until now is heard at once."""
         for number in self._numbers:
             self._install(number)
+        let_in(self._former.keys())
 
     def _install(self, number: int) -> None:
         former = signal.getsignal(number)

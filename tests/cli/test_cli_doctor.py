@@ -228,6 +228,9 @@ def test_signals_that_are_blocked_are_a_problem_and_ignored_ones_a_note() -> Non
     assert states(ignored)["signals"] == "note"
     assert sentence(ignored, "signals").startswith("SIGUSR1, SIGHUP are ignored here")
     assert states(doctor("pass"))["signals"] == "ok"
+    told = "import os; os.environ['ASYNCCKPT_HELD_SIGNALS'] = 'SIGUSR1'"
+    held = f"{told}; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])"
+    assert states(doctor(held))["signals"] == "ok", "a Preemption lets it in"
 
 
 def test_a_metrics_port_that_is_taken_is_a_note(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +245,29 @@ def test_a_metrics_port_that_is_taken_is_a_note(document: Document, monkeypatch:
     monkeypatch.setenv("ASYNCCKPT_METRICS_PORT", "0")
     monkeypatch.setenv("ASYNCCKPT_METRICS_ADDR", "127.0.0.1")
     assert sentence(document("doctor", "--read-only"), "metrics").endswith("is free")
+
+
+def test_metrics_that_are_reported_are_named_and_none_is_put_there(
+    document: Document, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("PORT", "ADDR"):
+        monkeypatch.delenv(f"ASYNCCKPT_METRICS_{name}", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        gateway.setblocking(False)
+        address = f"127.0.0.1:{gateway.getsockname()[1]}"
+        monkeypatch.setenv("ASYNCCKPT_METRICS_TEXTFILE", str(tmp_path))
+        monkeypatch.setenv("ASYNCCKPT_METRICS_PUSHGATEWAY", address)
+        monkeypatch.setenv("ASYNCCKPT_METRICS_OTEL", "1")
+        found = document("doctor", "--read-only")
+        with pytest.raises(BlockingIOError):
+            gateway.accept()
+    assert states(found)["metrics"] == "ok"
+    assert sentence(found, "metrics") == f"they go to {tmp_path}; they go to {address}; they go to OpenTelemetry"
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("ASYNCCKPT_METRICS_TEXTFILE", str(tmp_path / "none"))
+    found = document("doctor", "--read-only")
+    assert states(found)["metrics"] == "note"
+    assert sentence(found, "metrics").startswith(f"{tmp_path / 'none'} is no folder to write to")
 
 
 def test_optional_libraries_that_are_missing_are_named(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def root(tmp_path: Path) -> Path:
 def test_without_yes_there_is_a_plan_with_reasons_and_nothing_goes(run: Run, saved: Saved) -> None:
     leave(saved.root, seq=9, inc=1)
     leave(saved.root, seq=2, inc=1, step=20)
-    put(saved.root, PROBE)
+    put(saved.root, f"{PROBE}/data/large")
     put(saved.root, "user/00000002-tag-61.json")
     put(saved.root, "user/00000001-tag-62.json")
     put(saved.root, "user/00000000-pin.json")
@@ -91,7 +91,7 @@ def test_without_yes_there_is_a_plan_with_reasons_and_nothing_goes(run: Run, sav
         ["data/00000002-step-20-i1-0123abcd", "2", "18 B", "step 20 of incarnation 1: no listed checkpoint needs it"],
         ["data/00000009-step-99-i1-0123abcd", "2", "18 B", "step 99 of incarnation 1: its save came to no commit"],
         ["user", "1", "2 B", "said of a checkpoint that is gone"],
-        ["user", "1", "2 B", "left by a doctor that was killed"],
+        ["user/probe-0123456789abcdef/data", "1", "2 B", "left by a doctor or a bench that was killed"],
     ]
     assert done.stdout.splitlines()[-1] == "6 objects to remove, 40 B to free"
     assert done.stderr == "nothing was removed: --yes removes it\n"

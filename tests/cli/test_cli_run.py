@@ -141,6 +141,22 @@ def held() -> Iterator[Held]:
 other = held
 
 
+HEARS = """
+import os, signal, sys, torch
+from asyncckpt import AsyncCheckpointer, Preempted, Preemption
+from asyncckpt.storage import MemoryStorage
+os.kill(os.getpid(), signal.SIGUSR1)
+assert signal.sigpending() == {signal.SIGUSR1}
+try:
+    with AsyncCheckpointer(MemoryStorage("held"), model=torch.nn.Linear(2, 2), preemption=Preemption()) as ckpt:
+        assert not signal.sigpending()
+        ckpt.step(1)
+except Preempted as left:
+    print(left)
+"""
+"""A training that is told before it can hear it."""
+
+
 # -- the command -------------------------------------------------------------------------------------------
 
 
@@ -149,6 +165,19 @@ other = held
 )
 def test_the_status_is_that_of_the_command(script: str, status: int) -> None:
     assert done("--", "sh", "-c", script) == (status, "", "")
+
+
+def test_a_notice_that_comes_early_waits_until_it_can_be_heard() -> None:
+    status, said, wrong = done("--hold", "SIGUSR1", "--", sys.executable, "-c", HEARS)
+    assert status == 0, wrong
+    assert said.startswith("preempted (SIGUSR1) after step 1; step 1 is saved")
+
+
+def test_what_is_not_held_kills_as_it_ever_did() -> None:
+    script = "kill -USR1 $$; echo alive"
+    assert done("--hold", "SIGUSR2", "--", "sh", "-c", script)[:2] == (128 + signal.SIGUSR1, "")
+    assert done("--hold", "SIGUSR1", "--", "sh", "-c", script)[:2] == (0, "alive\n")
+    assert done("--hold", "SIGTERM", "--", "sh", "-c", script)[0] == 2
 
 
 def test_arguments_reach_the_command_as_they_are() -> None:

@@ -108,7 +108,9 @@ def test_nothing_is_written_to_the_root(run: Run, saved: Saved, arguments: list[
     assert tree(saved.root.parent) == before
 
 
-@pytest.mark.parametrize("arguments", [["gc"], ["resume-path"], ["ls", "--incomplete"], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments", [["gc"], ["resume-path"], ["ls", "--incomplete"], ["doctor"], ["bench", "--size=1MiB"]]
+)
 def test_commands_need_no_torch(saved: Saved, arguments: list[str], tmp_path: Path) -> None:
     done = python(
         "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
