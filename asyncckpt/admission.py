@@ -17,6 +17,7 @@ from asyncckpt.allowance import Allowance
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.events import Listeners, Shortage
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import unbounded
 from asyncckpt.storage.local import LocalStorage
 
 
@@ -83,6 +84,7 @@ def _of_locks(size: int, kinds: Collection[str]) -> Iterator[Shortage]:
 
 
 def _of_disk(size: int, storage: Storage, instead: str) -> Iterator[Shortage]:
+    storage = unbounded(storage)
     if not isinstance(storage, LocalStorage):
         return
     folder = next(folder for folder in [Path(storage.url), *Path(storage.url).parents] if folder.exists())

@@ -8,10 +8,11 @@ objects are being filled: then the same checkpoint is read again, and not from t
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
@@ -24,8 +25,10 @@ from asyncckpt.marking import damage_of
 from asyncckpt.progress import Progress
 from asyncckpt.restoring import Live, Loaded, read
 from asyncckpt.worker.home import above
+from asyncckpt.worker.tier import LOOK
 
 logger = logging.getLogger("asyncckpt")
+_T = TypeVar("_T")
 
 
 Found: TypeAlias = Callable[[str, Finding, Damage], None]
@@ -106,7 +109,7 @@ class Nearest:
     async def _instead(self, which: Which, error: TransientError) -> Checkpoint:
         for tier, catalog in self._nearer.items():
             try:
-                found, _ = await catalog.named(which)
+                found, _ = await _answered(catalog.named(which))
             except AsyncCkptError as other:
                 logger.warning("nor does the %s have it: %s", tier, other)
             else:
@@ -128,10 +131,10 @@ class Nearest:
         return None
 
     async def _ahead(self, tier: str, home: Catalog, catalog: Catalog) -> Listing:
-        ours, theirs, head = await home.run(), await catalog.run(), await home.head()
+        ours, theirs, head = await home.run(), await _answered(catalog.run()), await home.head()
         if ours is None or theirs is None or ours.id != theirs.id or head is None:
             return Listing(None)
-        there = await catalog.listing()
+        there = await _answered(catalog.listing())
         if not above(head, (), there.checkpoints):  # mostly: then nobody has to know all that home lists
             return Listing(None)
         newer = {c.seq for c in above(head, (await home.listing()).checkpoints, there.checkpoints)}
@@ -189,7 +192,8 @@ class Nearest:
 
     async def _has(self, tier: str, catalog: Catalog, checkpoint: Checkpoint) -> bool:
         try:
-            listed = (await catalog.listing()).checkpoints
+            asked = catalog.listing()
+            listed = (await (_answered(asked) if tier in self._nearer else asked)).checkpoints
         except AsyncCkptError as error:
             logger.warning("whether the %s has step %d cannot be told: %s", tier, checkpoint.step, error)
             return False
@@ -201,3 +205,12 @@ class Nearest:
             self._told.add((tier, checkpoint.seq))
             self._found(tier, Finding.of(checkpoint), damage_of(error, SYSTEM_CLOCK))
             self._listeners.emit(Damaged(checkpoint.step, checkpoint.seq, str(error), error.kind, tier))
+
+
+async def _answered(asked: Coroutine[Any, Any, _T]) -> _T:
+    """What a tier before home says, for which nobody waits long: home has it too, or will."""
+    try:
+        async with asyncio.timeout(LOOK):
+            return await asked
+    except TimeoutError:
+        raise TransientError(f"no answer within {LOOK:g} s") from None

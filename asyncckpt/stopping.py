@@ -243,7 +243,7 @@ class Stopping:
 def flight(handle: SaveHandle) -> Flight:
     """A save under way, as the plan sees it."""
     elapsed = None if handle.began is None else time.monotonic() - handle.began
-    return Flight(handle.step, handle.nbytes, elapsed)
+    return Flight(handle.step, handle.nbytes, elapsed, handle.is_nearer)
 
 
 def urgency(decided: Plan, end: float) -> Urgency:

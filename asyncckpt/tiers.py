@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from asyncckpt.storage import mounts, opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import Bounded, bounded
 from asyncckpt.storage.choosing import import_ahead
 from asyncckpt.worker.sharing import here
 
@@ -18,14 +19,14 @@ Place: TypeAlias = str | os.PathLike[str] | Storage
 
 def stores(
     root: Place, options: Mapping[str, Any] | None, *, local: Place | None, mirror: Place | None
-) -> tuple[Storage, Storage | None, Storage | None]:
+) -> tuple[Storage, Bounded | None, Storage | None]:
     """The storages that a user means by `root`, by `local` and by `mirror`.
 
-    The `options` are the root's, and the mirror's too if it is of the same kind. Raises `ValueError` where two of them
-    lie in each other, and `StorageError` for what cannot be a root.
+    Nobody waits for the local one once it hangs. The `options` are the root's, and the mirror's too if it is of the
+    same kind. Raises `ValueError` where two of them lie in each other, and `StorageError` for what cannot be a root.
     """
     home = opened(root, options)
-    nearer = None if local is None else opened(local, None)
+    nearer = None if local is None else bounded(opened(local, None))
     copies = mirror
     if isinstance(copies, str | os.PathLike):
         copies = opened(copies, options if scheme(os.fspath(copies)) == scheme(home.url) else None)

@@ -35,11 +35,15 @@ time."""
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A save under way: its step, its bytes of state, and for how long it has been written, None if it has not."""
+    """A save under way: its step, its bytes of state, and for how long it has been written, None if it has not.
+
+    `is_near`: the local tier has it.
+    """
 
     step: int
     nbytes: int
     elapsed: float | None = None
+    is_near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ def plan(now: Situation) -> Plan:
     """The best of what is expected to be in time; of several that are not, the quickest."""
     if now.is_saved(now.saved):
         return Plan("nothing", seconds=0.0, fits=True, reasons=(f"step {now.step} is saved already",))
+    if now.local is not None and _hung((f for f in now.flights if not f.is_near), now.local):
+        now = replace(now, local=None)  # its disk hangs, or has left them to the root
     if now.speed is None or now.failed is not None or _hung(now.flights, now.speed):
         return _unsure(now)
     reasons = [_basis(now)]

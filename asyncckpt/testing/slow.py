@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, Storage, UploadInfo
 
-Request: TypeAlias = Literal["probe", "put", "reply", "get", "head", "list", "delete"]
+Request: TypeAlias = Literal["probe", "put", "reply", "get", "head", "list", "delete", "hang"]
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for something that never comes fails instead of hanging."""

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 from asyncckpt import keys
 from asyncckpt.worker import wire
@@ -27,6 +28,7 @@ if sys.platform == "linux":
     from asyncckpt.worker.channel import Channel
     from asyncckpt.worker.host import Host
     from asyncckpt.worker.priority import give_way
+    from asyncckpt.worker.stopped import stopped
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 
@@ -63,7 +65,18 @@ def main() -> int:
     give_way(config["nice"], config["cpus"])
     lost = asyncio.run(_serve(channel, config))
     logs.remove_if_silent(Path(config["log"]))
+    return _status(lost)
+
+
+def _status(lost: int) -> int:
     return LOST if lost else 0
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process; no thread that waits for a store that hangs holds it up."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _maker(end: socket.socket) -> int:
@@ -114,11 +127,10 @@ async def _serve(channel: Channel, config: Message) -> int:
         keys.register(bytes.fromhex(key))
     host = Host(channel, config)
     await host.run()
+    if await stopped():  # it would never end in order
+        _leave(_status(host.lost))
     return host.lost
 
 
 if __name__ == "__main__":
-    status = main()
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(status)  # no thread that waits for a store that hangs holds it up
+    _leave(main())

@@ -32,6 +32,7 @@ from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.marking import damage_of
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import Asked, Bounded, unbounded
 from asyncckpt.worker import room
 from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
@@ -62,7 +63,7 @@ class LocalTier:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: Bounded,
         ownership: Ownership,
         home: Catalog,
         config: ServiceConfig,
@@ -70,6 +71,7 @@ class LocalTier:
         clock: Clock,
         ranks: Ranks,
     ) -> None:
+        self._bounded = storage
         self.tier = Tier(LOCAL, storage, KEEP, config.monitor, told, clock, ownership.overwritten)
         self._ownership = ownership
         self._home = home
@@ -84,11 +86,15 @@ class LocalTier:
         self.on_its_way: Callable[[], int | None] = lambda: None
         """The sequence number of what is being copied home now."""
         self.catalog = self.tier.catalog
-        self.hurry = self.tier.hurry
 
     @property
     def _storage(self) -> Storage:
         return self.tier.catalog.storage
+
+    def hurry(self) -> None:
+        """Wait no longer than there is time for in an emergency, and leave to the next start what can be left."""
+        self._bounded.is_hurried = True
+        self.tier.hurry()
 
     async def look(self) -> Seen:
         """Before home is taken, see `Tier.look`."""
@@ -107,11 +113,13 @@ class LocalTier:
         """
         if self._is_over:
             return None
+        self._bounded.is_hurried = ticket.job.emergency
         if ticket.watermark.is_windowed:
             self._fall_back()
             self.share_nothing()
             return None
         try:
+            self._bounded.check()
             self._own = own = await self.tier.open(home_of(home))
         except Exception as error:
             self.failed(ticket.job.step, error)
@@ -158,7 +166,9 @@ class LocalTier:
             verdict = await self.tier.commit(own, checkpoint, prunes=prunes)
         except Exception as error:
             own.base = None
-            attempt.is_uncertain = isinstance(error, Fenced | OutcomeUnknown)
+            # Where the disk hangs a put of it may be under way still, which reads its memory: see `Bounded`. So its
+            # name is never used again, nor is anything deleted that may come to be there only after that.
+            attempt.is_uncertain = isinstance(error, Fenced | OutcomeUnknown) or self._bounded.is_held
             if not attempt.is_uncertain:
                 await discard(packing.directory, self._storage, self._listeners)
             if packing.watermark.error is not None or _is_of_ranks(error):
@@ -214,7 +224,7 @@ class LocalTier:
         A tier never drops what the next one has not got as long as it can: of a root that is away for long only the
         newest is worth a disk that can take no more.
         """
-        available = room.free(self._storage)
+        available = await self._bounded.within("free space", self._free)
         if available is None or available >= (wanted := ROOM * job.layout.size):
             return
         newest = sorted(c.seq for c in own.listed)[-(KEEP.last or 0) :]
@@ -235,6 +245,9 @@ class LocalTier:
         )
         await self.tier.give_up(own, given_up, "no room was left, and the root has not got it yet")
         self.tell_ahead(home, len(given_up))
+
+    async def _free(self, asked: Asked) -> int | None:
+        return await asyncio.to_thread(room.free, unbounded(self._storage))
 
     async def amend(self, home: Writer, checkpoint: Checkpoint) -> None:
         """Late metrics of a checkpoint of home."""

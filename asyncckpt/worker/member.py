@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
@@ -22,6 +23,7 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import bounded
 from asyncckpt.worker.announcements import Announcements, Said, directory_in
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
@@ -47,12 +49,13 @@ class MemberService:
         self._ranks = ranks
         self._pace = config.pace
         self._codec = config.codec
-        self._beside = config.beside
+        self._local = None if config.local is None else bounded(config.local)
+        self._beside = replace(config, local=self._local).beside
         """Rank 0 keeps them in order; here they are read, and the local one is written to."""
         self._loop = asyncio.get_running_loop()
         # A save that is being written waits for its watermark in two of them.
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
-        self._announcements = Announcements(self.catalog, ranks, self._threads, config.local)
+        self._announcements = Announcements(self.catalog, ranks, self._threads, self._local)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -160,6 +163,8 @@ class MemberService:
                 raise SaveFailed(f"step {ticket.job.step} is on the local tier, which rank 0 does not have any more")
             return 0
         storage = self._beside[LOCAL] if lands else self.storage
+        if self._local is not None:
+            self._local.is_hurried = ticket.job.emergency
         packing = Packing(
             *(ticket.job, ticket.view, ticket.watermark, storage, directory, self._threads, self._pace),
             codec=self._codec,

@@ -13,6 +13,7 @@ from asyncckpt.format.record import Record
 from asyncckpt.retention import Monitor, PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.hints import show
+from asyncckpt.worker.home import Home
 from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.writer import unmoved
@@ -52,7 +53,8 @@ async def drop(
     as `asyncckpt.worker.writer.open_run` does, and `StorageError` where pins and tags cannot be read.
     """
     catalog = Catalog(storage, monitor)
-    ownership = Ownership(catalog, listeners, clock, on=None if on is None else unmoved(on, storage.url))
+    condition = None if on is None else unmoved(on, storage.url)
+    ownership = Ownership(catalog, listeners, clock, on=condition, home=await _left(catalog, on))
     ownership.resumed = True
     keeping = Keeping(storage, None, monitor, listeners)
     writer = await ownership.take()
@@ -72,6 +74,17 @@ async def drop(
     finally:
         await ownership.leave()
     return planned
+
+
+async def _left(catalog: Catalog, head: Record | None) -> Home | None:
+    """Whose number a removal goes under, where `head` says that nobody holds the run; None for one of its own.
+
+    What is pruned may be a tier, whose training has begun and not saved there yet. That takes it under the number of
+    its home, and would be told that it has lost it to whoever has the same or a higher one. Where slots are created
+    exclusively it is these that keep two writers apart, and the number of who has left will do.
+    """
+    run = None if head is None or may_be_held(head) else await catalog.run()
+    return None if head is None or run is None or run.mode != "exclusive" else Home(run.id, head.inc, head.writer)
 
 
 async def tidy(storage: Storage, listeners: Listeners, clock: Clock) -> None:

@@ -31,7 +31,8 @@ class Ownership:
 
     The run is taken only as `on` lets it be. `drained` returns once nobody is left whose last commit is worth
     waiting for; what it has `seen` in other tiers by then, this run's numbers go on above. `is_supplied`: what is newer
-    than all that is listed may come to be brought here from a tier that has it.
+    than all that is listed may come to be brought here from a tier that has it. With `home` it is taken under that
+    one's number, and not above it.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Ownership:
         on: Condition | None = None,
         drained: Callable[[], Awaitable[None]] | None = None,
         is_supplied: bool = False,
+        home: Home | None = None,
     ) -> None:
         self.writer: Writer | None = None
         """The run as it was taken; None before that, and after a commit of unknown outcome."""
@@ -65,7 +67,7 @@ class Ownership:
         self._first_seq = 0
         self._sweeps: list[asyncio.Task[None]] = []
         self._sweep_planned = asyncio.Event()
-        self._home: Home | None = None
+        self._home = home
 
     @property
     def claim(self) -> Claim:

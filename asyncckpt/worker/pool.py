@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
 from asyncckpt.worker.job import Committed, Declined, Landed, Rejected, Started
+from asyncckpt.worker.stopped import stopped
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")
@@ -51,6 +52,9 @@ class _Worker(Generic[_S]):
         self.calls: set[Future[Any]] = set()
         self.is_over = False
         self._is_leaving = False
+        self._let_go = threading.Event()
+        self._is_held = False
+        """Whether nothing is left to wait for, but what a disk holds that hangs."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._make = make
@@ -74,6 +78,14 @@ class _Worker(Generic[_S]):
         """Let the service finish what it has."""
         if self.service is not None:
             self._on_loop(self.service.finish)
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait until it has ended, or is held by nothing but a disk that hangs; whether it is by then."""
+        if not self._let_go.wait(timeout):
+            return False
+        if not self._is_held:
+            self.thread.join()  # it is at its last line
+        return True
 
     def _on_loop(self, task: Callable[[], None]) -> None:
         if self._loop is not None:
@@ -108,7 +120,12 @@ class _Worker(Generic[_S]):
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.exception()  # seen: what ended a task below it ended the loop, and asyncio would complain
         self._ready.set()
-        self._ended(self, error)
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        if not self._let_go.is_set():
+            self._ended(self, error)
+            self._let_go.set()
 
     async def _serve(self) -> None:
         self._task = asyncio.current_task()
@@ -116,6 +133,10 @@ class _Worker(Generic[_S]):
         self._loop = asyncio.get_running_loop()
         self._ready.set()
         await self.service.run()
+        self._is_leaving = True
+        if await stopped():
+            self._is_held = True
+            self._end(None)
 
 
 class WorkerPool(Generic[_S]):
@@ -192,8 +213,7 @@ class WorkerPool(Generic[_S]):
             self._closed, worker = True, self._worker
         if worker is not None:
             worker.finish()
-            worker.thread.join(timeout)
-            if worker.thread.is_alive():
+            if not worker.join(timeout):
                 logger.warning("the background worker did not finish in %s s", timeout)
 
     def _alive(self) -> _Worker[_S]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from asyncckpt.catalog import Catalog
 from asyncckpt.errors import CheckpointerClosed
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.stopped import stopped
 
 _T = TypeVar("_T")
 
@@ -29,6 +30,9 @@ class Reader:
         self._thread: threading.Thread | None = None
         self._calls: set[Future[Any]] = set()
         self._is_closed = False
+        self._let_go = threading.Event()
+        self._is_held = False
+        """Whether nothing is left to wait for, but what a disk holds that hangs."""
 
     def start(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> Future[_T]:
         """Begin ``call(catalog)``. Raises `CheckpointerClosed` after `close`."""
@@ -37,7 +41,9 @@ class Reader:
                 raise CheckpointerClosed("this checkpointer is closed")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_turn, args=(self._loop,), name="asyncckpt-read", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._turn, args=(self._loop,), name="asyncckpt-read", daemon=True
+                )
                 self._thread.start()
             told: Future[_T] = Future()
             self._calls.add(told)
@@ -65,21 +71,23 @@ class Reader:
             self._is_closed, loop, thread = True, self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._end(loop), loop)
-            thread.join(timeout)
+            if self._let_go.wait(timeout) and not self._is_held:
+                thread.join()  # it is at its last line
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        held = await stopped()
         for storage in self._storages:
             await storage.aclose()
+        if held:
+            self._is_held = True
+            self._let_go.set()
+            await asyncio.wait(held)
         await loop.shutdown_default_executor()
         loop.stop()
 
-
-def _turn(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+            self._let_go.set()

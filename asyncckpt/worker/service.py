@@ -27,6 +27,7 @@ from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import bounded
 from asyncckpt.unpacking import is_encrypted
 from asyncckpt.worker.aftermath import retained
 from asyncckpt.worker.answers import Answers
@@ -93,7 +94,7 @@ class SaveService:
 
     def _nearer(self, storage: Storage) -> LocalTier:
         return LocalTier(
-            *(storage, self.ownership, self.catalog, self._config, self._listeners, self._clock, self._ranks)
+            *(bounded(storage), self.ownership, self.catalog, self._config, self._listeners, self._clock, self._ranks)
         )
 
     async def _look_around(self) -> None:

@@ -1,5 +1,7 @@
-"""Real processes that get a real signal and are killed when their grace is over, saving to a real S3 server through a
-line of known bandwidth.
+"""Real processes that get a real signal, saving to a real S3 server through a line of known bandwidth.
+
+Where there is time for what they plan they are not killed: nothing but a machine that has much else to do could make
+them late by then, and what they say of their own end shows whether they were. Where there is time for nothing they are.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import pytest
 from asyncckpt import AsyncCheckpointer, CheckpointInfo
 from asyncckpt.storage import from_url
 from asyncckpt.testing.proxy import Proxy
+from asyncckpt.testing.slow import PATIENCE
 
 if TYPE_CHECKING:
     from asyncckpt.testing.s3server import S3Server
@@ -28,12 +31,15 @@ pytestmark = pytest.mark.kills
 MEGA = 1e6
 
 LEFT = (143, -signal.SIGKILL)
-"""On a machine that has much else to do a few seconds may be too little for an interpreter to end: it is killed then.
-All that is certain is that what it had said by then is so."""
+"""Half a second may be too little for an interpreter to end: it is killed then. All that is certain is that what it had
+said by then is so."""
+
+ENOUGH = 5.0
+"""Seconds of grace in which something can be saved."""
 
 
 def _preempted(root: str, grace: float, *, saves: bool, environment: dict[str, str] | None = None) -> tuple[int, str]:
-    """Its exit status, and what it logged; killed once its grace is over."""
+    """Its exit status, and what it logged; killed once a grace is over that is too short for anything."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.preemption.graced", root, str(grace), "saves" if saves else "does not"],
         stdout=subprocess.PIPE,
@@ -45,7 +51,7 @@ def _preempted(root: str, grace: float, *, saves: bool, environment: dict[str, s
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     try:
-        _, errors = process.communicate(timeout=grace)
+        _, errors = process.communicate(timeout=grace if grace < ENOUGH else grace + PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         _, errors = process.communicate()
@@ -75,8 +81,12 @@ class Bucket:
 
 
 def _check_partial(listed: list[CheckpointInfo], said: str) -> None:
-    """There is a partial one, if that was said, and else maybe, but nothing else."""
-    assert [info.partial for info in listed] in ([[True]] if ": partial, " in said else [[], [True]])
+    """What was said of the end is what is there: a partial one; or maybe, and nothing else, where that was late."""
+    ended = re.search(r"preempted after step (\d+): (partial|late), \S+ s before the end", said)
+    assert ended is not None, said
+    assert [(info.step, info.partial) for info in listed] in (
+        [[(int(ended[1]), True)]] if ended[2] == "partial" else [[], [(int(ended[1]), True)]]
+    )
 
 
 @pytest.fixture
@@ -98,9 +108,14 @@ def test_thirty_seconds_are_enough_for_everything(bucket: Bucket) -> None:
 def test_five_seconds_are_enough_for_the_weights(bucket: Bucket) -> None:
     """Of 4 MB and 8 MB at 3.5 MB/s all takes 3.6 s, maybe 4.5; what is left of five seconds is no more than four."""
     status, said = bucket.preempted(3.5 * MEGA, 5)
-    assert status in LEFT, said
+    assert status == 143, said
     first, *last = bucket.listed()
-    assert re.search(r"the whole state takes \S+ s: too long; a part of it, without optimizer, takes", said)
+    wanted = (
+        r"the whole state takes \S+ s: too long; a part of it, without optimizer, takes (\S+) s: (in time|too long)"
+    )
+    planned = re.search(wanted, said)
+    assert planned is not None, said
+    assert planned[2] == ("in time" if float(planned[1]) <= 4 else "too long")
     assert (first.step, first.partial) == (1, False)
     _check_partial(last, said)
 
@@ -118,7 +133,7 @@ def test_half_a_second_is_enough_for_nothing_and_what_was_there_is_sound(bucket:
 def test_before_a_first_save_five_seconds_have_the_weights_first(bucket: Bucket) -> None:
     """At 2.5 MB/s they take 1.7 s, and the rest 3.4 s more: nobody has measured that, and nobody has to."""
     status, said = bucket.preempted(2.5 * MEGA, 5, saves=False)
-    assert status in LEFT, said
+    assert status == 143, said
     assert "a part of the state is saved, without optimizer, and then the whole state. nothing was measured yet" in said
     _check_partial(bucket.listed(), said)
 

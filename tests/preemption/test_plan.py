@@ -91,6 +91,16 @@ def test_a_nearer_tier_comes_before_a_part_and_after_an_older_whole_state() -> N
     assert decide(40, Flight(7, 351 * MEGA, 40.0), local=local).action == "finish"
 
 
+def test_a_nearer_tier_that_has_not_got_what_it_should_have_by_now_is_not_counted_on() -> None:
+    local = Speed(rate=1000.0 * MEGA)
+    late, landed = Flight(7, 351 * MEGA, 2.0), Flight(7, 351 * MEGA, 2.0, is_near=True)
+    assert decide(1, landed, local=local).action == "local"
+    assert decide(1, late, local=local).action == "weights"
+    hung = Flight(7, 351 * MEGA, 3.1 * SAFETY * 35.1, is_near=True)
+    assert not decide(30, hung, local=local).first
+    assert decide(30, replace(hung, is_near=False), local=local).first
+
+
 def test_where_nothing_fits_the_quickest_is_tried_and_that_is_said() -> None:
     found = decide(0.5)
     assert (found.action, found.leaves_out, found.fits) == ("weights", ("optimizer", "extra"), False)

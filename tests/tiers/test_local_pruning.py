@@ -372,6 +372,36 @@ def test_what_is_being_read_or_was_pinned_is_not_given_up_for_want_of_room(monke
 # -- what another process removed ------------------------------------------------------------------------------
 
 
+async def _pruned_before_the_first_save() -> Session:
+    """Somebody prunes the local tier, which the last training has closed, while the next has begun and not saved."""
+    home, nearer = MemoryStorage("home"), MemoryStorage("local")
+    await trained(home, nearer, 1, 2, 3)
+    async with Session(home, local=nearer) as session:
+        await resumed(session)
+        older, _ = await _listed(nearer)
+        head = await Catalog(nearer).head()
+        await offline.drop(nearer, {older.seq: "not wanted"}, Listeners([Log()]), SYSTEM_CLOCK, on=head)
+        assert await steps(nearer) == [3]
+        await session.saved(4)
+        assert await steps(nearer) == [3, 4]
+    await trained(home, nearer, 5)
+    assert await steps(home) == [1, 2, 3, 4, 5]
+    for store in (home, nearer):
+        await checked(store)
+        assert await leftovers(store) == []
+    return session
+
+
+def test_who_prunes_a_tier_that_is_about_to_be_saved_to_takes_it_from_nobody() -> None:
+    assert drive(_pruned_before_the_first_save()).log.of(TierFailed) == []
+
+
+def test_it_would_be_taken_by_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, offline, 'run.mode != "exclusive"', "True")
+    with pytest.raises(AssertionError, match=r"assert \[3\] == \[3, 4\]"):
+        drive(_pruned_before_the_first_save())
+
+
 def test_what_another_process_took_from_the_local_tier_is_not_called_damaged() -> None:
     async def act(inner: MemoryStorage, nearer: MemoryStorage) -> None:
         home = FaultyStorage(inner)

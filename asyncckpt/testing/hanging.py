@@ -1,0 +1,77 @@
+"""Hanging: a bounded storage whose patience ends when a test says so, so that no test waits for a disk that hangs.
+
+::
+
+    hang = Hang(nearer, "put", "data/*-step-2-*")     # of `Patient(gated)`
+    handle = ckpt.save(2)
+    hang.begin()                                      # it is under way, and is left behind
+    hang.end()                                        # it comes back
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from asyncckpt.errors import TransientError
+from asyncckpt.storage.bounded import Asked, Bounded
+from asyncckpt.storage.recipe import Recipe
+from asyncckpt.testing.slow import GatedStorage, Request
+
+
+class Patient(Bounded):
+    """Waits for a request of `gated` for ever, or until a `Hang` begins."""
+
+    def __init__(self, gated: GatedStorage) -> None:
+        super().__init__(gated)
+        self.gated = gated
+
+    def recipe(self) -> Recipe | None:
+        """The same in another process, which asks at the same gates."""
+        told = super().recipe()
+        if sys.platform != "linux" or told is None:
+            return None
+        return Recipe(__name__, "patient", told.argument)
+
+    async def stands_still(self, asked: Asked) -> None:
+        """Return once a `Hang` of such requests has begun."""
+        try:
+            await self.gated._arrive("hang", asked.what)
+        except TransientError:
+            return
+        await asyncio.get_running_loop().create_future()
+
+
+def patient(argument: str) -> Patient:
+    """The storage of a recipe."""
+    from asyncckpt.testing.shared import joined
+
+    return Patient(joined(argument))
+
+
+class Hang:
+    """Requests of one kind hang in `storage` from now on, those whose keys are like `pattern`.
+
+    One that has `begun` is not waited for: whoever asks is told so at once.
+    """
+
+    def __init__(self, storage: Patient, request: Request, pattern: str, *, begun: bool = False) -> None:
+        gated, what = storage.gated, f"{request} {pattern}"
+        self._gate = gated.hold(request, pattern)
+        self._patience = gated.hold("hang", what)
+        gated.fail("hang", what, TransientError)
+        if begun:
+            self._patience.open()
+
+    def wait_reached(self) -> None:
+        """Return once the first of them is under way."""
+        self._gate.wait_reached()
+
+    def begin(self) -> None:
+        """From then on nobody waits for them any more."""
+        self.wait_reached()
+        self._patience.open()
+
+    def end(self) -> None:
+        """They come back."""
+        self._gate.open()

@@ -1,0 +1,293 @@
+"""A local disk that hangs: it costs one wait, the saves go to the root, and it is used again when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from asyncckpt import AsyncCheckpointer, Preempted, Preemption, SaveHandle
+from asyncckpt.errors import SaveFailed, SaveSuperseded, TransientError
+from asyncckpt.events import Leftover, PreemptionEnded, PreemptionPlanned, Restored, TierFailed
+from asyncckpt.format import names
+from asyncckpt.preemption import plan
+from asyncckpt.storage import LocalStorage
+from asyncckpt.storage.base import Storage
+from asyncckpt.testing.files import Call, WatchedFiles
+from asyncckpt.testing.hanging import Hang, Patient
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
+from asyncckpt.worker import stopped
+
+from ..checkpointer.conftest import Make
+from ..checkpointer.trainings import Recorder, Toy
+from .test_local_training import measured
+from .test_mirror_training import plain, sound, train
+
+pytestmark = pytest.mark.executors
+
+
+@pytest.fixture
+def nearer(mirror: GatedStorage) -> Patient:
+    """A local tier that hangs where the test says so."""
+    return Patient(mirror)
+
+
+def save(ckpt: AsyncCheckpointer, model: Toy, step: int) -> SaveHandle:
+    """The weights are the step."""
+    model.value = step
+    handle = ckpt.save(step)
+    handle.wait(60)
+    return handle
+
+
+def until_it_lands(ckpt: AsyncCheckpointer, model: Toy, step: int) -> int:
+    """Save from `step` on until one is on the local tier again; which one that is."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        handle = save(ckpt, model, step)
+        try:
+            return handle.wait(tier="local").step
+        except SaveFailed:
+            step += 1
+    raise AssertionError("the local tier is not used again")
+
+
+def check_misses(recorder: Recorder, registry: CollectorRegistry, first: int, landed: int) -> None:
+    """What the local tier lacks is told: from `first` on, up to the one that `landed`."""
+    missed = list(range(first, landed))
+    assert [event.step for event in recorder.of(TierFailed)] == missed
+    assert registry.get_sample_value("asyncckpt_tier_failures_total", {"tier": "local"}) == len(missed)
+
+
+def test_a_write_that_hangs_costs_one_wait_and_no_memory(
+    make: Make,
+    store: GatedStorage,
+    mirror: GatedStorage,
+    nearer: Patient,
+    recorder: Recorder,
+    registry: CollectorRegistry,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With one generation: every save needs the memory of the one before it."""
+    model = Toy()
+    ckpt = make(local=nearer, model=model, generations=1)
+    train(ckpt, model, 1)
+    hang = Hang(nearer, "put", "data/*-step-2-*")
+    model.value = 2
+    handle = ckpt.save(2)
+    hang.wait_reached()
+    assert ckpt.prune(timeout=60).removed == ()
+    hang.begin()
+    assert handle.wait(60).step == 2
+    with pytest.raises(SaveFailed, match=r"step 2 is not on the local tier: .*put data/\S*-step-2-\S* has not gone on"):
+        handle.wait(tier="local")
+    puts = mirror.count("put")
+    with pytest.raises(SaveFailed, match=r"step 3 is not on the local tier: .*nothing else is asked of it"):
+        save(ckpt, model, 3).wait(tier="local")
+    assert mirror.count("put") == puts
+    assert "the local tier does not have step 2" in caplog.text
+    hang.end()
+    landed = until_it_lands(ckpt, model, 4)
+    check_misses(recorder, registry, 2, landed)
+    ckpt.close()
+    assert sound(plain(store)) == list(range(1, landed + 1))
+    assert sound(plain(mirror)) == [1, landed]
+    found = Toy()
+    with make(local=plain(mirror), model=found) as again:
+        assert again.resume().step == landed
+        assert found.value == landed
+    for step in (2, 3):
+        make(model=found).restore(step)
+        assert found.value == step
+
+
+def test_a_record_that_hangs_may_come_late_and_harms_nothing(
+    make: Make,
+    store: GatedStorage,
+    mirror: GatedStorage,
+    nearer: Patient,
+    recorder: Recorder,
+    registry: CollectorRegistry,
+) -> None:
+    model = Toy()
+    ckpt = make(local=nearer, model=model)
+    train(ckpt, model, 1)
+    ckpt.wait(60)
+    hang = Hang(nearer, "put", _next_record(plain(mirror)))
+    model.value = 2
+    handle = ckpt.save(2)
+    hang.begin()
+    assert handle.wait(60).step == 2
+    with pytest.raises(SaveFailed, match=r"step 2 is not on the local tier: .*could not find out"):
+        handle.wait(tier="local")
+    hang.end()
+    landed = until_it_lands(ckpt, model, 3)
+    check_misses(recorder, registry, 2, landed)
+    ckpt.close()
+    assert sound(plain(store)) == list(range(1, landed + 1))
+    assert sound(plain(mirror))[-1] == landed
+    found = Toy()
+    ckpt = make(local=plain(mirror), model=found)
+    assert ckpt.resume().step == landed
+    assert found.value == landed
+
+
+def _next_record(storage: Storage) -> str:
+    """The key of what is committed next."""
+
+    async def look() -> str:
+        return max([info.key async for info in storage.list("commits/")])
+
+    return names.record_key(int(Path(asyncio.run(look())).stem) + 1)
+
+
+def test_a_disk_that_hangs_once_it_has_a_save_fails_that_one_alone(
+    make: Make, store: GatedStorage, mirror: GatedStorage, nearer: Patient
+) -> None:
+    """Its memory is another's by then: it is on the local tier, for the next start to bring."""
+    model = Toy()
+    ckpt = make(local=nearer, model=model)
+    train(ckpt, model, 1)
+    hang = Hang(nearer, "get", "data/*-step-2-*")
+    model.value = 2
+    handle = ckpt.save(2)
+    hang.begin()
+    with pytest.raises(SaveFailed, match="the local tier has step 2, and cannot be read"):
+        handle.wait(60)
+    assert handle.wait(tier="local").step == 2
+    save(ckpt, model, 3)
+    hang.end()
+    landed = until_it_lands(ckpt, model, 4)
+    ckpt.close()
+    assert sound(plain(store)) == [1, *range(3, landed + 1)]
+    assert sound(plain(mirror))[-1] == landed
+
+
+def test_deletion_that_hangs_is_left_to_the_next_start(
+    make: Make, store: GatedStorage, mirror: GatedStorage, nearer: Patient, recorder: Recorder
+) -> None:
+    model = Toy()
+    ckpt = make(local=nearer, model=model)
+    hang = Hang(nearer, "delete", "data/*-step-1-*")
+    train(ckpt, model, 1, 2, 3, 4)
+    hang.begin()
+    assert [event.what for event in recorder.wait_for(Leftover)] == ["deletion of dropped checkpoints"]
+    save(ckpt, model, 5)
+    hang.end()
+    landed = until_it_lands(ckpt, model, 6)
+    ckpt.close()
+    assert sound(plain(store)) == list(range(1, landed + 1))
+    assert sound(plain(mirror))[-1] == landed
+
+
+def test_a_start_goes_on_from_the_root_and_ends_in_time(
+    make: Make, store: GatedStorage, mirror: GatedStorage, nearer: Patient, recorder: Recorder
+) -> None:
+    model = Toy()
+    with make(local=plain(mirror), model=model) as ckpt:
+        train(ckpt, model, 1, 2)
+    hang = Hang(nearer, "get", "run.json", begun=True)
+    found = Toy()
+    ckpt = make(local=nearer, model=found)
+    assert ckpt.resume().step == 2
+    assert found.value == 2
+    assert [event.tier for event in recorder.of(Restored)] == ["home"]
+    with pytest.raises(SaveFailed, match="step 3 is not on the local tier"):
+        save(ckpt, found, 3).wait(tier="local")
+    assert ckpt.restore(2).step == 2
+    ckpt.close()
+    hang.end()
+    assert sound(plain(store)) == [1, 2, 3]
+    with make(local=plain(mirror), model=found) as ckpt:
+        assert ckpt.resume().step == 3
+        assert found.value == 3
+        train(ckpt, found, 4)
+    assert sound(plain(mirror))[-1] == 4
+
+
+def test_a_preemption_counts_on_the_root_alone(
+    make: Make, store: GatedStorage, nearer: Patient, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hangs is not known to do so yet: it has only been on its way for longer than it should have."""
+    monkeypatch.setattr(plan, "LEAST", 0.0)
+    model = Toy()
+    ckpt = make(local=nearer, model=model, preemption=Preemption(deadline=PATIENCE))
+    train(ckpt, model, 1)
+    measured(ckpt, root=1e9, local=1e9)
+    hang = Hang(nearer, "put", "data/*-step-2-*")
+    model.value = 2
+    handle = ckpt.save(2)
+    hang.wait_reached()
+    assert handle.id
+    Hang(nearer, "put", "data/*-step-3-*", begun=True)
+    model.value = 3
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Preempted):
+        ckpt.step(3)
+    (planned,) = recorder.of(PreemptionPlanned)
+    assert planned.decision == "save"
+    assert not any("local" in reason for reason in planned.reasons)
+    assert [event.outcome for event in recorder.of(PreemptionEnded)] == ["durable"]
+    with pytest.raises(SaveSuperseded):
+        handle.wait(60)
+    ckpt.close()
+    assert sound(plain(store)) == [1, 3]
+
+
+class Held(WatchedFiles):
+    """Writes of files whose path has `name` in it do not come back before `go`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.held, self.go = threading.Event(), threading.Event()
+
+    def around(self, call: Call) -> Any:
+        if call.name == "write" and any(self.name in path for path in call.paths):
+            self.held.set()
+            self.go.wait(PATIENCE)
+        return super().around(call)
+
+
+class Wide(Toy):
+    """Of more than a page, so that the disk is written from the memory of the save itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(64, 64))
+
+
+def test_a_thread_that_the_kernel_holds_holds_up_nobody(
+    make: Make, store: GatedStorage, executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still reads the memory that the next save is copied into, and writes what never becomes an object."""
+    if executor == "process":
+        pytest.skip("no other process has such files")
+    monkeypatch.setattr(stopped, "HELD", 0.0)
+    files = Held("-step-2-")
+    gated = GatedStorage(LocalStorage(tmp_path / "near", files=files))
+    patience = gated.hold("hang", "put data/*-step-2-*")
+    gated.fail("hang", "put data/*-step-2-*", TransientError)
+    model = Wide()
+    ckpt = make(local=Patient(gated), model=model, generations=1)
+    save(ckpt, model, 1)
+    model.value = 2
+    handle = ckpt.save(2)
+    assert files.held.wait(PATIENCE)
+    patience.open()
+    assert handle.wait(60).step == 2
+    save(ckpt, model, 3)
+    ckpt.close(60)
+    assert not files.go.is_set()
+    files.go.set()
+    ckpt._executor.pool._worker.thread.join(PATIENCE)
+    assert not list((tmp_path / "near" / "data").glob("*-step-2-*/*"))
+    assert sound(LocalStorage(tmp_path / "near")) == [1]
+    assert sound(plain(store)) == [1, 2, 3]
