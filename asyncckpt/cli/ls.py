@@ -10,7 +10,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.cli.incomplete import Incomplete, incomplete
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
-from asyncckpt.cli.summary import Summary, short, summaries
+from asyncckpt.inspection.summary import Summary, short, summaries
 from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 
