@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "Check this machine and a root for what saves need.",
     "report": "Report what a run was and what came of it.",
     "compare": "Compare many runs in one table.",
+    "serve": "Show runs in a browser, as they go on.",
     "prune": "Remove what a retention policy does not keep.",
     "cp": "Copy one checkpoint to another root.",
     "sync": "Copy what is new in a root to another root.",
