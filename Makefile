@@ -23,7 +23,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.ready
 	$(BIN)/asyncckpt demo
 
-test: check $(BIN)/prometheus-pushgateway $(VENV)/azurite $(VENV)/slurm
+test: check $(BIN)/prometheus-pushgateway $(VENV)/azurite $(VENV)/slurm $(VENV)/chromium
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 5 --dist worksteal --durations 30
 
 check: $(VENV)/.ready
@@ -61,6 +61,11 @@ $(VENV)/azurite: | $(VENV)/.ready
 # skipped; in CI they fail.
 $(VENV)/slurm: | $(VENV)/.ready
 	@{ command -v slurmctld && command -v slurmd && command -v sbatch; } >/dev/null || .ci/slurm $(VENV) || echo "no Slurm is to be had here"
+
+# A real browser, from Debian's archive (100 MB), for any user. Where there is no apt, have it on the PATH, or its tests
+# are skipped; in CI they fail.
+$(VENV)/chromium: | $(VENV)/.ready
+	@command -v chromium >/dev/null || .ci/chromium $(VENV) || echo "no Chromium is to be had here"
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -39,6 +39,10 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.changed or self.added or self.removed)
 
+    def json(self) -> dict[str, list[str]]:
+        """As one JSON object."""
+        return {"changed": [*self.changed], "added": [*self.added], "removed": [*self.removed]}
+
 
 @dataclass(frozen=True, slots=True)
 class Diff:
@@ -60,6 +64,19 @@ class Diff:
     def similarity(self) -> float:
         """`same` as a part of `total`: 1.0 where no tensor differs."""
         return self.same / self.total if self.total else 1.0
+
+    def json(self) -> dict[str, Any]:
+        """As one JSON object: sizes in bytes."""
+        return {
+            "a": self.a.id,
+            "b": self.b.id,
+            "identical": self.identical,
+            "similarity": self.similarity,
+            "same": self.same,
+            "total": self.total,
+            "tensors": self.tensors.json(),
+            "values": self.values.json(),
+        }
 
 
 def diff(

@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "Measure how fast this machine and a root can save.",
     "report": "Report what a run was and what came of it.",
     "compare": "Compare many runs in one table.",
+    "serve": "Show runs in a browser, as they go on.",
     "prune": "Remove what a retention policy does not keep.",
     "cp": "Copy one checkpoint to another root.",
     "sync": "Copy what is new in a root to another root.",

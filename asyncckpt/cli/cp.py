@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from asyncckpt.cli.copying import copied_to
-from asyncckpt.cli.following import find
 from asyncckpt.cli.select import target
+from asyncckpt.inspection.following import find
 
 
 @click.command()

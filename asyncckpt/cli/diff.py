@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
-from asyncckpt.diffing import Changes, Diff, compared, contents_of
+from asyncckpt.diffing import compared, contents_of
 from asyncckpt.format.contents import Contents
 from asyncckpt.listing import CheckpointInfo, Which
 from asyncckpt.sizes import size
@@ -31,7 +29,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     b, of_b = _read(other.root, other.chosen)
     found = compared(a, of_a, b, of_b)
     if as_json:
-        print_json(_json(found))
+        print_json(found.json())
         return
     for name, changes in (("tensor", found.tensors), ("value", found.values)):
         for sign, names in (("~", changes.changed), ("+", changes.added), ("-", changes.removed)):
@@ -51,20 +49,3 @@ def _read(root: str, which: Which) -> tuple[CheckpointInfo, Contents]:
         return await contents_of(catalog, which)
 
     return reading(root, act)
-
-
-def _json(found: Diff) -> dict[str, Any]:
-    return {
-        "a": found.a.id,
-        "b": found.b.id,
-        "identical": found.identical,
-        "similarity": found.similarity,
-        "same": found.same,
-        "total": found.total,
-        "tensors": _changes_json(found.tensors),
-        "values": _changes_json(found.values),
-    }
-
-
-def _changes_json(changes: Changes) -> dict[str, list[str]]:
-    return {"changed": [*changes.changed], "added": [*changes.added], "removed": [*changes.removed]}

@@ -13,7 +13,6 @@ import click
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.amount import amount
-from asyncckpt.cli.following import follow, unless_removed
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import Target, reading, target
@@ -22,6 +21,7 @@ from asyncckpt.convert.exporting import Exported, Layout, Weights, export_weight
 from asyncckpt.convert.place import placed, taken
 from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.inspection.following import follow, unless_removed
 from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 

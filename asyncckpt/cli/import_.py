@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from asyncckpt.cli.output import finite, print_json
+from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.status import StatusLine
@@ -20,6 +20,7 @@ from asyncckpt.convert.importing import imported
 from asyncckpt.convert.sources import Kind
 from asyncckpt.errors import CheckpointDirectoryExistsError
 from asyncckpt.format.record import Record
+from asyncckpt.inspection.schema import finite
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
 

@@ -9,7 +9,7 @@ import click
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
-from asyncckpt.cli.summary import Summary, short, summaries
+from asyncckpt.inspection.summary import Summary, short, summaries
 from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -13,19 +12,17 @@ from typing import Any
 import click
 
 from asyncckpt.cli.printable import printable
-
-SCHEMA = 1
-"""Version of the JSON that commands print; keys may come, and none is renamed or removed within one."""
+from asyncckpt.inspection.schema import versioned
 
 
 def print_json(document: dict[str, Any]) -> None:
     """One document with its schema's version."""
-    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
+    click.echo(json.dumps(versioned(document), indent=2, allow_nan=False))
 
 
 def json_line(document: dict[str, Any]) -> str:
     """A document with its schema's version on one line, for a stream of them."""
-    return json.dumps({"schema": SCHEMA, **document}, allow_nan=False)
+    return json.dumps(versioned(document), allow_nan=False)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> None:
@@ -77,8 +74,3 @@ def between(first: float, last: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def finite(value: float) -> float | str:
-    """A float as JSON holds it: NaN and infinities as their names."""
-    return value if math.isfinite(value) else repr(value)

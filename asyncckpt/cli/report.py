@@ -9,9 +9,8 @@ import click
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import target
 from asyncckpt.report import Gathered, gather, html, markdown
-from asyncckpt.report.checkpoints import lines
+from asyncckpt.report.outline import json_of
 from asyncckpt.report.pictures import Picture
-from asyncckpt.report.words import strict
 
 _KINDS = (".html", ".md")
 
@@ -41,7 +40,7 @@ def report(root: str, output: Path | None, as_json: bool) -> None:
             raise click.FileError(str(output), error.strerror or str(error)) from error
         click.echo(f"wrote {output}", err=True)
     if as_json:
-        print_json({"root": root, **_json(run)})
+        print_json({"root": root, **json_of(run)})
     elif output is None:
         click.echo(markdown(run), nl=False)
 
@@ -57,39 +56,3 @@ def _write(run: Gathered, output: Path) -> None:
         return path.name.replace(" ", "%20")
 
     output.write_text(markdown(run, beside), encoding="utf-8")
-
-
-def _json(run: Gathered) -> dict[str, object]:
-    summary = {
-        name: {part: strict(getattr(found, part)) for part in ("final", "min", "max", "mean", "count", "not_finite")}
-        for name, found in run.history.summary().items()
-    }
-    return {
-        "run": run.name,
-        "status": run.status,
-        "step": run.latest_step,
-        "identity": dict(run.identity),
-        "results": dict(run.results),
-        "hyperparameters": dict(run.hyperparameters),
-        "config": run.config.get("config"),
-        "hardware": run.config.get("hardware"),
-        "model": run.config.get("model"),
-        "wandb": dict(run.wandb),
-        "metrics": summary,
-        "checkpoints": [
-            {
-                "id": line.id or None,
-                "step": None if line.step < 0 else line.step,
-                "epoch": line.epoch,
-                "created": line.created,
-                "seconds": line.seconds,
-                "size": line.size,
-                "written": line.written,
-                "state": line.state,
-                "why": line.fate,
-                "metrics": {name: strict(value) for name, value in line.metrics.items()},
-            }
-            for line in lines(run)
-        ],
-        "problems": list(run.problems),
-    }

@@ -11,13 +11,13 @@ import click
 
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.cli.exits import Exit, reason
-from asyncckpt.cli.following import follow, unless_removed
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RunContended
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.inspection.following import follow, unless_removed
 from asyncckpt.listing import Listing
 from asyncckpt.reading import verify
 

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.cli.contents import Contents, Tensor
 from asyncckpt.cli.exits import Exit
-from asyncckpt.cli.following import follow, unless_removed
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
-from asyncckpt.cli.summary import Summary, short, summaries
-from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import directory_of, record_key
-from asyncckpt.format.record import Checkpoint, PackUse, Record
-from asyncckpt.listing import Listing
+from asyncckpt.format.record import PackUse
+from asyncckpt.inspection.contents import Tensor
+from asyncckpt.inspection.following import follow
+from asyncckpt.inspection.found import Found, json_of, read
+from asyncckpt.inspection.summary import short
 from asyncckpt.sizes import size
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One checkpoint with its record and its contents."""
-
-    summary: Summary
-    record: Record
-    checkpoint: Checkpoint
-    contents: Contents
-    damage: Damage | None = None
-    """What somebody has found damaged."""
-
-    @property
-    def folder(self) -> str:
-        """The key under which everything of its own lies."""
-        return self.checkpoint.folder
-
-    @property
-    def shared(self) -> int:
-        """Bytes that it did not write, since an older checkpoint had."""
-        return sum(pack.live for pack in self.checkpoint.packs if not self.is_own(pack))
-
-    def is_own(self, pack: PackUse) -> bool:
-        """Whether the pack was written for this checkpoint, and is not shared with an older one."""
-        return pack.key.startswith(f"{self.folder}/")
 
 
 @click.command()
@@ -65,7 +36,7 @@ def show(checkpoint: str, tensors: str | None, as_json: bool) -> None:
     found = reading(chosen.root, act)
     listed = found.contents.tensors(tensors or "*")
     if as_json:
-        print_json(_json(found, listed))
+        print_json(json_of(found, listed))
     elif tensors is None:
         _print_everything(found)
     elif listed:
@@ -73,15 +44,6 @@ def show(checkpoint: str, tensors: str | None, as_json: bool) -> None:
     if tensors is not None and not listed:
         click.echo(f"no tensor of it is named {tensors}", err=True)
         click.get_current_context().exit(Exit.ABSENT)
-
-
-async def read(catalog: Catalog, listing: Listing, checkpoint: Checkpoint) -> Found:
-    """Everything about `checkpoint`; raises `CheckpointCorruptError`, or `CheckpointNotFoundError` if it is removed."""
-    summary = next(summary for summary in summaries(listing) if summary.info.seq == checkpoint.seq)
-    record = next(record for record in listing.records if record.checkpoint is checkpoint)
-    damage = await catalog.damage(Finding.of(checkpoint)) if summary.info.damaged else None
-    async with unless_removed(catalog, checkpoint):
-        return Found(summary, record, checkpoint, Contents(await catalog.manifest(checkpoint)), damage)
 
 
 # -- for people --------------------------------------------------------------------------------------------
@@ -140,35 +102,3 @@ def _print_tensors(tensors: list[Tensor]) -> None:
         for t in tensors
     ]
     print_table(["TENSOR", "DTYPE", "SHAPE", "SIZE", "SHARES THE BYTES OF"], rows, right=("SIZE",))
-
-
-# -- for programs ------------------------------------------------------------------------------------------
-
-
-def _damage_json(damage: Damage | None) -> dict[str, Any] | None:
-    if damage is None:
-        return None
-    return {"kind": damage.kind, "reason": damage.reason, "found": damage.found / 1e6, "by": damage.author}
-
-
-def _json(found: Found, tensors: list[Tensor]) -> dict[str, Any]:
-    checkpoint, record = found.checkpoint, found.record
-    return {
-        **found.summary.json(),
-        "run": found.contents.manifest.run,
-        "incarnation": record.inc,
-        "parent": checkpoint.parent,
-        "world": checkpoint.world,
-        "monitor": list(checkpoint.monitor) if checkpoint.monitor else None,
-        "slot": record.slot,
-        "writer": {"host": record.writer.host, "pid": record.writer.pid, "nonce": record.writer.nonce},
-        "folder": found.folder,
-        "shared": found.shared,
-        "lacks": list(checkpoint.partial),
-        "damage": _damage_json(found.damage),
-        "manifest": {"key": checkpoint.manifest.key, "length": checkpoint.manifest.length},
-        "packs": [{"key": p.key, "length": p.length, "live": p.live, "own": found.is_own(p)} for p in checkpoint.packs],
-        "components": [component.json() for component in found.contents.components()],
-        "tensors": [tensor.json() for tensor in tensors],
-        "values": [value.json() for value in found.contents.values()],
-    }

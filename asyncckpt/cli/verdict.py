@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
-from asyncckpt.cli.following import unless_removed
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.format.contents import Contents, Extent
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.inspection.following import unless_removed
 from asyncckpt.reading import verify
 
 State: TypeAlias = Literal["ok", "damaged", "removed", "unread"]

@@ -10,7 +10,6 @@ import click
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
-from asyncckpt.cli.following import follow
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.sampling import Sample, percent
@@ -21,6 +20,7 @@ from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import CheckpointNotFoundError, StorageError
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.inspection.following import follow
 from asyncckpt.listing import Listing
 from asyncckpt.marking import damage
 from asyncckpt.sizes import size

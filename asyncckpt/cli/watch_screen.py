@@ -14,8 +14,8 @@ from rich.text import Text
 
 from asyncckpt.cli.output import age, between
 from asyncckpt.cli.printable import printable
-from asyncckpt.cli.summary import Summary, short
 from asyncckpt.cli.watching import Change, Watched, state_of
+from asyncckpt.inspection.summary import Summary, short
 from asyncckpt.sizes import size
 
 _LINES = 4

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.catalog import Catalog
-from asyncckpt.cli.summary import Summary, summaries
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.format.record import Record
+from asyncckpt.inspection.summary import Summary, summaries
 from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 from asyncckpt.storage.base import Dated

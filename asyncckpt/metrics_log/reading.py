@@ -39,7 +39,7 @@ def contents(
 def _local(folder: Path, stem: str) -> list[tuple[str, bytes]]:
     try:
         names = sorted(os.listdir(folder))
-        return [(str(folder / name), (folder / name).read_bytes()) for name in names if _is_of(stem, name)]
+        return [(str(folder / name), (folder / name).read_bytes()) for name in names if is_of(stem, name)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -48,7 +48,7 @@ def _local(folder: Path, stem: str) -> list[tuple[str, bytes]]:
 
 async def _stored(storage: Storage, stem: str, *, is_ours: bool) -> list[tuple[str, bytes]]:
     try:
-        names = [found.key async for found in storage.list(stem) if _is_of(stem, found.key)]
+        names = [found.key async for found in storage.list(stem) if is_of(stem, found.key)]
         files = await storage.get_each(names)
     finally:
         if is_ours:
@@ -59,5 +59,6 @@ async def _stored(storage: Storage, stem: str, *, is_ours: bool) -> list[tuple[s
     return [(name, bytes(file)) for name, file in zip(names, files, strict=True) if isinstance(file, memoryview)]
 
 
-def _is_of(stem: str, name: str) -> bool:
+def is_of(stem: str, name: str) -> bool:
+    """Whether the file of that name is one of the journal `stem`."""
     return re.fullmatch(rf"{re.escape(stem)}(-[^/]+)?\.jsonl", name) is not None

@@ -5,10 +5,10 @@ the page and ``pictures`` draws for it; ``markdown`` and ``page`` (HTML) are how
 ``runs`` finds the runs in a folder.
 """
 
-from asyncckpt.report.comparison import Comparison, compare
-from asyncckpt.report.gathering import Gathered, gather
+from asyncckpt.report.comparison import Comparison, compare, compared
+from asyncckpt.report.gathering import Gathered, Gathering, gather
 from asyncckpt.report.markdown import markdown
 from asyncckpt.report.page import html
 from asyncckpt.report.runs import runs_in
 
-__all__ = ["Comparison", "Gathered", "compare", "gather", "html", "markdown", "runs_in"]
+__all__ = ["Comparison", "Gathered", "Gathering", "compare", "compared", "gather", "html", "markdown", "runs_in"]

@@ -14,8 +14,9 @@ from asyncckpt.report.gathering import Gathered
 class Line:
     """One checkpoint, or one save that became none.
 
-    `seconds` are those from the save call to durable, `written` the bytes that were put into the store for it; None
-    where no checkpoint log was kept. `fate` is in words why it is there, or why it went.
+    `seconds` are those from the save call to durable, `stalled` those for which the training stood still for it,
+    `written` the bytes that were put into the store for it; None where no checkpoint log was kept. `fate` is in words
+    why it is there, or why it went.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Line:
     size: int | None = None
     written: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    stalled: float | None = None
 
 
 def lines(run: Gathered) -> list[Line]:
@@ -50,6 +52,7 @@ def _listed(run: Gathered, durable: Mapping[Any, Mapping[str, Any]]) -> Iterator
         yield Line(
             info.id, info.step, "damaged" if info.damaged else "partial" if info.partial else "durable", fate,
             info.epoch, info.created, told.get("seconds"), info.size, told.get("written"), info.metrics,
+            told.get("stalled"),
         )  # fmt: skip
 
 
@@ -67,6 +70,7 @@ def _pruned(run: Gathered, durable: Mapping[Any, Mapping[str, Any]]) -> Iterator
             yield Line(
                 f"{seq:08d}", row.step, "pruned", str(row.metrics.get("reason", "")),
                 None, told.get("created"), told.get("seconds"), told.get("bytes"), told.get("written"),
+                stalled=told.get("stalled"),
             )  # fmt: skip
 
 

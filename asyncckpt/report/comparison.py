@@ -63,6 +63,11 @@ class Comparison:
         # A learning rate may be both: what was set, and what it was in the end.
         return [*headings, *(f"config.{key}" if key in self.metrics else key for key in shown)], rows
 
+    @property
+    def left(self) -> int:
+        """How many settings differ that are not in the table."""
+        return max(0, len(self.differing) - _DIFFER)
+
     def _with(self, name: str) -> Iterable[Entry]:
         return (entry for entry in self.entries if name in entry.measures)
 
@@ -79,8 +84,7 @@ class Comparison:
         """The table, and what is not in it."""
         headings, rows = self.table()
         right = frozenset(["Step", *self.metrics])
-        left = len(self.differing) - _DIFFER
-        more = f"\n{left} more settings differ: they are in the CSV and the JSON.\n" if left > 0 else ""
+        more = f"\n{self.left} more settings differ: they are in the CSV and the JSON.\n" if self.left else ""
         return f"{text.table(headings, rows, right)}\n{more}"
 
     def csv(self) -> str:
@@ -134,6 +138,17 @@ def compare(
     `ValueError` for a metric that none has, and what `gather` raises.
     """
     runs = [gather(root, storage_options=storage_options) for root in roots]
+    return compared(runs, metrics=metrics, sort=sort, descending=descending)
+
+
+def compared(
+    runs: Sequence[Gathered],
+    *,
+    metrics: Sequence[str] = (),
+    sort: str | None = None,
+    descending: bool | None = None,
+) -> Comparison:
+    """The table of what was gathered of those `runs`, see `compare`. Raises `ValueError` for a metric that none has."""
     monitors = {m[0]: m[1] for run in reversed(runs) if (m := run.listing.monitor) is not None}
     entries = [_entry(run, monitors) for run in runs]
     known = list(dict.fromkeys(name for entry in entries for name in entry.measures))

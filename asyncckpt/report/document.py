@@ -60,9 +60,22 @@ def sections(run: Gathered) -> list[Section]:
     curves, timeline = pictures(run)
     found = [
         Section("", [Table(["", ""], list(_facts(run))), *(Note(text, is_bad=True) for text in run.problems)]),
-        Section("Results", list(_results(run.results))),
+        results(run),
         Section("Metrics", [*_metrics(run), *curves]),
         Section("Checkpoints", [*_checkpoints(lines(run)), *timeline]),
+        *about(run),
+    ]
+    return [section for section in found if section.blocks]
+
+
+def results(run: Gathered) -> Section:
+    """What came of it."""
+    return Section("Results", list(_results(run.results)))
+
+
+def about(run: Gathered) -> list[Section]:
+    """How `run` was started, and on what."""
+    found = [
         Section("Hyperparameters", _table(run.hyperparameters)),
         Section("Model", _table(run.config.get("model"))),
         Section("Data", _table(run.config.get("dataset"))),

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from asyncckpt.catalog import Catalog
@@ -25,18 +24,16 @@ from asyncckpt.errors import (
 )
 from asyncckpt.format.coded_file import unpacked
 from asyncckpt.format.findings import Damage, Finding
+from asyncckpt.format.runfile import RunFile
 from asyncckpt.listing import Listing
-from asyncckpt.metrics_log.history import History, history_of, rows_of
+from asyncckpt.metrics_log.history import History, history_of
 from asyncckpt.metrics_log.rows import Row, iso
-from asyncckpt.storage import LocalStorage, opened
+from asyncckpt.report.journal import LOGS, Journal
+from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
 
-LOGS = "logs"
 _CONFIG = re.compile(r"config(?:-(\d+))?\.json(?:\.zst)?(?:\.enc)?")
 _FILES = ("identity.json", "hyperparameters.json", "results.json", "wandb_info.json")
-_OF_EVENTS = ("seq", "by_step", "bytes", "written", "seconds", "created")
-"""What an event says in numbers."""
-_LARGEST = 2**53
 _BROKEN = (CheckpointCorruptError, HeadDamaged, RunRefused)
 
 
@@ -110,40 +107,91 @@ def gather(root: str | os.PathLike[str] | Storage, *, storage_options: Mapping[s
     Raises `CheckpointNotFoundError` where there is no run, and `StorageError` where that cannot be found out.
     """
     storage = opened(root, storage_options)
+
+    async def once() -> Gathered:
+        try:
+            return await Gathering(storage).look()
+        finally:
+            if storage is not root:
+                await storage.aclose()
+
     with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-report") as thread:
-        return thread.submit(asyncio.run, _gathered(storage, is_ours=storage is not root)).result()
+        return thread.submit(asyncio.run, once()).result()
 
 
-async def _gathered(storage: Storage, *, is_ours: bool) -> Gathered:
-    try:
-        problems: list[str] = []
+class Gathering:
+    """The run in `storage`, looked at again and again: of journals and records only what is new is read."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.catalog = Catalog(storage)
+        self._storage = storage
+        self._known: Gathered | None = None
+        self._run: RunFile | None = None
+        self._metrics, self._events = Journal(storage, "metrics"), Journal(storage, "checkpoints")
+        self._history: tuple[Sequence[Row], History] = (), History()
+
+    async def look(self) -> Gathered:
+        """What it is now: the same object as before where nothing has changed. Raises as `gather` does."""
+        storage, problems = self._storage, list[str]()
         identity, hyperparameters, results, wandb = [await _json(storage, key, problems) for key in _FILES]
         config = await _config(storage, problems)
-        listing = await _listing(storage, problems)
-        rows, events = await _rows(storage, "metrics", problems), await _rows(storage, "checkpoints", problems)
+        listing = await self._listing(problems)
+        rows, events = await self._metrics.look(), await self._events.look()
+        problems += [*self._metrics.problems, *self._events.problems]
         if not (identity or listing.records or listing.lost or listing.head or rows or problems):
             raise CheckpointNotFoundError(f"{storage.url} holds no run: no identity.json, no checkpoints, no metrics")
-        logs = [info.key async for info in storage.list(f"{LOGS}/training_")]
-        damage = await _damage(storage, listing)
-    finally:
-        if is_ours:
-            await storage.aclose()
-    carried = [Row(c.step, iso(c.created / 1e6), c.metrics) for c in listing.checkpoints if c.metrics]
-    return Gathered(
-        url=storage.url,
-        identity=identity,
-        config=config,
-        hyperparameters=hyperparameters,
-        results=results,
-        wandb=wandb,
-        listing=listing,
-        damage=damage,
-        history=history_of(rows or carried),
-        is_of_checkpoints=not rows,
-        events=tuple(events),
-        logs=tuple(logs),
-        problems=tuple(problems),
-    )
+        found = Gathered(
+            url=storage.url,
+            identity=identity,
+            config=config,
+            hyperparameters=hyperparameters,
+            results=results,
+            wandb=wandb,
+            listing=listing,
+            damage=await self._damage(listing),
+            history=await asyncio.to_thread(self._of_rows, rows or self._carried(listing)),
+            is_of_checkpoints=not rows,
+            events=tuple(events),
+            logs=tuple([info.key async for info in storage.list(f"{LOGS}/training_")]),
+            problems=tuple(problems),
+        )
+        if self._known is None or self._known != found:
+            self._known = found
+        return self._known
+
+    async def _listing(self, problems: list[str]) -> Listing:
+        before = None if self._known is None else self._known.listing
+        try:
+            run = await self.catalog.run()
+            if run != self._run:  # begun anew in the same place: its records have the same slots
+                self._run, before = run, None
+            found = await self.catalog.listing(before)
+        except _BROKEN as error:
+            problems.append(f"which checkpoints there are is not known: {error}")
+            return Listing(None)
+        return before if before is not None and _is_same(found, before) else found
+
+    async def _damage(self, listing: Listing) -> dict[int, Damage]:
+        noted = {c.seq: Finding.of(c) for c in listing.checkpoints if Finding.of(c) in listing.findings}
+        found = {seq: await self.catalog.damage(finding) for seq, finding in noted.items()}
+        return {seq: damage for seq, damage in found.items() if damage is not None}
+
+    def _carried(self, listing: Listing) -> Sequence[Row]:
+        if self._known is not None and self._known.listing is listing and self._known.is_of_checkpoints:
+            return self._history[0]
+        return [Row(c.step, iso(c.created / 1e6), c.metrics) for c in listing.checkpoints if c.metrics]
+
+    def _of_rows(self, rows: Sequence[Row]) -> History:
+        if rows is not self._history[0]:
+            self._history = rows, history_of(rows)
+        return self._history[1]
+
+
+def _is_same(found: Listing, before: Listing) -> bool:
+    if found.head is None or before.head is None or found.head.digest != before.head.digest:
+        return False
+    said = found.marks == before.marks and found.findings == before.findings
+    return said and found.lost.keys() == before.lost.keys() and len(found.records) == len(before.records)
 
 
 async def _config(storage: Storage, problems: list[str]) -> Mapping[str, Any]:
@@ -178,42 +226,3 @@ async def _json(storage: Storage, key: str, problems: list[str]) -> Mapping[str,
     # Written by hand, or by an earlier version: no secret leaves the root by a report.
     said: dict[str, Any] = masked(found)
     return said
-
-
-async def _listing(storage: Storage, problems: list[str]) -> Listing:
-    try:
-        return await Catalog(storage).listing()
-    except _BROKEN as error:
-        problems.append(f"which checkpoints there are is not known: {error}")
-        return Listing(None)
-
-
-async def _damage(storage: Storage, listing: Listing) -> dict[int, Damage]:
-    catalog = Catalog(storage)
-    noted = {c.seq: Finding.of(c) for c in listing.checkpoints if Finding.of(c) in listing.findings}
-    found = {seq: await catalog.damage(finding) for seq, finding in noted.items()}
-    return {seq: damage for seq, damage in found.items() if damage is not None}
-
-
-async def _rows(storage: Storage, stem: str, problems: list[str]) -> list[Row]:
-    """The rows of that journal in the root and in its ``logs/``, by their time."""
-    places: list[tuple[Any, str]] = [(storage, stem), (storage, f"{LOGS}/{stem}")]
-    if isinstance(storage, LocalStorage):
-        places = [(folder, stem) for folder in (Path(storage.url), Path(storage.url, LOGS)) if folder.is_dir()]
-    found: list[Row] = []
-    for folder, name in places:
-        rows, bad = await asyncio.to_thread(rows_of, folder, name, None)
-        sound = [row for row in rows if _is_sound(row)]
-        found += sound
-        bad += len(rows) - len(sound)
-        if bad:
-            problems.append(f"{bad} lines of {name}.jsonl are no rows, and are left out")
-    return sorted(found, key=lambda row: row.timestamp)
-
-
-def _is_sound(row: Row) -> bool:
-    """Whether an event says in numbers what it has to; rows of metrics hold what anybody logs."""
-    if row.event is None:
-        return True
-    said = [row.metrics[name] for name in _OF_EVENTS if row.metrics.get(name) is not None]
-    return all(type(value) in (int, float) and -1 < value < _LARGEST for value in said)

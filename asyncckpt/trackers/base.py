@@ -15,12 +15,13 @@ from asyncckpt.events import (
     Pruned,
     Resumed,
     Skipped,
+    Stalled,
     Superseded,
 )
 from asyncckpt.extras import imported
 from asyncckpt.metrics_log.rows import Value
 
-TOLD = (Amended, Durable, Failed, PreemptionNoticed, Pruned, Resumed, Skipped, Superseded)
+TOLD = (Amended, Durable, Failed, PreemptionNoticed, Pruned, Resumed, Skipped, Stalled, Superseded)
 """The events that trackers are told of."""
 
 

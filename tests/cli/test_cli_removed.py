@@ -15,11 +15,11 @@ from torch import nn
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.cli import show
-from asyncckpt.cli.following import follow
 from asyncckpt.cli.select import Target
 from asyncckpt.cli.verdict import Verdict, judge
 from asyncckpt.cli.verify import Check
 from asyncckpt.errors import CheckpointNotFoundError, RunContended
+from asyncckpt.inspection.following import follow
 from asyncckpt.storage import LocalStorage
 
 from .conftest import Run

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import asyncckpt
-from asyncckpt.cli.contents import Component, Contents
 from asyncckpt.cli.show import Found, origin
-from asyncckpt.cli.summary import Summary
 from asyncckpt.format import record as records
 from asyncckpt.format.contents import Alias, Box, Extent, Pack, TensorEntry
 from asyncckpt.format.contents import Contents as Stored
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.record import PackUse
+from asyncckpt.inspection.contents import Component, Contents
+from asyncckpt.inspection.summary import Summary
 
 from .conftest import Document, Run, Saved, flip
 

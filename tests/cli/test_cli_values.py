@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from asyncckpt import restoring
-from asyncckpt.cli.values import LONGEST, values
 from asyncckpt.format.tagged import SHARED
+from asyncckpt.inspection.values import LONGEST, values
 from asyncckpt.state.values import encode
 
 Point = namedtuple("Point", ["x", "y"])

@@ -238,7 +238,21 @@ def test_D21_the_checkpoint_log_knows_what_became_of_every_save(tmp_path: Path) 
     rows = read_checkpoints(tmp_path / "logs")
     assert sorted((row.event, row.step) for row in rows) == [("durable", 1), ("durable", 2), ("pruned", 1)]
     durable = next(row for row in rows if row.event == "durable")
-    assert set(durable.metrics) == {"seq", "bytes", "written", "seconds", "created"}
+    assert set(durable.metrics) - {"stalled"} == {"seq", "bytes", "written", "seconds", "created"}
     assert durable.metrics["seconds"] > 0
     pruned = next(row for row in rows if row.event == "pruned")
     assert (pruned.metrics["seq"], pruned.metrics["rule"]) == (1, "policy")
+
+
+def test_D21_the_checkpoint_log_knows_how_long_training_stood_still_for_a_save(tmp_path: Path) -> None:
+    from asyncckpt.events import Durable, Stalled
+    from asyncckpt.metrics_log import CheckpointLog
+
+    log = CheckpointLog(tmp_path)
+    for step in range(100):  # that come to nothing, and are forgotten
+        log.on_event(Stalled(step, 1.0, "call"))
+    for event in (Stalled(100, 0.25, "call"), Stalled(100, 0.5, "guard"), Durable(100, 1, 8, 1.0, 1.0)):
+        log.on_event(event)
+    log.on_event(Durable(1, 2, 8, 1.0, 1.0))
+    log.close()
+    assert [row.metrics.get("stalled") for row in read_checkpoints(tmp_path)] == [0.75, None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asyncckpt.cli.output import finite
+from asyncckpt.inspection.schema import finite
 from asyncckpt.listing import CheckpointInfo, Listing
 
 

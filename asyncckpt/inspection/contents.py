@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from asyncckpt.cli.values import Value, values
 from asyncckpt.format.contents import Path
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.tagged import SHARED
+from asyncckpt.inspection.values import Value, values
 
 
 @dataclass(frozen=True, slots=True)

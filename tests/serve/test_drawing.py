@@ -1,0 +1,77 @@
+"""What is drawn: where lines and bars lie, and that a million points become as many as there are pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncckpt.serve.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, spark, thinned
+from asyncckpt.serve.scales import Scale
+from asyncckpt.serve.words import ago, place, query, span, when
+
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=2000), st.booleans())
+def test_whatever_was_logged_is_drawn_within_its_frame(values: list[float], is_log: bool) -> None:
+    drawn = chart("loss", [Series("loss", range(len(values)), values)], is_log=is_log)
+    [line] = drawn.lines
+    assert "nan" not in line.path
+    assert "inf" not in line.path
+    for x, y in re.findall(r"[ML](\S+?) (-?[\d.]+)", line.path):
+        assert LEFT - 1 <= float(x) <= WIDTH - RIGHT + 1
+        assert TOP - 1 <= float(y) <= HEIGHT - BOTTOM + 1
+    assert all(len(point) == 4 for point in json.loads(line.points))
+    assert all(math.isfinite(tick.at) for tick in (*drawn.across, *drawn.up))
+    spark(values)
+
+
+def test_of_many_points_the_extremes_the_last_and_what_is_not_finite_stay() -> None:
+    values = [math.sin(step / 1000) for step in range(100_000)]
+    values[12_345], values[54_321], values[77_777] = 50.0, -50.0, math.nan
+    found = dict(thinned(range(len(values)), values))
+    assert len(found) < 700
+    assert {12_345, 54_321, 77_777, 99_999} <= found.keys()
+    assert list(found) == sorted(found)
+    assert thinned(range(3), [1.0, 2.0, 3.0]) == [(0, 1.0), (1, 2.0), (2, 3.0)]
+
+
+def test_a_line_is_broken_where_it_is_not_finite() -> None:
+    [line] = chart("x", [Series("x", [0, 1, 2, 3], [1.0, math.inf, 2.0, 3.0])]).lines
+    assert line.path.count("M") == 2
+    assert len(line.odd) == 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "texts"),
+    [
+        (Scale(0, 1000, 0, 100), ["0", "200", "400", "600", "800", "1k"]),
+        (Scale(0.001, 10, 0, 100, is_log=True), ["0.001", "0.01", "0.1", "1", "10"]),
+        (Scale(5, 5, 0, 100), ["5"]),
+    ],
+)
+def test_ticks_are_round(scale: Scale, texts: list[str]) -> None:
+    assert [tick.text for tick in scale.ticks(5)] == texts
+
+
+def test_ticks_of_time_and_size_are_round() -> None:
+    assert [tick.text for tick in Scale(1e9, 1e9 + 7200, 0, 100).times(4)] == [
+        "02:00", "02:30", "03:00", "03:30",
+    ]  # fmt: skip
+    assert [tick.text for tick in Scale(0, 3 * 1024**2, 0, 100).bytes(3)] == ["0 B", "1.0 MiB", "2.0 MiB", "3.0 MiB"]
+    assert len(Scale(0, 2e11, 0, 100).times(4)) <= 5
+
+
+def test_words() -> None:
+    assert [span(seconds) for seconds in (None, 0, 0.0123, 4.56, 45, 600, 7200, 864000)] == [
+        "–", "0 s", "12 ms", "4.6 s", "45 s", "10 min", "2 h", "10 d",
+    ]  # fmt: skip
+    assert when(1e300) == when(None) == ago(None) == "–"
+    assert ago(0).endswith(" d ago")
+    assert place("run", "a/b?#") == "run/a%2Fb%3F%23"
+    assert query({"a": "x&y", "b": "", "run": ["1", "2"]}) == "?a=x%26y&run=1&run=2"
