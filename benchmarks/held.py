@@ -38,8 +38,12 @@ class Sampled:
 
 
 def proportional() -> float:
-    """Bytes that this process and its descendants hold, shared ones in proportion."""
-    return sum(_bytes(process, "smaps_rollup", ("Pss:",)) for process in _tree(os.getpid()))
+    """Bytes that this process and its descendants hold, shared ones in proportion.
+
+    Without what is mapped of files: libraries are no part of what a save holds, and their proportion changes with every
+    other process that begins or ends.
+    """
+    return sum(_bytes(process, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for process in _tree(os.getpid()))
 
 
 def unshared() -> float:
