@@ -83,7 +83,7 @@ class Decision:
         if at is None:
             raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
         self._miss(epoch, metrics)
-        due = bool(self._agree(at, lambda: self._decider.at_epoch_end(epoch, self._watched(metrics))))
+        due = bool(self._agree(at, lambda: self._decider.at_epoch_end(epoch, at, self._watched(metrics))))
         return at if due and at != self._saved else None
 
     def _miss(self, epoch: int, metrics: Mapping[str, Any] | None) -> None:

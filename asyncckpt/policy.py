@@ -81,13 +81,15 @@ class SavePolicy:
         `is_best` says that the monitored metric improves, `seconds` how long ago the last save began. Asking changes
         nothing.
         """
-        if self.on_best and is_best and (ended_epoch is not None or step > 0):
+        if step == 0:
+            return False
+        if self.on_best and is_best:
             return True
         if ended_epoch is not None:
             return self.every_epochs is not None and ended_epoch > 0 and ended_epoch % self.every_epochs == 0
         on_step = self.every_steps is not None and step % self.every_steps == 0
         on_time = self.every_seconds is not None and seconds >= self.every_seconds
-        return step != 0 and (on_step or on_time)
+        return on_step or on_time
 
 
 class Decider:
@@ -103,16 +105,14 @@ class Decider:
         self._best: float | None = None
 
     def at_step(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Whether to save after `step`."""
-        if step == 0:
-            return False
-        best = self.policy.on_best and self._improves(metrics)
+        """Whether to save after `step`; what is measured before the first is no best, since it is not saved."""
+        best = step != 0 and self.policy.on_best and self._improves(metrics)
         return self.policy.is_due(step, is_best=best, seconds=self._clock.monotonic() - self._saved_at)
 
-    def at_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Whether to save after `epoch` completed epochs."""
-        best = self.policy.on_best and self._improves(metrics)
-        return self.policy.is_due(0, ended_epoch=epoch, is_best=best)
+    def at_epoch_end(self, epoch: int, step: int, metrics: Mapping[str, float]) -> bool:
+        """The same after `epoch` completed epochs, at `step`."""
+        best = step != 0 and self.policy.on_best and self._improves(metrics)
+        return self.policy.is_due(step, ended_epoch=epoch, is_best=best)
 
     def saved(self) -> None:
         """A save begins now, for whatever reason."""

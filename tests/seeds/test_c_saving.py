@@ -46,7 +46,7 @@ def test_c1_an_interval_that_is_none_is_refused_at_once(option: str, value: int)
 
 def test_c2_an_epoch_is_saved_once_at_its_end_and_epochs_count_from_1(tmp_path: Path) -> None:
     with opened(tmp_path / "run", save=CheckpointConfig(save_every_n_epochs=3).save_policy()) as ckpt:
-        assert ckpt.epoch_end(0, step=0) is None
+        assert [ckpt.epoch_end(0, step=step) for step in (0, 1)] == [None, None]
         found = []
         for epoch in range(1, 7):
             for step in (2 * epoch - 1, 2 * epoch):  # the original saved at both, in epochs 0, 3 and 6
@@ -85,6 +85,16 @@ def test_c3_what_was_best_before_a_restart_still_is(tmp_path: Path) -> None:
     with opened(tmp_path / "run", **options) as ckpt:
         ckpt.resume()
         assert due(ckpt, [0.6, 0.5, 0.4], first=3) == [5]
+
+
+def test_c3_step_0_is_no_checkpoint_and_so_no_best_whatever_is_measured_there(tmp_path: Path) -> None:
+    """An evaluation before the training: what it found is not saved, and does not stand in the way of what is."""
+    config = CheckpointConfig(save_on_best_metric="val_loss", save_every_n_epochs=1)
+    with opened(tmp_path / "run", save=config.save_policy(), monitor=config.monitor) as ckpt:
+        assert ckpt.epoch_end(0, step=0, metrics={"val_loss": 0.1}) is None
+        assert ckpt.epoch_end(1, step=0, metrics={"val_loss": 0.1}) is None
+        assert due(ckpt, [0.2, 0.6, 0.7, 0.5], first=0) == [1, 3]
+        assert ckpt.save(0).wait().step == 0, "unless it is asked for"
 
 
 @pytest.mark.parametrize(
@@ -383,7 +393,7 @@ def test_c20_to_ask_whether_to_save_changes_nothing() -> None:
         assert [step for step in range(31) if policy.is_due(step)] == [10, 20, 30]
         assert [epoch for epoch in range(5) if policy.is_due(7, ended_epoch=epoch)] == [2, 4]
         assert [policy.is_due(7, is_best=best) for best in (True, False)] == [True, False]
-        assert not policy.is_due(0, is_best=True)
+        assert not any(policy.is_due(0, ended_epoch=epoch, is_best=True) for epoch in (None, 1, 2))
     timed = SavePolicy(every_seconds=60)
     assert [timed.is_due(1, seconds=seconds) for seconds in (59.9, 60, 60)] == [False, True, True]
 
