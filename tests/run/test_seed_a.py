@@ -80,6 +80,8 @@ def damage(path: Path, kind: str) -> None:
         case "bit":
             where = data.index(np.float32(500.0).tobytes())
             data[where] ^= 1
+        case "bit of the directory":  # by which the file says that it is encrypted
+            data[data.rindex(b"PK\1\2") + 8] ^= 1
         case "other archive":
             import zipfile
 
@@ -89,7 +91,9 @@ def damage(path: Path, kind: str) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["empty", "truncated", "random", "text", "bit", "other archive"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "truncated", "random", "text", "bit", "bit of the directory", "other archive"]
+)
 def test_a1_a_damaged_newest_one_is_passed_over_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
