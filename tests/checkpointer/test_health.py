@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 from asyncckpt import AsyncCheckpointer, SaveHandle, SavePolicy, health
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied, TransientError
-from asyncckpt.events import Durable, Failed, Requested, Staged, Stalled, Superseded
+from asyncckpt.events import Durable, Failed, Requested, Staged, Stalled, Superseded, TierDurable, TierFailed
 from asyncckpt.health import Checkup, Health, Vitals
 from asyncckpt.profile import Profiler
 from asyncckpt.storage import MemoryStorage
@@ -24,7 +25,7 @@ from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from ..checkpointer.trainings import worker_of
 from .conftest import Make
-from .trainings import Toy
+from .trainings import Recorder, Toy
 
 pytestmark = pytest.mark.executors
 
@@ -159,6 +160,40 @@ def test_a23_saves_that_fail_for_a_full_disk_are_told_until_one_is_durable(make:
     assert "no space left on device" in problem
     saving(ckpt, model, 4).wait()
     assert ckpt.health().ok
+
+
+def test_a23_that_nothing_was_durable_for_many_intervals_is_told(make: Make, clock: Later) -> None:
+    model = Toy()
+    ckpt = make(model=model, save=SavePolicy(every_seconds=30))
+    ckpt.step(1)  # nothing is due, but how often it is, is known from here on
+    saving(ckpt, model, 1).wait()
+    clock.by = 200
+
+    def late() -> list[str]:
+        return [problem for problem in ckpt.health(within=PATIENCE).problems if "is due" in problem]
+
+    assert late() == []
+    clock.by = 1000
+    (problem,) = late()
+    assert re.fullmatch(r"the newest durable checkpoint is 1\d{3} s old, where one every 30 s is due", problem)
+    saving(ckpt, model, 2).wait()
+    clock.by = 0
+    assert late() == []
+
+
+def test_a23_a_mirror_that_is_behind_is_told_until_it_is_not(make: Make, recorder: Recorder, tmp_path: Path) -> None:
+    model, mirror = Toy(), tmp_path / "mirror"
+    mirror.write_text("a file in the way")
+    ckpt = make(model=model, mirror=mirror)
+    saving(ckpt, model, 1).wait()
+    recorder.wait_for(TierFailed)
+    saving(ckpt, model, 2).wait()  # by now everybody has heard of that
+    assert [problem for problem in ckpt.health().problems if problem.startswith("the mirror is behind: ")]
+    mirror.unlink()
+    saving(ckpt, model, 3).wait()
+    recorder.wait_for(TierDurable)
+    saving(ckpt, model, 4).wait()
+    assert ckpt.health(within=PATIENCE).problems == ()
 
 
 def test_a23_a_disk_that_is_too_small_for_the_next_save_is_told_before_it(

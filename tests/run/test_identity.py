@@ -184,14 +184,14 @@ def test_d2_the_hash_has_eight_digits_and_a_changed_tree_is_marked(repository: P
     assert (dirty.hash, str(dirty)) == (head[:8], f"{head[:8]}-dirty")
 
 
-def test_b17_outside_of_a_repository_it_is_unknown(tmp_path: Path) -> None:
+def test_d1_b17_outside_of_a_repository_it_is_unknown(tmp_path: Path) -> None:
     assert code_version(tmp_path) == CodeVersion("unknown")
     (tmp_path / "new").mkdir()
     git(tmp_path / "new", "init", "--quiet")
     assert code_version(tmp_path / "new") == CodeVersion("unknown")  # nothing was committed yet
 
 
-def test_b17_without_git_and_with_one_that_hangs_it_is_unknown(
+def test_d1_b17_without_git_and_with_one_that_hangs_it_is_unknown(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))

@@ -132,6 +132,17 @@ def test_a3_what_cannot_be_written_at_all_is_a_warning_and_stops_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no umask")
+def test_a3_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for suffix in SUFFIXES:
+            assert save_config_to_json({"a": 1}, tmp_path / f"config{suffix}")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640] * len(SUFFIXES)
+
+
 def test_a4_what_is_nested_too_deeply_to_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text("[" * 200_000 + "]" * 200_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from asyncckpt.trackers.credentials import wandb_id
 from .stub import Wandb
 
 
-def test_A7_it_resumes_the_run_of_that_name(wandb: Wandb, tmp_path: Path) -> None:
+def test_A7_it_resumes_the_run_of_that_name(wandb: Wandb, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     assert initialize_wandb("run_001", str(tmp_path / "run_001")) is True
+    assert [record.getMessage() for record in caplog.records] == ["W&B is used for run_001"]
     assert wandb.run is not None
     assert wandb.run.arguments == {
         "id": "run_001", "name": "run_001", "project": "asyncckpt", "dir": str(tmp_path / "run_001"), "resume": "allow",

@@ -258,6 +258,18 @@ def test_B7_a_file_that_cannot_be_read_is_a_warning_and_a_part_of_what_was_parse
     assert str(tmp_path / "config.yml") in record.getMessage()
 
 
+def test_B7_where_no_reader_of_yaml_is_installed_the_warning_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.yml").write_text(YAML)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    parsed = {"training": {"epochs": 3, "type": "t", "token": "s3cr3t"}}
+    assert whole_config(tmp_path / "config.yml", fallback=parsed) == {"training.epochs": 3, "training.type": "t"}
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "pip install 'asyncckpt[yaml]': trackers are told a part of it" in record.getMessage()
+
+
 def test_B7_an_empty_file_is_an_empty_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "config.yml").write_text("# nothing\n")
     assert whole_config(tmp_path / "config.yml", fallback={"epochs": 3}) == {}

@@ -348,7 +348,7 @@ print("fine")
 
 
 @pytest.mark.long
-def test_P1_distributed_data_parallel_of_one_rank_leaves_no_trace(tmp_path: Path) -> None:
+def test_d16_distributed_data_parallel_of_one_rank_leaves_no_trace(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DDP, str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
     )
