@@ -106,6 +106,7 @@ class Browser:
         page = self._pages[session] = Page(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
+        page.call("Page.setLifecycleEventsEnabled", enabled=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         page.call("Emulation.setScriptExecutionDisabled", value=not scripts)
@@ -147,7 +148,7 @@ class Page:
         self.errors: list[str] = []
         self._browser = browser
         self._session = session
-        self._loads = 0
+        self._loaded: set[str] = set()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """What the browser answers."""
@@ -164,18 +165,20 @@ class Page:
                 self.errors.append(json.dumps(parameters["args"]))
             case "Log.entryAdded" if parameters["entry"]["level"] == "error":
                 self.errors.append(parameters["entry"]["text"])
-            case "Page.loadEventFired":
-                self._loads += 1
+            case "Page.lifecycleEvent" if parameters["name"] == "load":
+                self._loaded.add(parameters["loaderId"])
 
     def go(self, url: str) -> None:
         """Go there, until all of it is loaded."""
-        self.loaded(lambda: self.call("Page.navigate", url=url))
+        found = self.call("Page.navigate", url=url)
+        while found["loaderId"] not in self._loaded:  # the empty page before it may be told of late
+            self._browser.report()
 
-    def loaded(self, act: Any) -> None:
+    def follow(self, script: str) -> None:
         """Do what leads to another page, until all of that is loaded."""
-        loads = self._loads
-        act()
-        while self._loads == loads:
+        known = set(self._loaded)
+        self.value(script)
+        while self._loaded == known:
             self._browser.report()
 
     def value(self, script: str) -> Any:
@@ -183,6 +186,11 @@ class Page:
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Wait until that expression is true; fails where nothing is heard of it within `PATIENCE`."""
+        look = f"const look = () => {{ try {{ if ({condition}) return done(true) }} catch {{}} setTimeout(look, 20) }}"
+        assert self.value(f"new Promise((done) => {{ {look}; look() }})")
 
     def point(self, x: float, y: float) -> None:
         """Move the pointer there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -80,7 +81,7 @@ def test_what_is_in_a_run_is_shown_and_does_nothing(browser: Browser, url: str) 
     text = page.value("document.querySelector('main').textContent")
     assert EVIL_NAME in text
     assert EVIL in text
-    page.loaded(lambda: page.value("document.querySelector('td.id a').click()"))
+    page.follow("document.querySelector('td.id a').click()")
     assert EVIL in page.value("document.querySelector('main').textContent")
     assert_quiet(page, url)
 
@@ -96,7 +97,7 @@ def test_curves_and_saves_are_drawn_and_tell_their_values(browser: Browser, url:
             "const box = svg.getBoundingClientRect(); return [box.right - 8, box.top + 50] })()"
         )
         page.point(x, y)
-        assert said in page.value("document.querySelector('.tip').textContent")
+        page.until(f"document.querySelector('.tip').textContent.includes({json.dumps(said)})")
         assert page.value(
             "(() => { const [tip, figure] = [document.querySelector('.tip'), document.querySelector('.tip').parentNode]"
             ".map((each) => each.getBoundingClientRect()); return tip.left >= figure.left && tip.right <= figure.right"
@@ -108,7 +109,7 @@ def test_two_checkpoints_are_chosen_and_their_difference_is_shown(browser: Brows
     page = browser.open(f"{url}run/plain")
     page.value("document.querySelector('input[name=a][value=\"plain@00000002\"]').click()")
     page.value("document.querySelector('input[name=b][value=\"plain@00000004\"]').click()")
-    page.loaded(lambda: page.value("document.querySelector('form[action$=diff] button').click()"))
+    page.follow("document.querySelector('form[action$=diff] button').click()")
     assert "changedmodel.0.weight" in page.value("document.querySelector('main').textContent")
     assert_quiet(page, url)
 
@@ -138,10 +139,7 @@ def test_an_open_page_follows_its_run(browser: Browser, runs: Path, tmp_path: Pa
         page = browser.open(f"{url}run/plain")
         page.value("document.querySelector('details').open = true")
         train(root, {500: 0.05}, config={"lr": 1e-3})
-        page.value(
-            "new Promise((done) => { const look = () => document.querySelector('main').textContent.includes('500')"
-            " ? done() : setTimeout(look, 50); look() })"
-        )
+        page.until("document.querySelector('main').textContent.includes('00000005')")
         assert page.value("document.querySelector('details').open")
         assert page.value("document.getElementById('live').textContent") == "up to date"
         assert_quiet(page, url)
