@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig
 from asyncckpt.errors import SaveFailed, StorageDenied
+from asyncckpt.metrics import Exporter
 from asyncckpt.metrics.otel import bridge
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
@@ -195,6 +197,13 @@ def test_the_environment_can_say_no(said: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(OTEL, said)
     assert MetricsConfig().otel is False
     assert MetricsConfig().port == 0
+
+
+def test_a_checkpointer_that_is_made_again_adds_no_registry_that_would_stay(provider: Provider) -> None:
+    config = MetricsConfig(port=None, otel=provider)
+    assert Exporter(config).registry is Exporter(config).registry
+    assert Exporter(replace(config, const_labels={"run": "a"})).registry is not Exporter(config).registry
+    assert Exporter(replace(config, otel=False)).registry is not Exporter(config).registry
 
 
 def test_the_bridge_of_a_provider_is_one() -> None:

@@ -178,10 +178,11 @@ def test_beside_a_training_only_what_earlier_ones_left_goes(run: Run, root: Path
             put(root, "commits/.0123456789abcdef.tmp-latest"),
             put(root, ".0123456789abcdef.tmp-latest"),  # a hint that is being written
         ]
-        done = run("gc", root, "--yes")
-        assert "may be saving here: what belongs to it stays; if it is dead, --take-over" in done.stderr
-        assert not earlier.exists()
-        assert [path for path in staying if not path.exists()] == []
+        for more in ((), ("--alone",)):  # which nobody can say of a run that is held
+            done = run("gc", root, "--yes", *more)
+            assert "may be saving here: what belongs to it stays; if it is dead, --take-over" in done.stderr
+            assert not earlier.exists()
+            assert [path for path in staying if not path.exists()] == []
         training.save(50)
     assert load(root, 50).state["model"]["weight"].min().item() == 50
     assert values(root) == [10, 20, 30]

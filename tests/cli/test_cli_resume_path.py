@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer
+from asyncckpt.format import record
 from asyncckpt.format.names import directory_of
 
 from .conftest import Document, Run, Saved, flip, train, tree
@@ -82,6 +84,18 @@ def test_one_that_is_named_is_asked_about_alone(run: Run, saved: Saved) -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert run("resume-path", f"{saved}@99").exit_code == 3
     assert run("resume-path", f"{saved}@latest", "--id").stdout == "00000003\n"
+
+
+def test_one_that_is_partial_is_said_to_be_and_passed_over(run: Run, saved: Saved) -> None:
+    path = saved.record(2)
+    found = record.decode(path.read_bytes(), path.name)
+    assert found.checkpoint is not None
+    path.write_bytes(replace(found, checkpoint=replace(found.checkpoint, partial=("optimizer",))).encode())
+    done = run("resume-path", f"{saved}@20")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "is partial: it holds no optimizer; resume(allow_partial=True) takes it" in done.stderr
+    saved.pack(3).unlink()
+    assert run("resume-path", saved, "--id").stdout == "00000001\n"
 
 
 def test_the_status_tells_nothing_there_from_damaged_and_from_unreadable(
