@@ -19,6 +19,10 @@ ENOUGH = 8
 RECENT = 64
 """Steps that it is of, at most."""
 
+SELDOM = 16
+"""Steps after which their median is taken anew: it takes longer than all else that is done at a step, and half of
+`RECENT` have to change before it does."""
+
 CHANGE = 0.1
 """Of what was said last: less than that is not worth an event."""
 
@@ -35,6 +39,9 @@ class Cadence:
         self._clock = clock
         self._listeners = listeners
         self._steps: deque[float] = deque(maxlen=RECENT)
+        self._usual: float | None = None
+        self._next = ENOUGH
+        """Steps that are still to be timed before their median is taken."""
         self._last: tuple[int, float] | None = None
         self._said: float | None = None
 
@@ -45,17 +52,26 @@ class Cadence:
         now = self._clock.monotonic()
         made = 0 if self._last is None else step - self._last[0]
         if self._last is not None and made > 0:
-            self._steps.append((now - self._last[1]) / made)
+            self._time((now - self._last[1]) / made)
         if made or self._last is None:  # a step that is said again is timed from when it was said first
             self._last = (step, now)
-        self._say(self._expected())
+        if self._said is None:
+            self._say()
+
+    def _time(self, seconds: float) -> None:
+        self._steps.append(seconds)
+        self._next -= 1
+        if not self._next:
+            self._next = SELDOM
+            self._usual = statistics.median(self._steps)
+            self._say()
 
     def restored(self) -> None:
         """The next step is of another branch, and what lies between was no step."""
         self._last = None
 
     def _expected(self) -> float | None:
-        usual = statistics.median(self._steps) if len(self._steps) >= ENOUGH else None
+        usual = self._usual
         found = list[float]()
         if self._policy.every_seconds is not None:
             # It is only looked at after a step.
@@ -64,7 +80,8 @@ class Cadence:
             found.append(self._policy.every_steps * usual)
         return min(found, default=None)
 
-    def _say(self, seconds: float | None) -> None:
+    def _say(self) -> None:
+        seconds = self._expected()
         if seconds is not None and (self._said is None or abs(seconds - self._said) > CHANGE * self._said):
             self._said = seconds
             self._listeners.emit(Expected(seconds))

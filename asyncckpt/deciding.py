@@ -48,27 +48,24 @@ class Decision:
         """
         if step == self._decided:
             return False
-
-        def own() -> Due:
-            stop = self._stop(step) if self._stop is not None else None
-            return self._decider.at_step(step, self._watched(metrics)) if stop is None else stop.json()
-
-        due = self._agree(step, own)
+        found = self._agree(step, lambda: self._own(step, metrics))
         self._decided = step  # only now: a call that raised has decided nothing
-        return stop_of(due) if isinstance(due, dict) else bool(due)  # a step of numpy's decides as numpy does
+        return found
+
+    def _own(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
+        stop = None if self._stop is None else self._stop(step)
+        # A step of numpy's decides as numpy does.
+        return bool(self._decider.at_step(step, self._watched(metrics))) if stop is None else stop
 
     def midstep(self, step: int) -> Stop | None:
         """Whether to stop on the way from `step` to the next; may be asked at any moments, and decides nothing else."""
         notice = self._stop
         if notice is None:
             return None
-
-        def own() -> Due:
-            stop = notice(step, within=True)
-            return False if stop is None else stop.json()
-
-        due = self._agree(step, own)
-        return stop_of(due) if isinstance(due, dict) else None
+        if self._ranks.world == 1:  # asked three times a step by a trainer: nothing is made for it
+            return notice(step, within=True)
+        found = self._agree(step, lambda: notice(step, within=True) or False)
+        return found if isinstance(found, Stop) else None
 
     def alike(self, step: int, own: Callable[[], Plan]) -> Plan:
         """Rank 0's own plan for `step`, on all ranks, of which each has to ask."""
@@ -125,11 +122,17 @@ class Decision:
     def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
         return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}
 
-    def _agree(self, step: int, decide: Callable[[], Due]) -> Due:
+    def _agree(self, step: int, decide: Callable[[], bool | Stop]) -> bool | Stop:
         """This rank's own decision where all ranks decide alike, else rank 0's."""
         if self._ranks.world == 1 or (self._stop is None and self._decider.policy.alike_on_all_ranks):
             return decide()
-        return self._agreement.decide(step, decide)
+
+        def said() -> Due:
+            found = decide()
+            return found.json() if isinstance(found, Stop) else found
+
+        due = self._agreement.decide(step, said)
+        return stop_of(due) if isinstance(due, dict) else due
 
 
 def numbers(metrics: Mapping[str, Any] | None, monitor: Monitor | None, *, every: bool) -> dict[str, float]:

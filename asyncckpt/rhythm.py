@@ -28,12 +28,13 @@ class Rhythm:
         self._made = _FIRST
         self._thread = threading.get_ident()
         self._process = os.getpid()
-        if optimizers:
+        self._looks = bool(optimizers)
+        if self._looks:
             follow(self)
 
     def told(self, step: int) -> None:
         """The loop says that `step` is over, and will say so of the next ones."""
-        unfollow(self)
+        self.close()
         self._over(step)
 
     def stepping(self, optimizer: Optimizer) -> None:
@@ -47,4 +48,6 @@ class Rhythm:
 
     def close(self) -> None:
         """Look no more."""
-        unfollow(self)
+        if self._looks:
+            self._looks = False
+            unfollow(self)

@@ -117,7 +117,10 @@ class Saver:
 
     def _stepped(self, step: int) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""
-        statuses = [handle.status for handle in self.handles]
+        if not (handles := self.handles):
+            self._interference.step(step, self._clock.monotonic(), Flight(False, False, self._saves))
+            return
+        statuses = [handle.status for handle in handles]
         flight = Flight(bool({"staging", "writing"}.intersection(statuses)), "staging" in statuses, self._saves)
         self._interference.step(step, self._clock.monotonic(), flight)
 

@@ -34,7 +34,7 @@ class Notices:
     @property
     def first(self) -> Notice | None:
         """The first one given; its deadline is the earliest that any of them names."""
-        heard = list(self._heard)
-        if not heard:
+        if not self._heard:  # as at nearly every step
             return None
+        heard = list(self._heard)
         return Notice(heard[0].source, min(notice.deadline for notice in heard), heard[0].signum)

@@ -98,7 +98,8 @@ class Loop:
 
     def _go(self) -> None:
         """To the end, or until the process is told to leave."""
-        while self.phase is not P.TRAINING_COMPLETE and not self.ckpt.should_stop:
+        ckpt = self.ckpt
+        while self.phase is not P.TRAINING_COMPLETE and not ckpt.should_stop:
             done = self.phase
             self.phase = done.then(self._do[done]())
             self._offer(done)
@@ -108,19 +109,20 @@ class Loop:
 
         A checkpoint that is made here says `phase`, which comes next.
         """
-        step, metrics = self.global_step, self.logs or None
+        if not self.phase.is_resumable:
+            return
+        step, metrics, ckpt = self.global_step, self.logs or None, self.ckpt
         if done is P.TRAIN_BATCH_END and self._train.micro_step == 0:
-            if self.ckpt.step(step, epoch=self.epoch, metrics=metrics) is not None:
+            if ckpt.step(step, epoch=self.epoch, metrics=metrics) is not None:
                 self._saved = step
             return
         if done is P.CHECKPOINT_SAVE_START:
-            handle = self.ckpt.epoch_end(self.epoch, step=step, metrics=metrics)
+            handle = ckpt.epoch_end(self.epoch, step=step, metrics=metrics)
             if handle is None and self._is_over:
-                self.ckpt.save(step, epoch=self.epoch, metrics=metrics)
+                ckpt.save(step, epoch=self.epoch, metrics=metrics)
             elif handle is None and self._saved == step:  # before it was validated
-                self.ckpt.record(step, self.logs)
-        if self.phase.is_resumable:
-            self.ckpt.midstep(step, epoch=self.epoch, metrics=metrics)
+                ckpt.record(step, self.logs)
+        ckpt.midstep(step, epoch=self.epoch, metrics=metrics)
 
     # -- an epoch of training ------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class TrainerPhase(Enum):
     @property
     def is_resumable(self) -> bool:
         """Whether a checkpoint may say that this comes next: no batch is in hand then, and no graph of a loss."""
-        return self not in _IN_HAND and not self.is_error and self is not TrainerPhase.TRAINING_COMPLETE
+        return self in _RESUMABLE
 
     @property
     def follows(self) -> frozenset[TrainerPhase]:
@@ -93,6 +93,8 @@ _TRAIN = frozenset(
 )
 _VAL = frozenset({_P.VAL_BATCH_LOAD, _P.VAL_BATCH_FORWARD, _P.VAL_BATCH_END})
 _IN_HAND = frozenset({_P.TRAIN_BATCH_FORWARD, _P.TRAIN_BATCH_BACKWARD, _P.VAL_BATCH_FORWARD})
+_OVER = frozenset({_P.TRAINING_COMPLETE, _P.ERROR_RECOVERABLE, _P.ERROR_FATAL})
+_RESUMABLE = frozenset(TrainerPhase) - _IN_HAND - _OVER
 
 _NEXT: dict[TrainerPhase, frozenset[TrainerPhase]] = {
     _P.INIT: frozenset({_P.TRAIN_START_EPOCH}),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Collection
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client import CollectorRegistry
 
 from asyncckpt import MetricsConfig, SavePolicy
-from asyncckpt.cadence import CHANGE, ENOUGH, RECENT, Cadence
+from asyncckpt.cadence import CHANGE, ENOUGH, RECENT, SELDOM, Cadence
 from asyncckpt.events import Expected, Listeners
 from asyncckpt.storage import MemoryStorage
 
@@ -93,6 +97,20 @@ def test_steps_that_take_longer_from_now_on_are_said_and_small_changes_are_not()
     loop.seconds = 2.0
     said = loop.steps(RECENT)
     assert (said[0], said[-1]) == (50.0, 200.0)
+
+
+def test_their_median_is_taken_once_in_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def median(steps: Collection[float]) -> float:
+        taken.append(len(steps))
+        return statistics.median(steps)
+
+    monkeypatch.setattr("asyncckpt.cadence.statistics", SimpleNamespace(median=median))
+    loop = Loop(every_steps=1000)
+    loop.steps(1 + ENOUGH + 10 * SELDOM)
+    assert len(taken) == 1 + 10
+    assert (taken[0], taken[-1]) == (ENOUGH, RECENT)
 
 
 def test_who_tells_of_each_tenth_step_has_made_ten() -> None:

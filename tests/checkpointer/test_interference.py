@@ -16,6 +16,7 @@ from asyncckpt.events import Listeners, Paced
 from asyncckpt.handle import wait_all
 from asyncckpt.interference import ENOUGH, LEAST, SPAN, STALE, Flight, Interference
 from asyncckpt.rhythm import Rhythm
+from asyncckpt.staging.guards import unfollow
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from asyncckpt.waiting import Waiting
 from asyncckpt.worker.pace import PIECE, Pace
@@ -388,7 +389,9 @@ def test_a_loop_that_makes_no_step_is_timed_by_its_optimizer(
     assert (round(paced.usual, 3), round(paced.taken, 2), paced.share) == (0.1, 0.13, 0.25)
 
 
-def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_thread() -> None:
+def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, second = Training().optimizer, Training().optimizer
     told: list[int] = []
     rhythm = Rhythm([first, second], told.append)
@@ -399,9 +402,13 @@ def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_
         elsewhere.start()
         elsewhere.join()
     assert [b - a for a, b in itertools.pairwise(told)] == [1, 1]
+    unfollowed: list[object] = []
+    monkeypatch.setattr("asyncckpt.rhythm.unfollow", lambda follower: (unfollowed.append(follower), unfollow(follower)))
     rhythm.told(7)
     first.step()
-    assert told[3:] == [7]
+    rhythm.told(8)
+    assert told[3:] == [7, 8]
+    assert unfollowed == [rhythm], "once, and not at every step"
     assert told[2] + 1 != 7
 
 

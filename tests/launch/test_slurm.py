@@ -143,6 +143,44 @@ def test_e29_what_the_template_says_itself_stands(
         assert not any(word.startswith("--time") for word in said)
 
 
+def test_e29_a_time_limit_that_leaves_nothing_before_the_grace_is_refused(
+    least: dict[str, Any], answer: Answer, tmp_path: Path
+) -> None:
+    answer("sbatch", "7\n")
+    least["preemption"] = {"grace_period_seconds": 120}
+    for number, (line, section, refused) in enumerate([
+        ("", {"time_limit": "00:03:00"}, "00:03:00 (180 s)"),
+        ("", {"time_limit": "3"}, "3 (180 s)"),
+        ("", {"time_limit": "2:01"}, "2:01 (180 s)"),
+        ("", {"time_limit": "0-0:2"}, "0-0:2 (120 s)"),
+        ("", {"time_limit": "1-0", "additional_args": ["-t 2"]}, "2 (120 s)"),
+        ('#SBATCH --time="2"', {}, '"2" (120 s)'),
+        ("", {"time_limit": "3:01"}, None),
+        ("", {"time_limit": "0-1"}, None),
+        ("", {"time_limit": "0"}, None),
+        ("", {"time_limit": "UNLIMITED"}, None),
+        ("#SBATCH --time-min=1", {}, None),
+        ("#SBATCH --time=1", {"time_limit": "1:00:00"}, None),
+        ("#SBATCH --signal=TERM@9", {"time_limit": "1"}, None),
+        ("", {"time_limit": "1", "additional_args": ["--signal=TERM@9"]}, None),
+    ]):  # fmt: skip
+        (tmp_path / "own").write_text(f"#!/bin/bash\n{line}\npython {{{{config_path}}}}\n")
+        config = experiment({**least, "experiment_name": f"tiny{number}", "slurm": section})
+        made = SLURMLauncher(tmp_path / "own", tmp_path / "out")
+        if refused is None:
+            assert made.submit_experiment(config) == "7"
+            continue
+        for mode in (ExecutionMode.DRY_RUN, ExecutionMode.SLURM):
+            with pytest.raises(ConfigurationError) as raised:
+                made.submit_experiment(config, mode)
+            assert str(raised.value) == (
+                f"tiny{number} has a time limit of {refused}, and is told to stop "
+                "preemption.grace_period_seconds=120 before it, which Slurm may do 60 s earlier: no time is left to "
+                "train. Use a slurm.time_limit of more than 180 s, or a shorter grace"
+            )
+        assert not (tmp_path / "out" / f"tiny{number}").exists()
+
+
 def test_e29_what_does_not_become_a_job_is_an_error(
     launcher: SLURMLauncher, config: ExperimentConfig, answer: Answer, tmp_path: Path
 ) -> None:

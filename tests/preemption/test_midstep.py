@@ -10,7 +10,9 @@ import pytest
 import torch.distributed as dist
 
 from asyncckpt import Preempted, Preemption, SavePolicy, load
+from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.errors import CheckpointerClosed
+from asyncckpt.preemption.stop import Stop
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
 
@@ -32,6 +34,18 @@ def test_without_notice_it_does_nothing_whatever_the_policy(make: Make) -> None:
         ckpt.close()
     with pytest.raises(CheckpointerClosed):
         ckpt.midstep(1)
+
+
+def test_one_rank_asks_for_notice_without_a_word_to_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(Stop, "json", said.append)
+    monkeypatch.setattr(Agreement, "decide", lambda *_: said.append("decided"))
+    ckpt = make(model=Toy(), preemption=Preemption(exit="flag"), save=SavePolicy(every_steps=2))
+    assert [ckpt.step(1), ckpt.midstep(1), ckpt.epoch_end(1)] == [None] * 3
+    ckpt.step(2).wait()
+    notice()
+    assert ckpt.midstep(2).wait().step == 2
+    assert said == []
 
 
 def test_a_step_that_was_saved_is_saved_again_as_it_is_now(make: Make, store: GatedStorage) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +32,16 @@ WIDTH = 6
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training is made: `leave_at` is the phase before which it is told to, the time `after` it comes to it."""
+    """How a training is made: `leave_at` is the phase before which it is told to, the time `after` it comes to it.
+
+    One that is not told itself (`is_told`) waits there until it has heard that another rank was.
+    """
 
     seed: int = 0
     loader: str = "shuffled"
     leave_at: str | None = None
     after: int = 1
+    is_told: bool = True
     exit: str = "raise"
     amp: str | None = None
     executor: str = "thread"
@@ -179,8 +184,10 @@ class Trained(GenericTrainer):
         self._phase = phase
         if phase.value == self.plan.leave_at and self._ckpt is not None and not self.is_placing:
             self.left -= 1
-            if self.left == 0:
+            if self.left == 0 and self.plan.is_told:
                 os.kill(os.getpid(), signal.SIGTERM)
+            while self.left == 0 and self.ckpt._stopping._notices.first is None:
+                time.sleep(0.01)
 
     is_placing = True
 

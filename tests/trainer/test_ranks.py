@@ -37,6 +37,9 @@ MOMENTS = [
 ]
 """When the notice comes: before that phase, when a process comes to it so many times."""
 
+TOLD = [(0, 1), (0,), (1,)]
+"""Whom it comes to: as Slurm does it, and as a spot machine does, that of rank 0 or another's."""
+
 
 def _named(rank: int) -> str:
     return f"trace-{rank}.jsonl"
@@ -45,7 +48,8 @@ def _named(rank: int) -> str:
 def _train(folder: Path, plan: Plan, told: Collection[int], seed: int) -> int:
     """One rank's part, until the end or until it leaves; `told` are the ranks that the notice comes to."""
     rank = dist.get_rank()
-    own = plan if rank in told else replace(plan, leave_at=None)
+    # What only the other one is told rank 0 waits for: it decides for both.
+    own = replace(plan, is_told=rank in told) if rank in (0, *told) else replace(plan, leave_at=None)
     try:
         train(folder, own, seed + rank, trace=_named(rank), wrapped=DistributedDataParallel)
     except Preempted as left:
@@ -57,9 +61,9 @@ def _leaving_again_and_again(folder: Path) -> list[ResumeState]:
     """Goes on each time with nothing but what was saved, until the end; where it stood."""
     stands = []
     for number, (phase, after) in enumerate(MOMENTS):
-        leaving = replace(PLAN, leave_at=phase, after=after)
-        told = (0,) if number % 2 else (0, 1)  # as a spot machine does it, and as Slurm does
-        assert _train(folder, leaving, told, 100 + number) == TERMINATED, phase
+        leaving = replace(PLAN, leave_at=phase, after=after, exit="flag" if number % 2 else "raise")
+        left = _train(folder, leaving, TOLD[number % len(TOLD)], 100 + number)
+        assert left == (0 if leaving.exit == "flag" else TERMINATED), phase
         dist.barrier()
         stands.append(stood(folder))
         dist.barrier()

@@ -62,6 +62,18 @@ def time_limit(value: str) -> str | None:
     return f"is {value!r}; Slurm takes minutes, hours:minutes:seconds or days-hours:minutes:seconds"
 
 
+def seconds_of(value: str) -> int | None:
+    """The seconds of a time as Slurm reads it, up to its next whole minute; None where that is no limit, or no time."""
+    if not _TIME.fullmatch(value) or value.isalpha():
+        return None
+    days, _, rest = value.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    from_the_left = days or len(parts) == 3
+    hours, minutes, seconds = [*parts, 0, 0][:3] if from_the_left else [0, *parts, 0][:3]
+    total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return math.ceil(total / 60) * 60 or None  # a limit of 0 is none
+
+
 def memory(value: str) -> str | None:
     """An amount of memory as Slurm reads it."""
     return None if _MEMORY.fullmatch(value) else f"is {value!r}; Slurm takes a whole number with K, M, G or T: 32G"

@@ -15,7 +15,7 @@ from asyncckpt.launch.config import ExperimentConfig, files
 from asyncckpt.launch.execution import ExecutionMode, prepared
 from asyncckpt.launch.git import GitManager
 from asyncckpt.launch.slurm.commands import Unanswered, called
-from asyncckpt.launch.slurm.options import job_name, options, waiting
+from asyncckpt.launch.slurm.options import check_time, job_name, options, waiting
 from asyncckpt.launch.slurm.status import LIVELY, JobStatus, addressed, is_job, status_of
 from asyncckpt.launch.slurm.submissions import Submissions
 from asyncckpt.launch.slurm.template import Template
@@ -77,7 +77,7 @@ class SLURMLauncher:
         The job is told to stop with the signal and the grace that the preemption section says, and put back where that
         says so. One that waits, runs or has come to a good end is what the experiment has become already, and another
         is submitted only with `resubmit`. Raises `JobSubmissionError`, and `ConfigurationError` for another experiment
-        of that name.
+        of that name, and for a time limit that leaves no time before the grace.
         """
         return self._submit(experiment_config, execution_mode, None, resubmit).id
 
@@ -145,6 +145,7 @@ class SLURMLauncher:
             raise ConfigurationError(
                 "a launcher of Slurm runs nothing locally: run_grid_search(execution_mode=LOCAL) does"
             )
+        check_time(config, self._template)
         path = prepared(config, self.output_dir)
         folder = path.parent
         notes = Submissions(folder)
