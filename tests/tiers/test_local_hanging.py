@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +91,12 @@ def test_a_write_that_hangs_costs_one_wait_and_no_memory(
     assert handle.wait(60).step == 2
     with pytest.raises(SaveFailed, match=r"step 2 is not on the local tier: .*put data/\S*-step-2-\S* has not gone on"):
         handle.wait(tier="local")
-    puts = mirror.count("put")
+    assert handle.id == "00000003", "the name of what may be written there still is used again"
+    puts, third = mirror.count("put"), save(ckpt, model, 3)
     with pytest.raises(SaveFailed, match=r"step 3 is not on the local tier: .*nothing else is asked of it"):
-        save(ckpt, model, 3).wait(tier="local")
+        third.wait(tier="local")
     assert mirror.count("put") == puts
+    assert int(third.id) == int(handle.id) + 1, "it was tried there"
     assert "the local tier does not have step 2" in caplog.text
     hang.end()
     landed = until_it_lands(ckpt, model, 4)
@@ -252,7 +257,7 @@ class Held(WatchedFiles):
     def around(self, call: Call) -> Any:
         if call.name == "write" and any(self.name in path for path in call.paths):
             self.held.set()
-            self.go.wait(PATIENCE)
+            self.go.wait(2 * PATIENCE)
         return super().around(call)
 
 
@@ -265,7 +270,12 @@ class Wide(Toy):
 
 
 def test_a_thread_that_the_kernel_holds_holds_up_nobody(
-    make: Make, store: GatedStorage, executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make,
+    store: GatedStorage,
+    executor: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It still reads the memory that the next save is copied into, and writes what never becomes an object."""
     if executor == "process":
@@ -284,10 +294,57 @@ def test_a_thread_that_the_kernel_holds_holds_up_nobody(
     patience.open()
     assert handle.wait(60).step == 2
     save(ckpt, model, 3)
-    ckpt.close(60)
-    assert not files.go.is_set()
+    ckpt.close(PATIENCE)
+    assert "did not finish" not in caplog.text
     files.go.set()
     ckpt._executor.pool._worker.thread.join(PATIENCE)
     assert not list((tmp_path / "near" / "data").glob("*-step-2-*/*"))
     assert sound(LocalStorage(tmp_path / "near")) == [1]
+    assert sound(plain(store)) == [1, 2, 3]
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[GatedStorage]:
+    """A folder whose requests can be held and failed, in whichever process they are made."""
+    if sys.platform != "linux":
+        pytest.skip("its gates need Linux")
+    from asyncckpt.testing.shared import SharedGates
+
+    gates = SharedGates(tmp_path / "near")
+    yield gates
+    gates.close()
+
+
+def test_a_start_whose_disk_the_kernel_holds_leaves_it_in_either_process(
+    make: Make,
+    store: GatedStorage,
+    shared: GatedStorage,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody opens a pipe that has no writer, neither in a thread nor for one that is told to stop."""
+    model = Toy()
+    with make(local=LocalStorage(shared.url), model=model) as ckpt:
+        train(ckpt, model, 1, 2)
+    run = Path(shared.url) / "run.json"
+    content = run.read_bytes()
+    run.unlink()
+    os.mkfifo(run)
+    try:
+        monkeypatch.setattr(stopped, "HELD", 0.0)
+        shared.fail("hang", "get run.json", TransientError)  # at once
+        found = Toy()
+        ckpt = make(local=Patient(shared), model=found)
+        assert ckpt.resume().step == 2
+        assert found.value == 2
+        assert [event.tier for event in recorder.of(Restored)] == ["home"]
+        save(ckpt, found, 3)
+        ckpt.close(PATIENCE)
+        assert "did not finish" not in caplog.text
+    finally:
+        os.close(os.open(run, os.O_RDWR | os.O_NONBLOCK))  # whoever opens it in a thread here goes on
+    run.unlink()
+    run.write_bytes(content)
+    assert sound(LocalStorage(shared.url)) == [1, 2]
     assert sound(plain(store)) == [1, 2, 3]
