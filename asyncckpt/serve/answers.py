@@ -9,7 +9,6 @@ from starlette.requests import Request
 from asyncckpt.configuration.masking import without_logins
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.inspection.found import json_of
-from asyncckpt.inspection.summary import summaries
 from asyncckpt.report import compared
 from asyncckpt.report.outline import json_of as outline
 from asyncckpt.report.words import strict
@@ -66,10 +65,11 @@ class Answers:
 
     def checkpoints(self, request: Request) -> dict[str, Any]:
         """As ``asyncckpt ls --json``."""
-        run = self._view(request).run
+        view = self._view(request)
+        run = view.run
         return {
             "root": without_logins(run.url),
-            "checkpoints": [summary.json() for summary in summaries(run.listing)],
+            "checkpoints": [summary.json() for summary in view.summaries.values()],
             "lost": [{"slot": slot, "reason": str(error)} for slot, error in run.listing.lost.items()],
         }
 

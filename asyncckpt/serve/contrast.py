@@ -8,14 +8,11 @@ from typing import Literal
 
 from asyncckpt.diffing import Changes, Diff, compared
 from asyncckpt.format.manifest import Manifest
-from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.contents import Contents, Tensor
-from asyncckpt.inspection.summary import summaries
 from asyncckpt.listing import CheckpointInfo
 from asyncckpt.serve import asked
 from asyncckpt.serve.holding import found_in, masked
 from asyncckpt.serve.shelf import Shelf
-from asyncckpt.serve.view import View
 
 Kind = Literal["changed", "added", "removed"]
 
@@ -98,12 +95,7 @@ def _read(shelf: Shelf, said: str) -> tuple[Side, Manifest]:
     volume = shelf.volume(name)
     view = volume.fresh.now().value
     checkpoint = found_in(view, which)
-    return Side(name, info_in(view, checkpoint)), volume.manifest(checkpoint)
-
-
-def info_in(view: View, checkpoint: Checkpoint) -> CheckpointInfo:
-    """What is known of it where it is listed."""
-    return next(each.info for each in summaries(view.run.listing) if each.info.seq == checkpoint.seq)
+    return Side(name, view.summaries[checkpoint.seq].info), volume.manifest(checkpoint)
 
 
 def _by_name(manifest: Manifest) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.contents import Component, Contents, Tensor
 from asyncckpt.inspection.following import find
 from asyncckpt.inspection.found import Found
-from asyncckpt.inspection.summary import summaries
 from asyncckpt.inspection.values import Value
 from asyncckpt.listing import Which
 from asyncckpt.serve.view import View
@@ -34,7 +33,7 @@ def holding(view: View, checkpoint: Checkpoint, manifest: Manifest, glob: str = 
     """What `manifest` tells of `checkpoint`; of the tensors those whose name matches `glob`, or has it in it."""
     contents = Contents(manifest)
     found = Found(
-        summary=next(summary for summary in summaries(view.run.listing) if summary.info.seq == checkpoint.seq),
+        summary=view.summaries[checkpoint.seq],
         record=next(record for record in view.run.listing.records if record.checkpoint is checkpoint),
         checkpoint=checkpoint,
         contents=contents,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.inspection.summary import Summary, summaries
 from asyncckpt.report import Gathered
 from asyncckpt.report.checkpoints import Line, lines
 from asyncckpt.retention import Monitor
@@ -80,6 +81,11 @@ class View:
     def spark(self) -> str:
         """The course of the first metric, small."""
         return spark(self.run.history.series(self.names[0])[1]) if self.names else ""
+
+    @cached_property
+    def summaries(self) -> Mapping[int, Summary]:
+        """What is listed, by its sequence number, oldest first."""
+        return {summary.info.seq: summary for summary in summaries(self.run.listing)}
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
