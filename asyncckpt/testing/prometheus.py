@@ -153,7 +153,12 @@ class AlertmanagerServer(_Monitor):
     def wait_for(self, name: str, doing: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Return an alert of that name once it has one."""
         found: list[dict[str, Any]] = []
-        self._until(lambda: found.extend(self.active(name)) or found, doing, f"{name} is raised")
+
+        def holds() -> bool:
+            found[:] = self.active(name)  # by the next look it may be cleared
+            return bool(found)
+
+        self._until(holds, doing, f"{name} is raised")
         return found[0]
 
     def wait_for_none(self, name: str, doing: Callable[[], object] = lambda: None) -> None:
