@@ -13,7 +13,11 @@ logger = logging.getLogger("asyncckpt")
 
 
 class Outcomes:
-    """Of the saves of one checkpointer, on any thread."""
+    """Of the saves of one checkpointer, on any thread.
+
+    Listeners are told before the handle ends: who has waited for it finds the save in the metrics. An interrupt among
+    them ends it too.
+    """
 
     def __init__(self, listeners: Listeners, ranks: Ranks) -> None:
         self._listeners = listeners
@@ -35,13 +39,17 @@ class Outcomes:
         if by_step is None:
             self.leave_out(handle, skipped(handle, self.handles))
         else:
-            handle._give_way(by_step, self.handles)
-            self._listeners.emit(Superseded(handle.step, by_step))
+            try:
+                self._listeners.emit(Superseded(handle.step, by_step))
+            finally:
+                handle._give_way(by_step, self.handles)
 
     def leave_out(self, handle: SaveHandle, why: SaveSkipped) -> None:
         """End the handle of a save that was skipped."""
-        handle._end("skipped", error=why)
-        self._listeners.emit(Skipped(handle.step))
+        try:
+            self._listeners.emit(Skipped(handle.step))
+        finally:
+            handle._end("skipped", error=why)
 
     def give_up(self, ordinal: int, error: BaseException) -> None:
         """Tell the other ranks that this one cannot do its part of save number `ordinal`."""
@@ -54,8 +62,10 @@ class Outcomes:
 
     def failed(self, handle: SaveHandle, ordinal: int, phase: str, error: BaseException) -> None:
         """A failure that nobody else tells of."""
-        self.fail(handle, phase, error)
-        self._listeners.emit(Failed(handle.step, phase, error))
+        try:
+            self._listeners.emit(Failed(handle.step, phase, error))
+        finally:
+            self.fail(handle, phase, error)
         self.give_up(ordinal, error)
 
     def fail(self, handle: SaveHandle, phase: str, error: BaseException) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 import click
 
 from asyncckpt.cli.demo_bucket import BucketDemo, missing
-from asyncckpt.cli.demo_metrics import free_port, headlines, scrape
+from asyncckpt.cli.demo_metrics import headlines, scrape
 from asyncckpt.cli.demo_process import TrainerProcess
 from asyncckpt.cli.demo_report import Kill, Story, rows
 from asyncckpt.cli.demo_screen import Screen, screen
 from asyncckpt.format.names import DATA, directory_of
+from asyncckpt.testing.servers import HeldPorts
 
 KILLS = 3  # a save may commit between the look and the signal: then the next process is killed too
 TIME_LIMIT = 900.0  # seconds, for a machine far slower than the two cores this is made for
@@ -165,14 +166,13 @@ class Demo:
 
     def _train_and_kill(self) -> None:
         fatal = max([self._plan.kill_after, *(kill.saving for kill in self._kills)])
-        port = free_port()
-        with self._start(port) as trainer:
+        with HeldPorts(1) as held, self._start(*held.numbers) as trainer:
             while trainer.step < fatal:
                 if not self._alive():
                     raise click.ClickException(UNHURT)
                 time.sleep(0.01)
             if not self._kills:
-                self._show_metrics(port)
+                self._show_metrics(*held.numbers)
             self._kills.append(self._kill_in_a_save(trainer, fatal))
 
     def _kill_in_a_save(self, trainer: TrainerProcess, after: int) -> Kill:
@@ -188,7 +188,7 @@ class Demo:
         raise click.ClickException(UNHURT)
 
     def _resume_to_the_end(self) -> None:
-        with self._start(free_port()):
+        with HeldPorts(1) as held, self._start(*held.numbers):
             while self._alive() or self._twin.running():
                 time.sleep(0.05)
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncckpt.testing.servers import HOST, Server, free_ports, program
+from asyncckpt.testing.servers import HOST, Server, program
 
 assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
@@ -38,7 +38,7 @@ class AzureServer(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (self.port,) = free_ports(1)
+        (self.port,) = self._hold(1)
         self.start()
 
     @staticmethod

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from asyncckpt.testing.servers import HOST, Server, free_ports, program
+from asyncckpt.testing.servers import HOST, Server, program
 
 assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
@@ -25,7 +25,7 @@ class GoogleServer(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (self.port,) = free_ports(1)
+        (self.port,) = self._hold(1)
         self.start()
 
     def _command(self) -> list[str]:

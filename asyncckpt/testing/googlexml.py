@@ -231,6 +231,8 @@ def _entry(item: Mapping[str, Any]) -> str:
 def _handler(emulator: _Emulator) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Sent in pieces, each answer would wait for the client's delayed acknowledgement of the first: 40 ms.
+        wbufsize = -1
 
         def handle_request(self) -> None:
             data = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncckpt.testing.servers import HOST, PATIENCE, Server, free_ports
+from asyncckpt.testing.servers import HOST, PATIENCE, Server
 
 assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
@@ -48,7 +48,7 @@ class _Monitor(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (self.port,) = free_ports(1)
+        (self.port,) = self._hold(1)
 
     def ask(self, path: str, **parameters: str) -> Any:
         """What it answers now."""
@@ -152,8 +152,14 @@ class AlertmanagerServer(_Monitor):
 
     def wait_for(self, name: str, doing: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Return an alert of that name once it has one."""
-        self._until(lambda: self.active(name), doing, f"{name} is raised")
-        return self.active(name)[0]
+        found: list[dict[str, Any]] = []
+
+        def holds() -> bool:
+            found[:] = self.active(name)  # by the next look it may be cleared
+            return bool(found)
+
+        self._until(holds, doing, f"{name} is raised")
+        return found[0]
 
     def wait_for_none(self, name: str, doing: Callable[[], object] = lambda: None) -> None:
         """Return once it has no alert of that name any more."""

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
+from asyncckpt.testing.servers import HOST, HeldPorts
+
 Fault: TypeAlias = Literal["lose", "linger", "reset", "truncate", "hang", "delay", "corrupt", "answer"]
 """What happens to a request::
 
@@ -42,7 +44,6 @@ PATIENCE = 60.0
 """Seconds after which a test that waits for a request that never comes fails instead of hanging."""
 
 _CHUNK = 1 << 16
-_HOST = "127.0.0.1"
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
 
@@ -72,10 +73,6 @@ class _Rule:
         return True
 
 
-_TURNS = 5
-"""Of the event loop, from an accepted socket to its task."""
-
-
 class _Closed(Exception):
     """The connection shall end here."""
 
@@ -98,9 +95,10 @@ class Proxy:
         self._lock = threading.Lock()
         self._come = threading.Condition()
         self._loop = asyncio.new_event_loop()
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.port = 0
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
+        self._listening: socket.socket | None = None
+        self._held = HeldPorts(1)
+        (self.port,) = self._held.numbers
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self.accept()
@@ -108,7 +106,7 @@ class Proxy:
     @property
     def endpoint(self) -> str:
         """Its URL."""
-        return f"http://{_HOST}:{self.port}"
+        return f"http://{HOST}:{self.port}"
 
     def add(
         self,
@@ -187,32 +185,42 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._held.close()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _accept(self) -> None:
-        if self._server is not None:
-            return
-        self._server = await asyncio.start_server(self._connected, _HOST, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self._listening is None:
+            self._listening = socket.create_server((HOST, self.port))
+            self._listening.setblocking(False)
+            self._loop.add_reader(self._listening, self._take, self._listening)
+
+    # Not asyncio's server: what that has accepted in the turn in which it is closed, it drops and closes not.
+    def _take(self, listening: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):  # who asked has gone again
+            accepted, _ = listening.accept()
+            accepted.setblocking(False)
+            connection = self._loop.create_task(self._connected(accepted))
+            self._connections[connection] = accepted
+            connection.add_done_callback(self._connections.pop)
 
     async def _refuse(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for _ in range(_TURNS):  # what was accepted is no connection yet
-            await asyncio.sleep(0)
-        for connection in tuple(self._connections):
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
+        connections = dict(self._connections)
+        for connection in connections:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
+        for accepted in connections.values():  # a task that was cancelled before it began has not
+            accepted.close()
 
     # -- one connection ------------------------------------------------------------------------------------
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.current_task()
-        assert connection is not None
-        self._connections.add(connection)
+    async def _connected(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         try:
             async with _connection(self._upstream) as (back, forth):
                 while await self._request(reader, writer, back, forth):
@@ -221,7 +229,6 @@ class Proxy:
             if isinstance(error, asyncio.CancelledError):
                 _reset(writer)
         finally:
-            self._connections.discard(connection)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
@@ -322,7 +329,7 @@ class Proxy:
 
 @asynccontextmanager
 async def _connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(_HOST, port)
+    reader, writer = await asyncio.open_connection(HOST, port)
     try:
         yield reader, writer
     finally:

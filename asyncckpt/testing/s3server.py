@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from asyncckpt.testing.servers import HOST, PATIENCE, Server, free_ports, program
+from asyncckpt.testing.servers import HOST, PATIENCE, Server, program
 
 assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
@@ -82,7 +82,7 @@ class S3Server(_S3):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        self._ports = dict(zip(_PORTS, self._hold(len(_PORTS)), strict=True))
         self.port = self._ports["s3"]
         self._known = KEY, SECRET
         (folder / "data").mkdir(parents=True)
@@ -142,7 +142,7 @@ class IgnoringServer(_S3):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (self.port, self._metrics) = free_ports(2)
+        (self.port, self._metrics) = self._hold(2)
         self._state = f"sqlite3://{folder / 'state.db'}"
         made = ["format", "--storage", "file", "--bucket", str(folder / "data"), "--trash-days", "0"]
         subprocess.run(

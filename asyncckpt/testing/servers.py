@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -34,6 +35,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._held: HeldPorts | None = None
         self.port = 0
 
     def _command(self) -> list[str]:
@@ -50,6 +52,11 @@ class Server:
         assert self._process is not None, "it was killed"
         return self._process.pid
 
+    def _hold(self, count: int) -> list[int]:
+        """Ports that are its own from now on, also while it is killed."""
+        self._held = HeldPorts(count)
+        return self._held.numbers
+
     def start(self) -> None:
         """Start it on what data there is; returns once it answers."""
         with (self._folder / "log").open("ab") as log:
@@ -63,7 +70,7 @@ class Server:
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
+                self.close()
                 raise RuntimeError(f"it did not start: {(self._folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
 
@@ -92,6 +99,12 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def close(self) -> None:
+        """End it for good, and give its ports back."""
+        self.kill()
+        if self._held is not None:
+            self._held.close()
+
     def _signal(self, name: str) -> None:
         if self._process is not None:
             with suppress(ProcessLookupError):
@@ -103,7 +116,7 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
+        self.close()
 
 
 def dying_with_parent(*command: str) -> list[str]:
@@ -117,10 +130,39 @@ def program(package: str, name: str) -> str:
     return next(str(file.locate()) for file in files if file.name in (name, f"{name}.exe"))
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+class HeldPorts:
+    """Ports of loopback that nobody else is given before they are closed; also a context manager.
+
+    A port that is only known to have been free may be somebody else's before the program that is told of it listens
+    there, or while that program is killed and started again. So each is bound by a socket that never listens: nobody
+    who asks for any port gets it, and who asks for this one has it all the same if it sets ``SO_REUSEADDR``, as servers
+    do. That is so on Linux; elsewhere they have been free.
+    """
+
+    def __init__(self, count: int) -> None:
+        sockets = [socket.socket() for _ in range(count)]
         for each in sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+        self.numbers: list[int] = [each.getsockname()[1] for each in sockets]
+        # Of a server that could not be made nobody has more than these: they are closed with it, and without a warning.
+        self._closing = weakref.finalize(self, _close, [each.detach() for each in sockets])
+        if sys.platform != "linux":
+            self.close()
+
+    def close(self) -> None:
+        """Give them back."""
+        self._closing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _close(descriptors: list[int]) -> None:
+    for each in descriptors:
+        socket.close(each)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from asyncckpt.testing.servers import HOST, PATIENCE, dying_with_parent, free_ports
+from asyncckpt.testing.servers import HOST, PATIENCE, HeldPorts, dying_with_parent
 
 assert sys.platform == "linux"  # so that type checkers for other systems leave this module out
 
@@ -80,7 +80,8 @@ class SlurmCluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         for name in ("state", "spool"):
             (folder / name).mkdir()
-        controller, node = free_ports(2)
+        self._held = HeldPorts(2)
+        controller, node = self._held.numbers
         host = socket.gethostname().partition(".")[0]
         text = _CONFIGURATION.format(
             host=host, loopback=HOST, user=getpass.getuser(), controller=controller, node=node, folder=folder
@@ -156,6 +157,7 @@ class SlurmCluster:
             process.kill()
             process.wait()
         self._processes = []
+        self._held.close()
 
     def _munge(self) -> None:
         key = self._folder / "munge.key"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 
@@ -98,29 +99,28 @@ class ContentTests(StoreTest):
 
     def test_many_small_objects_are_got_in_their_order_and_what_is_missing_says_so(self) -> None:
         async def act(store: Storage) -> None:
-            whole = {f"c/{number:04d}": str(number).encode() * number for number in range(700)}
-            for key, data in whole.items():
-                await store.put(key, [data])
+            whole = {f"c/{number:04d}": str(number).encode() * number for number in range(300)}
+            await asyncio.gather(*(store.put(key, [data]) for key, data in whole.items()))
             keys = [*reversed(whole), "c/none", "c/0007", "c"]
             found = await store.get_each(keys)
             assert [bytes(each) for each in found if isinstance(each, memoryview)] == [
                 *reversed(whole.values()),
                 whole["c/0007"],
             ]
-            assert isinstance(found[700], ObjectNotFound)
-            assert isinstance(found[702], ObjectNotFound)
+            assert isinstance(found[300], ObjectNotFound)
+            assert isinstance(found[302], ObjectNotFound)
             assert await store.get_each([]) == []
 
         self.run(act)
 
     def test_ranges(self) -> None:
-        whole = bytes(range(50))
+        whole = bytes(range(12))  # every range of these is a request
 
         async def act(store: Storage) -> None:
             await store.put("a", [whole])
-            for start in range(51):
+            for start in range(len(whole) + 1):
                 assert await store.get("a", start=start) == whole[start:]
-                for length in range(51 - start):
+                for length in range(len(whole) + 1 - start):
                     assert await store.get("a", start=start, length=length) == whole[start : start + length]
 
         self.run(act)

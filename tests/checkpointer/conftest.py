@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from asyncckpt import AsyncCheckpointer, MetricsConfig
+from asyncckpt import AsyncCheckpointer, MetricsConfig, ProcessConfig
 from asyncckpt.errors import SaveFailed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
@@ -21,9 +21,10 @@ Make = Callable[..., AsyncCheckpointer]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What holds for every executor is shown on each."""
-    if "executor" in metafunc.fixturenames and metafunc.definition.get_closest_marker("executors"):
-        metafunc.parametrize("executor", ["thread", "process"], indirect=True)
+    """What holds for every executor is shown on each, or on those that a test names itself."""
+    marker = metafunc.definition.get_closest_marker("executors")
+    if "executor" in metafunc.fixturenames and marker is not None:
+        metafunc.parametrize("executor", marker.args or ["thread", "process"], indirect=True)
 
 
 @pytest.fixture
@@ -76,7 +77,8 @@ def make(store: GatedStorage, recorder: Recorder, registry: CollectorRegistry, e
 
     def build(root: Any = store, **options: Any) -> AsyncCheckpointer:
         options.setdefault("listeners", [recorder])
-        options.setdefault("executor", executor)
+        # A worker that gave way to everything else that is tested here would be waited for the longest.
+        options.setdefault("executor", ProcessConfig(nice=0) if executor == "process" else executor)
         if not made:
             options.setdefault("metrics", MetricsConfig(port=None, registry=registry))
         made.append(AsyncCheckpointer(root, **options))

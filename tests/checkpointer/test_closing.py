@@ -49,6 +49,7 @@ def test_P12_wait_returns_when_retention_has_run(make: Make, store: GatedStorage
     assert before == 1
 
 
+@pytest.mark.executors("thread")
 def test_P12_wait_after_a_crash_waits_for_no_worker(store: GatedStorage) -> None:
     ckpt = AsyncCheckpointer(store, model=Toy(), executor="thread")  # a process would be replaced, and the save done
     store.fail("put", "data/*", SystemExit, times=1)
@@ -121,9 +122,9 @@ def test_P12_close_ends_in_time_and_names_what_was_left_and_what_failed(make: Ma
     assert [handle.wait().step for handle in handles[1:]] == [2, 3]
 
 
-def test_P12_close_timeout_holds_for_leaving_with(store: GatedStorage) -> None:
+def test_P12_close_timeout_holds_for_leaving_with(store: GatedStorage, executor: str) -> None:
     def train() -> None:
-        with AsyncCheckpointer(store, model=Toy(), close_timeout=0.05) as ckpt:
+        with AsyncCheckpointer(store, model=Toy(), close_timeout=0.05, executor=executor) as ckpt:
             ckpt.save(4)
 
     with store.hold("put", "data/*"), pytest.raises(SaveFailed, match=r"after 0\.05 s.*steps \[4\]"):
@@ -345,7 +346,7 @@ from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 
 def uses(ckpt, handle, optimizer):
-    faulthandler.dump_traceback_later(45, exit=True)  # a child that hangs says where
+    faulthandler.dump_traceback_later(150, exit=True)  # a child that hangs says where
     for call in (lambda: ckpt.save(5), lambda: ckpt.step(5), ckpt.checkpoints, ckpt.latest, ckpt.best, ckpt.restore,
                  ckpt.resume, ckpt.wait, lambda: ckpt.epoch_end(1), handle.wait):
         try:
@@ -373,7 +374,7 @@ children = [context.Process(target=uses, args=(ckpt, handle, optimizer)), contex
 for child in children:
     child.start()
 for child in children:
-    child.join(50)
+    child.join(160)
     print(child.exitcode)
 if os.fork() == 0:
     sys.exit(0)

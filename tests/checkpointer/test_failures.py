@@ -186,6 +186,7 @@ def test_on_failure_raise_raises_at_save_and_never_where_one_reads(make: Make, s
     assert steps(ckpt) == [2, 3]  # raised for the earlier one: what this call was asked for is done all the same
 
 
+@pytest.mark.executors("thread")
 def test_leaving_with_never_replaces_the_exception_in_flight(
     store: GatedStorage, caplog: pytest.LogCaptureFixture
 ) -> None:

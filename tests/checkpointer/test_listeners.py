@@ -159,6 +159,7 @@ def test_a_restore_tells_how_it_ended_and_a_resume_from_where_training_goes_on(
     assert len(recorder.of(Resumed)) == 1
 
 
+@pytest.mark.executors("thread")
 def test_listeners_are_told_in_the_order_in_which_they_were_given_and_the_metrics_last(store: GatedStorage) -> None:
     told: list[tuple[str, float | None]] = []
     registry = CollectorRegistry()

@@ -67,8 +67,8 @@ def memory(found: Samples) -> tuple[float, float, float]:
     return used, free, value(found, "asyncckpt_staging_capacity_bytes")
 
 
-def test_what_waits_what_is_written_and_the_memory_of_both(store: GatedStorage) -> None:
-    with AsyncCheckpointer(store, model=Toy(), metrics=0, generations=3) as ckpt:
+def test_what_waits_what_is_written_and_the_memory_of_both(store: GatedStorage, executor: str) -> None:
+    with AsyncCheckpointer(store, model=Toy(), metrics=0, generations=3, executor=executor) as ckpt:
         found = scrape(ckpt.metrics_port)
         assert (queue(found), memory(found)) == ((0, 0), (0, 0, 0))
         with store.hold("put", "data/*") as gate:
@@ -97,6 +97,7 @@ def test_the_guard_at_the_optimizer_is_no_request() -> None:
     assert value(scrape(registry), "asyncckpt_requested_step") == 5
 
 
+@pytest.mark.executors("thread")
 def test_capacity_is_what_the_budget_allows(store: GatedStorage) -> None:
     with AsyncCheckpointer(store, model=Toy(), metrics=0, generations=4, budget=1 << 30) as ckpt:
         ckpt.save(1).wait()

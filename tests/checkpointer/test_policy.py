@@ -18,8 +18,6 @@ from asyncckpt.policy import Decider
 from .conftest import Make
 from .trainings import Toy, steps
 
-pytestmark = pytest.mark.executors
-
 NAN = float("nan")
 LOSS = ("loss", "min")
 
@@ -133,6 +131,7 @@ def test_on_best_is_due_at_the_end_of_an_epoch_too(make: Make) -> None:
     assert ckpt.epoch_end(2, metrics={"loss": 0.6}) is None
 
 
+@pytest.mark.executors
 def test_what_was_saved_by_hand_or_resumed_has_to_be_beaten(make: Make) -> None:
     options = {"save": SavePolicy(on_best=True), "monitor": LOSS, "on_busy": "wait"}
     ckpt = make(model=Toy(), **options)

@@ -256,4 +256,4 @@ def test_a_budget_that_means_nothing_is_refused_before_anything_is_started(tmp_p
     before = set(threading.enumerate())
     with pytest.raises(ValueError, match="memory=-1"):
         AsyncCheckpointer(tmp_path / "run", model=Toy(), budget=-1, executor="process")
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # what other tests have left open may end meanwhile

@@ -354,6 +354,7 @@ def test_data_whose_commits_are_lost_is_an_error_and_stays(
     assert set(root.rglob("*")) == before
 
 
+@pytest.mark.executors("thread")
 def test_a_step_is_an_integer_of_any_type(make: Make, root: Path) -> None:
     ckpt = make(root, model=(toy := Toy()))
     for step in (np.int64(2), np.uint8(1), torch.tensor(3)):
@@ -363,6 +364,7 @@ def test_a_step_is_an_integer_of_any_type(make: Make, root: Path) -> None:
 
 
 @pytest.mark.parametrize("which", [None, 1.5, True, np.bool_(True), np.float32(1), b"latest", ["latest"]], ids=repr)
+@pytest.mark.executors("thread")
 def test_what_can_name_no_checkpoint_is_a_type_error_that_says_what_can(make: Make, root: Path, which: Any) -> None:
     before = tree(root)
     ckpt = make(root, model=Toy())
@@ -375,6 +377,7 @@ def test_what_can_name_no_checkpoint_is_a_type_error_that_says_what_can(make: Ma
 
 
 @pytest.mark.parametrize("which", [7, "00000007", "7", "best", "newest"])
+@pytest.mark.executors("thread")
 def test_what_is_not_there_says_what_is(make: Make, root: Path, which: int | str) -> None:
     ckpt = make(root, model=Toy())
     with pytest.raises(CheckpointNotFoundError, match=f"no checkpoint {which!r}: steps 1, 2, 3 are there") as error:

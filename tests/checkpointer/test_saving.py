@@ -154,6 +154,7 @@ def test_the_first_save_says_what_is_copied_in_the_call(make: Make, caplog: pyte
     assert "model.weight" in line
 
 
+@pytest.mark.executors("thread")
 def test_a_loader_without_state_is_refused_at_construction(store: GatedStorage) -> None:
     with pytest.raises(TypeError, match=r"dataloader.*torchdata\.stateful_dataloader\.StatefulDataLoader"):
         AsyncCheckpointer(store, dataloader=[1, 2, 3].__iter__())

@@ -203,9 +203,12 @@ def start(script: str, *arguments: object, options: tuple[str, ...] = ()) -> sub
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit status, output and errors of a process that ends by itself."""
+    """Exit status, output and errors of a process that ends by itself.
+
+    On a machine that has much else to do it takes the better part of a minute to import torch.
+    """
     try:
-        out, errors = process.communicate(timeout=PATIENCE)
+        out, errors = process.communicate(timeout=4 * PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -33,7 +33,8 @@ def test_a_run_killed_in_a_save_ends_equal_to_its_twin(tmp_path: Path) -> None:
     assert "done" not in killed
     assert 0 < resumed["resumed"][0]["step"] <= killed["step"][-1]["step"]
     described = gather(tmp_path / "demo" / "run")  # the folder says what it is
-    assert [start["mode"] for start in described.starts] == ["new", "resume"]
+    kills = result.output.count("SIGKILL after step")  # a save may commit before the signal, and then it is done again
+    assert [start["mode"] for start in described.starts] == ["new", *["resume"] * kills]
     assert described.config["config"]["training"] == {"steps": 120}
     assert described.config["model"]["type"] == "GPT"
     assert {"readme.md", "model_summary.txt", "hyperparameters.json"} <= {

@@ -14,13 +14,14 @@ import torch
 from prometheus_client import generate_latest
 
 from asyncckpt.cli.demo import newest_save
-from asyncckpt.cli.demo_metrics import free_port, headlines, scrape
+from asyncckpt.cli.demo_metrics import headlines, scrape
 from asyncckpt.cli.demo_model import GPT, SIZES, Size, Windows, draws, fingerprint, standard_library
 from asyncckpt.cli.demo_process import TrainerProcess
 from asyncckpt.cli.demo_report import Kill, Story, differences, rows
 from asyncckpt.cli.demo_screen import PlainScreen, RichScreen
 from asyncckpt.events import Durable, Stalled
 from asyncckpt.metrics import Exporter, MetricsConfig
+from asyncckpt.testing.servers import HeldPorts
 
 QUICK = SIZES["quick"]
 
@@ -307,14 +308,15 @@ def test_headlines_of_a_metrics_page(exporter: Exporter) -> None:
 def test_a_scrape_goes_straight_to_loopback(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     assert exporter.port is not None
-    assert "asyncckpt_durable_step 7.0" in scrape(exporter.port)
+    with HeldPorts(1) as nobodys:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobodys.numbers[0]}")
+        assert "asyncckpt_durable_step 7.0" in scrape(exporter.port)
 
 
 def test_a_scrape_of_nothing_says_so() -> None:
-    with pytest.raises(click.ClickException, match="do not answer"):
-        scrape(free_port())
+    with HeldPorts(1) as nobodys, pytest.raises(click.ClickException, match="do not answer"):
+        scrape(*nobodys.numbers)
 
 
 def test_the_newest_save_is_the_last_of_the_newest_incarnation(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncckpt import AsyncCheckpointer, MetricsConfig
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.proxy import Proxy
-from asyncckpt.testing.servers import free_ports
+from asyncckpt.testing.servers import HeldPorts
 
 from ..checkpointer.scraping import Samples, samples, total
 from ..checkpointer.trainings import Toy
@@ -133,8 +133,12 @@ def test_what_was_pushed_stays_when_the_job_is_over_and_prometheus_has_it(
 def test_a_place_that_takes_nothing_is_one_warning_and_training_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    (port,) = free_ports(1)
-    with socket.create_server(("127.0.0.1", 0)) as server, Proxy(server.getsockname()[1]) as proxy:
+    with (
+        HeldPorts(1) as nobodys,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Proxy(server.getsockname()[1]) as proxy,
+    ):
+        (port,) = nobodys.numbers
         proxy.add("answer", status=400, body=b"no")
         config = {
             "a folder that is not there": MetricsConfig(port=None, textfile=tmp_path / "none", every=0.001),

@@ -46,7 +46,7 @@ def test_gates_that_close_while_others_ask_leave_no_connection_open(tmp_path: Pa
         for each in asking:
             each.join()
         del gates
-        gc.collect()
+    gc.collect()
     assert left == []
 
 

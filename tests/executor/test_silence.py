@@ -162,6 +162,7 @@ def test_P5_an_answer_of_a_worker_that_lives_is_not_waited_for_for_ever(
 ) -> None:
     ckpt = make(model=Toy(), keep=RetentionPolicy(last=2), executor=ProcessConfig(answer_timeout=0.5))
     executor: Any = ckpt._executor
+    executor._patience = PATIENCE  # what it reads itself, before it asks, is no answer
     ckpt.save(1).wait()
     worker, gate = worker_of(ckpt), store.hold("put", "commits/*")
     handle = ckpt.save(2)

@@ -13,10 +13,15 @@ from asyncckpt.testing.s3server import S3Server
 Open: TypeAlias = Callable[..., Any]
 Backend: TypeAlias = Literal["fsspec", "obstore"]
 
-HASTY = {"attempts": 4, "pause": 0.01, "deadline": 20, "read_timeout": 2, "connect_timeout": 2} | {
-    "part_size": 5 << 20,
-    "range_size": 5 << 20,
+HASTY = {"attempts": 4, "pause": 0.01, "part_size": 5 << 20, "range_size": 5 << 20} | {
+    # Else a busy machine's server is tried again where nothing is said to have gone wrong.
+    "deadline": 120,
+    "read_timeout": 120,
+    "connect_timeout": 60,
 }
+
+SOON = {"attempts": 12, "deadline": 4, "read_timeout": 2}
+"""For requests that are never answered."""
 
 
 @pytest.fixture

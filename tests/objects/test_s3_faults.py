@@ -17,11 +17,17 @@ from asyncckpt.testing.proxy import Fault, Proxy
 from asyncckpt.testing.s3server import STRANGER, STRANGERS_SECRET, S3Server
 from asyncckpt.testing.store import content, expect, keys, unfinished, use
 
-from .conftest import Backend, Open
+from .conftest import SOON, Backend, Open
 
 MIB = 1 << 20
 WHOLE = hashlib.shake_128(b"whole").digest(23 * MIB + 5)
 """Five parts of five MiB."""
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that is given up is aborted, however long that takes here."""
+    monkeypatch.setattr("asyncckpt.storage.bucket.store.HASTE", 60.0)
 
 
 async def streamed(whole: bytes = WHOLE) -> AsyncIterator[bytes]:
@@ -34,10 +40,6 @@ async def endless(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for part in parts:
         yield part
     await asyncio.Event().wait()
-
-
-PATIENT = {"read_timeout": 120, "deadline": 120}
-"""So that nothing is tried again while it is held up, however long that takes here."""
 
 
 def ends(store: Storage, act: Callable[[Storage], Awaitable[None]]) -> None:
@@ -74,7 +76,7 @@ def _failing(proxy: Proxy) -> None:
 def test_what_fails_now_and_then_is_tried_again(
     through: Open, proxy: Proxy, backend: Backend, happens: Callable[[Proxy], None], reason: str
 ) -> None:
-    store = through(tuning={"attempts": 12, "deadline": 4})
+    store = through(tuning=SOON if reason == "timeout" else {"attempts": 12})
 
     async def act(_: Storage) -> None:
         await store.head("a")
@@ -145,7 +147,7 @@ def test_fewer_requests_are_in_flight_while_the_store_says_slow_down_or_is_and_m
         assert low < 8
         assert pressure.limit > low
 
-    use(through(tuning={"concurrency": 8, "attempts": 12}), act)
+    use(through(tuning={"concurrency": 8, **SOON}), act)
 
 
 def test_the_next_part_does_not_wait_for_the_slowest(through: Open, proxy: Proxy) -> None:
@@ -161,14 +163,11 @@ def test_the_next_part_does_not_wait_for_the_slowest(through: Open, proxy: Proxy
         assert proxy.count(r"PUT .*partNumber=1\b") == 1
         assert await store.get("big") == WHOLE
 
-    ends(through(tuning={"memory": 10 * MIB, **PATIENT}), act)
+    ends(through(tuning={"memory": 10 * MIB}), act)
 
 
 @pytest.mark.parametrize("mode", ["create", "overwrite"])
-def test_no_more_is_taken_than_the_window_holds(
-    through: Open, proxy: Proxy, mode: PutMode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asyncckpt.storage.bucket.store.HASTE", 60.0)  # while parts hang, obstore aborts nothing
+def test_no_more_is_taken_than_the_window_holds(through: Open, proxy: Proxy, mode: PutMode) -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -190,7 +189,7 @@ def test_no_more_is_taken_than_the_window_holds(
         with pytest.raises(asyncio.CancelledError):
             await put
 
-    ends(through(tuning={"memory": 15 * MIB, **PATIENT}), act)
+    ends(through(tuning={"memory": 15 * MIB}), act)
 
 
 @pytest.mark.parametrize("backend", ["fsspec"])
@@ -210,7 +209,7 @@ def test_what_lasts_is_sent_by_as_many_requests_as_there_may_be(through: Open, p
         await put
         assert await store.get("big") == b"".join(sent)
 
-    ends(through(tuning={"memory": 5 * MIB, "concurrency": 3, **PATIENT}), act)
+    ends(through(tuning={"memory": 5 * MIB, "concurrency": 3}), act)
 
 
 def test_what_is_longer_than_so_many_parts_has_bigger_ones_though_only_its_bound_is_known(
@@ -507,7 +506,7 @@ def test_a_store_that_cannot_be_reached_is_not_an_empty_one(through: Open, proxy
 
 def test_a_store_that_does_not_answer_is_waited_for_only_so_long(through: Open, proxy: Proxy) -> None:
     proxy.add("hang")
-    store = through(tuning={"attempts": 2, "read_timeout": 0.2})
+    store = through(tuning={"attempts": 2, "read_timeout": 0.2, "deadline": 20})
 
     async def act(store: Storage) -> None:
         for call in (store.head("a"), keys(store), store.put("a", [b"x"])):

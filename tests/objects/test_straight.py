@@ -23,7 +23,7 @@ from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import S3Server
 from asyncckpt.testing.store import use
 
-from .conftest import HASTY, Open
+from .conftest import HASTY, SOON, Open
 from .test_s3_faults import MIB, WHOLE
 
 SIGNED = r"GET .*/big\?.*X-Amz-Signature"
@@ -75,7 +75,7 @@ def test_what_fails_is_counted_and_read_by_obstore(
         assert store.retries.keys() == {reason}
         assert "reads" not in store.fallbacks
 
-    use(through(), act)
+    use(through(tuning=SOON if reason == "timeout" else None), act)
 
 
 async def scattered(store: Any, *lengths: int, start: int = 0) -> None:
@@ -120,7 +120,7 @@ def test_what_fails_of_several_pieces_is_read_again_whole(
         await scattered(store, MIB, 5, MIB, start=9)
         assert "signed URLs are refused" in store.fallbacks["reads"]
 
-    use(through(), act)
+    use(through(tuning=SOON if reason == "timeout" else None), act)
 
 
 def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
@@ -208,7 +208,7 @@ def test_who_is_cancelled_gets_the_memory_back_at_once_and_nobody_writes_to_it(t
         await read(store)
         assert not any(into)
 
-    use(through(tuning={"read_timeout": 60, "deadline": 60}), act)
+    use(through(), act)
 
 
 @pytest.mark.parametrize("trust", ["certificate", "nothing"])

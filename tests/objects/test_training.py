@@ -150,9 +150,10 @@ def test_a_wrong_root_is_an_error_and_never_a_fresh_start(
 def test_a_store_that_cannot_be_reached_is_an_error_and_never_a_fresh_start(s3: S3Server, url: str) -> None:
     training = Training()
     with Proxy(s3.port) as proxy:
+        proxy.refuse()
         options = s3.options(proxy.endpoint, asyncckpt=HASTY)
-    with checkpointer(training, url, options) as ckpt, pytest.raises(TransientError, match="check the network"):
-        ckpt.resume()
+        with checkpointer(training, url, options) as ckpt, pytest.raises(TransientError, match="check the network"):
+            ckpt.resume()
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///run", "s3://me:secret@bucket/run", "nothing://x/y", "s3://a/b?c=d"])

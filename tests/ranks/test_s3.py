@@ -21,9 +21,8 @@ from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker import pulse
 from tests.ranks.executors import Launcher
-from tests.ranks.looking import failure_of, shorten_deadline
+from tests.ranks.looking import OwnTime, failure_of
 from tests.ranks.training import Seen, Training
 
 if TYPE_CHECKING:
@@ -82,20 +81,23 @@ def _train(place: Place | None, steps: int) -> Seen:
 
 def _one_dies(place: Place, victim: int, at: str) -> tuple[list[int], str]:
     """A durable save, then one in which `victim` is killed at its put of `at`; who is missing, as the other says."""
-    coordinator.FAREWELL, pulse.BEAT = 0.5, 0.3
-    training, storage = Training(), GatedStorage(from_url(*place))
+    coordinator.FAREWELL = 0.5
+    training, storage, own = Training(), GatedStorage(from_url(*place)), OwnTime()
+    store = dist.distributed_c10d._get_default_store()
     checkpointer = training.checkpointer(storage)
     training.step()
     checkpointer.save(1).wait(60)
-    shorten_deadline(checkpointer, 2)
     training.step()
     gate = storage.hold("put", at)
     handle = checkpointer.save(2)
     checkpointer.before_mutation()
     if dist.get_rank() == victim:
         gate.wait_reached()
+        store.set("dies", "")
         os.kill(os.getpid(), signal.SIGKILL)
     gate.open()
+    store.wait(["dies"])
+    own.fly()
     error = failure_of(handle)
     missing = error.__cause__.ranks if isinstance(error.__cause__, RankMissing) else ()
     checkpointer.close()
