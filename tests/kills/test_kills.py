@@ -81,7 +81,7 @@ def _leftovers(root: Path) -> list[str]:
     return sorted((files - live - links - {names.RUN, names.LATEST, names.BEST}) | empty)
 
 
-def test_P11_nothing_durable_is_lost_by_two_hundred_kills(tmp_path: Path, zygote: subprocess.Popen[str]) -> None:
+def test_d8_P11_nothing_durable_is_lost_by_two_hundred_kills(tmp_path: Path, zygote: subprocess.Popen[str]) -> None:
     root = tmp_path / "run"
     seed = random.SystemRandom().randrange(1 << 30)
     print(f"seed {seed}")

@@ -200,6 +200,11 @@ def test_d37_the_newest_configuration_is_shown_with_what_the_first_start_said_of
     assert found.config["config"] == {"lr": 0.2}
     assert found.config["model"]["type"] == "Linear"
     assert len(found.starts) == 2
+    by_hand = {"config": {"lr": 0.3, "api_key": "s3cr3t"}}
+    (tmp_path / "run/config-2.json").write_text(json.dumps(by_hand))
+    found = gather(tmp_path / "run")
+    assert found.config["config"] == {"lr": 0.3, "api_key": "***"}
+    assert "s3cr3t" not in markdown(found) + html(found)
 
 
 def test_d37_the_page_needs_nothing_else_and_nothing_in_a_run_can_act_in_it(tmp_path: Path) -> None:

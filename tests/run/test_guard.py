@@ -215,13 +215,22 @@ def test_a10_of_two_starts_in_one_empty_root_one_goes_on(somewhere: Place, monke
 
 
 def test_d38_runs_beside_each_other_share_no_file(tmp_path: Path) -> None:
-    places = [Place(str(tmp_path / name)) for name in ("one", "two")]
-    runs = [place.open(name="same", config={"place": place.root}) for place in places]
+    places = [Place(str(tmp_path / "runs" / name)) for name in ("one", "two")]
+    runs = [place.open(name="same", config={"place": place.root}, logs=True) for place in places]
     assert runs[0].id != runs[1].id
+    ckpts = [AsyncCheckpointer(run, model=torch.nn.Linear(2, 2), executor="thread") for run in runs]
+    for handle in [ckpt.save(step) for step in (1, 2) for ckpt in ckpts]:
+        handle.wait()
+    for ckpt, run in zip(ckpts, runs, strict=True):
+        ckpt.close()
+        run.close()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two"}
     for place, run in zip(places, runs, strict=True):
-        assert json.loads(place.read("config.json") or b"")["run_id"] == run.id
-        assert json.loads(place.read("config.json") or b"")["config"] == {"place": place.root}
-        place.close()
+        said = json.loads(place.read("config.json") or b"")
+        assert (said["run_id"], said["config"]) == (run.id, {"place": place.root})
+        (log,) = (key for key in place.names() if key.startswith("logs/"))
+        assert run.id.encode() in (place.read(log) or b"")
+        assert load(place.root).info.step == 2
 
 
 def test_a_failed_start_leaves_no_thread_and_no_file_behind(folder: Place) -> None:

@@ -37,7 +37,7 @@ from asyncckpt.errors import (
     SaveFailed,
     StorageDenied,
 )
-from asyncckpt.format.sealed import unseal
+from asyncckpt.format.sealed import seal, unseal
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.files import Call, WatchedFiles
 from asyncckpt.testing.ranks import run_ranks
@@ -72,10 +72,12 @@ class Training:
         )  # fmt: skip
 
 
-def saved(root: Any, *steps: int, **given: Any) -> None:
+def saved(root: Any, *steps: int, resume: bool = False, **given: Any) -> None:
     """Save a model whose every weight is the step, at `steps`."""
     model = nn.Linear(4, 4)
     with AsyncCheckpointer(root, model=model, **given) as ckpt:
+        if resume:
+            ckpt.resume()
         for step in steps:
             with torch.no_grad():
                 for weight in model.parameters():
@@ -296,9 +298,17 @@ def test_d10_where_all_are_damaged_that_is_an_error_and_never_a_silent_start_fro
         resumed(tmp_path)
 
 
-@pytest.mark.parametrize("pointer", ["gone", "dangling", "wrong", "torn"])
+@pytest.mark.parametrize("pointer", ["gone", "dangling", "wrong", "torn", "stale", "ahead"])
 def test_d11_the_latest_is_found_whatever_became_of_the_pointers_to_it(tmp_path: Path, pointer: str) -> None:
-    saved(tmp_path, 900, 1000)
+    saved(tmp_path, 900)
+    stale = (tmp_path / "latest").read_bytes()
+    saved(tmp_path, 1000, resume=True)
+    if pointer in ("stale", "ahead"):  # whole both, and neither is true
+        said = seal({**unseal(stale, "latest"), "slot": 99}) if pointer == "ahead" else stale
+        (tmp_path / "latest").write_bytes(said)
+        assert resumed(tmp_path) == 1000
+        assert load(tmp_path).info.step == 1000
+        return
     for path in (tmp_path / "latest", tmp_path / "checkpoints/latest"):
         old = path.read_bytes() if path.is_file() else b""
         path.unlink()
@@ -432,20 +442,25 @@ def test_d15_in_an_object_store_the_pointer_is_an_object_that_is_always_there() 
 
 
 class Filling(WatchedFiles):
-    """A disk that has no room left, once it `is_full`."""
+    """A disk that has no room left, once it `is_full`; `midway` it takes names, and has none without one."""
 
-    is_full = False
+    is_full = midway = False
 
     def around(self, call: Call) -> Any:
-        if self.is_full and call.name in ("write", "reserve", "create", "create_unnamed"):
+        if self.midway and call.name == "create_unnamed":
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), *call.paths[:1])
+        refused = ("write", "reserve") if self.midway else ("write", "reserve", "create", "create_unnamed")
+        if self.is_full and call.name in refused:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *call.paths[:1])
         return call.make()
 
 
+@pytest.mark.parametrize("midway", [False, True])
 def test_d17_a_full_disk_costs_a_checkpoint_and_the_training_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, midway: bool
 ) -> None:
     files = Filling()
+    files.midway = midway
     model = nn.Linear(4, 4)
     config = MetricsConfig(port=0)
     with AsyncCheckpointer(

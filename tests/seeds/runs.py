@@ -61,3 +61,10 @@ def saved(ckpt: AsyncCheckpointer, values: Iterable[float | None], name: str = "
 
 def steps(listed: Iterable[CheckpointInfo]) -> list[int]:
     return [info.step for info in listed]
+
+
+def listed(ckpt: AsyncCheckpointer) -> list[int]:
+    """The steps that are listed; a look at all of them agrees, which each save does without."""
+    found, plan = steps(ckpt.checkpoints()), ckpt.prune(dry_run=True)
+    assert ([kept.step for kept in plan.kept], plan.removed) == (found, ())
+    return found

@@ -20,12 +20,13 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, Run, TrainingState
 from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointNotFoundError, Fenced, SaveFailed, StorageDenied
+from asyncckpt.events import Pruned
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.training import BestTag, CheckpointConfig, HistoryFile, LatestTag
-from tests.checkpointer.trainings import Elsewhere, elsewhere
+from tests.checkpointer.trainings import Elsewhere, Recorder, elsewhere
 
-from .runs import opened, saved, steps
+from .runs import listed, opened, saved, steps
 
 LOSS = ("val_loss", "min")
 
@@ -108,6 +109,7 @@ def test_c18_tags_name_a_checkpoint_keep_it_and_are_one_checkpoints_at_a_time(tm
             (1, ("checkpoint", "experiment_001")),
             (3, ()),
         ]
+        assert listed(ckpt) == [1, 3]
         assert ckpt.restore("experiment_001").step == 1
         cli("tag", f"{root}@3", "checkpoint")
         assert [info.tags for info in ckpt.checkpoints()] == [("experiment_001",), ("checkpoint",)]
@@ -321,6 +323,14 @@ def test_c27_the_history_holds_what_the_catalog_does_after_pruning_too(tmp_path:
         saved(ckpt, [0.8], first=6)
         assert file.wait(60)
         assert [each["step"] for each in history(root)["checkpoints"]] == [2, 5, 6]
+    told = Recorder()  # behind the file: what it has heard, that has
+    with opened(root, keep=RetentionPolicy(last=1), monitor=LOSS, listeners=[file, told]) as ckpt:
+        ckpt.resume()
+        assert file.wait(60)
+        ckpt.prune()  # without a save
+        told.wait_for(Pruned)
+        assert file.wait(60)
+        assert [each["step"] for each in history(root)["checkpoints"]] == [2, 6]
 
 
 def test_c17_c27_a_tag_that_moves_after_the_history_was_written_is_in_it() -> None:

@@ -13,7 +13,7 @@ import asyncckpt
 from asyncckpt import SavePolicy
 from asyncckpt.training import CheckpointConfig
 
-from .runs import NAN, due, opened, saved, steps
+from .runs import NAN, due, listed, opened, saved, steps
 
 VALUES = [0.5, 0.1, 0.2, 0.15, 0.9, 0.8, 0.7]
 """With which the original kept the epochs 2, 6 and 7, and lost two of the three best."""
@@ -23,7 +23,7 @@ def kept(root: Path, config: CheckpointConfig, values: list[float | None]) -> li
     """The steps that are listed after `values` were saved under `config`."""
     with opened(root, keep=config.retention_policy(), monitor=config.monitor) as ckpt:
         saved(ckpt, values, config.monitor[0])
-        return steps(ckpt.checkpoints())
+        return listed(ckpt)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_c6_recent_is_what_was_saved_last_and_not_the_highest_step(tmp_path: Pat
     with opened(tmp_path / "run", keep=config.retention_policy()) as ckpt:
         for step in (10, 40, 25):  # a rollback: step 25 is the latest now
             ckpt.save(step).wait()
-        assert steps(ckpt.checkpoints()) == [40, 25]
+        assert listed(ckpt) == [40, 25]
         latest = ckpt.latest()
         assert latest is not None
         assert latest.step == 25
@@ -84,6 +84,7 @@ def test_c8_the_documented_example_of_50_epochs(tmp_path: Path) -> None:
             handle = ckpt.epoch_end(epoch, step=100 * epoch, metrics={"loss": loss})
             assert handle is not None
             handle.wait()
+        assert [100 * (info.epoch or 0) for info in ckpt.checkpoints()] == listed(ckpt)
         found = {info.epoch for info in ckpt.checkpoints()}
     assert found == {*range(46, 51), *best, 10, 20, 30, 40, 50}
     assert len(found) <= 13
@@ -100,6 +101,7 @@ def test_c8_of_an_epoch_that_is_kept_its_last_checkpoint_stays(tmp_path: Path) -
         for step in range(1, 13):
             ckpt.save(step, epoch=(step + 2) // 3).wait()
         assert [(info.epoch, info.step) for info in ckpt.checkpoints()] == [(2, 6), (4, 12)]
+        assert listed(ckpt) == [6, 12]
 
 
 def test_c9_the_best_always_stays_also_after_a_restart(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_c9_the_best_always_stays_also_after_a_restart(tmp_path: Path) -> None:
         with opened(tmp_path / "run", **options) as ckpt:
             ckpt.resume()
             due(ckpt, [0.5] * 10, "loss", first=first)
-            assert steps(ckpt.checkpoints()) == [1, first + 8, first + 9]
+            assert listed(ckpt) == [1, first + 8, first + 9]
             assert ckpt.restore("best").step == 1
 
 
@@ -129,17 +131,18 @@ def test_c10_any_rule_keeps_and_what_none_does_is_off_the_disk(tmp_path: Path) -
             model[step].weight.data.fill_(step)
             expected[step] = [layer.weight.detach().clone() for layer in model]
             ckpt.save(step, epoch=step, metrics={"loss": loss}).wait()
+        assert listed(ckpt) == [2, 4, 7]
         ckpt.prune()  # deletion may be one commit late
-        listed = ckpt.checkpoints()
-    assert steps(listed) == [2, 4, 7]
+        found = ckpt.checkpoints()
+    assert steps(found) == [2, 4, 7]
     # The folders of the others hold nothing but packs that a listed checkpoint shares.
-    assert {path.parent.name[:8] for path in (root / "data").rglob("manifest.json")} == {info.id for info in listed}
-    for info in listed:
-        found = asyncckpt.load(root, info.step).state["model"]
-        assert all(torch.equal(found[f"{n}.weight"], value) for n, value in enumerate(expected[info.step]))
+    assert {path.parent.name[:8] for path in (root / "data").rglob("manifest.json")} == {info.id for info in found}
+    for info in found:
+        state = asyncckpt.load(root, info.step).state["model"]
+        assert all(torch.equal(state[f"{n}.weight"], value) for n, value in enumerate(expected[info.step]))
 
 
 def test_c10_without_a_rule_everything_stays(tmp_path: Path) -> None:
     assert kept(tmp_path / "run", CheckpointConfig(), [*VALUES]) == [*range(1, 8)]
     with opened(tmp_path / "none", save=SavePolicy(every_steps=1)) as ckpt:
-        assert due(ckpt, [None] * 5) == steps(ckpt.checkpoints())
+        assert due(ckpt, [None] * 5) == listed(ckpt)

@@ -15,7 +15,7 @@ from tests.worker.drive import FROZEN, drive
 
 @pytest.mark.long
 @pytest.mark.parametrize("rung", RUNGS)
-def test_a_crash_during_a_resumed_training_leaves_the_old_set_or_the_new(disk: Path, rung: str) -> None:
+def test_d8_a_crash_during_a_resumed_training_leaves_the_old_set_or_the_new(disk: Path, rung: str) -> None:
     """Open, sweep, saves that drop and delete older ones, one that replaces a step, and the close."""
 
     async def act() -> Crashes:
