@@ -36,7 +36,7 @@ def test_c6_the_most_recent_stay(tmp_path: Path, number: int | None, expected: l
 def test_c6_recent_is_what_was_saved_last_and_not_the_highest_step(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last_n_checkpoints=2)
     with opened(tmp_path / "run", keep=config.retention_policy()) as ckpt:
-        for step in (10, 40, 25):  # a rollback: step 25 is the latest now
+        for step in (30, 40, 25):  # a rollback: by steps 25 would be the one that goes
             ckpt.save(step).wait()
         assert listed(ckpt) == [40, 25]
         latest = ckpt.latest()
