@@ -29,9 +29,7 @@ class Patient(Bounded):
     def recipe(self) -> Recipe | None:
         """The same in another process, which asks at the same gates."""
         told = super().recipe()
-        if sys.platform != "linux" or told is None:
-            return None
-        return Recipe(__name__, "patient", told.argument)
+        return None if told is None else Recipe(__name__, "patient", told.argument)
 
     async def stands_still(self, asked: Asked) -> None:
         """Return once a `Hang` of such requests has begun."""
@@ -42,11 +40,12 @@ class Patient(Bounded):
         await asyncio.get_running_loop().create_future()
 
 
-def patient(argument: str) -> Patient:
-    """The storage of a recipe."""
+if sys.platform == "linux":  # where a worker process has a socket to ask through
     from asyncckpt.testing.shared import joined
 
-    return Patient(joined(argument))
+    def patient(argument: str) -> Patient:
+        """The storage of a recipe."""
+        return Patient(joined(argument))
 
 
 class Hang:
