@@ -56,7 +56,7 @@ def test_it_runs_and_writes_valid_rows(name: str, tmp_path: Path) -> None:
     assert "load average" in printed
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.jsonl")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").rglob("*.jsonl")), ids=lambda path: path.stem)
 def test_the_rows_kept_are_of_a_benchmark_that_is_there(path: Path) -> None:
     for line in path.read_text().splitlines():
         assert json.loads(line)["bench"] == path.stem
