@@ -17,7 +17,7 @@ from .test_cli_watch import Watch
 if TYPE_CHECKING:
     from asyncckpt.testing.s3server import S3Server
 
-ELSEWHERE = {"run", "demo", "doctor", "bench"}
+ELSEWHERE = {"run", "demo", "doctor", "bench", "serve"}
 """``run`` asks no store; the others have tests of their own for it."""
 
 

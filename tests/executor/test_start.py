@@ -13,7 +13,7 @@ from asyncckpt.testing.slow import PATIENCE
 from ..checkpointer.trainings import Recorder, Toy
 from .conftest import Make, log_of
 
-FEW = 330
+FEW = 340
 """Modules, the interpreter's own included. Those of the standard library that asyncio needs are most of them."""
 
 HEAVY = (
