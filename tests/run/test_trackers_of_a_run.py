@@ -32,9 +32,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
     yield made
     for thread in threading.enumerate():
         if thread.name == "asyncckpt-wandb":
-            thread.join(
-                PATIENCE
-            )  # given up, it goes on, and the next test would hear that this is gone
+            thread.join(PATIENCE)  # given up, it goes on, and the next test would hear that this is gone
             assert not thread.is_alive()
 
 
