@@ -101,7 +101,7 @@ class Watermark:
     def abort(self, error: BaseException) -> None:
         """The snapshot will never be complete; everyone who waits gets `error`. The first call counts."""
         with self._changed:
-            if not self._sealed and self._error is None:
+            if not self._is_over:
                 self._error = error
             last = self._end()
         last()
