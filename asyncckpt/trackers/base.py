@@ -22,7 +22,7 @@ from asyncckpt.extras import imported
 from asyncckpt.metrics_log.rows import Value
 
 TOLD = (Amended, Durable, Failed, PreemptionNoticed, Pruned, Resumed, Skipped, Stalled, Superseded)
-"""The events that trackers are told of."""
+"""The events that trackers are told of; `Stalled` only those that are immediate."""
 
 
 class TrackerUnavailable(AsyncCkptError):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asyncckpt.events import Event
+from asyncckpt.events import Event, Stalled
 from asyncckpt.metrics_log.rows import Value
 from asyncckpt.tallies import TALLIES
 from asyncckpt.trackers.base import Tracker
@@ -80,6 +80,8 @@ class Lane:
 
     def on_event(self, event: Event) -> None:
         """Pass on one event."""
+        if self._thread is not None and isinstance(event, Stalled):
+            return  # every save has some, which would wait in the place of rows; who adds them up is immediate
         self._pass_on(_Item(type(event).__name__, lambda: self._tracker.on_event(event)))
 
     def _pass_on(self, item: _Item) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -119,9 +118,7 @@ def test_wandb_hanging_holds_up_neither_the_training_nor_its_end(
     finally:
         wandb.gate.set()
     (said,) = [record.getMessage() for record in caplog.records]
-    waiting = re.fullmatch(r"wandb has not ended: (\d+) rows still wait for it, and are given up", said)
-    assert waiting is not None
-    assert int(waiting[1]) >= 4, "the metrics of two steps, two checkpoints, and for how long training was held"
+    assert said == "wandb has not ended: 4 rows still wait for it, and are given up"
 
 
 @pytest.mark.parametrize("hangs", ["init", "log", "finish"])
