@@ -32,6 +32,8 @@ def scontrol(timeout: float) -> bool:
     if job is None:
         logger.error("the job was not put back: there is no SLURM_JOB_ID")
         return False
+    # Said before: Slurm kills the job's steps as it puts it back, and with them whoever would say that it was done.
+    logger.info("job %s goes back into the queue", job)
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=timeout, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
@@ -40,5 +42,4 @@ def scontrol(timeout: float) -> bool:
     except (OSError, subprocess.SubprocessError) as error:
         logger.error("scontrol requeue %s failed: %s", job, error)
         return False
-    logger.info("job %s is back in the queue", job)
     return True

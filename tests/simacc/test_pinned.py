@@ -12,8 +12,20 @@ from asyncckpt.testing import simacc
 MIB = 1 << 20
 
 
-def pinned() -> torch.Tensor:
-    return torch.empty(MIB, dtype=torch.uint8, pin_memory=True)
+def pinned(size: int = MIB) -> torch.Tensor:
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def reserved() -> int:
+    return simacc.stats().get("pinned_reserved_bytes", 0)
+
+
+def all_blocks_of(size: int) -> list[torch.Tensor]:
+    """Takes what earlier tests left of blocks of this class, so that the next one has to be pinned anew."""
+    blocks, before = [], reserved()
+    while reserved() == before:
+        blocks.append(pinned(size))
+    return blocks
 
 
 def test_pinned_memory_is_known_as_such() -> None:
@@ -50,12 +62,14 @@ def test_a_recycled_block_is_its_next_owners_alone() -> None:
 
 
 def test_blocks_are_powers_of_two_and_kept() -> None:
-    reserved = simacc.stats().get("pinned_reserved_bytes", 0)
-    big = torch.empty(33 * MIB, dtype=torch.uint8, pin_memory=True)
-    assert simacc.stats()["pinned_reserved_bytes"] == reserved + 64 * MIB
+    taken = all_blocks_of(64 * MIB)
+    before, allocs = reserved(), simacc.stats()["pinned_allocs"]
+    big = pinned(33 * MIB)
+    assert reserved() == before + 64 * MIB
     del big
-    torch.empty(40 * MIB, dtype=torch.uint8, pin_memory=True)
-    assert simacc.stats()["pinned_allocs"] == 1
+    pinned(40 * MIB)
+    assert simacc.stats()["pinned_allocs"] == allocs + 1
+    del taken
 
 
 def test_a_freed_block_holds_poison() -> None:
@@ -69,12 +83,12 @@ def test_a_freed_block_holds_poison() -> None:
 
 
 def test_pinning_fails_on_purpose() -> None:
+    taken = all_blocks_of(MIB)
     simacc.configure(fail_pinned_after=1)
-    sizes = (128 * MIB, 256 * MIB)  # of classes that no other test has filled
-    torch.empty(sizes[0], dtype=torch.uint8, pin_memory=True)
+    taken.append(pinned())
     with pytest.raises(RuntimeError, match="injected failure of a pinned allocation"):
-        torch.empty(sizes[1], dtype=torch.uint8, pin_memory=True)
-    torch.empty(sizes[1], dtype=torch.uint8, pin_memory=True)
+        pinned()
+    taken.append(pinned())
 
 
 def test_registering_fails_on_purpose() -> None:
@@ -91,8 +105,9 @@ def test_pinning_may_wait_for_all_devices() -> None:
     simacc.configure(pinned_alloc_syncs=True, pinned_alloc_latency=0.001)
     torch.ones(1, device="sim")
     simacc.reset()
-    torch.empty(512 * MIB, dtype=torch.uint8, pin_memory=True)
+    taken = all_blocks_of(MIB)
     assert simacc.stats()["host_syncs"] >= 2
+    del taken
 
 
 def test_a_pageable_destination_blocks() -> None:
