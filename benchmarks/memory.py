@@ -1,8 +1,10 @@
-"""Memory: 1,000 saves of a small state, and what the processes hold meanwhile: memory, threads, descriptors.
+"""Memory: 1,000 saves of a state of ResNet-50's size; what the processes hold: memory, threads, descriptors.
 
 Memory is the proportional set size of the process and its children, sampled throughout, over the most that training
 held without it. This project stages two states by default, and that is its budget; others have none to declare. It
-saves in a worker process, whose own memory, threads, descriptors and mappings are looked at by themselves.
+saves in a worker process, whose own memory, threads, descriptors and mappings are looked at by themselves: an
+interpreter that has imported what it needs holds some 20 MB, whatever the state, and so a state of a few tensors would
+show little else.
 
 And what a training on a simulated device holds: see `memory_on_device`.
 """
@@ -31,6 +33,9 @@ BARS = (
     *(Bar(f"worker's {key} gained", 0) for key in _COUNTED),
     *memory_on_device.BARS,
 )
+
+TENSORS, QUICK_TENSORS = (51, 500_000), (20, 25_000)
+"""How many parameters of how many numbers: 25.5 million, as ResNet-50 has, and AdamW's two averages of each."""
 
 SAVES = 1_000
 QUICK_SAVES = 50
@@ -76,7 +81,7 @@ def _rows(name: str, found: list[Sample]) -> list[Row]:
 
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn."""
-    subject = Optimized(parameters(20, 25_000 if turn.quick else 500_000))
+    subject = Optimized(parameters(*(QUICK_TENSORS if turn.quick else TENSORS)))
     loaded(turn.system)  # a library's code is no part of what a save holds
     with Sampled(proportional) as sampled:
         for _ in range(STEPS):
