@@ -29,8 +29,8 @@ Sample: TypeAlias = dict[str, float]
 LIMIT = "limit"
 """In place of a system: the limits of the machine."""
 
-_LONGEST = 600
-"""Seconds of one turn."""
+_LONGEST = 1800
+"""Seconds of one turn: 300 GB are written in the longest, `memory`."""
 
 _DISTURBING = 0.3
 """Cores used by others, from which on a turn's numbers say more of them."""
@@ -97,7 +97,7 @@ def take(bench: str, systems: Iterable[str], rounds: int, options: Options, serv
             turns.rounds[name] = []
         else:
             turns.notes.append(f"{name}: not installed")
-    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="bench-") as folder:
+    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="bench-", ignore_cleanup_errors=True) as folder:
 
         def turn_of(name: str) -> Turn:
             return Turn(name, Path(folder), options.quick, server.endpoint if server else "")
@@ -134,7 +134,8 @@ def _take_one(turns: Turns, bench: str, turn: Turn) -> str | None:
         problem = f"no end after {_LONGEST} s"
     finally:
         for left in turn.folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            # The worker process of one that was killed may still write there: that must not hide why it was.
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
     if turn.system == LIMIT or is_own(turn.system):
         raise RuntimeError(f"{bench} of {turn.system}: {problem}")
     return problem
