@@ -29,6 +29,7 @@ from asyncckpt.returning import Returning
 from asyncckpt.revision import Lookup
 from asyncckpt.saving import Saver
 from asyncckpt.state.capture import Capture
+from asyncckpt.storage.choosing import import_ahead
 from asyncckpt.tracked import optimizers, saved_here
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
@@ -56,6 +57,8 @@ def assembled(plan: Blueprint) -> Parts:
     decision = _decision(plan, ranks, counts)
     service = replace(plan.service, code_version=_code(plan, ranks))
     executor = executing.made(plan.asked.executor, plan.size, plan.home, service, plan.listeners, plan.clock, ranks)
+    for storage in filter(None, (plan.home, plan.local, plan.mirror)):
+        import_ahead(storage.url)  # now: a worker process starts meanwhile, and nothing here has asked a store yet
     stepping = optimizers(saved_here(plan.tracked, plan.here))
     saver = _saver(plan, executor, ranks, counts, admission, stepping)
     if plan.exporter is not None:

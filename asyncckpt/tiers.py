@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 from asyncckpt.storage import mounts, opened
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import Bounded, bounded
-from asyncckpt.storage.choosing import import_ahead
 from asyncckpt.worker.sharing import here
 
 Place: TypeAlias = str | os.PathLike[str] | Storage
@@ -35,8 +34,6 @@ def stores(
     for (former, one), (latter, other) in itertools.combinations(named, 2):
         if _lie_in_each_other(one, other):
             raise ValueError(f"{latter}={other!r} and {former}={one!r} lie in each other: give it a place of its own")
-    for _, url in named:
-        import_ahead(url)
     return home, nearer, copies
 
 
