@@ -283,7 +283,7 @@ def test_memory_is_page_locked_and_let_go_from_a_device_that_is_in_use(monkeypat
     assert current == [1, 1]
 
 
-def test_a_save_that_is_still_copied_when_a_capture_begins_fails_alone() -> None:
+def test_a_save_that_is_still_copied_when_a_capture_begins_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the strictest mode of capture no thread may wait for anything."""
     training = Training()
     with training.checkpointer(verify="off") as checkpointer:
@@ -292,7 +292,14 @@ def test_a_save_that_is_still_copied_when_a_capture_begins_fails_alone() -> None
         handle = checkpointer.save(2)
         snapshot = checkpointer._saver.stager._pending[-1]
         snapshot.enqueued.wait()
-        threading.Timer(0.05, gate).start()
+        copied = snapshot.copied.wait
+
+        def wait(seconds: float | None = None) -> bool:
+            if seconds is None:
+                gate()  # not before somebody waits for it
+            return copied(seconds)
+
+        monkeypatch.setattr(snapshot.copied, "wait", wait)
         with simacc.configured(capturing=True):
             checkpointer.before_mutation()  # returns: the host has waited, the graph does not
             assert snapshot.copied.is_set()

@@ -75,18 +75,37 @@ class Telling:
             os.write(self.pipe, b"%d\n" % event.step)
 
 
-def train(root: Path, pipe: int, steps: int | None = None) -> None:
-    """Resume, then save at every step, as fast as it goes."""
+class Turns:
+    """Whoever trains may make so many steps for each line that comes on stdin, and no more for those that came before.
+
+    Readers so know how often a checkpoint can be removed under them, however slow the machine has made them.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._left = 0
+
+    def take(self) -> None:
+        """Return once there may be another step."""
+        while self._left == 0 or select.select([sys.stdin], [], [], 0)[0]:
+            if not os.read(sys.stdin.fileno(), 1 << 16):
+                os._exit(3)  # nobody reads here any more
+            self._left = self._steps
+        self._left -= 1
+
+
+def train(root: Path, pipe: int, turns: Turns | None = None) -> None:
+    """Resume, then save at every step, as fast as it goes, or as fast as it may."""
     counter = Counter()
     checkpointer = AsyncCheckpointer(
         root, extra={"counter": counter}, keep=KEEP, monitor=MONITOR, listeners=[Telling(pipe)]
     )
     checkpointer.resume()
-    end = None if steps is None else counter.step + steps
-    while end is None or counter.step < end:
+    while True:
+        if turns is not None:
+            turns.take()
         counter.advance()
         checkpointer.save(counter.step, metrics={"score": score(counter.step)})
-    checkpointer.close()
 
 
 def kill_after(root: Path, milliseconds: int) -> list[int]:

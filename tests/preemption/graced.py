@@ -32,11 +32,11 @@ def main(root: str, grace: str, saves: str) -> None:
             model(torch.ones(1, WIDTH)).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-            if step == 1:
-                if saves == "saves":
-                    ckpt.save(step).wait()
-                print("ready", flush=True)
+            if step == 1 and saves == "saves":
+                ckpt.save(step).wait()
             ckpt.step(step)
+            if step == 1:
+                print("ready", flush=True)  # whenever it is told now, there is a later step to be saved
 
 
 if __name__ == "__main__":

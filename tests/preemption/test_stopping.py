@@ -32,7 +32,7 @@ from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker.ownership import Ownership
 
 from ..checkpointer.scraping import scrape, value
-from ..checkpointer.trainings import Recorder, Toy, steps
+from ..checkpointer.trainings import Recorder, Toy, once_it_waits, steps
 from .conftest import Make
 
 
@@ -376,8 +376,9 @@ def test_a_save_under_way_is_waited_for_where_no_new_one_fits(make: Make, record
         time.sleep(0.001)
     handle.began -= 200  # it has been written for so long that it must be nearly done
     notice()
-    threading.Timer(0.1, gate.open).start()
+    opening = once_it_waits("_outcome", gate.open)
     left = leave(ckpt, 3)
+    opening.join()
     assert (left.saved, recorder.of(PreemptionPlanned)[0].decision) == (2, "finish")
     assert recorder.of(PreemptionEnded)[0].outcome == "durable"
 

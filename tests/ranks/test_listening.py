@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_the_pause_between_two_looks_grows_with_the_wait_and_ends_at_a_quarter_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(listening.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(listening, "time", SimpleNamespace(monotonic=lambda: now[0]))  # of no other thread
     patience = Listening(Heard(), 0, ("word",), "word")
     pauses = []
     for waited in (0, 0.008, 0.8, 1000):

@@ -40,11 +40,25 @@ class TestBoundedDisk(StorageSuite, OpeningTests, LinkingTests):
         return bounded(LocalStorage(self.path))
 
 
-def patience(monkeypatch: pytest.MonkeyPatch, *, usual: float = NEVER, hurry: float = NEVER) -> None:
+class Clock:
+    """The time for which requests stand still: each look is `step` later, however slow the machine is."""
+
+    def __init__(self) -> None:
+        self.now, self.step = 0.0, SOON
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def patience(monkeypatch: pytest.MonkeyPatch, *, usual: float = NEVER, hurry: float = NEVER) -> Clock:
     """Nothing here depends on how long that takes: what hangs does so until the test lets it go."""
+    clock = Clock()
+    monkeypatch.setattr(bounded_, "time", clock)
     monkeypatch.setattr(bounded_, "PATIENCE", usual)
     monkeypatch.setattr(bounded_, "HURRY", hurry)
     monkeypatch.setattr(bounded_, "_LOOK", SOON)
+    return clock
 
 
 async def back(store: Bounded) -> None:
@@ -134,11 +148,13 @@ def test_a_put_that_was_left_behind_is_fed_no_more_and_never_published(
 
 
 def test_what_a_put_waits_for_is_not_the_stores_to_answer_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    patience(monkeypatch, usual=SOON)
+    clock = patience(monkeypatch, usual=SOON)
+    clock.step = 0.0
 
     async def parts() -> AsyncIterator[bytes]:
         for part in (b"one", b"two"):
-            await asyncio.sleep(10 * SOON)
+            clock.now += 10 * SOON
+            await asyncio.sleep(10 * SOON)  # that nobody gives it up in several looks only waiting can show
             yield part
 
     async def act() -> None:
@@ -203,7 +219,8 @@ def test_in_a_hurry_what_is_under_way_is_left_behind_sooner(monkeypatch: pytest.
 
 def test_a_read_into_memory_of_the_callers_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it would be written to when that is somebody else's."""
-    patience(monkeypatch, usual=SOON, hurry=SOON)
+    clock = patience(monkeypatch, usual=SOON, hurry=SOON)
+    clock.step = 0.0
 
     async def act() -> None:
         gated = GatedStorage(MemoryStorage())
@@ -211,6 +228,7 @@ def test_a_read_into_memory_of_the_callers_is_waited_for(monkeypatch: pytest.Mon
         await store.put("a", [b"x"])
         gate, target = gated.hold("get", "a"), bytearray(1)
         reading = asyncio.create_task(store.get("a", into=target))
+        clock.now += 10 * SOON
         await asyncio.sleep(10 * SOON)
         assert not reading.done()
         gate.open()
