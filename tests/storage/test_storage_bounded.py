@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from asyncckpt.errors import OutcomeUnknown, TransientError
+from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage import bounded as bounded_
+from asyncckpt.storage.aside import OpenedAside
 from asyncckpt.storage.base import Lasting, Linking, Opening, Storage
 from asyncckpt.storage.bounded import Bounded, BoundedDisk, bounded
 from asyncckpt.storage.recipe import recipe_of
@@ -261,12 +262,47 @@ def test_a_piece_that_is_read_too_late_does_not_come_there_either_and_closes_its
     with pytest.raises(TransientError, match="nothing else is asked of it"):
         opened.fill(target, 0)
     opened.close()
-    opened.close()
-    assert "close" not in files.done, "its descriptor could be another file's, and the read go on there"
     files.go.set()
     until(lambda: files.done == ["open", "status", "read", "close"])
     until(lambda: not store.is_held)
     assert target == b"\0"
+
+
+class Opened:
+    """Reads when it may."""
+
+    def __init__(self) -> None:
+        self.reading, self.go, self.closed = threading.Event(), threading.Event(), 0
+
+    def fill(self, into: memoryview, start: int) -> None:
+        self.reading.set()
+        assert self.go.wait(NEVER)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_what_is_closed_while_it_is_read_is_closed_once_it_was() -> None:
+    """Or its descriptor is another file's by then, and the read goes on there."""
+    opened, threads = Opened(), list[threading.Thread]()
+
+    def wait(act: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=act))
+        threads[0].start()
+        opened.reading.wait()
+        raise TransientError("nobody waits")
+
+    aside = OpenedAside(opened, wait, lambda close: close())
+    with pytest.raises(TransientError):
+        aside.fill(memoryview(bytearray(1)), 0)
+    aside.close()
+    aside.close()
+    assert opened.closed == 0
+    opened.go.set()
+    threads[0].join()
+    assert opened.closed == 1
+    with pytest.raises(StorageError, match="closed"):
+        aside._read(memoryview(b""), 0)
 
 
 def test_a_file_that_is_opened_too_late_is_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
