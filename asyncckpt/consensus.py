@@ -31,7 +31,8 @@ _Unusable: TypeAlias = CheckpointCorruptError | CheckpointNotFoundError
 class Consensus(Generic[_T]):
     """One ``resume()`` or ``restore()``: `call` is what the user called, `former` rank 0's number of the one before.
 
-    `load` reads this rank's part of a checkpoint, by its scopes, and raises if it does not fit; `place` puts it back.
+    `load` reads this rank's part of a checkpoint, by its scopes, and raises if it does not fit; `place` puts it back,
+    and returns what it has put.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Consensus(Generic[_T]):
         former: int,
         call: str,
         load: Callable[[Checkpoint, list[str]], _T],
-        place: Callable[[_T], None],
+        place: Callable[[_T], _T],
     ) -> None:
         self._ranks = ranks
         self.number = former
@@ -80,7 +81,7 @@ class Consensus(Generic[_T]):
     # -- rank 0 --------------------------------------------------------------------------------------------
 
     def propose(self, checkpoint: Checkpoint) -> _T:
-        """Read a checkpoint on all ranks and put it back on all; what was read here is returned.
+        """Read a checkpoint on all ranks and put it back on all; what was put here is returned.
 
         Raises `CheckpointCorruptError` or `CheckpointNotFoundError` if any rank found it so: then another may be
         proposed. Raises what failed here, and `RestoreError` naming another rank that failed for a reason of its own:
@@ -90,8 +91,7 @@ class Consensus(Generic[_T]):
         proposal, self._proposals = self._proposals, self._proposals + 1
         self._say(proposal, "choice", {"checkpoint": checkpoint_json(checkpoint)})
         loaded = self._together(proposal, "read", partial(self._read, checkpoint))
-        self._together(proposal, "placed", partial(self._place, loaded))
-        return loaded
+        return self._together(proposal, "placed", partial(self._place, loaded))
 
     def give_up(self) -> None:
         """There is no checkpoint to take, and that is no failure."""
@@ -155,7 +155,7 @@ class Consensus(Generic[_T]):
             read = self._beside(proposal, "read", partial(self._read, checkpoint))
             placed = self._beside(proposal, "placed", partial(self._place, read[0])) if read else []
             if placed:
-                return read[0]
+                return placed[0]
             proposal += 1
 
     def _beside(self, proposal: int, what: str, act: Callable[[], _R]) -> list[_R]:

@@ -7,13 +7,13 @@ to report on, a thread that saves, none is taken.
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from asyncckpt.catalog import Catalog
@@ -36,6 +36,7 @@ from asyncckpt.events import (
 )
 from asyncckpt.format import names
 from asyncckpt.levels import Levels
+from asyncckpt.storage.daemons import beside
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.room import free
 
@@ -258,7 +259,7 @@ class Checkup:
             await catalog.storage.head(names.RUN)
         except AsyncCkptError as reason:
             error = str(reason)
-        return _Look(self._clock.monotonic(), error, await asyncio.to_thread(free, catalog.storage))
+        return _Look(self._clock.monotonic(), error, await beside(partial(free, catalog.storage)))
 
     # -- what is wrong -------------------------------------------------------------------------------------
 

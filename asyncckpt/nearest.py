@@ -16,7 +16,13 @@ from typing import Any, TypeAlias, TypeVar
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError, TransientError
+from asyncckpt.errors import (
+    AsyncCkptError,
+    CheckpointCorruptError,
+    CheckpointNotFoundError,
+    StorageError,
+    TransientError,
+)
 from asyncckpt.events import HOME, Damaged, Fallback, Listeners
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
@@ -57,6 +63,8 @@ class Nearest:
         self._unsound: dict[tuple[str, int], CheckpointCorruptError] = {}
         """What was found in which tier, by sequence number, since `begin`."""
         self._told: set[tuple[str, int]] = set()
+        self._passed: set[tuple[str, int]] = set()
+        """What could not be read in which tier before home, by sequence number, since `begin`."""
 
     @property
     def tries(self) -> int:
@@ -65,12 +73,27 @@ class Nearest:
 
     def begin(self) -> None:
         """Before a restore: what was damaged then may have been repaired."""
-        self._unsound.clear()
-        self._told.clear()
+        for found in (self._unsound, self._told, self._passed):
+            found.clear()
 
     def shun(self, loaded: Loaded, error: CheckpointCorruptError) -> None:
         """What was `loaded` turned out to be damaged after all."""
         self._unsound[loaded.tier, loaded.checkpoint.seq] = error
+
+    def pass_over(self, loaded: Loaded, error: StorageError) -> bool:
+        """What was `loaded` cannot be read any more; returns whether there is a tier after that one."""
+        if loaded.tier not in self._nearer:
+            return False
+        self._unread(loaded.tier, loaded.checkpoint, "cannot be read from", error)
+        return True
+
+    def _unread(self, tier: str, checkpoint: Checkpoint, what: str, error: AsyncCkptError) -> None:
+        self._passed.add((tier, checkpoint.seq))
+        if tier in self._nearer:
+            reason = f"step {checkpoint.step} {what} the {tier} tier, and is read from the root: {error}"
+            self._listeners.emit(Fallback(tier, reason))
+        else:
+            logger.warning("step %d %s the %s: %s", checkpoint.step, what, tier, error)
 
     def is_unsound(self, checkpoint: Checkpoint, tier: str) -> bool:
         """Whether that tier's was found damaged since `begin`."""
@@ -161,7 +184,7 @@ class Nearest:
         seq = checkpoint.seq
         for tier in self._tiers:
             catalog = self._others.get(tier, home)
-            if (tier, seq) in self._unsound or not (tier == HOME or await self._has(tier, catalog, checkpoint)):
+            if not await self._is_worth_reading(tier, catalog, checkpoint):
                 continue
             progress.anew()
             try:
@@ -180,7 +203,7 @@ class Nearest:
             except AsyncCkptError as error:
                 if tier == HOME:
                     raise
-                logger.warning("step %d cannot be read from the %s: %s", checkpoint.step, tier, error)
+                self._unread(tier, checkpoint, "cannot be read from", error)
             else:
                 if tier != HOME:
                     level = logging.INFO if tier in self._nearer else logging.WARNING
@@ -190,12 +213,18 @@ class Nearest:
             self._tell(checkpoint, tier)
         raise self._unsound[HOME, seq]
 
+    async def _is_worth_reading(self, tier: str, catalog: Catalog, checkpoint: Checkpoint) -> bool:
+        place = tier, checkpoint.seq
+        if place in self._unsound or place in self._passed:
+            return False
+        return tier == HOME or await self._has(tier, catalog, checkpoint)
+
     async def _has(self, tier: str, catalog: Catalog, checkpoint: Checkpoint) -> bool:
         try:
             asked = catalog.listing()
             listed = (await (_answered(asked) if tier in self._nearer else asked)).checkpoints
         except AsyncCkptError as error:
-            logger.warning("whether the %s has step %d cannot be told: %s", tier, checkpoint.step, error)
+            self._unread(tier, checkpoint, "cannot be looked for in", error)
             return False
         return any(found.manifest == checkpoint.manifest for found in listed)
 

@@ -21,6 +21,7 @@ from asyncckpt.errors import (
     CheckpointNotFoundError,
     IncompatibleState,
     RestoreError,
+    StorageError,
     TransientError,
 )
 from asyncckpt.events import HOME, Damaged, Listeners, Restored
@@ -176,7 +177,18 @@ class Restorer:
                 _check_whole(checkpoint, only, exclude)
             return fit(loaded, self._trees, strict=strict, only=only, exclude=(*exclude, *lacks))
 
-        consensus = Consensus(self._ranks, self._call, call, load, self._place)
+        def place(fitted: Fitted) -> Fitted:
+            try:
+                self._place(fitted)
+            except StorageError as error:
+                # Of the same checkpoint, everything: how much of that was put back nobody knows.
+                if not self._nearest.pass_over(fitted.loaded, error):
+                    raise
+                fitted = load(fitted.loaded.checkpoint, [*fitted.loaded.scopes])
+                self._place(fitted)
+            return fitted
+
+        consensus = Consensus(self._ranks, self._call, call, load, place)
         try:
             with failure_told(self._listeners), consensus.under_way(counts):
                 fitted = choose(consensus) if consensus.is_led_here else consensus.follow()
@@ -265,7 +277,7 @@ class Restorer:
         for _ in range(ATTEMPTS):
             with self._executor.held(partial(self._nearest.named, which=which)) as checkpoint:
                 try:
-                    return consensus.propose(checkpoint)
+                    return self._from_any(consensus, checkpoint)
                 except CheckpointCorruptError as error:
                     self._found(checkpoint, error)
                     raise

@@ -303,6 +303,8 @@ class Saver:
         """Have what matters less than the emergency at `step` give way to it, and everything go as fast as it can."""
         self.settle()
         if self._ranks.rank != 0:
+            for job in self._answering.begun if urgency.gives_up else ():
+                self._executor.abandon(job, step)  # rank 0 decides, but this rank must not be what holds it up
             return
         while urgency.takes_over and self._supersede(step, replaceable=False):
             pass

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from asyncckpt.storage import mounts, opened
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import Bounded, bounded
+from asyncckpt.storage.bounded import Bounded, bounded, bounded_disk
 from asyncckpt.worker.sharing import here
 
 Place: TypeAlias = str | os.PathLike[str] | Storage
@@ -21,14 +21,16 @@ def stores(
 ) -> tuple[Storage, Bounded | None, Storage | None]:
     """The storages that a user means by `root`, by `local` and by `mirror`.
 
-    Nobody waits for the local one once it hangs. The `options` are the root's, and the mirror's too if it is of the
-    same kind. Raises `ValueError` where two of them lie in each other, and `StorageError` for what cannot be a root.
+    Nobody waits for the local one once it hangs, nor for a mirror on a disk that does. The `options` are the root's,
+    and the mirror's too if it is of the same kind. Raises `ValueError` where two of them lie in each other, and
+    `StorageError` for what cannot be a root.
     """
     home = opened(root, options)
     nearer = None if local is None else bounded(opened(local, None))
     copies = mirror
     if isinstance(copies, str | os.PathLike):
         copies = opened(copies, options if scheme(os.fspath(copies)) == scheme(home.url) else None)
+    copies = None if copies is None else bounded_disk(copies)
     found = {"root": home, "local": nearer, "mirror": copies}
     named = [(name, storage.url) for name, storage in found.items() if storage is not None]
     for (former, one), (latter, other) in itertools.combinations(named, 2):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import click
@@ -14,6 +13,7 @@ from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.select import target
 from asyncckpt.cli.status import StatusLine
+from asyncckpt.cli.unheld import unheld
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -46,7 +46,7 @@ def doctor(root: str | None, read_only: bool, as_json: bool) -> None:
     """
     if root is not None and target(root).which is not None:
         raise click.UsageError(f"{root} names one checkpoint: leave out the @")
-    checks = asyncio.run(_all(root, read_only=read_only, shows=not as_json))
+    checks = unheld(_all(root, read_only=read_only, shows=not as_json))
     is_well = all(check.state != "problem" for check in checks)
     if as_json:
         print_json({"root": root, "ok": is_well, "checks": [check.json() for check in checks]})

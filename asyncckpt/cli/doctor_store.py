@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 
 from asyncckpt import allowance
 from asyncckpt.admission import Admission
@@ -25,6 +26,7 @@ from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Dated, Opening, Storage
+from asyncckpt.storage.bounded import Bounded, bounded, unbounded
 from asyncckpt.storage.local import LocalStorage
 from asyncckpt.storage.mounts import network
 from asyncckpt.storage.room import room
@@ -65,6 +67,8 @@ async def store(root: str | None, *, read_only: bool) -> AsyncIterator[Check]:
         yield Check("store", "problem", reason(error))
         return
     try:
+        # A folder of a mount that hangs holds whoever asks it, whatever was said of how long that may take.
+        storage = bounded(storage) if isinstance(storage, LocalStorage) else storage
         look = Look(storage)
         async for check in look.reading():
             yield check
@@ -122,14 +126,14 @@ class Look:
         else:
             self.is_readable = True
             yield self._held()
-        if isinstance(self._storage, LocalStorage) and (kind := network(self._storage.url)) is not None:
+        if self._is_folder and (kind := await asyncio.to_thread(network, self._storage.url)) is not None:
             yield Check(
                 "file system",
                 "note",
                 f"{self._storage.url} lies on {kind}, a network file system: it is right only where exclusive creation "
                 "and fresh listings hold between two hosts, which asyncckpt.testing.storage checks",
             )
-        for check in self._room():
+        async for check in self._room():
             yield check
 
     def _held(self) -> Check:
@@ -143,9 +147,13 @@ class Look:
         what += "" if latest is None else f", the latest of step {latest.step}"
         return Check("store", "note" if damaged else "ok", what + (f"; {damaged} found damaged" if damaged else ""))
 
-    def _room(self) -> Iterator[Check]:
+    async def _room(self) -> AsyncIterator[Check]:
         """Whether one more checkpoint like the latest fits, as a training asks before its first save."""
-        left = free(self._storage)
+        try:
+            left = await self._free()
+        except AsyncCkptError as error:
+            yield Check("disk", "problem", reason(error))
+            return
         if left is not None:
             yield Check("disk", "ok" if left else "problem", f"{size(left)} free on the disk of {self._storage.url}")
         latest = self._listing.get("latest")
@@ -154,10 +162,17 @@ class Look:
         short = _Short()
         admission = Admission(self._storage, Listeners([short]))
         admission.check(latest.size, ARENAS, ("devices",), allowance.memory())
+        await asyncio.to_thread(admission.wait)
         for shortage in short.found:
             yield Check("room", "note" if shortage.resource == "memlock" else "problem", shortage.sentence)
         if not short.found:
             yield Check("room", "ok", f"one more checkpoint like the latest ({size(latest.size)}) fits")
+
+    async def _free(self) -> int | None:
+        """Bytes that are free there; raises `StorageError` where nobody can wait for the answer."""
+        if not isinstance(self._storage, Bounded):
+            return None
+        return await self._storage.blocking("free space", partial(free, unbounded(self._storage)))
 
     def begun(self) -> Check:
         """How two writers are kept apart, by what the run says that is there."""
@@ -169,7 +184,7 @@ class Look:
 
     async def writing(self) -> AsyncIterator[Check]:
         """What only a put tells; leaves nothing behind."""
-        async with tidied(self._storage):
+        async with tidied(unbounded(self._storage)):
             try:
                 async with asyncio.timeout(PATIENCE):
                     gives = await self._storage.probe()
@@ -182,13 +197,13 @@ class Look:
             for feature, why in self._storage.fallbacks.items():
                 if feature not in ("conditional_writes", "publish"):
                     yield Check(feature.replace("_", " "), "note", why)
-            if isinstance(self._storage, LocalStorage) and "direct_io" not in self._storage.fallbacks:
+            if self._is_folder and "direct_io" not in self._storage.fallbacks:
                 yield Check("direct io", "ok", "large files are written past the page cache (O_DIRECT)")
             yield await self._clock()
 
     @property
     def _is_folder(self) -> bool:
-        return isinstance(self._storage, LocalStorage)
+        return isinstance(unbounded(self._storage), LocalStorage)
 
     def _creates(self, gives: str) -> Check:
         fallbacks, mode = self._storage.fallbacks, self.run.mode if self.run is not None else None

@@ -6,8 +6,8 @@ ends by itself, or never does. Until then the store is asked for nothing else, a
 costs one wait, and holds what was under way then, and not something of every save after that.
 
 A request goes on when a put takes its next part, and when a listing has its next object; while a put waits for what it
-is fed with, it is not the store that is late. What is read into memory of the caller's own is waited for as before:
-nobody could ever use that memory again.
+is fed with, it is not the store that is late. What is read is read into memory that nobody else has, and copied from
+there to where it belongs: what was left behind may still be written to when that is somebody else's.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from concurrent import futures
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
+from asyncckpt.storage.aside import OpenedAside
 from asyncckpt.storage.base import (
     Buffer,
+    Dated,
     Exclusive,
     Lasting,
     Linking,
@@ -34,9 +37,12 @@ from asyncckpt.storage.base import (
     UploadInfo,
 )
 from asyncckpt.storage.recipe import Recipe, recipe_of
+from asyncckpt.storage.spans import span
+from asyncckpt.storage.threads import Threads
 
 logger = logging.getLogger("asyncckpt")
 _T = TypeVar("_T")
+_Work: TypeAlias = "asyncio.Task[Any] | futures.Future[Any]"
 
 PATIENCE = 60.0
 """Seconds for which a request may stand still: as long as an object store has for one attempt at one."""
@@ -46,6 +52,8 @@ HURRY = 5.0
 
 _LOOK = 1.0
 _FEW = 16
+_PIECE = 8 << 20
+"""Bytes that are read at a time where they have to be copied."""
 
 
 class Asked:
@@ -77,7 +85,8 @@ class Bounded(Storage):
         self.inner = inner
         self.is_hurried = False
         """Whether what is asked now has to be over soon."""
-        self._left: dict[asyncio.Task[Any], str] = {}
+        self._left: dict[_Work, str] = {}
+        self._threads = Threads()
 
     @property
     def is_held(self) -> bool:
@@ -115,6 +124,10 @@ class Bounded(Storage):
             return work.result()
         raise self._leave(asked, work)
 
+    async def blocking(self, what: str, act: Callable[[], _T]) -> _T:
+        """As `within`, of what blocks: it is done in a thread. Its OSError is raised translated."""
+        return await self.within(what, lambda asked: self._threads.call(self.url, act))
+
     async def _stop(self, asked: Asked, work: asyncio.Task[Any]) -> None:
         """Have it end, for whoever waits no more; what does not end is left behind."""
         work.cancel()
@@ -126,14 +139,14 @@ class Bounded(Storage):
             else:
                 self._leave(asked, work)
 
-    def _leave(self, asked: Asked, work: asyncio.Task[Any]) -> StorageError:
+    def _leave(self, asked: Asked, work: _Work) -> StorageError:
         asked.is_left = True
         said = f"{self.url}: {asked.what} has not gone on for {asked.still:.0f} s: its disk, or its server, hangs"
         self._left[work] = said
         work.add_done_callback(self._is_back)
         return (OutcomeUnknown if asked.what.startswith("put ") else TransientError)(said)
 
-    def _is_back(self, work: asyncio.Task[Any]) -> None:
+    def _is_back(self, work: _Work) -> None:
         _seen(work)
         self._left.pop(work, None)
         if not self._left:
@@ -203,10 +216,22 @@ class Bounded(Storage):
     async def get(
         self, key: str, *, start: int = 0, length: int | None = None, into: Buffer | None = None
     ) -> memoryview:
-        """See `Storage.get`."""
-        if into is not None:
-            self.check()
-            return await self.inner.get(key, start=start, length=length, into=into)
+        """See `Storage.get`; bytes come to be in `into` only while they are waited for."""
+        if into is None:
+            return await self._got(key, start, length)
+        target = memoryview(into)
+        if length is None:  # whether it is all there is has to be known before
+            whole = await self._got(key, start, None)
+            span(key, start + len(whole), start, None, into)
+            target[:] = whole
+            return target
+        span(key, start + length, start, length, into)
+        for at in range(0, max(length, 1), _PIECE):
+            piece = target[at : at + _PIECE]
+            piece[:] = await self._got(key, start + at, len(piece))
+        return target
+
+    async def _got(self, key: str, start: int, length: int | None) -> memoryview:
         return await self.within(f"get {key}", lambda asked: self.inner.get(key, start=start, length=length))
 
     async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
@@ -249,6 +274,7 @@ class Bounded(Storage):
 
     async def aclose(self) -> None:
         """See `Storage.aclose`; what is held is left to itself."""
+        self._threads.pool.shutdown(wait=False)
         if self.is_held:
             logger.warning("%s is left as it is: it hangs", self.url)
         else:
@@ -256,8 +282,8 @@ class Bounded(Storage):
 
 
 @runtime_checkable
-class Disk(Opening, Linking, Protocol):
-    """A store whose objects can be kept open, and linked to."""
+class Disk(Opening, Linking, Dated, Protocol):
+    """A store whose objects can be kept open, linked to, and dated."""
 
 
 class BoundedDisk(Bounded):
@@ -268,13 +294,37 @@ class BoundedDisk(Bounded):
         self._disk = disk
 
     def open(self, key: str) -> Opened:
-        """See `Opening.open`; what it reads is waited for."""
+        """See `Opening.open`; what it reads is copied from memory of its own."""
+        opened = self._waited(f"open {key}", lambda: self._disk.open(key), undo=lambda late: late.close())
+        return OpenedAside(opened, functools.partial(self._waited, f"get {key}"), self._closed)
+
+    def _waited(self, what: str, act: Callable[[], _T], undo: Callable[[_T], None] = lambda result: None) -> _T:
+        """As `within`, of what blocks, for a thread that does; what comes of it too late is undone."""
         self.check()
-        return self._disk.open(key)
+        asked, work = Asked(what), self._threads.pool.submit(act)
+        while not work.done():
+            if (left := self._patience - asked.still) <= 0:
+                work.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
+                raise self._leave(asked, work)
+            futures.wait([work], min(left, _LOOK))
+        return work.result()
+
+    def _closed(self, close: Callable[[], None]) -> None:
+        """Have it closed: also where it hangs, and in whatever thread the last one is that has it."""
+        try:
+            closing = self._threads.pool.submit(close)
+        except RuntimeError:  # nobody waits here for anything any more
+            close()
+        else:
+            futures.wait([closing], 0 if self.is_held else min(HURRY, PATIENCE))
 
     async def link(self, name: str, key: str) -> None:
         """See `Linking.link`."""
         await self.within(f"link {name}", lambda asked: self._disk.link(name, key))
+
+    async def stored_at(self, key: str) -> float | None:
+        """See `Dated.stored_at`."""
+        return await self.within(f"look at {key}", lambda asked: self._disk.stored_at(key))
 
 
 def bounded(storage: Storage) -> Bounded:
@@ -282,6 +332,11 @@ def bounded(storage: Storage) -> Bounded:
     if isinstance(storage, Bounded):
         return storage
     return BoundedDisk(storage, storage) if isinstance(storage, Disk) else Bounded(storage)
+
+
+def bounded_disk(storage: Storage) -> Storage:
+    """`storage`, bounded where it is a disk: others have deadlines of their own."""
+    return bounded(storage) if isinstance(storage, Disk) else storage
 
 
 def unbounded(storage: Storage) -> Storage:
@@ -297,7 +352,7 @@ async def _all(asked: Asked, found: AsyncIterator[_T]) -> list[_T]:
     return listed
 
 
-def _seen(work: asyncio.Task[Any]) -> None:
+def _seen(work: _Work) -> None:
     """Nobody asks for it, and asyncio would complain."""
     if not work.cancelled():
         work.exception()

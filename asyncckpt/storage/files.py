@@ -110,8 +110,11 @@ class Files:
         """Allocate `length` bytes, zero-filled, without writing them."""
         if sys.platform == "linux":
             # Not os.posix_fallocate: where the file system cannot, glibc would write every block instead.
-            if _libc().fallocate(descriptor, 0, ctypes.c_longlong(0), ctypes.c_longlong(length)):
-                raise _last_error()
+            while _libc().fallocate(descriptor, 0, ctypes.c_longlong(0), ctypes.c_longlong(length)):
+                # On some (tmpfs) any signal ends it, as that does which stops a process for a while; what Python calls
+                # itself it calls again.
+                if ctypes.get_errno() != errno.EINTR:
+                    raise _last_error()
         else:
             raise _unsupported("preallocation")
 

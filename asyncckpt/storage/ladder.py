@@ -97,7 +97,11 @@ class Ladder:
 
         try:
             with ThreadPoolExecutor(2, thread_name_prefix="asyncckpt-probe") as racers:
-                return sum(racers.map(attempt, range(2))) == 1
+                try:
+                    return sum(racers.map(attempt, range(2))) == 1
+                except RuntimeError as error:  # no thread to be had for the second: the first waits for it
+                    start.abort()
+                    raise OSError(errno.EAGAIN, str(error)) from error
         finally:
             self._remove(target)
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from asyncckpt.storage.daemons import within
+
 NETWORK = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "cifs", "smb3"}
     | {"fuse.juicefs", "fuse.glusterfs", "fuse.ceph"}
@@ -16,18 +18,29 @@ NETWORK = frozenset(
 TABLE = "/proc/self/mountinfo"
 """What is mounted where, for this process."""
 
+LOOK = 5.0
+"""Seconds after which nobody waits any more to hear where a link leads."""
+
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def network(folder: str) -> str | None:
     """The type of the network file system that `folder`, or what there is of it, lies on; None for any other."""
-    place = Path(os.path.realpath(folder))
+    place = Path(_real(folder))
     found = "", ""
     for point, kind in _mounts():
         # The longest, and of several on one another the last: that is the one that is seen.
         if place.is_relative_to(point) and len(point) >= len(found[0]):
             found = point, kind
     return found[1] if found[1] in NETWORK else None
+
+
+def _real(folder: str) -> str:
+    """Where it is, links followed; as it is called where a disk that hangs keeps that from being known."""
+    try:
+        return within(LOOK, lambda: os.path.realpath(folder))
+    except TimeoutError:
+        return os.path.abspath(folder)
 
 
 def _mounts() -> Iterator[tuple[str, str]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
+from asyncckpt.storage.daemons import Daemons
 from asyncckpt.storage.reasons import translated
 
 _T = TypeVar("_T")
@@ -19,15 +19,16 @@ class Threads:
     """A few threads of one storage, usable from any number of event loops."""
 
     def __init__(self, count: int = _COUNT) -> None:
-        self.pool = ThreadPoolExecutor(count, thread_name_prefix="asyncckpt-io")
+        self.pool = Daemons(count, "asyncckpt-io")
 
     async def call(self, path: str, function: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         """Run `function` in a thread; its OSError is raised translated, naming `path`.
 
         It runs to its end even when the caller is cancelled, who is told only then.
         """
-        loop = asyncio.get_running_loop()
-        return await self.settled(path, loop.run_in_executor(self.pool, function, *arguments))
+        with translated(path):
+            work = asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+        return await self.settled(path, work)
 
     async def settled(self, path: str, work: Awaitable[_T]) -> _T:
         """Wait until `work` is over, also through a cancellation, and translate its OSError."""

@@ -109,7 +109,7 @@ class Carrier:
             writer, own = await self._root.take(), None
         else:
             writer = await self._led()
-            own = await self._near.tier.open(attempt.ticket, writer)
+            own = await self._near.tier.open(attempt.ticket, writer, is_hasty=self._is_hasty())
         if attempt.ticket.repeated and self._was_done(attempt, writer, own):
             return None
         packing = await self._begin(attempt, writer, HOME if own is None else LOCAL)

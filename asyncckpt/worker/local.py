@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
@@ -32,7 +33,7 @@ from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.marking import damage_of
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import Asked, Bounded, unbounded
+from asyncckpt.storage.bounded import Bounded, unbounded
 from asyncckpt.worker import room
 from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
@@ -106,14 +107,15 @@ class LocalTier:
 
     # -- a save --------------------------------------------------------------------------------------------
 
-    async def open(self, ticket: Ticket, home: Writer) -> Writer | None:
+    async def open(self, ticket: Ticket, home: Writer, *, is_hasty: bool) -> Writer | None:
         """This tier for a save of `home`, which numbers it above all that is here; None where it is not to be had.
 
+        `is_hasty`: there is no time to wait long for it.
         Raises `CheckpointDirectoryExistsError` beside checkpoints of an earlier training that nobody resumed.
         """
         if self._is_over:
             return None
-        self._bounded.is_hurried = ticket.job.emergency
+        self._bounded.is_hurried = is_hasty
         if ticket.watermark.is_windowed:
             self._fall_back()
             self.share_nothing()
@@ -224,7 +226,8 @@ class LocalTier:
         A tier never drops what the next one has not got as long as it can: of a root that is away for long only the
         newest is worth a disk that can take no more.
         """
-        available = await self._bounded.within("free space", self._free)
+        look = partial(room.free, unbounded(self._storage))
+        available = await self._bounded.blocking("free space", look)
         if available is None or available >= (wanted := ROOM * job.layout.size):
             return
         newest = sorted(c.seq for c in own.listed)[-(KEEP.last or 0) :]
@@ -245,9 +248,6 @@ class LocalTier:
         )
         await self.tier.give_up(own, given_up, "no room was left, and the root has not got it yet")
         self.tell_ahead(home, len(given_up))
-
-    async def _free(self, asked: Asked) -> int | None:
-        return await asyncio.to_thread(room.free, unbounded(self._storage))
 
     async def amend(self, home: Writer, checkpoint: Checkpoint) -> None:
         """Late metrics of a checkpoint of home."""
@@ -289,7 +289,8 @@ class LocalTier:
 
     def failed(self, step: int | None, error: Exception) -> None:
         """This tier does not have that step, or cannot be read at all."""
-        self._is_over = isinstance(error, RunError) and not isinstance(error, RunContended)
+        # What is on its way home may fail once nothing more is put there.
+        self._is_over = self._is_over or (isinstance(error, RunError) and not isinstance(error, RunContended))
         self._listeners.emit(TierFailed(LOCAL, step, error, self._is_over))
 
 

@@ -66,6 +66,8 @@ class MemberService:
     def _begin(self, ticket: Ticket) -> None:
         if not ticket.claim():
             return  # taken back on its way
+        if self._local is not None:  # at once: what is under way may hold up the one that there is no time for
+            self._local.is_hurried = ticket.job.emergency
         task = asyncio.create_task(self._carry_out(ticket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -83,7 +85,9 @@ class MemberService:
         return False
 
     def abandon(self, job: str, by_step: int) -> None:
-        """Only rank 0 decides what is given up."""
+        """Only rank 0 decides what is given up; but nobody here waits long for the local disk any more."""
+        if self._local is not None:
+            self._local.is_hurried = True
 
     async def resume(self) -> Listing:
         """Never: a second writer would fence the first."""
@@ -163,8 +167,6 @@ class MemberService:
                 raise SaveFailed(f"step {ticket.job.step} is on the local tier, which rank 0 does not have any more")
             return 0
         storage = self._beside[LOCAL] if lands else self.storage
-        if self._local is not None:
-            self._local.is_hurried = ticket.job.emergency
         packing = Packing(
             *(ticket.job, ticket.view, ticket.watermark, storage, directory, self._threads, self._pace),
             codec=self._codec,

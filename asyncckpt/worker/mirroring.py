@@ -109,8 +109,9 @@ class Mirroring:
 
     def _wake(self) -> None:
         self._arrived.set()
-        if self._actor is None or self._actor.done():
-            self._actor = asyncio.create_task(self._run())
+        actor = self._actor
+        if actor is None or actor.done() or actor.cancelling():  # one that was told to stop takes up nothing more
+            self._actor = asyncio.create_task(self._run(actor))
 
     async def finish(self, *, tidy: bool) -> None:
         """Copy what is newest, unless that has just failed, and leave the mirror in order; where not `tidy`, stop."""
@@ -126,8 +127,10 @@ class Mirroring:
 
     # -- the copies ----------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        """Until there is nothing to do, or nothing that can be done."""
+    async def _run(self, former: asyncio.Task[None] | None) -> None:
+        """Until there is nothing to do, or nothing that can be done; once the `former` one has stopped."""
+        if former is not None:
+            await asyncio.wait([former])
         pause = _FIRST_PAUSE
         while (self._wanted is not None or self._amended) and not self._is_over:
             self._arrived.clear()

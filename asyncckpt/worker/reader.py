@@ -75,13 +75,12 @@ class Reader:
                 thread.join()  # it is at its last line
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        held = await stopped()
+        if held := await stopped():
+            self._is_held = True
+            self._let_go.set()  # before a store is closed whose threads are held
+            await asyncio.wait(held)
         for storage in self._storages:
             await storage.aclose()
-        if held:
-            self._is_held = True
-            self._let_go.set()
-            await asyncio.wait(held)
         await loop.shutdown_default_executor()
         loop.stop()
 

@@ -27,7 +27,7 @@ from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import bounded
+from asyncckpt.storage.bounded import bounded, bounded_disk
 from asyncckpt.unpacking import is_encrypted
 from asyncckpt.worker.aftermath import retained
 from asyncckpt.worker.answers import Answers
@@ -89,7 +89,7 @@ class SaveService:
     def _mirrored(self, storage: Storage) -> Mirroring:
         told, config = self._listeners, self._config
         overwritten = self.ownership.overwritten
-        tier = Tier("mirror", storage, config.keep, config.monitor, told, self._clock, overwritten)
+        tier = Tier("mirror", bounded_disk(storage), config.keep, config.monitor, told, self._clock, overwritten)
         return Mirroring(tier, self.catalog, self.keeping, config.pace, told, self._clock)
 
     def _nearer(self, storage: Storage) -> LocalTier:

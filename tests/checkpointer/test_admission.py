@@ -20,6 +20,7 @@ from asyncckpt.errors import SaveFailed, StorageDenied
 from asyncckpt.events import Fallback, Listeners, Shortage
 from asyncckpt.staging.arena import Arena
 from asyncckpt.storage import LocalStorage, MemoryStorage
+from asyncckpt.storage.bounded import bounded
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Make
@@ -36,6 +37,7 @@ def prepared(make: Make, root: Any, **options: Any) -> None:
     checkpointer = make(root, model=training.model, optimizer=training.optimizer, **options)
     training.step()
     checkpointer.step(1)
+    checkpointer._saver._preparing._admission.wait()
 
 
 def large() -> Training:
@@ -130,8 +132,45 @@ def test_a_folder_that_may_not_be_written_is_said(
 ) -> None:
     real = os.access  # root, as which tests may run, may write everywhere
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
-    Admission(LocalStorage(tmp_path / "run"), Listeners([recorder])).check(1, 1, (), None)
+    asked = Admission(LocalStorage(tmp_path / "run"), Listeners([recorder]))
+    asked.check(1, 1, (), None)
+    asked.wait()
     assert f"{tmp_path} may not be written by this user" in told(recorder)["disk"]
+
+
+@pytest.mark.usefixtures("roomy")
+@pytest.mark.parametrize("is_tier", [False, True])
+def test_a_disk_that_hangs_is_said_and_holds_up_nobody(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_tier: bool
+) -> None:
+    go, asked_for = threading.Event(), list[Path]()
+
+    def hang(folder: Path) -> SimpleNamespace:
+        asked_for.append(folder)
+        go.wait(2 * PATIENCE)
+        return SimpleNamespace(free=100)
+
+    monkeypatch.setattr(admission.shutil, "disk_usage", hang)
+    monkeypatch.setattr(admission, "LOOK", 0.0)
+    disk = LocalStorage(tmp_path)
+    there = (MemoryStorage("store"), {"local": bounded(disk)}) if is_tier else (disk, {})
+    asked = Admission(there[0], Listeners([recorder]), there[1])
+    for size in (1000, 2000):
+        asked.check(size, 1, (), None)
+        asked.wait()
+    (said,) = recorder.of(Shortage)
+    assert said.resource == "disk"
+    assert said.sentence == (
+        f"the disk of {tmp_path} has not said within 0 s how much room it has: it hangs, or its server does; mend "
+        f"that, or {'give local= another folder' if is_tier else 'take another root'}"
+    )
+    monkeypatch.setattr(admission, "LOOK", PATIENCE)
+    go.set()
+    asked._asked[next(iter(asked._asked))].result(PATIENCE)
+    assert len(asked_for) == 1, "what hangs is not asked again"
+    asked.check(3000, 1, (), None)
+    asked.wait()
+    assert "has 100 free: make room for 2,900" in recorder.of(Shortage)[-1].sentence
 
 
 @pytest.mark.usefixtures("roomy")

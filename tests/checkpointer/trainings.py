@@ -51,6 +51,14 @@ class Toy(nn.Module):
         self.weight.data.fill_(value)
 
 
+class Big(Toy):
+    """Of as much as is read straight to where it belongs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1024, 512))
+
+
 class Training:
     """A real model and optimizer, whose tensors are copied LAZY."""
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ import pytest
 from asyncckpt import allowance
 from asyncckpt.allowance import Allowance
 from asyncckpt.cli import doctor_store
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, bounded
+from asyncckpt.storage.base import Storage
 from asyncckpt.testing import files
+from asyncckpt.worker import stopped
 
 from .conftest import Document, Run, Saved, train, tree
 
@@ -93,6 +96,45 @@ def test_a_root_that_cannot_be_read_is_a_problem_and_the_status_says_so(run: Run
         done = run("doctor", root)
         assert done.exit_code == 1, root
         assert "problem  store" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_mount_that_hangs_is_a_problem_and_holds_up_nobody(
+    document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens a pipe that has no writer waits for one."""
+    monkeypatch.setattr(doctor_store, "PATIENCE", 0.0)
+    monkeypatch.setattr(bounded, "HURRY", 0.0)
+    monkeypatch.setattr(stopped, "HELD", 0.0)
+    os.mkfifo(tmp_path / "run.json")
+    try:
+        found = document("doctor", "--read-only", tmp_path)
+    finally:
+        os.close(os.open(tmp_path / "run.json", os.O_RDWR | os.O_NONBLOCK))  # who opens it in a thread here goes on
+    assert not found["ok"]
+    assert sentence(found, "store") == f"{tmp_path} has not answered within 0 s"
+
+
+def test_a_disk_that_does_not_say_how_much_room_it_has_is_a_problem(
+    document: Document, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def hang(storage: Storage) -> int | None:
+        monkeypatch.setattr(bounded, "PATIENCE", 0.0)
+        go.wait()
+        return None
+
+    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    monkeypatch.setattr(stopped, "HELD", 0.0)
+    monkeypatch.setattr(doctor_store, "free", hang)
+    try:
+        found = document("doctor", "--read-only", saved)
+    finally:
+        go.set()
+    assert states(found)["store"] == "ok"
+    assert "free space has not gone on for" in sentence(found, "disk")
+    assert "room" not in states(found)
 
 
 def test_one_checkpoint_is_no_root(run: Run, saved: Saved) -> None:

@@ -39,11 +39,11 @@ def _unless(error: Exception, seq: int) -> Load:
     return load
 
 
-Place = Callable[[Loaded], None]
+Place = Callable[[Loaded], Loaded]
 
 
-def _place(loaded: Loaded) -> None:
-    pass
+def _place(loaded: Loaded) -> Loaded:
+    return loaded
 
 
 def _pair(loads: tuple[Load, Load], place: Place = _place) -> tuple[Consensus[Loaded], Consensus[Loaded]]:
@@ -95,11 +95,12 @@ def test_what_one_rank_cannot_use_no_rank_takes(at: int, error: Exception) -> No
 def test_what_shows_its_damage_to_one_rank_while_it_is_put_back_is_replaced_on_all(at: int) -> None:
     placed: dict[str, list[int]] = {"rank-0": [], "rank-1": []}
 
-    def place(loaded: Loaded) -> None:
+    def place(loaded: Loaded) -> Loaded:
         own = list(loaded.scopes)[1]
         if own == f"rank-{at}" and loaded.checkpoint.seq == 3:
             raise CheckpointCorruptError("it is damaged", "content")
         placed[own].append(loaded.checkpoint.seq)
+        return loaded
 
     def lead(consensus: Consensus[Loaded]) -> Loaded:
         with pytest.raises(CheckpointCorruptError, match="it is damaged"):
@@ -113,9 +114,10 @@ def test_what_shows_its_damage_to_one_rank_while_it_is_put_back_is_replaced_on_a
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_rank_that_cannot_put_its_state_back_stops_all(at: int) -> None:
-    def place(loaded: Loaded) -> None:
+    def place(loaded: Loaded) -> Loaded:
         if list(loaded.scopes)[1] == f"rank-{at}":
             raise OSError("gone")
+        return loaded
 
     both = _run((_loaded, _loaded), lambda consensus: consensus.propose(_checkpoint(3)), place)
     assert isinstance(both[at].exception(), OSError)

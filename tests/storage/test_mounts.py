@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,19 @@ def test_links_are_followed_and_names_may_have_blanks(table: Path, tmp_path: Pat
     (tmp_path / "link").symlink_to(tmp_path / "a b")
     table.write_text(line("/", "ext4") + line(str(tmp_path / "a b").replace(" ", r"\040"), "lustre"))
     assert mounts.network(str(tmp_path / "link" / "run")) == "lustre"
+
+
+def test_a_mount_that_hangs_is_looked_up_by_the_name_that_was_given(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(mounts, "LOOK", 0.0)
+    monkeypatch.setattr(os.path, "realpath", lambda path: go.wait() and path)
+    table.write_text(line("/", "ext4") + line(tmp_path, "nfs4"))
+    try:
+        assert mounts.network(f"{tmp_path}/a/../run") == "nfs4"
+    finally:
+        go.set()
 
 
 def test_where_nobody_says_it_is_this_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncckpt.errors import OutcomeUnknown, TransientError
+from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage import bounded as bounded_
+from asyncckpt.storage.aside import OpenedAside
 from asyncckpt.storage.base import Lasting, Linking, Opening, Storage
-from asyncckpt.storage.bounded import Bounded, bounded
+from asyncckpt.storage.bounded import Bounded, BoundedDisk, bounded
 from asyncckpt.storage.recipe import recipe_of
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.testing.storage import LinkingTests, OpeningTests, StorageSuite
+from tests.storage.test_storage_threads import Holding
 
 NEVER = 3600.0
 SOON = 0.01
@@ -45,9 +50,13 @@ class Clock:
 
     def __init__(self) -> None:
         self.now, self.step = 0.0, SOON
+        self.goes = threading.Event()
+        """It stands until then; a test may put an event of its own here."""
+        self.goes.set()
 
     def monotonic(self) -> float:
-        self.now += self.step
+        if self.goes.is_set():
+            self.now += self.step
         return self.now
 
 
@@ -217,25 +226,152 @@ def test_in_a_hurry_what_is_under_way_is_left_behind_sooner(monkeypatch: pytest.
     asyncio.run(act())
 
 
-def test_a_read_into_memory_of_the_callers_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or it would be written to when that is somebody else's."""
-    clock = patience(monkeypatch, usual=SOON, hurry=SOON)
-    clock.step = 0.0
+def test_what_is_read_too_late_does_not_come_into_the_callers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is somebody else's by then."""
 
     async def act() -> None:
         gated = GatedStorage(MemoryStorage())
         store = bounded(gated)
         await store.put("a", [b"x"])
         gate, target = gated.hold("get", "a"), bytearray(1)
-        reading = asyncio.create_task(store.get("a", into=target))
-        clock.now += 10 * SOON
-        await asyncio.sleep(10 * SOON)
-        assert not reading.done()
+        patience(monkeypatch, usual=SOON)
+        with pytest.raises(TransientError, match="get a has not gone on"):
+            await store.get("a", length=1, into=target)
         gate.open()
-        await reading
+        await back(store)
+        assert target == b"\0"
+        patience(monkeypatch)
+        await store.get("a", length=1, into=target)
         assert target == b"x"
 
     asyncio.run(act())
+
+
+def test_what_is_read_into_the_callers_memory_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_, "_PIECE", 3)
+
+    async def act() -> None:
+        gated = GatedStorage(MemoryStorage())
+        store, target = bounded(gated), bytearray(7)
+        await store.put("a", [b"0123456789"])
+        await store.get("a", start=2, length=7, into=target)
+        assert target == b"2345678"
+        assert gated.count("get") == 3
+
+    asyncio.run(act())
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Return once it is; what hangs was let go before."""
+    while not is_so():
+        time.sleep(SOON / 10)
+
+
+def test_a_piece_that_is_read_too_late_does_not_come_there_either_and_closes_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    patience(monkeypatch)
+    (tmp_path / "a").write_bytes(b"x")
+    files = Holding("read")
+    store = bounded(LocalStorage(tmp_path, files=files))
+    assert isinstance(store, BoundedDisk)
+    opened, target = store.open("a"), memoryview(bytearray(1))
+    patience(monkeypatch, usual=SOON).goes = files.held  # what is left before it was begun is never read
+    with pytest.raises(TransientError, match="get a has not gone on"):
+        opened.fill(target, 0)
+    with pytest.raises(TransientError, match="nothing else is asked of it"):
+        opened.fill(target, 0)
+    opened.close()
+    files.go.set()
+    until(lambda: files.done == ["open", "status", "read", "close"])
+    until(lambda: not store.is_held)
+    assert target == b"\0"
+
+
+class Opened:
+    """Reads when it may."""
+
+    def __init__(self) -> None:
+        self.reading, self.go, self.closed = threading.Event(), threading.Event(), 0
+
+    def fill(self, into: memoryview, start: int) -> None:
+        self.reading.set()
+        assert self.go.wait(NEVER)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_what_is_closed_while_it_is_read_is_closed_once_it_was() -> None:
+    """Or its descriptor is another file's by then, and the read goes on there."""
+    opened, threads = Opened(), list[threading.Thread]()
+
+    def wait(act: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=act))
+        threads[0].start()
+        opened.reading.wait()
+        raise TransientError("nobody waits")
+
+    aside = OpenedAside(opened, wait, lambda close: close())
+    with pytest.raises(TransientError):
+        aside.fill(memoryview(bytearray(1)), 0)
+    aside.close()
+    aside.close()
+    assert opened.closed == 0
+    opened.go.set()
+    threads[0].join()
+    assert opened.closed == 1
+    with pytest.raises(StorageError, match="closed"):
+        aside._read(memoryview(b""), 0)
+
+
+def test_a_file_that_is_opened_too_late_is_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    patience(monkeypatch, usual=SOON)
+    (tmp_path / "a").write_bytes(b"x")
+    files = Holding("open")
+    store = bounded(LocalStorage(tmp_path, files=files))
+    assert isinstance(store, BoundedDisk)
+    with pytest.raises(TransientError, match="open a has not gone on"):
+        store.open("a")
+    files.go.set()
+    until(lambda: files.done == ["open", "status", "close"])
+
+
+def test_what_is_open_is_read_in_pieces_and_closed_also_after_the_end(tmp_path: Path) -> None:
+    data = os.urandom(5 << 19)
+    (tmp_path / "a").write_bytes(data)
+    files = Holding("nothing")
+    store = bounded(LocalStorage(tmp_path, files=files))
+    assert isinstance(store, BoundedDisk)
+    opened, target = store.open("a"), memoryview(bytearray(len(data) - 7))
+    opened.fill(target, 7)
+    assert target == data[7:]
+    asyncio.run(store.aclose())
+    opened.close()
+    assert files.done[-1] == "close"
+
+
+def test_what_blocks_is_left_behind_and_holds_up_no_loop_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience(monkeypatch, usual=SOON)
+    go, store = threading.Event(), bounded(MemoryStorage("m"))
+
+    async def act() -> None:
+        with pytest.raises(TransientError, match="free space has not gone on"):
+            await store.blocking("free space", go.wait)
+
+    loop = asyncio.new_event_loop()
+    left: set[asyncio.Task[Any]] = set()
+    try:
+        loop.run_until_complete(act())
+        left = asyncio.all_tasks(loop)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        assert store.is_held
+        go.set()
+        loop.run_until_complete(back(store))
+    finally:
+        go.set()
+        loop.run_until_complete(asyncio.gather(*left))
+        loop.close()
 
 
 def test_it_is_what_it_bounds(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import files as files_
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.files import Entry, Files
 from asyncckpt.testing.files import Call, FailingFiles, WatchedFiles
@@ -108,6 +112,20 @@ def test_reserving_takes_the_space_and_the_length(root: str) -> None:
     files.truncate(descriptor, 5)
     assert files.status(descriptor).st_size == 5
     files.close(descriptor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is reserved elsewhere")
+def test_a_signal_that_interrupts_it_is_no_reason_not_to_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [errno.EINTR, errno.EINTR, 0]
+
+    def fallocate(*_: object) -> int:
+        number = left.pop(0)
+        ctypes.set_errno(number)
+        return -1 if number else 0
+
+    monkeypatch.setattr(files_, "_libc", lambda: SimpleNamespace(fallocate=fallocate))
+    Files().reserve(0, 1)
+    assert left == []
 
 
 def test_errors_keep_their_number(root: str) -> None:

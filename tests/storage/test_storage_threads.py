@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from asyncckpt.errors import (
-    StorageError,
-)
+from asyncckpt.errors import StorageError, TransientError
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.files import Files
 from asyncckpt.testing.files import Call, WatchedFiles
 from asyncckpt.testing.store import aligned, content, keys, stream, unfinished, use
+from tests.checkpointer.trainings import refuse_threads
 from tests.storage.disk import BIG, everything
 
 
@@ -127,6 +126,30 @@ def test_a_cancelled_get_waits_for_its_threads(tmp_path: Path, name: str, size: 
     use(LocalStorage(tmp_path, files=files), lambda store: cancel_while_held(files, store.get("a")))
     assert files.done[-1] == "close"
     assert files.done.count("open") == files.done.count("close") == 1
+
+
+@pytest.mark.parametrize("name", ["asyncckpt-io_0", "asyncckpt-probe_1"])
+def test_where_no_thread_is_to_be_had_that_is_said_and_nobody_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    refuse_threads(monkeypatch, name)
+
+    async def act(store: Storage) -> None:
+        with pytest.raises(TransientError, match="can't start new thread"):
+            await store.probe()
+
+    use(LocalStorage(tmp_path), act)
+    assert everything(tmp_path) == []
+
+
+def test_with_one_thread_there_is_no_need_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("a", [b"x"])
+        for number in (1, 2, 3):
+            refuse_threads(monkeypatch, f"asyncckpt-io_{number}")
+        assert [bytes(found) for found in await asyncio.gather(*(store.get("a") for _ in range(9)))] == [b"x"] * 9
+
+    use(LocalStorage(tmp_path), act)
 
 
 def test_a_failing_read_waits_for_the_others(tmp_path: Path) -> None:

@@ -858,6 +858,21 @@ def test_a_partial_one_is_brought_alone_where_home_has_every_whole_one() -> None
     run(act)
 
 
+def test_what_is_not_to_be_had_any_more_stays_so_whatever_fails_on_its_way_home_after_that() -> None:
+    async def act(home: MemoryStorage, nearer: MemoryStorage) -> None:
+        async with Session(home, local=nearer) as session:
+            near = session.service._local
+            assert near is not None
+            near.failed(1, RunRefused("another run's"))
+            near.failed(2, TransientError("cannot be read"))
+            assert [event.is_final for event in session.log.of(TierFailed)] == [True, True]
+            await session.saved(3)
+        assert await steps(nearer) == []
+        assert await steps(home) == [3]
+
+    run(act)
+
+
 # -- a disk that is full ---------------------------------------------------------------------------------------
 
 

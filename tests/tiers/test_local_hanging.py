@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,18 @@ from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, Preempted, Preemption, SaveHandle
 from asyncckpt.errors import SaveFailed, SaveSuperseded, TransientError
-from asyncckpt.events import Leftover, PreemptionEnded, PreemptionPlanned, Restored, TierFailed
+from asyncckpt.events import Fallback, Leftover, PreemptionEnded, PreemptionPlanned, Restored, TierFailed
 from asyncckpt.format import names
 from asyncckpt.preemption import plan
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, bounded
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.files import Call, WatchedFiles
 from asyncckpt.testing.hanging import Hang, Patient
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
-from asyncckpt.worker import stopped
+from asyncckpt.worker import room, stopped, tier
 
 from ..checkpointer.conftest import Make
-from ..checkpointer.trainings import Recorder, Toy
+from ..checkpointer.trainings import Big, Recorder, Toy
 from .test_local_training import measured
 from .test_mirror_training import plain, sound, train
 
@@ -301,6 +303,164 @@ def test_a_thread_that_the_kernel_holds_holds_up_nobody(
     assert not list((tmp_path / "near" / "data").glob("*-step-2-*/*"))
     assert sound(LocalStorage(tmp_path / "near")) == [1]
     assert sound(plain(store)) == [1, 2, 3]
+
+
+# -- what is being read ----------------------------------------------------------------------------------------
+
+
+def passed_over(recorder: Recorder, step: int) -> None:
+    """That is told, once."""
+    (fallback,) = [event for event in recorder.of(Fallback) if event.feature == "local"]
+    said = rf"step {step} cannot be read from the local tier, and is read from the root: .*has not gone on"
+    assert re.match(said, fallback.reason)
+
+
+@pytest.mark.parametrize("call", ["resume", "restore"])
+def test_a_checkpoint_whose_reading_hangs_there_is_read_in_the_root(
+    make: Make, store: GatedStorage, mirror: GatedStorage, nearer: Patient, recorder: Recorder, call: str
+) -> None:
+    model = Toy()
+    with make(local=plain(mirror), model=model) as ckpt:
+        train(ckpt, model, 1, 2)
+    found, hang = Toy(), Hang(nearer, "get", "data/*-step-2-*.safetensors")
+    ckpt = make(local=nearer, model=found)
+    with ThreadPoolExecutor(1) as thread:
+        begun = thread.submit(hang.begin)
+        state = ckpt.resume() if call == "resume" else ckpt.restore(2)
+        begun.result(PATIENCE)
+    assert state.step == found.value == 2
+    assert [event.tier for event in recorder.of(Restored)] == ["home"]
+    passed_over(recorder, 2)
+    hang.end()
+    if call == "resume":
+        landed = until_it_lands(ckpt, found, 3)
+        ckpt.close()
+        assert sound(plain(store)) == list(range(1, landed + 1))
+        assert sound(plain(mirror))[-1] == landed
+
+
+class Reading(WatchedFiles):
+    """Long reads do not come back before `go`; from the first of them on nobody waits for anything."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self._patch = monkeypatch
+
+    def around(self, call: Call) -> Any:
+        if call.name == "read" and len(call.arguments[1]) > 1 << 19:
+            self._patch.setattr(bounded, "PATIENCE", 0.0)
+            self.go.wait(2 * PATIENCE)
+        return super().around(call)
+
+
+@pytest.mark.executors("thread")
+@pytest.mark.parametrize("call", ["resume", "restore"])
+def test_what_was_being_read_into_live_tensors_comes_into_none_that_training_goes_on_with(
+    make: Make, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A resume is at that when it has begun to put the state back, and puts all of it back once more."""
+    model = Big()
+    with make(local=tmp_path / "near", model=model) as ckpt:
+        train(ckpt, model, 1, 2)
+    monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
+    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    files = Reading(monkeypatch)
+    near, found = bounded.bounded(LocalStorage(tmp_path / "near", files=files)), Big()
+    ckpt = make(local=near, model=found)
+    state = ckpt.resume() if call == "resume" else ckpt.restore(2)
+    assert state.step == found.value == 2
+    assert [event.tier for event in recorder.of(Restored)] == ["home"]
+    passed_over(recorder, 2)
+    assert near.is_held
+    found.value = 7
+    files.go.set()
+    deadline = time.monotonic() + PATIENCE
+    while near.is_held:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert found.value == 7
+
+
+# -- how much room there is --------------------------------------------------------------------------------------
+
+
+@pytest.mark.executors("thread")
+def test_a_disk_that_does_not_say_how_much_room_it_has_costs_one_wait_and_holds_up_no_end(
+    make: Make,
+    store: GatedStorage,
+    tmp_path: Path,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go, free = threading.Event(), room.free
+
+    def held(storage: Storage) -> int | None:
+        monkeypatch.setattr(bounded, "PATIENCE", 0.0)
+        go.wait(2 * PATIENCE)
+        return free(storage)
+
+    model = Toy()
+    ckpt = make(local=tmp_path / "near", model=model)
+    save(ckpt, model, 1)
+    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    monkeypatch.setattr(stopped, "HELD", 0.0)
+    monkeypatch.setattr(room, "free", held)
+    second = save(ckpt, model, 2)
+    with pytest.raises(SaveFailed, match=r"step 2 is not on the local tier: .*free space has not gone on"):
+        second.wait(tier="local")
+    ckpt.close(PATIENCE)
+    assert "did not finish" not in caplog.text
+    go.set()
+    ckpt._executor.pool._worker.thread.join(PATIENCE)
+    assert sound(LocalStorage(tmp_path / "near")) == [1]
+    assert sound(plain(store)) == [1, 2]
+
+
+# -- a mirror ----------------------------------------------------------------------------------------------------
+
+
+class Stuck(WatchedFiles):
+    """Nothing of it comes back before `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def around(self, call: Call) -> Any:
+        self.go.wait(2 * PATIENCE)
+        return super().around(call)
+
+
+@pytest.mark.executors("thread")
+def test_a_mirror_on_a_disk_that_hangs_holds_up_no_start_no_save_and_no_end(
+    make: Make,
+    store: GatedStorage,
+    tmp_path: Path,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Toy()
+    with make(mirror=tmp_path / "copies", model=model) as ckpt:
+        train(ckpt, model, 1)
+    monkeypatch.setattr(tier, "LOOK", 0.0)
+    monkeypatch.setattr(bounded, "HURRY", 0.0)
+    monkeypatch.setattr(stopped, "HELD", 0.0)
+    files, found = Stuck(), Toy()
+    ckpt = make(mirror=LocalStorage(tmp_path / "copies", files=files), model=found)
+    assert ckpt.resume().step == found.value == 1
+    save(ckpt, found, 2)
+    ckpt.close(PATIENCE)
+    assert "did not finish" not in caplog.text
+    assert [event.tier for event in recorder.of(TierFailed)][-1:] == ["mirror"]
+    files.go.set()
+    assert sound(LocalStorage(tmp_path / "copies")) == [1]
+    assert sound(plain(store)) == [1, 2]
+
+
+# -- a start -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

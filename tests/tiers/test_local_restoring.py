@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from asyncckpt import progress
 from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, SaveFailed, StorageDenied, TransientError
 from asyncckpt.events import Damaged, Fallback, Restored, Restoring, TierDurable
+from asyncckpt.placing import Places
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 
 from ..checkpointer.conftest import Make
-from ..checkpointer.trainings import Recorder, Toy, steps
+from ..checkpointer.trainings import Big, Recorder, Toy, steps
 from .test_local_training import away
 from .test_mirror_training import flip, plain, sound, train
 
@@ -68,6 +70,29 @@ def test_a_damaged_one_is_told_and_the_roots_latest_taken(
         ckpt.restore(3)
     assert ckpt.restore().step == found.value == 1
     assert {(event.step, event.tier) for event in recorder.of(Damaged)} >= {(2, "local"), (3, "local")}
+
+
+@pytest.mark.executors("thread")
+def test_damage_that_shows_only_when_a_restore_puts_it_back_is_that_of_its_own_tier(
+    make: Make, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sound when it was looked at, before anything was changed."""
+    model = Big()
+    with make(local=tmp_path / "local", model=model) as ckpt:
+        train(ckpt, model, 1)
+    found, check = Big(), Places.check
+
+    def checked(places: Places) -> None:
+        check(places)
+        (pack,) = (tmp_path / "local").glob("data/*-step-1-*/*.safetensors")
+        with pack.open("r+b") as file:  # the very file: it is open already
+            file.seek(-1, os.SEEK_END)
+            file.write(b"!")
+
+    monkeypatch.setattr(Places, "check", checked)
+    assert make(local=tmp_path / "local", model=found).restore(1).step == found.value == 1
+    assert recorder.of(Restored)[-1].tier == "home"
+    assert [(event.step, event.tier) for event in recorder.of(Damaged)] == [(1, "local")]
 
 
 def test_what_was_read_of_a_damaged_one_counts_no_more_for_how_far_a_restore_is(

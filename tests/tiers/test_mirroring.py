@@ -673,3 +673,33 @@ def test_a_commit_that_is_broken_off_would_be_taken_for_somebody_elses(monkeypat
     mutate(monkeypatch, ownership, "except (OutcomeUnknown, asyncio.CancelledError):", "except OutcomeUnknown:")
     with pytest.raises(AssertionError):
         test_a_copy_that_is_broken_off_at_any_request_is_made_up_for_by_the_next()
+
+
+class Deaf(Held):
+    """One that stops when it is told to, but not at once."""
+
+    async def put(self, key: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().put(key, *arguments, **options)
+        except asyncio.CancelledError:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            raise
+
+
+def test_what_is_committed_while_an_emergency_has_the_mirror_stop_gets_there_all_the_same() -> None:
+    async def act(home: MemoryStorage, _: MemoryStorage) -> None:
+        mirror = Deaf()
+        async with Session(home, mirror=mirror) as session:
+            await session.saved(1)
+            await mirror.reached.wait()
+            mirroring, writer = session.service._mirroring, session.service.ownership.writer
+            assert mirroring is not None
+            assert writer is not None
+            mirroring.hurry()
+            mirroring.want(writer, 1)
+            mirror.gate.set()
+            await mirrored(session, 1)
+        assert await steps(mirror) == [1]
+
+    run(act)
