@@ -87,8 +87,8 @@ def _of_disk(size: int, storage: Storage, instead: str) -> Iterator[Shortage]:
     storage = unbounded(storage)
     if not isinstance(storage, LocalStorage):
         return
-    folder = next(folder for folder in [Path(storage.url), *Path(storage.url).parents] if folder.exists())
-    with suppress(OSError):  # the save itself will meet it
+    with suppress(OSError):  # the save itself will meet it: a mount that is gone, a folder that may not be entered
+        folder = next(folder for folder in [Path(storage.url), *Path(storage.url).parents] if folder.exists())
         if not os.access(folder, os.W_OK):
             yield Shortage("disk", f"{folder} may not be written by this user: change its mode, or {instead}")
         elif (free := shutil.disk_usage(folder).free) < size:
