@@ -53,7 +53,7 @@ def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
         raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 
 
-def check_values(root: object, close_timeout: float, generations: int) -> None:
+def check_values(root: object, close_timeout: object, generations: object) -> None:
     """Refuse a root that names nothing, a time that nobody can wait for, and no memory at all."""
     if not isinstance(root, str | os.PathLike) and not hasattr(root, "url"):
         raise TypeError(f"root={root!r}: give a path, a URL or a storage")
