@@ -114,8 +114,8 @@ def _of_locks(size: int, kinds: Collection[str]) -> Iterator[Shortage]:
 
 
 def _of_disk(size: int, folder: Path, instead: str) -> list[Shortage]:
-    there = next(above for above in (folder, *folder.parents) if above.exists())
-    with suppress(OSError):  # the save itself will meet it
+    with suppress(OSError):  # the save itself will meet it: a mount that is gone, a folder that may not be entered
+        there = next(above for above in (folder, *folder.parents) if above.exists())
         if not os.access(there, os.W_OK):
             said = f"{there} may not be written by this user: change its mode, or {instead}"
             return [Shortage("disk", said)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import SupportsIndex
 
+from asyncckpt.events import Listener
 from asyncckpt.retention import RetentionPolicy
 
 _CHOICES = {
@@ -23,6 +26,20 @@ def check_choices(**given: object) -> None:
             raise ValueError(f"{name}={value!r}: use one of {', '.join(_CHOICES[name])}")
 
 
+def check_kinds(**given: tuple[object, type]) -> None:
+    """Refuse what is not of the kind that an argument is of; None is of every kind."""
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name}={value!r}: give {kind.__name__}(...)")
+
+
+def check_listeners(listeners: Iterable[object]) -> None:
+    """Refuse what cannot be told of events: it would be told so at every one, in the log."""
+    for listener in listeners:
+        if isinstance(listener, type) or not isinstance(listener, Listener):
+            raise TypeError(f"listeners= has {listener!r}: give objects that have on_event(event)")
+
+
 def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
     """Refuse what does not say which metric counts and whether less or more of it is better; and to keep the best of
     something that nobody named.
@@ -36,14 +53,16 @@ def check_keep(keep: RetentionPolicy | None, monitor: object) -> None:
         raise ValueError(f'RetentionPolicy(best={keep.best}) needs monitor=("metric", "min" or "max")')
 
 
-def check_values(root: object, close_timeout: float, generations: int) -> None:
+def check_values(root: object, close_timeout: object, generations: object) -> None:
     """Refuse a root that names nothing, a time that nobody can wait for, and no memory at all."""
+    if not isinstance(root, str | os.PathLike) and not hasattr(root, "url"):
+        raise TypeError(f"root={root!r}: give a path, a URL or a storage")
     if isinstance(root, str | os.PathLike) and not os.fspath(root):
         raise ValueError(f"root={root!r}: give a path or a URL; the current folder is '.'")
-    if not 0 <= close_timeout <= threading.TIMEOUT_MAX:
+    if not isinstance(close_timeout, int | float) or not 0 <= close_timeout <= threading.TIMEOUT_MAX:
         raise ValueError(f"close_timeout={close_timeout!r}: give seconds, 0 or more")
-    if generations < 1:
-        raise ValueError(f"generations={generations}: at least 1 is needed")
+    if not isinstance(generations, int) or generations < 1:
+        raise ValueError(f"generations={generations!r}: a whole number is needed, at least 1")
 
 
 def check_emergency(deadline: float | None, *, emergency: bool, on_busy: object) -> None:
@@ -56,6 +75,17 @@ def check_emergency(deadline: float | None, *, emergency: bool, on_busy: object)
         raise ValueError(f"save(deadline={deadline}): give the seconds within which it has to be durable")
     if on_busy is not None:
         raise ValueError(f"save(on_busy={on_busy!r}, emergency=True): an emergency save always waits for its turn")
+
+
+def whole(name: str, count: SupportsIndex) -> int:
+    """A count of steps or epochs, of whatever type of integer, as an int; raises `TypeError` for what is none.
+
+    At once: a tensor that counts steps is another number once the next step is made.
+    """
+    try:
+        return operator.index(count)
+    except TypeError:
+        raise TypeError(f"{name}={count!r}: give a whole number, how many {name}s are complete") from None
 
 
 def several(parts: Collection[str]) -> Collection[str]:

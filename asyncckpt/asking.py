@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
+from asyncckpt.arguments import whole
 from asyncckpt.beginning import Beginning
 from asyncckpt.deciding import Decision, numbers
 from asyncckpt.ending import Ending
@@ -53,10 +53,8 @@ class Asking:
             self._beginning.check()
             self._restorer.check_whole()
             values = numbers(metrics, self._monitor, every=True)
-            epoch = None if epoch is None else operator.index(epoch)
-            handle = self._saver.save(
-                operator.index(step), epoch, values, replaceable=replaceable, on_busy=on_busy, urgency=urgency
-            )
+            epoch = None if epoch is None else whole("epoch", epoch)
+            handle = self._saver.save(step, epoch, values, replaceable=replaceable, on_busy=on_busy, urgency=urgency)
         self._decision.saved(handle, values)
         # Not before: ranks learn of a failure at different steps, and must all the same make the same saves.
         if urgency is None:

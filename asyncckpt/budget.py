@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -27,5 +28,9 @@ class Budget:
     def __post_init__(self) -> None:
         for name, what in (("memory", "bytes"), ("stall_ms", "milliseconds"), ("slowdown", "a part of 1")):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"Budget({name}={value}): use {what} above 0, or None for no limit")
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ValueError(f"Budget({name}={value!r}): use {what} above 0, or None for no limit")
+        if self.memory is not None:
+            if not math.isfinite(self.memory):
+                raise ValueError(f"Budget(memory={self.memory}): use None for no limit")
+            object.__setattr__(self, "memory", int(self.memory))  # people write 8e9, and arenas are counted by it

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from asyncckpt import living
-from asyncckpt.arguments import check_choices, check_emergency, several
+from asyncckpt.arguments import check_choices, check_emergency, several, whole
 from asyncckpt.assembling import assembled
 from asyncckpt.belonging import Root, Run, belonging
 from asyncckpt.blueprint import Blueprint
@@ -161,6 +160,7 @@ class AsyncCheckpointer:
         time for, and raises `Preempted`.
         """
         self._check_open()
+        step = whole("step", step)
         self._saver.rhythm.told(step)
         self._cadence.step(step)
         due = self._decision.at_step(step, metrics)
@@ -181,6 +181,7 @@ class AsyncCheckpointer:
         several ranks all have to call it, at the same moments.
         """
         self._check_open()
+        step = whole("step", step)
         stop = self._decision.midstep(step)
         if stop is None:
             return None
@@ -191,9 +192,11 @@ class AsyncCheckpointer:
     ) -> SaveHandle | None:
         """Say that `epoch` epochs are complete; ``every_epochs`` fires here and only here.
 
-        `step` defaults to the last one given to `step`. If that step was saved already, that save counts.
+        `step` defaults to the last one given to `step`, or that of the checkpoint that training goes on from. If that
+        step was saved already, that save counts.
         """
         self._check_open()
+        epoch, step = whole("epoch", epoch), None if step is None else whole("step", step)
         at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
             self._asking.nothing()
@@ -220,6 +223,7 @@ class AsyncCheckpointer:
         beside it gives way: saves that are under way, and parts of the state (see `CheckpointInfo.partial`).
         """
         self._check_open()
+        step = whole("step", step)
         if emergency or deadline is not None:
             check_emergency(deadline, emergency=emergency, on_busy=on_busy)
             urgency = self._stopping.urgency(step, deadline, self._decision.alike)
@@ -243,7 +247,7 @@ class AsyncCheckpointer:
         self._check_open()
         values = numbers(metrics, self._asked.monitor, every=True)
         self._decision.told(values)
-        return self._ending.late.add(operator.index(step), values)
+        return self._ending.late.add(whole("step", step), values)
 
     @property
     def should_stop(self) -> bool:
@@ -366,6 +370,9 @@ class AsyncCheckpointer:
         self._stopping.pass_on()
         if failed:
             raise failed
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"the checkpointer of {self._storage.url} cannot be copied or pickled: keep it out of what is")
 
     def __enter__(self) -> AsyncCheckpointer:
         return self

@@ -40,7 +40,11 @@ class Decision:
         self._agreement = Agreement(ranks, counts)
         self._decided: int | None = None
         self._saved: int | None = None
+        self._at: int | None = None
+        """Where the training is, as far as it was told."""
         self._has_missed = False
+        self._under_way: list[tuple[SaveHandle, Mapping[str, float]]] = []
+        """Saves that may still come to nothing, and their metrics."""
 
     def at_step(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
         """Whether to save after `step`, or to stop; False when it was asked about that step before, or it was saved by
@@ -49,12 +53,13 @@ class Decision:
         if step == self._decided:
             return False
         found = self._agree(step, lambda: self._own(step, metrics))
-        self._decided = step  # only now: a call that raised has decided nothing
+        self._decided = self._at = step  # only now: a call that raised has decided nothing
         return found
 
     def _own(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
         stop = None if self._stop is None else self._stop(step)
-        # A step of numpy's decides as numpy does.
+        self._look_at_saves()
+        # A period that is one of numpy's numbers decides as numpy does.
         return bool(self._decider.at_step(step, self._watched(metrics))) if stop is None else stop
 
     def midstep(self, step: int) -> Stop | None:
@@ -76,12 +81,16 @@ class Decision:
 
     def at_epoch_end(self, epoch: int, step: int | None, metrics: Mapping[str, Any] | None) -> int | None:
         """The step to save after `epoch` completed epochs, None if none is due or it is saved already."""
-        at = self._decided if step is None else step
+        at = self._at if step is None else step
         if at is None:
             raise ValueError("epoch_end() does not know the step yet: pass step=, or call step() before")
         self._miss(epoch, metrics)
-        due = bool(self._agree(at, lambda: self._decider.at_epoch_end(epoch, at, self._watched(metrics))))
+        due = bool(self._agree(at, lambda: self._own_at_epoch_end(epoch, at, metrics)))
         return at if due and at != self._saved else None
+
+    def _own_at_epoch_end(self, epoch: int, at: int, metrics: Mapping[str, Any] | None) -> bool:
+        self._look_at_saves()
+        return self._decider.at_epoch_end(epoch, at, self._watched(metrics))
 
     def _miss(self, epoch: int, metrics: Mapping[str, Any] | None) -> None:
         """Tell once that an epoch was measured, and not by the metric that decides: it may be called otherwise."""
@@ -95,7 +104,7 @@ class Decision:
 
     def by_hand(self, step: int) -> None:
         """The user saves `step`, whatever is due."""
-        self._decided = step
+        self._decided = self._at = step
 
     def saving(self, step: int) -> None:
         """A save of `step` begins on all ranks; on one of them it may still raise, and that one must count it too."""
@@ -103,21 +112,39 @@ class Decision:
             self._saved = step
 
     def saved(self, handle: SaveHandle, metrics: Mapping[str, float]) -> None:
-        """A save was made, with `metrics`: what comes must be better than those."""
+        """A save was made, with `metrics`: what comes must be better than those, unless it comes to nothing."""
         self._decider.seen(metrics)
+        if self._decider.policy.on_best:
+            self._under_way.append((handle, metrics))
         is_skipped = handle.status == "skipped"
         if not is_skipped:
             self._decider.saved()
             self._saved = handle.step
 
+    def _look_at_saves(self) -> None:
+        """What was the best and is not there, since nothing came of its save, need not be beaten by what comes."""
+        before, self._under_way = self._under_way, []
+        is_lost = False
+        for handle, metrics in before:
+            if not handle.done():  # asked once: it may end right now
+                self._under_way.append((handle, metrics))
+            elif handle.status == "durable":
+                self._decider.kept(metrics)
+            else:
+                is_lost = True
+        if is_lost:
+            self._decider.lost(metrics for _, metrics in self._under_way)
+
     def told(self, metrics: Mapping[str, float]) -> None:
         """An earlier checkpoint turns out to have `metrics`: what comes must be better than those."""
-        self._decider.seen(metrics)
+        self._decider.kept(metrics)
 
-    def restored(self, metrics: Mapping[str, float]) -> None:
-        """The training goes on from a checkpoint with `metrics`, and may come to steps it has decided on before."""
-        self._decider.seen(metrics)
-        self._decided = self._saved = None
+    def restored(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The training goes on from the checkpoint of `step` with `metrics`, and may come to steps it has decided on
+        before. Where that step was the last of an epoch, the end of the epoch comes next.
+        """
+        self._decider.kept(metrics)
+        self._decided, self._saved, self._at = None, None, step
 
     def _watched(self, metrics: Mapping[str, Any] | None) -> dict[str, float]:
         return numbers(metrics, self._monitor, every=False) if self._decider.policy.on_best else {}

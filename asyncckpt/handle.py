@@ -149,17 +149,25 @@ class SaveHandle:
         """
         if tier not in (HOME, *self._tiers):
             raise ValueError(f"wait(tier={tier!r}): use one of {', '.join((HOME, *self._tiers))}")
-        self._settle()
         if tier != HOME:
             return self._wait_nearer(tier, timeout)
+        self._wait_until_done(timeout)
+        return self._outcome()
+
+    def _wait_until_done(self, timeout: float | None = None) -> None:
+        self._settle()
         with self._changed:
             if not self._wait_for(self.done, timeout):
                 raise CheckpointTimeoutError(f"the save of step {self.step} was still {self._status} after {timeout} s")
-            if self._info is None:
-                raise self._failure()
-            return self._info
+
+    def _outcome(self) -> CheckpointInfo:
+        """What was committed, or why nothing was, raised: from now on somebody knows."""
+        if self._info is None:
+            raise self._failure()
+        return self._info
 
     def _wait_nearer(self, tier: str, timeout: float | None) -> CheckpointInfo:
+        self._settle()
         with self._changed:
             if not self._wait_for(lambda: bool(self._nearer or self._miss or self.done()), timeout):
                 raise CheckpointTimeoutError(f"step {self.step} was not on the {tier} tier after {timeout} s")
@@ -171,7 +179,11 @@ class SaveHandle:
             raise SaveFailed(f"step {self.step} is not on the {tier} tier: {why}") from self._miss
 
     def __await__(self) -> Generator[Any, None, CheckpointInfo]:
-        return asyncio.to_thread(self.wait).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> CheckpointInfo:
+        await asyncio.to_thread(self._wait_until_done)
+        return self._outcome()  # here: a thread whose caller was cancelled meanwhile would tell nobody
 
     def _wait_for(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
         """Whether that came to hold in time; raises `PreemptionTimeoutError` where the process is killed before."""
@@ -297,11 +309,10 @@ def remembered(handles: Sequence[SaveHandle]) -> list[SaveHandle]:
 
 def untold(handles: Sequence[SaveHandle]) -> SaveFailed | None:
     """One error for the failed saves that nobody has been told of; from now on somebody has."""
-    failures = {h.step: h.error for h in handles if h.is_untold}
-    for handle in handles:
-        if handle.step in failures:
-            handle._tell()
-    known = {step: error for step, error in failures.items() if error is not None}
+    failures = [handle for handle in handles if handle.is_untold]
+    for handle in failures:  # and no others: one of the same step may be under way, and fail for a reason of its own
+        handle._tell()
+    known = {handle.step: error for handle in failures if (error := handle.error) is not None}
     if not known:
         return None
     first = next(iter(known.values()))

@@ -28,6 +28,7 @@ class LateMetrics:
     def add(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
         """Attach `metrics` to the checkpoint of `step`, once the saves of that step which are under way have ended."""
         told: Future[None] = Future()
+        told.set_running_or_notify_cancel()  # it cannot be called off: `settle` would wait for one that was for ever
         awaited = [handle for handle in self._saver.handles if handle.step == step and not handle.done()]
         with self._lock:
             self._under_way = [*(future for future in self._under_way if not future.done()), told]

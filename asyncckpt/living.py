@@ -38,7 +38,7 @@ def replace(url: str, new: Closable) -> None:
         _register()
     if old is not None:
         logger.warning("a second checkpointer of %s was made in this process: closing the first", url)
-        _close(url, old)
+        _close(f"the checkpointer of {url}", old)
     with _lock:
         _living[place] = new
 
@@ -94,15 +94,17 @@ def _close_all() -> None:
     with _lock:
         left = list(_living.items())
     for url, checkpointer in left:
-        _close(url, checkpointer)
+        _close(f"the checkpointer of {url}", checkpointer)
     with _lock:
         runs = list(_runs.values())
     for run in runs:
-        run.close()
+        _close("a run", run)
 
 
-def _close(url: str, checkpointer: Closable) -> None:
+def _close(what: str, closable: Closable) -> None:
     try:
-        checkpointer.close()
+        closable.close()
     except AsyncCkptError as error:
-        logger.error("closing the checkpointer of %s: %s", url, error)
+        logger.error("closing %s: %s", what, error)
+    except Exception:  # a device that has failed: the others' saves must not be lost with this one
+        logger.exception("closing %s", what)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from asyncckpt.arguments import check_choices, check_keep, check_values
+from asyncckpt.arguments import check_choices, check_keep, check_kinds, check_listeners, check_values
 from asyncckpt.belonging import Root, Run
 from asyncckpt.budget import Budget
 from asyncckpt.events import Listener
@@ -21,7 +21,10 @@ from asyncckpt.worker.settings import ProcessConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The arguments of `AsyncCheckpointer`, by their names; raises `ValueError` for what cannot be meant."""
+    """The arguments of `AsyncCheckpointer`, by their names.
+
+    Raises `ValueError` or `TypeError` for what cannot be meant.
+    """
 
     root: Root
     save: SavePolicy | None
@@ -48,7 +51,11 @@ class Options:
         check_choices(on_busy=self.on_busy, on_failure=self.on_failure, verify=self.verify)
         if not isinstance(self.executor, ProcessConfig):
             check_choices(executor=self.executor)
+        check_kinds(save=(self.save, SavePolicy), keep=(self.keep, RetentionPolicy))
+        check_listeners(self.listeners)
         check_keep(self.keep, self.monitor)
+        if self.monitor is not None:  # a list, as configurations have it, is never equal to what records say
+            object.__setattr__(self, "monitor", tuple(self.monitor))
         check_values(self.root, self.close_timeout, self.generations)
 
     @property

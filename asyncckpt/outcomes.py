@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from asyncckpt.errors import PreemptionTimeoutError, SaveError, SaveFailed, SaveSkipped
 from asyncckpt.events import Failed, Listeners, Skipped, Superseded
@@ -24,10 +25,17 @@ class Outcomes:
         self._ranks = ranks
         self.handles: list[SaveHandle] = []
         """Of those that are under way, and those that failed and nobody was told of."""
+        self._remembering = threading.Lock()
 
     def remember(self, handle: SaveHandle) -> None:
-        """A save begins."""
-        self.handles = [*remembered(self.handles), handle]
+        """A save begins, in whatever thread."""
+        with self._remembering:
+            self.handles = [*remembered(self.handles), handle]
+
+    def forget(self, handle: SaveHandle) -> None:
+        """It was interrupted: nobody gets its handle, and nothing may wait for it."""
+        with self._remembering:
+            self.handles = [other for other in self.handles if other is not handle]
 
     def skip(self, handle: SaveHandle, why: SaveSkipped, ordinal: int) -> None:
         """Save number `ordinal` never took a snapshot, and no rank shall wait for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from asyncckpt.clock import Clock
@@ -21,7 +21,7 @@ class SavePolicy:
 
     Several conditions make one save, and step 0 makes none. ``every_steps``: at each multiple. ``every_seconds``: that
     long after the last save began. ``every_epochs``: at ``epoch_end`` of each multiple. ``on_best``: when the monitored
-    metric improves.
+    metric is better than that of all that is saved, or on its way.
 
     ``exclude`` names parts that no checkpoint gets and no restore touches: ``("optimizer", "rng")``, of `PARTS`.
     ``message`` is a template, ``"epoch {epoch}: {val_loss:.4f}"``, for `CheckpointInfo.message`; what a save has no
@@ -103,6 +103,9 @@ class Decider:
         self._clock = clock
         self._saved_at = clock.monotonic()
         self._best: float | None = None
+        """What has to be beaten."""
+        self._kept: float | None = None
+        """The same of what is there for certain."""
 
     def at_step(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether to save after `step`; what is measured before the first is no best, since it is not saved."""
@@ -122,13 +125,27 @@ class Decider:
         """Metrics of a checkpoint, restored or saved by hand: what comes must be better than those."""
         self._improves(metrics)
 
+    def kept(self, metrics: Mapping[str, float]) -> None:
+        """The same of one that is there, and stays to be beaten whatever else is lost."""
+        self._kept = self._better(metrics, self._kept)
+        self._improves(metrics)
+
+    def lost(self, under_way: Iterable[Mapping[str, float]]) -> None:
+        """A save came to nothing: what comes need not be better than that, but than what is there or `under_way`."""
+        self._best = self._kept
+        for metrics in under_way:
+            self._improves(metrics)
+
     def _improves(self, metrics: Mapping[str, float]) -> bool:
+        former, self._best = self._best, self._better(metrics, self._best)
+        return self._best is not former
+
+    def _better(self, metrics: Mapping[str, float], than: float | None) -> float | None:
+        """The monitored one of `metrics` where it is better, else `than`."""
         if self._monitor is None or self._monitor[0] not in metrics:
-            return False
+            return than
         value = metrics[self._monitor[0]]
         if math.isnan(value):
-            return False
-        better = self._best is None or (value < self._best if self._monitor[1] == "min" else value > self._best)
-        if better:
-            self._best = value
-        return better
+            return than
+        better = than is None or (value < than if self._monitor[1] == "min" else value > than)
+        return value if better else than

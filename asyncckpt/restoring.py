@@ -151,7 +151,7 @@ async def read(
     verified = replace(contents, tensors=sound, aliases={}, values={})
     values = contents.values
     states = {
-        scope: without_missing(state_of(values[scope], tensors))
+        scope: without_missing(state_of(values[scope], tensors, only, exclude))
         for scope in values
         if scopes is None or scope in scopes
     }

@@ -84,7 +84,7 @@ class Returning:
         return self._restored(owner, self._restorer.restore(which, strict=strict, only=only, exclude=exclude))
 
     def _restored(self, owner: living.Closable, loaded: Loaded) -> TrainingState:
-        self._decision.restored(loaded.checkpoint.metrics)
+        self._decision.restored(loaded.checkpoint.step, loaded.checkpoint.metrics)
         self._cadence.restored()
         living.note_restored(owner)
         return training_state(info_of(loaded.checkpoint), loaded.state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ from asyncckpt.staging.streams import refuse_capture
 from asyncckpt.staging.window import least
 from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.urgency import Urgency
-from asyncckpt.waiting import Ends
+from asyncckpt.waiting import Ends, Waiting
 from asyncckpt.wording import worded
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import SaveJob
@@ -96,6 +97,8 @@ class Saver:
         self._queued = Queued()
         self._counts = counts
         self._saves = 0
+        self._reading = threading.RLock()
+        """Held while the state is read, planned or copied: the training thread saves, and so may others."""
         self.owner: object = None
         """Kept for as long as a save is under way, since the worker holds this then: it is closed at exit."""
         self.ends: Ends | None = None
@@ -113,7 +116,8 @@ class Saver:
 
         Raises `UnsupportedState` for what cannot be held: better now than at the first save.
         """
-        self._preparing.ahead(self._capture.read())
+        with self._reading:
+            self._preparing.ahead(self._capture.read())
 
     def _stepped(self, step: int) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""
@@ -159,8 +163,9 @@ class Saver:
         """
         began, created = time.monotonic(), int(self._clock.time() * 1e6)
         refuse_capture(step)
-        captured = self._capture_for(urgency).read()
-        plan = self._preparing.plan(captured)
+        with self._reading:
+            captured = self._capture_for(urgency).read()
+            plan = self._preparing.plan(captured)
         deadline = None if urgency is None else urgency.deadline
         patience, given_up = self._patience(step, urgency, replaceable=replaceable), False
         nbytes, tiers = plan.layout.bytes, self._tiers
@@ -170,8 +175,8 @@ class Saver:
         if urgency is not None:
             self._make_way(step, urgency)
         self._outcomes.remember(handle)
-        self._listeners.emit(Requested(step))
         try:
+            self._listeners.emit(Requested(step))
             arena = self._lease(plan, step, on_busy, patience, deadline)
             if arena is None:
                 self._outcomes.skip(handle, skipped(handle, self.handles), self._counts.saves)
@@ -180,7 +185,10 @@ class Saver:
                     passable = replaceable and on_busy != "wait"
                     job = self._job(step, epoch, metrics, created, arena, plan, captured, urgency, passable=passable)
                     verify = self._is_sampled(plan) and arena.window is None and urgency is None
-                    snapshot = self.stager.begin(step, plan, arena, captured.volatile, verify=verify, patience=patience)
+                    with self._reading:
+                        snapshot = self.stager.begin(
+                            step, plan, arena, captured.volatile, verify=verify, patience=patience
+                        )
                 except BaseException:
                     self._arenas.release(arena)
                     raise
@@ -191,8 +199,8 @@ class Saver:
             self._outcomes.skip(handle, error, self._counts.saves)
         except Exception as error:  # no memory, no thread: this save's failure, and no reason to stop training
             self._outcomes.failed(handle, self._counts.saves, "stage", error)
-        except BaseException:  # an interrupt: nobody gets this handle, and nothing may wait for it
-            self.handles.remove(handle)
+        except BaseException:  # an interrupt
+            self._outcomes.forget(handle)
             raise
         self._held(step, time.monotonic() - began, patience, given_up=given_up)
         return handle
@@ -328,12 +336,13 @@ class Saver:
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.settle()
+            waiting = Waiting(patience.left, self.ends, deadline)
             with at_work(self._ranks, STEP_TASK), at_work(self._ranks, save_task(self._counts.saves)):
-                arena = lease(wait=patience.left if deadline is None else max(0.0, deadline - time.monotonic()))
-            if arena is None and deadline is not None:
-                raise PreemptionTimeoutError(f"step {step} was not saved: no memory came free before the deadline")
-            if arena is None:
+                arena = waiting.found(lambda seconds: lease(wait=seconds))
+            if arena is None and patience.gives_up and not waiting.is_cut_short:
                 raise patience.exhausted("no memory came free")
+            if arena is None:
+                raise PreemptionTimeoutError(f"step {step} was not saved: no memory came free before the deadline")
         return arena
 
     def _supersede(self, step: int, *, replaceable: bool) -> bool:
@@ -356,7 +365,9 @@ class Saver:
     def sizes(self) -> dict[str, int]:
         """Bytes of tensors of each part of the state as it is now."""
         found = dict.fromkeys(self._capture.parts, 0)
-        for path, tensor in self._preparing.plan(self._capture.read()).layout.tensors.items():
+        with self._reading:
+            plan = self._preparing.plan(self._capture.read())
+        for path, tensor in plan.layout.tensors.items():
             found[path[0] if path[0] in found else path[1]] += tensor.nbytes
         return found
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+_T = TypeVar("_T")
 
 PERIOD = 0.1
 """Seconds between two looks."""
@@ -54,10 +56,14 @@ class Waiting:
 
     def wait(self, look: Callable[[float | None], bool]) -> bool:
         """Whether `look` comes to say so in time; it waits for as many seconds as it is given, at most."""
+        return self.found(lambda seconds: look(seconds) or None) is not None
+
+    def found(self, look: Callable[[float | None], _T | None]) -> _T | None:
+        """What `look` comes to find in time, or None; it looks for as many seconds as it is given, at most."""
         while True:
             left = self.left
             seconds = left if self._ends is None else min(PERIOD, PERIOD if left is None else left)
-            if look(seconds):
-                return True
+            if (it := look(seconds)) is not None:
+                return it
             if seconds == left:
-                return False
+                return None

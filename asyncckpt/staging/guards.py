@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
 
 T = TypeVar("T")
+_W = TypeVar("_W")
 
 
 class Guard(Protocol):
@@ -51,9 +53,32 @@ def guarded(target: T) -> Guarded[T]:
     return Guarded(target)
 
 
+class _Watching(Generic[_W]):
+    """Those who are asked, for as long as they live.
+
+    A step of one training goes through them while another thread makes or closes a checkpointer: they are replaced as a
+    whole, since a `weakref.WeakSet` that is changed meanwhile raises in the midst of that step.
+    """
+
+    def __init__(self) -> None:
+        self._refs: tuple[weakref.ref[_W], ...] = ()
+
+    def __iter__(self) -> Iterator[_W]:
+        return (one for ref in self._refs if (one := ref()) is not None)
+
+    def add(self, new: _W) -> None:
+        self._refs = (*map(weakref.ref, self._others(new)), weakref.ref(new))
+
+    def discard(self, gone: _W) -> None:
+        self._refs = tuple(map(weakref.ref, self._others(gone)))
+
+    def _others(self, but: _W) -> list[_W]:
+        return [one for one in self if one is not but]
+
+
 _lock = threading.Lock()
-_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
-_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+_guards = _Watching[Guard]()
+_followers = _Watching[Follower]()
 _installed = False
 
 
@@ -97,13 +122,13 @@ def is_guarded_average(module: object) -> bool:
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for follower in tuple(_followers):
+    for follower in _followers:
         follower.stepping(optimizer)
     _ask_all()
 
 
 def _ask_all() -> None:
-    for guard in tuple(_guards):
+    for guard in _guards:
         guard.guard()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.errors import CheckpointCorruptError, IncompatibleState, UnsupportedFormat
 from asyncckpt.format.contents import Alias, Contents, Path, TensorEntry
 from asyncckpt.format.parts import around, below, plain
 from asyncckpt.format.sealed import Json
@@ -170,9 +170,43 @@ def _aliased(alias: Alias, flat: Tensor, path: Path) -> Tensor:
         raise CheckpointCorruptError(f"{'.'.join(path)} reaches beyond the bytes it shares: {error}") from error
 
 
-def state_of(values: Json, tensors: Mapping[Path, Tensor]) -> Any:
-    """The nested state that `values` describes, tensors in their places, `Missing` for those not in `tensors`."""
-    return decode(values, lambda path: tensors.get(path, Missing()))
+def state_of(
+    values: Json,
+    tensors: Mapping[Path, Tensor],
+    parts: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    path: Path = (),
+) -> Any:
+    """The nested state that `values` at `path` describes; `Missing` stands for those of its tensors not in `tensors`.
+
+    Of what is asked for (`wanted`) everything has to be possible here. Beside that, a component is `Missing` whose
+    values are of a class that this process does not have: whoever wants the weights alone need not have it.
+    """
+    is_excluded = below(path, exclude)
+    is_asked = not is_excluded and (parts is None or below(path, parts))
+    divided = around(path, (*(parts or ()), *exclude)) if path else parts is not None or bool(exclude)
+    is_divided = divided and not is_excluded
+    if is_divided and (branches := _branches(values)) is not None:
+        return {name: state_of(branch, tensors, parts, exclude, (*path, name)) for name, branch in branches.items()}
+    try:
+        return decode(values, lambda where: tensors.get(where, Missing()))
+    except (IncompatibleState, UnsupportedFormat):
+        if is_asked or is_divided:
+            raise
+        return Missing()
+
+
+def _branches(values: Json) -> dict[str, Json] | None:
+    """What `values` holds by name; None where it is no mapping as one of components is written."""
+    match values:
+        case {"$dict": list(pairs), **others} if not others:
+            named: dict[str, Json] = {}
+            for pair in pairs:
+                if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str):
+                    named[pair[0]] = pair[1]
+            return named if len(named) == len(pairs) else None
+        case _:
+            return None
 
 
 def without_missing(value: Any) -> Any:

@@ -100,6 +100,7 @@ class Capture:
         )
 
     def _scan(self) -> None:
+        self._is_known = False  # first: a scan that is cut short must not be taken for a whole one
         self._scans = [c.scan() for c in self._components]
         lazy = self._lazy()
         self._sources = [
@@ -109,7 +110,6 @@ class Capture:
         ]
         self._tensors = [source.tensor for source in self._sources]
         self._forms = None
-        self._is_known = False
         with suppress(RuntimeError, ValueError):  # without an address (sparse, sharded): the layout refuses it, by name
             self._known = list(_memory(self._tensors))
             self._is_known = True

@@ -25,24 +25,28 @@ _COPYING = (nn.Module._load_from_state_dict, nn.BatchNorm1d._load_from_state_dic
 
 def only_copies(module: nn.Module) -> bool:
     """Whether ``load_state_dict`` of `module` does nothing with a tensor but copy it into the live one."""
-    return (
-        _runs(module, "load_state_dict", nn.Module.load_state_dict)
-        and not torch.__future__.get_swap_module_params_on_conversion()
-        and all(map(_is_plain, module.modules()))
-    )
+    return loads_plainly(module) and not torch.__future__.get_swap_module_params_on_conversion()
+
+
+def loads_plainly(module: nn.Module) -> bool:
+    """Whether ``load_state_dict`` of `module` takes the names and shapes that it has itself, and no others.
+
+    A hook, or code of its own, may know what an older version of it was called.
+    """
+    return runs(module, "load_state_dict", nn.Module.load_state_dict) and all(map(_is_plain, module.modules()))
 
 
 def _is_plain(module: nn.Module) -> bool:
     return (
-        _runs(module, "_load_from_state_dict", *_COPYING)
+        runs(module, "_load_from_state_dict", *_COPYING)
         and not module._load_state_dict_pre_hooks
         and not module._load_state_dict_post_hooks
     )
 
 
-def _runs(module: nn.Module, name: str, *functions: object) -> bool:
-    """Whether the method `name` of `module` is one of `functions`: an instance may have one of its own."""
-    return getattr(getattr(module, name), "__func__", None) in functions
+def runs(target: object, name: str, *functions: object) -> bool:
+    """Whether the method `name` of `target` is one of `functions`: an instance may have one of its own."""
+    return getattr(getattr(target, name), "__func__", None) in functions
 
 
 def landing(live: Mapping[str, Tensor]) -> dict[str, Tensor]:

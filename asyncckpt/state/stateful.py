@@ -21,7 +21,8 @@ from torch.optim.optimizer import Optimizer
 from asyncckpt.errors import IncompatibleState
 from asyncckpt.format.contents import Path
 from asyncckpt.format.sealed import Fixed, Json
-from asyncckpt.state.landing import landing, only_copies
+from asyncckpt.state.landing import landing, loads_plainly, only_copies, runs
+from asyncckpt.state.refusing import check_fit, explained
 from asyncckpt.state.values import TensorSink, encode
 from asyncckpt.state.wrappers import Names, unwrap
 
@@ -91,6 +92,8 @@ class Component(Protocol):
 def component(path: Path, target: object) -> Component:
     """The way to save and restore `target`; raises `TypeError` naming `path` for what has none."""
     bare = unwrap(target)
+    if isinstance(bare, type):
+        raise TypeError(f"{'.'.join(path)} is the class {bare.__name__} itself: give the object that is trained")
     if isinstance(bare, nn.Module):
         return ModuleComponent(path, bare)
     if isinstance(bare, Optimizer):
@@ -154,7 +157,8 @@ class ModuleComponent(StatefulComponent):
 
     def scan(self) -> Scan:
         """Every tensor by name, tied ones under each; nothing where hooks or code of its own have a say."""
-        self._parts = list(self.target.modules())
+        # What TorchScript has compiled shows no dicts: it is not plain, and asked every time.
+        self._parts = [m for m in self.target.modules() if not isinstance(m, torch.jit.ScriptModule)]
         self._dicts = [
             d
             for m in self._parts
@@ -172,6 +176,7 @@ class ModuleComponent(StatefulComponent):
             itertools.chain.from_iterable(map(dict.values, self._dicts)),
             itertools.chain.from_iterable(self._dicts),
             map(type, self._parts),
+            (vars(self.target).get("state_dict"),),
         )
 
     def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
@@ -182,6 +187,15 @@ class ModuleComponent(StatefulComponent):
         """What the module says its state is, names cleaned."""
         return Names(self.target).cleaned(self.target.state_dict())
 
+    def _live(self) -> State:
+        """The same with the parameters themselves, and the names that they have now."""
+        live: State = (
+            self.target.state_dict(keep_vars=True)
+            if runs(self.target, "state_dict", nn.Module.state_dict)
+            else self.target.state_dict()  # one of the module's own may not know the word
+        )
+        return live
+
     def landing(self) -> Mapping[Path, Tensor]:
         """Parameters and buffers; none where hooks or code of its own have a say."""
         if not (_is_plain_module(self.target) and only_copies(self.target)):
@@ -190,15 +204,17 @@ class ModuleComponent(StatefulComponent):
         return {(*self.path, names.clean(name)): tensor for name, tensor in landing(live).items()}
 
     def check(self, state: State, *, strict: bool) -> None:
-        """Names, and shapes of what is in both."""
+        """Names, and shapes of what is in both; nothing is known where hooks or code of its own load it."""
+        if not loads_plainly(self.target):
+            return
         with explained(self.path):
             names = Names(self.target)
-            live = names.cleaned(self.target.state_dict(keep_vars=True))
-            _check_fit(self.path, live, _current(state, live, names), strict=strict)
+            live = names.cleaned(self._live())
+            check_fit(self.path, live, _current(state, live, names), strict=strict)
 
     def load(self, state: State, *, strict: bool) -> None:
         """Load by the names that this module uses now."""
-        names, live = Names(self.target), self.target.state_dict(keep_vars=True)
+        names, live = Names(self.target), self._live()
         real = {names.clean(name): name for name in live}
         current = _current(state, real, names)
         # What is in excess may be called as something else is that a wrapper holds.
@@ -222,21 +238,26 @@ class OptimizerComponent(StatefulComponent):
     """An optimizer whose state is tensors and plain numbers per parameter."""
 
     def scan(self) -> Scan:
-        """Every tensor of its per-parameter state, unless that holds containers (LBFGS): they change inside."""
-        if not all(map(_is_flat_state, self.target.state.values())):
+        """Every tensor of its per-parameter state, unless that holds containers (LBFGS): they change inside.
+
+        Nothing where hooks or code of its own have a say by now.
+        """
+        if not (_is_plain_optimizer(self.target) and all(map(_is_flat_state, self.target.state.values()))):
             return Scan(tokens=list(self.tokens()))
         tensors: dict[Path, Tensor] = {}
         packed = self.target.state_dict()["state"]
         return Scan(tensors, list(self.tokens()), Fixed(encode(packed, (*self.path, "state"), tensors.__setitem__)))
 
     def tokens(self) -> Iterator[object]:
-        """Every parameter, and every value of its state."""
+        """Every parameter, every value of its state, and who has a say in what its state is."""
         groups = (group["params"] for group in self.target.param_groups)
         per_parameter = (s.values() if isinstance(s, dict) else (s,) for s in self.target.state.values())
         return itertools.chain(
             itertools.chain.from_iterable(groups),
             self.target.state.keys(),
             itertools.chain.from_iterable(per_parameter),
+            itertools.chain.from_iterable(map(dict.values, _hooks(self.target))),
+            (vars(self.target).get("state_dict"),),
         )
 
     def values(self, skeleton: Fixed | None, sink: TensorSink) -> Json:
@@ -331,20 +352,22 @@ def _is_plain_module(module: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    kind = type(module)
     return (
-        kind.state_dict is nn.Module.state_dict
-        and kind._save_to_state_dict is nn.Module._save_to_state_dict
-        and kind.get_extra_state is nn.Module.get_extra_state
+        runs(module, "state_dict", nn.Module.state_dict)
+        and runs(module, "_save_to_state_dict", nn.Module._save_to_state_dict)
+        and runs(module, "get_extra_state", nn.Module.get_extra_state)
         and not module._state_dict_hooks
         and not module._state_dict_pre_hooks
     )
 
 
 def _is_plain_optimizer(optimizer: Optimizer) -> bool:
-    kind = type(optimizer)
-    hooks = ("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks")
-    return kind.state_dict is Optimizer.state_dict and not any(getattr(optimizer, name, None) for name in hooks)
+    return runs(optimizer, "state_dict", Optimizer.state_dict) and not any(_hooks(optimizer))
+
+
+def _hooks(optimizer: Optimizer) -> list[dict[Any, Any]]:
+    names = ("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks")
+    return [getattr(optimizer, name, {}) for name in names]
 
 
 def _is_flat_state(state: object) -> bool:
@@ -354,38 +377,6 @@ def _is_flat_state(state: object) -> bool:
 def _is_flat(value: object) -> bool:
     # A container would change inside while staying the same object.
     return value is None or isinstance(value, Tensor | bool | int | float | str)
-
-
-def _check_fit(path: Path, live: Mapping[str, Any], state: Mapping[str, Any], *, strict: bool) -> None:
-    name = ".".join(path)
-    for what, names in (("lacks", live.keys() - state.keys()), ("has in excess", state.keys() - live.keys())):
-        if strict and names:
-            shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise IncompatibleState(
-                f"the checkpoint of {name} {what} {shown}: use the same architecture, or restore(..., strict=False)"
-            )
-    for key, value in live.items():
-        saved = state.get(key)
-        if not isinstance(value, Tensor) or not isinstance(saved, Tensor) or nn.parameter.is_lazy(value):
-            continue
-        if value.shape != saved.shape:
-            raise IncompatibleState(
-                f"{name}.{key} has shape {tuple(value.shape)}, the checkpoint's {tuple(saved.shape)}"
-            )
-
-
-class explained:
-    """Turns what a ``load_state_dict`` raises into `IncompatibleState` with the component's name in front."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError | ValueError | LookupError | TypeError | AttributeError):
-            raise IncompatibleState(f"{'.'.join(self._path)} does not accept its saved state: {error}") from error
 
 
 def forward_mutated(module: nn.Module) -> Iterator[Tensor]:

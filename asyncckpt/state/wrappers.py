@@ -25,7 +25,7 @@ def _wrapped(module: nn.Module) -> str | None:
     """What a wrapper calls the module that it wraps; None for what is no wrapper."""
     name = "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else "_orig_mod"
     # One that has more would lose it, or mix it up with what it wraps.
-    is_wrapper = list(module._modules) == [name] and not module._parameters and not module._buffers
+    is_wrapper = list(module._modules.keys()) == [name] and not module._parameters and not module._buffers
     return name if is_wrapper else None
 
 

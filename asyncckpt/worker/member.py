@@ -238,9 +238,8 @@ class MemberService:
         if not isinstance(error, SaveSkipped):
             said = {"error": f"{type(error).__name__}: {error}"}
             self._ranks.tell(trouble_key(ticket.job.ordinal, self._ranks.rank), said)
-        ticket.reply(Rejected(phase, error))
-        if not isinstance(error, SaveSkipped):
             self._listeners.emit(Failed(ticket.job.step, phase, error))
+        ticket.reply(Rejected(phase, error))  # last: who has waited for it finds the failure in the metrics
 
 
 def _check(said: Said) -> None:

@@ -174,6 +174,17 @@ def test_a_disk_that_hangs_is_said_and_holds_up_nobody(
 
 
 @pytest.mark.usefixtures("roomy")
+def test_a_root_that_cannot_be_looked_for_fails_the_save_and_no_step(make: Make, tmp_path: Path) -> None:
+    training = Training()
+    root = tmp_path / ("x" * 300)  # the system says no more of it than of a mount that is gone
+    ckpt = make(root, model=training.model, optimizer=training.optimizer)
+    training.step()
+    assert ckpt.step(1) is None
+    with pytest.raises(SaveFailed, match="File name too long"):
+        ckpt.save(1).wait()
+
+
+@pytest.mark.usefixtures("roomy")
 def test_a_store_that_cannot_be_read_is_said_and_the_save_fails_with_its_reason(
     make: Make, store: GatedStorage, recorder: Recorder
 ) -> None:

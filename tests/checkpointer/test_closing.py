@@ -11,13 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy, load
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy, living, load
 from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied
+from asyncckpt.events import Event, Requested
 from asyncckpt.staging.tasks import Tasks
+from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import CtrlC, Toy, Training, once_it_waits, outcome, refuse_threads, start, steps, until_over
+from .trainings import (
+    CtrlC,
+    Toy,
+    Training,
+    elsewhere,
+    once_it_waits,
+    outcome,
+    refuse_threads,
+    start,
+    steps,
+    until_over,
+)
 
 pytestmark = pytest.mark.executors
 
@@ -221,6 +234,47 @@ gate.open()
 def test_P12_what_an_interrupted_close_has_left_is_waited_for_at_the_end_of_the_program(tmp_path: Path) -> None:
     assert outcome(start(INTERRUPTED, tmp_path / "run")) == (0, "interrupted\n", "")
     assert load(tmp_path / "run").info.step == 1
+
+
+class Pressing:
+    """A listener during which somebody presses Ctrl-C, once."""
+
+    def __init__(self) -> None:
+        self._armed = True
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Requested) and self._armed:
+            self._armed = False
+            raise KeyboardInterrupt
+
+
+def test_P12_an_interrupt_while_a_save_is_announced_leaves_nothing_to_wait_for(make: Make) -> None:
+    ckpt = make(model=Toy(), listeners=[Pressing()])
+    with pytest.raises(KeyboardInterrupt):
+        ckpt.save(1)
+    assert ckpt._saver.handles == []
+    ckpt.wait()
+    assert ckpt.save(2).wait().step == 2
+
+
+@pytest.mark.executors("thread")
+def test_one_that_cannot_be_closed_keeps_no_other_from_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone() -> None:
+        raise RuntimeError("the device is gone")
+
+    elsewhere(monkeypatch)
+    monkeypatch.setattr(living, "_runs", {})
+    first, second = (make(MemoryStorage(name), model=Toy()) for name in ("first", "second"))
+    with monkeypatch.context() as patch:
+        patch.setattr(first, "close", gone)
+        handle = second.save(1)
+        living._close_all()
+    assert handle.done()
+    assert "closing the checkpointer of memory://first" in caplog.text
+    with pytest.raises(CheckpointerClosed):
+        second.save(2)
 
 
 class Interrupting:

@@ -13,6 +13,7 @@ import torch
 
 from asyncckpt import CheckpointInfo, SaveHandle, SavePolicy, load
 from asyncckpt.errors import SaveFailed, SaveSkipped, SaveSuperseded, StorageDenied
+from asyncckpt.handle import untold
 from asyncckpt.staging.device import same_bits
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
@@ -116,6 +117,33 @@ def test_asking_for_the_error_does_not_count_as_having_been_told(make: Make, sto
     assert (first.status, type(first.error)) == ("failed", StorageDenied)
     with pytest.raises(SaveFailed):
         ckpt.close()
+
+
+@pytest.mark.executors("thread")
+def test_who_was_cancelled_has_not_been_told() -> None:
+    begun = threading.Event()
+    handle = SaveHandle(1, settle=begun.set)
+
+    async def cancelled() -> None:
+        waiting = asyncio.ensure_future(_awaited(handle))
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        waiting.cancel()
+        handle._end("failed", error=SaveFailed("its own reason"))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(cancelled())  # which waits for the thread that waits
+    assert handle.is_untold
+
+
+@pytest.mark.executors("thread")
+def test_what_is_told_of_one_save_says_nothing_of_another_of_the_same_step() -> None:
+    first, second = SaveHandle(1), SaveHandle(1)
+    first._end("failed", error=SaveFailed("the first reason"))
+    assert untold([first, second]) is not None
+    second._end("failed", error=SaveFailed("the second reason"))
+    with pytest.raises(SaveFailed, match="the second reason"):
+        raise untold([first, second]) or AssertionError
 
 
 @pytest.mark.parametrize(("on_busy", "error"), [("skip", SaveSkipped), ("coalesce", SaveSuperseded)])

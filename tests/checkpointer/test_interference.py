@@ -412,7 +412,7 @@ def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_
     assert told[2] + 1 != 7
 
 
-@pytest.mark.parametrize("wrong", [{"memory": 0}, {"stall_ms": -1}, {"slowdown": 0}])
+@pytest.mark.parametrize("wrong", [{"memory": 0}, {"memory": "8GB"}, {"stall_ms": -1}, {"slowdown": 0}])
 def test_a_budget_that_means_nothing_is_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Budget(**wrong)

@@ -49,6 +49,17 @@ def test_a_save_that_is_on_its_way_is_waited_for(make: Make, store: GatedStorage
     assert latest.metrics == {"val_loss": 0.5}
 
 
+def test_what_was_asked_for_cannot_be_called_off(make: Make, store: GatedStorage) -> None:
+    """As ``asyncio.wait_for`` of a future that is wrapped would try to."""
+    ckpt = make(model=Toy())
+    with store.hold("put", "*.safetensors"):
+        ckpt.save(1)
+        told = ckpt.record(1, {"loss": 0.5})
+        assert not told.cancel()
+    ckpt.wait()
+    assert told.done()
+
+
 def test_closing_waits_for_them(make: Make, tmp_path: Path) -> None:
     ckpt = make(tmp_path / "run", model=Toy())
     ckpt.save(1)

@@ -11,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncckpt import AsyncCheckpointer, SavePolicy
+from asyncckpt import AsyncCheckpointer, SaveHandle, SavePolicy
 from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.errors import StorageDenied
 from asyncckpt.policy import Decider
+from asyncckpt.testing.slow import GatedStorage
 
 from .conftest import Make
-from .trainings import Toy, steps
+from .trainings import Toy, steps, until_over
 
 NAN = float("nan")
 LOSS = ("loss", "min")
@@ -102,6 +104,18 @@ def test_epoch_end_needs_a_step(make: Make) -> None:
     assert ckpt.epoch_end(1, step=7).step == 7
 
 
+def test_after_a_resume_the_end_of_an_epoch_knows_its_step(make: Make) -> None:
+    policy = SavePolicy(every_steps=3, every_epochs=1)
+    ckpt = make(model=Toy(), save=policy)
+    ckpt.step(3)  # the last step of an epoch, and the training is killed before it says so
+    ckpt.close()
+    ckpt = make(model=Toy(), save=policy)
+    assert ckpt.resume().step == 3
+    handle = ckpt.epoch_end(1)
+    assert (handle.step, handle.wait().epoch) == (3, 1)
+    assert steps(ckpt) == [3]
+
+
 @pytest.mark.parametrize(
     ("monitor", "values", "expected"),
     [
@@ -142,6 +156,28 @@ def test_what_was_saved_by_hand_or_resumed_has_to_be_beaten(make: Make) -> None:
     ckpt.resume()
     assert ckpt.step(3, metrics={"loss": 0.6}) is None
     assert ckpt.step(4, metrics={"loss": 0.4}) is not None
+
+
+@pytest.mark.executors
+def test_a_best_of_which_nothing_came_need_not_be_beaten(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(on_best=True), monitor=LOSS, on_busy="skip")
+    ckpt.save(1, metrics={"loss": 0.9}).wait()
+
+    def step(number: int, loss: float) -> SaveHandle | None:
+        return ckpt.step(number, metrics={"loss": loss})
+
+    with store.hold("put", "data/*"):
+        under_way = [step(2, 0.5), step(3, 0.4)]
+        assert step(4, 0.2).status == "skipped"
+        assert step(5, 0.3).status == "skipped"
+        assert step(6, 0.4) is None  # that is on its way
+    for handle in under_way:
+        handle.wait()
+    assert step(7, 0.4) is None
+    store.fail("put", "data/*-step-8-*", lambda: StorageDenied(28, "No space left on device"))
+    until_over(step(8, 0.1))
+    assert step(9, 0.3).wait().step == 9
+    assert step(10, 0.3) is None
 
 
 def test_several_conditions_make_one_save_and_a_best_is_noted_beside_another_reason(make: Make) -> None:

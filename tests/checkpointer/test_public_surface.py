@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import math
+import pickle
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ import torch
 import asyncckpt
 from asyncckpt import (
     AsyncCheckpointer,
+    Budget,
     CheckpointInfo,
     Loaded,
     RetentionPolicy,
@@ -27,7 +32,7 @@ from asyncckpt.errors import IncompatibleState, UnsupportedState
 from asyncckpt.storage import MemoryStorage
 
 from .conftest import Make
-from .trainings import Toy, Training, saved, steps
+from .trainings import ONE_GENERATION, Recorder, Toy, Training, saved, steps
 
 KEYWORDS = {
     **dict.fromkeys(["model", "optimizer", "scheduler", "scaler", "dataloader", "extra", "save", "keep", "monitor"]),
@@ -77,6 +82,9 @@ def test_a_retention_that_keeps_nothing_is_refused() -> None:
         ("monitor", ("loss", "lowest"), '"min"'),
         ("monitor", ("loss",), '"min"'),
         ("generations", 0, "at least 1"),
+        ("generations", 1.5, "at least 1"),
+        ("generations", "2", "at least 1"),
+        ("close_timeout", None, "seconds, 0 or more"),
         ("close_timeout", -1, "seconds, 0 or more"),
         ("close_timeout", float("nan"), "seconds, 0 or more"),
         ("close_timeout", float("inf"), "seconds, 0 or more"),
@@ -87,6 +95,13 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str, v
         AsyncCheckpointer(MemoryStorage(), model=Toy(), **{name: value})
 
 
+def test_a_monitor_may_be_a_list_as_configurations_have_it(make: Make) -> None:
+    ckpt = make(model=Toy(), monitor=["loss", "min"])
+    ckpt.save(1, metrics={"loss": 0.5}).wait()
+    assert ckpt._asked.monitor == ("loss", "min")
+    assert ckpt.best().step == 1
+
+
 def test_a_choice_of_one_save_is_checked_too(make: Make) -> None:
     with pytest.raises(ValueError, match="on_busy='later'"):
         make(model=Toy()).save(1, on_busy="later")
@@ -95,6 +110,37 @@ def test_a_choice_of_one_save_is_checked_too(make: Make) -> None:
 def test_a_root_without_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"root='': give a path or a URL"):
         AsyncCheckpointer("", model=Toy())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("save", 100, r"save=100: give SavePolicy\(\.\.\.\)"),
+        ("keep", 3, r"keep=3: give RetentionPolicy\(\.\.\.\)"),
+        ("listeners", [print], r"listeners= has <built-in function print>: .*on_event"),
+        ("listeners", [Recorder], "listeners= has <class .*Recorder'>: .*on_event"),
+        ("model", Toy, "model is the class Toy itself"),
+        ("extra", {"ema": {"slow": Toy}}, r"extra\.ema\.slow is the class Toy itself"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_at_once_and_by_name(name: str, value: object, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}"):
+        AsyncCheckpointer(MemoryStorage(), **{name: value})
+
+
+@pytest.mark.parametrize("root", [None, 5, b"run"], ids=repr)
+def test_what_can_be_no_root_is_refused_by_name(root: object) -> None:
+    with pytest.raises(TypeError, match=f"^root={re.escape(repr(root))}: give a path, a URL or a storage"):
+        AsyncCheckpointer(root, model=Toy())
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_checkpointer_can_be_neither_copied_nor_pickled_and_says_so(
+    make: Make, tmp_path: Path, copied: Callable[[object], object]
+) -> None:
+    ckpt = make(tmp_path / "run", model=Toy())
+    with pytest.raises(TypeError, match=f"^the checkpointer of {tmp_path / 'run'} cannot be copied or pickled"):
+        copied({"ckpt": ckpt} if copied is not copy.copy else ckpt)
 
 
 @pytest.mark.parametrize("metrics", [{1: 2, "a": 3}, {1: 2}, {"a": 3, ("b",): 1}], ids=str)
@@ -257,3 +303,9 @@ def test_a_budget_that_means_nothing_is_refused_before_anything_is_started(tmp_p
     with pytest.raises(ValueError, match="memory=-1"):
         AsyncCheckpointer(tmp_path / "run", model=Toy(), budget=-1, executor="process")
     assert set(threading.enumerate()) <= before  # what other tests have left open may end meanwhile
+
+
+def test_a_budget_is_in_whole_bytes_however_it_is_written(make: Make) -> None:
+    assert make(model=Toy(), budget=1.5 * ONE_GENERATION).save(1).wait().step == 1
+    with pytest.raises(ValueError, match=r"memory=inf.*None for no limit"):
+        Budget(memory=math.inf)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy, load
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, SaveHandle, SavePolicy, load
 from asyncckpt.errors import UnsupportedState
 from asyncckpt.events import Durable, Pruned, Staged
 from asyncckpt.testing.slow import GatedStorage
+from tests.golden.make import Box
 
 from .conftest import Make
 from .trainings import Recorder, Toy, Training, steps
@@ -110,6 +115,55 @@ def test_what_is_no_count_of_steps_is_refused(make: Make, step: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         ckpt.save(step)
     assert steps(ckpt) == []
+
+
+@pytest.mark.parametrize("number", [1.5, "1", torch.tensor(1.0)], ids=repr)
+def test_what_is_no_whole_number_is_refused_by_name(make: Make, number: object) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=100, every_epochs=100))
+    steps_ = (
+        ckpt.save,
+        ckpt.step,
+        ckpt.midstep,
+        lambda step: ckpt.record(step, {}),
+        lambda s: ckpt.epoch_end(1, step=s),
+    )
+    epochs = (lambda epoch: ckpt.save(1, epoch=epoch), lambda epoch: ckpt.epoch_end(epoch, step=1))
+    for name, calls in (("step", steps_), ("epoch", epochs)):
+        for call in calls:
+            with pytest.raises(TypeError, match=f"^{name}={re.escape(repr(number))}: give a whole number"):
+                call(number)
+    assert steps(ckpt) == []
+
+
+def test_a_tensor_that_counts_steps_is_read_at_once(make: Make) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=1), on_busy="wait")
+    step = torch.tensor(0)
+    for _ in range(3):
+        step += 1
+        assert ckpt.step(step) is not None
+        assert ckpt.step(step) is None
+    ckpt.wait()
+    assert steps(ckpt) == [1, 2, 3]
+
+
+def test_any_thread_may_save(make: Make, store: GatedStorage) -> None:
+    count = 24
+    ckpt = make(model=Toy(), extra={"box": Box({"tensor": torch.ones(3)})}, generations=count)
+    started, usual = threading.Barrier(count), sys.getswitchinterval()
+
+    def save(step: int) -> SaveHandle:
+        started.wait()
+        return ckpt.save(step)
+
+    with store.hold("put", "run.json"), ThreadPoolExecutor(count) as threads:
+        sys.setswitchinterval(1e-6)
+        try:
+            handles = list(threads.map(save, range(1, count + 1)))
+        finally:
+            sys.setswitchinterval(usual)
+        assert {handle.step for handle in ckpt._saver.handles} == set(range(1, count + 1))  # all are waited for
+    ckpt.wait()
+    assert [handle.wait().step for handle in handles] == list(range(1, count + 1))
 
 
 def test_step_decides_once_per_step_number(make: Make) -> None:

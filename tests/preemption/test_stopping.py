@@ -304,6 +304,19 @@ def test_no_memory_before_the_deadline_is_the_same_error(make: Make, store: Gate
             ckpt.save(2, emergency=True, deadline=0.2).wait()
 
 
+def test_who_waits_for_memory_when_the_notice_comes_is_let_go_in_time(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(), generations=1, preemption=Preemption(deadline=0.5))
+    with store.hold("put", "data/*"):
+        first = ckpt.save(1)
+        store_is_reached(store)
+        killer = threading.Timer(0.05, notice)  # most likely once it waits; before, it is the same
+        killer.start()
+        with pytest.raises(PreemptionTimeoutError, match="step 2 was not saved: no memory came free"):
+            ckpt.save(2).wait()
+        killer.join()
+    assert first.wait().step == 1
+
+
 def store_is_reached(store: GatedStorage) -> None:
     """Return once a pack is being written."""
     deadline = time.monotonic() + 60

@@ -371,6 +371,27 @@ def test_a_step_waits_for_every_checkpointer_and_a_closed_one_is_asked_no_more(g
     assert closed._saver.stager not in guards._guards
 
 
+class Asked:
+    """Has nothing to wait for."""
+
+    def guard(self) -> None:
+        """At once."""
+
+
+def test_checkpointers_come_and_go_while_a_step_of_another_training_asks_them() -> None:
+    first, second, third = Asked(), Asked(), Asked()
+    guards.watch(first)
+    guards.watch(second)
+    asking = iter(guards._guards)
+    next(asking)
+    guards.watch(third)
+    guards.unwatch(first)
+    assert second in list(asking)
+    assert [each for each in guards._guards if isinstance(each, Asked)] == [second, third]
+    guards.unwatch(second)
+    guards.unwatch(third)
+
+
 def test_a_checkpointer_that_is_forgotten_does_not_live_on_in_the_hook() -> None:
     model = Net()
     checkpointer = AsyncCheckpointer(MemoryStorage("forgotten"), model=model, optimizer=sgd(model))

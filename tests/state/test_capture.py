@@ -56,3 +56,20 @@ def test_the_form_of_the_state_is_encoded_once_and_hyperparameters_at_every_save
     train()
     grown = canonical(dict(capture.read().values))
     assert grown.count(b'["exp_avg_sq",') == changed.count(b'["exp_avg_sq",') + 1
+
+
+def test_a_scan_that_was_cut_short_is_made_anew() -> None:
+    model, presses = torch.nn.Sequential(torch.nn.Linear(1, 1)), list[BaseException]()
+
+    def lazy() -> tuple[int, ...]:
+        if presses:
+            raise presses.pop()
+        return ()
+
+    capture = Capture({"shared": {"model": component(("model",), model)}}, lazy)
+    capture.read()
+    model.append(torch.nn.Linear(1, 1))
+    presses.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        capture.read()
+    assert [source.path for source in capture.read().sources] == [("model", name) for name in model.state_dict()]

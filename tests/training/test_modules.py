@@ -237,10 +237,72 @@ class Own(nn.Module):
         self.inner.load_state_dict(state_dict["inner"])
 
 
-def test_a_module_with_a_state_dict_of_its_own_gets_it_back() -> None:
-    saved, fresh = Own(), Own()
+class Bare(Own):
+    """The same, which takes no keyword at all."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict()
+
+
+@pytest.mark.parametrize("kind", [Own, Bare])
+def test_a_module_with_a_state_dict_of_its_own_gets_it_back(kind: type[Own]) -> None:
+    saved, fresh = kind(), kind()
     round_trip(saved, fresh)
     assert torch.equal(fresh.inner.weight, saved.inner.weight)
+
+
+def test_a_state_dict_that_was_put_on_the_object_has_its_say() -> None:
+    """Adapters do so that save themselves, and not what they are put on."""
+    model, store = nn.Linear(2, 2), MemoryStorage("put on")
+    with AsyncCheckpointer(store, model=model) as checkpointer:
+        held(model, store, 1, checkpointer)
+        vars(model)["state_dict"] = lambda *_, **__: {"doubled": 2 * model.weight.detach()}
+        for step in (2, 3):
+            nn.init.constant_(model.weight, step)
+            assert held(model, store, step, checkpointer)["doubled"].unique().tolist() == [2 * step]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_torchscript_has_compiled_comes_back(nested: bool) -> None:
+    def made() -> nn.Module:
+        compiled = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        return nn.ModuleDict({"body": compiled, "head": nn.Linear(2, 2)}) if nested else compiled
+
+    saved, fresh, store = made(), made(), MemoryStorage("compiled")
+    with AsyncCheckpointer(store, model=saved) as checkpointer:
+        for step in (1, 2):
+            nn.init.constant_(next(saved.parameters()), step)
+            held(saved, store, step, checkpointer)
+    with AsyncCheckpointer(store, model=fresh) as checkpointer:
+        checkpointer.restore()
+    assert list(differences(saved.state_dict(), fresh.state_dict())) == []
+
+
+class Former(nn.Module):
+    """A layer in the names of an earlier version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.rand(2, 2))
+
+
+class Renamed(nn.Linear):
+    """It knows what its weight was called."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, bias=False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if (former := state_dict.pop(f"{prefix}kernel", None)) is not None:
+            state_dict[f"{prefix}weight"] = former
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def test_a_module_that_knows_its_former_names_is_given_them() -> None:
+    saved, fresh = Former(), Renamed()
+    round_trip(nn.Sequential(saved), nn.Sequential(fresh))
+    assert torch.equal(fresh.weight, saved.kernel)
 
 
 PARAMETRIZED: dict[str, Callable[[nn.Linear], Any]] = {

@@ -114,6 +114,19 @@ def test_an_optimizer_with_a_state_dict_of_its_own_resumes_exactly() -> None:
     resumes_exactly(lambda seed: Training(seed, lambda m: Wrapped(m.parameters(), max_iter=2, history_size=3)))
 
 
+def test_a_hook_of_an_optimizer_that_comes_later_has_its_say() -> None:
+    training, store = Training(0, lambda m: torch.optim.Adam(m.parameters())), MemoryStorage("hook")
+    training.step()
+    (optimizer,) = training.optimizers
+    with AsyncCheckpointer(store, optimizer=optimizer) as checkpointer:
+        checkpointer.save(1).wait()
+        handle = optimizer.register_state_dict_post_hook(lambda _, state: {**state, "note": 7})
+        checkpointer.save(2).wait()
+        handle.remove()
+        checkpointer.save(3).wait()
+    assert [asyncckpt.load(store, step).state["optimizer"].get("note") for step in (1, 2, 3)] == [None, 7, None]
+
+
 class Counting(torch.optim.SGD):
     """Keeps things beside its parameters' state."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import enum
 import re
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +144,30 @@ def test_nothing_to_restore_of_a_part_is_an_error(store: MemoryStorage, part: st
     ):
         checkpointer.restore(only=["model", part])
     assert ones(parts) == set()
+
+
+class Mood(enum.Enum):
+    CALM = 1
+
+
+def test_who_does_not_ask_for_a_part_need_not_have_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, saved, fresh = MemoryStorage("classes"), nn.Linear(2, 2), nn.Linear(2, 2)
+    boxes = {"moody": Box({"mood": Mood.CALM}), "plain": Box(7)}
+    with AsyncCheckpointer(made, model=saved, extra=boxes) as checkpointer:
+        checkpointer.save(1).wait()
+    monkeypatch.delattr(sys.modules[__name__], "Mood")
+    others = {"moody": Box(None), "plain": Box(None)}
+    with AsyncCheckpointer(made, model=fresh, extra=others) as checkpointer:
+        for selection in ({}, {"only": "extra"}, {"only": "extra.moody"}, {"exclude": "model"}):
+            with pytest.raises(IncompatibleState, match="no such class"):
+                checkpointer.restore(**selection)
+        checkpointer.restore(only="model")
+        checkpointer.restore(exclude="extra.moody")
+    assert torch.equal(fresh.weight, saved.weight)
+    assert (others["moody"].state, others["plain"].state) == (None, 7)
+    assert set(asyncckpt.load(made, only=("model", "extra.plain")).state) == {"model", "extra"}
+    with pytest.raises(IncompatibleState, match="no such class"):
+        asyncckpt.load(made)
 
 
 def test_random_state_stays_as_it_is_unless_it_is_asked_for(store: MemoryStorage) -> None:
