@@ -51,44 +51,68 @@ def guarded(target: T) -> Guarded[T]:
     return Guarded(target)
 
 
+class _Weakly(Generic[T]):
+    """Objects, each for as long as it lives, in the order in which they came.
+
+    Every step goes through them: `living` makes nothing of its own where there is none, as a ``WeakSet`` does.
+    """
+
+    def __init__(self) -> None:
+        self._refs: tuple[weakref.ref[T], ...] = ()
+        """Replaced, never changed: who goes through them takes no lock."""
+        self._lock = threading.Lock()
+
+    def add(self, added: T) -> None:
+        with self._lock:
+            self._refs = (*self._others(added), weakref.ref(added))
+
+    def discard(self, discarded: T) -> None:
+        with self._lock:
+            self._refs = tuple(self._others(discarded))
+
+    def _others(self, one: T) -> list[weakref.ref[T]]:
+        return [known for known in self._refs if known() not in (None, one)]
+
+    def living(self) -> list[T]:
+        """Those that there are now."""
+        return [one for known in self._refs if (one := known()) is not None]
+
+
+_guards = _Weakly[Guard]()
+_followers = _Weakly[Follower]()
 _lock = threading.Lock()
-_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
-_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 _installed = False
 
 
 def watch(guard: Guard) -> None:
     """Have `guard` asked before every optimizer step and every model average, for as long as it lives."""
-    with _lock:
-        _guards.add(guard)
-        _install()
+    _guards.add(guard)
+    _install()
 
 
 def unwatch(guard: Guard) -> None:
     """Ask `guard` no more."""
-    with _lock:
-        _guards.discard(guard)
+    _guards.discard(guard)
 
 
 def follow(follower: Follower) -> None:
     """Have `follower` told of every optimizer step, for as long as it lives."""
-    with _lock:
-        _followers.add(follower)
-        _install()
+    _followers.add(follower)
+    _install()
 
 
 def unfollow(follower: Follower) -> None:
     """Tell `follower` no more."""
-    with _lock:
-        _followers.discard(follower)
+    _followers.discard(follower)
 
 
 def _install() -> None:
     global _installed  # noqa: PLW0603 -- torch's hook list is global too, and must hold ours once
-    if not _installed:
-        register_optimizer_step_pre_hook(_before_step)
-        _guard_averages()
-        _installed = True
+    with _lock:
+        if not _installed:
+            register_optimizer_step_pre_hook(_before_step)
+            _guard_averages()
+            _installed = True
 
 
 def is_guarded_average(module: object) -> bool:
@@ -97,13 +121,13 @@ def is_guarded_average(module: object) -> bool:
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for follower in tuple(_followers):
+    for follower in _followers.living():
         follower.stepping(optimizer)
     _ask_all()
 
 
 def _ask_all() -> None:
-    for guard in tuple(_guards):
+    for guard in _guards.living():
         guard.guard()
 
 

@@ -368,7 +368,7 @@ def test_a_step_waits_for_every_checkpointer_and_a_closed_one_is_asked_no_more(g
         handle.wait()
         checkpointer.close()
         assert torch.equal(asyncckpt.load(store).state["model"]["linear.weight"], before)
-    assert closed._saver.stager not in guards._guards
+    assert closed._saver.stager not in guards._guards.living()
 
 
 def test_a_checkpointer_that_is_forgotten_does_not_live_on_in_the_hook() -> None:
