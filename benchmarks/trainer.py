@@ -37,7 +37,7 @@ BARS = (Bar("added", 1.0), Bar("added to a step", None))
 EPOCHS = 3
 """Of which the first is not counted: all is new in it."""
 
-SAMPLES = 10
+SAMPLES, QUICK_SAMPLES = 10, 2
 """In each of the others, where steps are saved."""
 
 EVERY, QUICK_EVERY = 50, 4
@@ -157,10 +157,11 @@ class _InTurns(TrainingCallback):
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn."""
     every, logged = (QUICK_EVERY, QUICK_LOGGED) if turn.quick else (EVERY, LOGGED)
+    steps = every * (QUICK_SAMPLES if turn.quick else SAMPLES)
     # Whether a save is due is looked at after each step in both.
     seldom = SavePolicy(every_steps=1_000_000, every_seconds=86_400)
-    saved = _fitted(turn.folder / "saved", SavePolicy(every_steps=every), logged, every, SAMPLES * every)
-    nothing = _fitted(turn.folder / "nothing", seldom, logged, logged, SAMPLES * every)
+    saved = _fitted(turn.folder / "saved", SavePolicy(every_steps=every), logged, every, steps)
+    nothing = _fitted(turn.folder / "nothing", seldom, logged, logged, steps)
     return [{**sample, "case": case} for case, samples in enumerate([saved, nothing]) for sample in samples]
 
 

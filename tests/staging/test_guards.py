@@ -381,6 +381,16 @@ def test_a_checkpointer_that_is_forgotten_does_not_live_on_in_the_hook() -> None
     assert stager() is None
 
 
+def test_what_is_gone_is_not_kept_in_the_hook_and_what_comes_twice_is_there_once() -> None:
+    known, model = guards._Weakly[Net](), Net()
+    known.add(Net())
+    known.add(model)
+    known.add(model)
+    assert (known.living(), len(known._refs)) == ([model], 1)
+    known.discard(model)
+    assert known.living() == []
+
+
 # -- each guard is needed ----------------------------------------------------------------------------------
 
 
