@@ -23,7 +23,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncckpt.events import Listeners, Paced
 
@@ -60,9 +60,11 @@ _CLEARLY = 2
 """Times what looks are usually off the line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """What is in flight when a step is made: whether any save is, whether one is still copied, and which save it is."""
+class Flight(NamedTuple):
+    """What is in flight when a step is made: whether any save is, whether one is still copied, and which save it is.
+
+    A tuple, since one is made at every step, and a frozen dataclass takes four times as long.
+    """
 
     any: bool
     copying: bool

@@ -34,7 +34,8 @@ class Rhythm:
 
     def told(self, step: int) -> None:
         """The loop says that `step` is over, and will say so of the next ones."""
-        self.close()
+        if self._looks:
+            self.close()
         self._over(step)
 
     def stepping(self, optimizer: Optimizer) -> None:

@@ -121,7 +121,7 @@ class Saver:
 
     def _stepped(self, step: int) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""
-        if not (handles := self.handles):
+        if not (handles := self._outcomes.handles):
             self._interference.step(step, self._clock.monotonic(), Flight(False, False, self._saves))
             return
         statuses = [handle.status for handle in handles]

@@ -101,6 +101,8 @@ class Stopping:
 
     def due(self, step: int, *, within: bool = False) -> Stop | None:
         """Whether to stop after `step`, or `within` the next one, and how; on rank 0, which decides for all."""
+        if not self._notices.heard:  # as at nearly every step
+            return None
         notice = self._notices.first
         if notice is None or self._killed_at is not None:
             return None

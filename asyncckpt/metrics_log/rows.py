@@ -21,6 +21,7 @@ Value: TypeAlias = float | int | bool | None
 """One metric of one row; None where the training had none to give."""
 
 _OURS = re.compile(r"_*(step|timestamp|event)")
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -96,7 +97,7 @@ def encode(step: int, seconds: float, values: Mapping[str, Any], event: str | No
     if event is not None:
         row["event"] = event
     row.update((f"_{name}" if _OURS.fullmatch(name) else name, _strict(value)) for name, value in values.items())
-    return json.dumps(row, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(row).encode() + b"\n"
 
 
 def iso(seconds: float) -> str:

@@ -25,16 +25,16 @@ class Notices:
     """Every notice given to one training. To give one takes no lock: a signal handler may."""
 
     def __init__(self) -> None:
-        self._heard: deque[Notice] = deque()
+        self.heard: deque[Notice] = deque()
 
     def give(self, notice: Notice) -> None:
         """From any thread, and from a signal handler."""
-        self._heard.append(notice)
+        self.heard.append(notice)
 
     @property
     def first(self) -> Notice | None:
         """The first one given; its deadline is the earliest that any of them names."""
-        if not self._heard:  # as at nearly every step
+        if not self.heard:
             return None
-        heard = list(self._heard)
+        heard = list(self.heard)
         return Notice(heard[0].source, min(notice.deadline for notice in heard), heard[0].signum)

@@ -10,14 +10,12 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
 
 T = TypeVar("T")
-_W = TypeVar("_W")
 
 
 class Guard(Protocol):
@@ -53,67 +51,68 @@ def guarded(target: T) -> Guarded[T]:
     return Guarded(target)
 
 
-class _Watching(Generic[_W]):
-    """Those who are asked, for as long as they live.
+class _Weakly(Generic[T]):
+    """Objects, each for as long as it lives, in the order in which they came.
 
-    A step of one training goes through them while another thread makes or closes a checkpointer: they are replaced as a
-    whole, since a `weakref.WeakSet` that is changed meanwhile raises in the midst of that step.
+    Every step goes through them: `living` makes nothing of its own where there is none, as a ``WeakSet`` does.
     """
 
     def __init__(self) -> None:
-        self._refs: tuple[weakref.ref[_W], ...] = ()
+        self._refs: tuple[weakref.ref[T], ...] = ()
+        """Replaced, never changed: who goes through them takes no lock."""
+        self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[_W]:
-        return (one for ref in self._refs if (one := ref()) is not None)
+    def add(self, added: T) -> None:
+        with self._lock:
+            self._refs = (*self._others(added), weakref.ref(added))
 
-    def add(self, new: _W) -> None:
-        self._refs = (*map(weakref.ref, self._others(new)), weakref.ref(new))
+    def discard(self, discarded: T) -> None:
+        with self._lock:
+            self._refs = tuple(self._others(discarded))
 
-    def discard(self, gone: _W) -> None:
-        self._refs = tuple(map(weakref.ref, self._others(gone)))
+    def _others(self, one: T) -> list[weakref.ref[T]]:
+        return [known for known in self._refs if known() not in (None, one)]
 
-    def _others(self, but: _W) -> list[_W]:
-        return [one for one in self if one is not but]
+    def living(self) -> list[T]:
+        """Those that there are now."""
+        return [one for known in self._refs if (one := known()) is not None]
 
 
+_guards = _Weakly[Guard]()
+_followers = _Weakly[Follower]()
 _lock = threading.Lock()
-_guards = _Watching[Guard]()
-_followers = _Watching[Follower]()
 _installed = False
 
 
 def watch(guard: Guard) -> None:
     """Have `guard` asked before every optimizer step and every model average, for as long as it lives."""
-    with _lock:
-        _guards.add(guard)
-        _install()
+    _guards.add(guard)
+    _install()
 
 
 def unwatch(guard: Guard) -> None:
     """Ask `guard` no more."""
-    with _lock:
-        _guards.discard(guard)
+    _guards.discard(guard)
 
 
 def follow(follower: Follower) -> None:
     """Have `follower` told of every optimizer step, for as long as it lives."""
-    with _lock:
-        _followers.add(follower)
-        _install()
+    _followers.add(follower)
+    _install()
 
 
 def unfollow(follower: Follower) -> None:
     """Tell `follower` no more."""
-    with _lock:
-        _followers.discard(follower)
+    _followers.discard(follower)
 
 
 def _install() -> None:
     global _installed  # noqa: PLW0603 -- torch's hook list is global too, and must hold ours once
-    if not _installed:
-        register_optimizer_step_pre_hook(_before_step)
-        _guard_averages()
-        _installed = True
+    with _lock:
+        if not _installed:
+            register_optimizer_step_pre_hook(_before_step)
+            _guard_averages()
+            _installed = True
 
 
 def is_guarded_average(module: object) -> bool:
@@ -122,13 +121,13 @@ def is_guarded_average(module: object) -> bool:
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for follower in _followers:
+    for follower in _followers.living():
         follower.stepping(optimizer)
     _ask_all()
 
 
 def _ask_all() -> None:
-    for guard in _guards:
+    for guard in _guards.living():
         guard.guard()
 
 

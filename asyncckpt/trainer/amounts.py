@@ -27,7 +27,7 @@ def weighted(name: str, value: Any, samples: int) -> Amount:
         raise TrainerError(f"{name!r} is {value!r}: give a number, or a tensor with one element")
     if not isinstance(value, Tensor):
         return float(value) * samples
-    if value.device.type == "cpu":  # to read it waits for nothing, and costs less than a tensor
+    if value.is_cpu:  # to read it waits for nothing, and costs less than a tensor
         return float(value.item()) * samples
     precise = torch.float32 if value.device.type == "mps" else torch.float64
     return value.detach().reshape(()).to(precise) * samples
@@ -41,7 +41,7 @@ def read(values: Mapping[str, Any]) -> dict[str, float]:
 def samples_of(batch: Any) -> int:
     """How many samples a batch holds: the length of its first tensor, and 1 where it has none."""
     if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 1
+        return batch.size(0) if batch.dim() else 1
     inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((samples_of(part) for part in inside if isinstance(part, Tensor | Mapping | list | tuple)), 1)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -102,15 +101,14 @@ class Loop:
         while self.phase is not P.TRAINING_COMPLETE and not ckpt.should_stop:
             done = self.phase
             self.phase = done.then(self._do[done]())
-            self._offer(done)
+            if self.phase.is_resumable:
+                self._offer(done)
 
     def _offer(self, done: TrainerPhase) -> None:
         """Between two phases: what is due is saved, and who was told to leave does.
 
         A checkpoint that is made here says `phase`, which comes next.
         """
-        if not self.phase.is_resumable:
-            return
         step, metrics, ckpt = self.global_step, self.logs or None, self.ckpt
         if done is P.TRAIN_BATCH_END and self._train.micro_step == 0:
             if ckpt.step(step, epoch=self.epoch, metrics=metrics) is not None:
@@ -143,8 +141,7 @@ class Loop:
         return P.TRAIN_BATCH_FORWARD
 
     def _forward(self) -> TrainerPhase:
-        with self._autocast():
-            given: Any = self.training_step(self._batch, self._train.batch_idx)
+        given: Any = self._autocast(self.training_step, self._train.batch_idx)
         if not isinstance(given, Mapping) or not isinstance(given.get("loss"), Tensor):
             raise TrainerError(f"training_step() gave {given!r}: give a dict with a tensor as 'loss'")
         self._loss = given["loss"]
@@ -218,8 +215,8 @@ class Loop:
         return P.VAL_BATCH_FORWARD
 
     def _validate(self) -> TrainerPhase:
-        with torch.no_grad(), self._autocast():
-            given = self.validation_step(self._batch, self._val.batch_idx)
+        with torch.no_grad():
+            given = self._autocast(self.validation_step, self._val.batch_idx)
         self._val.add(given, samples_of(self._batch))
         self._batch = None
         return P.VAL_BATCH_END
@@ -269,10 +266,12 @@ class Loop:
 
     # -- small parts ---------------------------------------------------------------------------------------
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _autocast(self, step: Callable[[Any, int], Mapping[str, Any]], batch_idx: int) -> Mapping[str, Any]:
+        """`step` on the batch in hand."""
         if self.config.amp is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.config.amp))
+            return step(self._batch, batch_idx)
+        with torch.autocast(self.device.type, dtype=getattr(torch, self.config.amp)):
+            return step(self._batch, batch_idx)
 
     def _zero_gradients(self) -> None:
         for optimizer in self.optimizers:

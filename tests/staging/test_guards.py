@@ -368,7 +368,7 @@ def test_a_step_waits_for_every_checkpointer_and_a_closed_one_is_asked_no_more(g
         handle.wait()
         checkpointer.close()
         assert torch.equal(asyncckpt.load(store).state["model"]["linear.weight"], before)
-    assert closed._saver.stager not in guards._guards
+    assert closed._saver.stager not in guards._guards.living()
 
 
 class Asked:
@@ -382,12 +382,12 @@ def test_checkpointers_come_and_go_while_a_step_of_another_training_asks_them() 
     first, second, third = Asked(), Asked(), Asked()
     guards.watch(first)
     guards.watch(second)
-    asking = iter(guards._guards)
+    asking = iter(guards._guards.living())
     next(asking)
     guards.watch(third)
     guards.unwatch(first)
     assert second in list(asking)
-    assert [each for each in guards._guards if isinstance(each, Asked)] == [second, third]
+    assert [each for each in guards._guards.living() if isinstance(each, Asked)] == [second, third]
     guards.unwatch(second)
     guards.unwatch(third)
 
@@ -400,6 +400,16 @@ def test_a_checkpointer_that_is_forgotten_does_not_live_on_in_the_hook() -> None
     del checkpointer
     gc.collect()
     assert stager() is None
+
+
+def test_what_is_gone_is_not_kept_in_the_hook_and_what_comes_twice_is_there_once() -> None:
+    known, model = guards._Weakly[Net](), Net()
+    known.add(Net())
+    known.add(model)
+    known.add(model)
+    assert (known.living(), len(known._refs)) == ([model], 1)
+    known.discard(model)
+    assert known.living() == []
 
 
 # -- each guard is needed ----------------------------------------------------------------------------------
