@@ -259,10 +259,13 @@ class AsyncCheckpointer:
 
     # -- restoring -----------------------------------------------------------------------------------------
 
-    def resume(self, *, which: Which = "latest", allow_partial: bool = False) -> TrainingState | None:
+    def resume(
+        self, *, which: Which = "latest", allow_partial: bool = False, exclude: Collection[str] = ()
+    ) -> TrainingState | None:
         """Take the run and restore everything in place, random state last; None on an empty root.
 
-        The latest is, where a `Run` was given, what its configuration names.
+        The latest is, where a `Run` was given, what its configuration names. Parts that `exclude` names ("optimizer")
+        stay as they are, so that a training goes on with others; checkpoints have them again from the next save on.
         A damaged checkpoint is reported and the one before it taken; one that is named raises. With `allow_partial` one
         that lacks parts of the state is taken where it is newer: what it lacks stays as it is. Raises
         `CheckpointCorruptError`, `IncompatibleState`, `CheckpointNotFoundError`, and `StorageError` for a root that
@@ -270,7 +273,7 @@ class AsyncCheckpointer:
         refused until a resume or restore has come to its end.
         """
         self._check_open()
-        return self._returning.resume(self, which, allow_partial=allow_partial)
+        return self._returning.resume(self, which, allow_partial=allow_partial, exclude=several(exclude))
 
     def restore(
         self,

@@ -73,7 +73,7 @@ class Restorer:
                 "of it, which a save would keep: resume() or restore() a sound one before"
             )
 
-    def resume(self, which: Which, *, allow_partial: bool = False) -> Loaded | None:
+    def resume(self, which: Which, *, allow_partial: bool = False, exclude: Collection[str] = ()) -> Loaded | None:
         """Take the run and bring everything back; None on an empty run. Raises as `AsyncCheckpointer.resume` does."""
         which = which_of(which)
         damaged: list[int] = []
@@ -91,9 +91,17 @@ class Restorer:
             self._executor.go_on(seq, damaged, named=which != "latest", verified=verified)
 
         self._counts.begin_anew()
-        call = f"resume(which={which!r}{', allow_partial=True' if allow_partial else ''})"
+        parts = f", exclude={sorted(exclude)}" if exclude else ""
+        call = f"resume(which={which!r}{', allow_partial=True' if allow_partial else ''}{parts})"
         loaded = self._agreed(
-            call, choose, go_on, counts=self._counts, strict=True, ahead=False, allow_partial=allow_partial
+            call,
+            choose,
+            go_on,
+            counts=self._counts,
+            strict=True,
+            ahead=False,
+            allow_partial=allow_partial,
+            exclude=exclude,
         )
         if loaded is not None and loaded.checkpoint.partial:
             logger.warning(

@@ -47,7 +47,9 @@ class Returning:
         self._listeners = listeners
         self._run = run
 
-    def resume(self, owner: living.Closable, which: Which, *, allow_partial: bool) -> TrainingState | None:
+    def resume(
+        self, owner: living.Closable, which: Which, *, allow_partial: bool, exclude: Collection[str]
+    ) -> TrainingState | None:
         """Take the run for `owner`, and go on from there; raises as `AsyncCheckpointer.resume` does."""
         refuse_late_group(self._ranks)
         self._saver.settle()
@@ -57,7 +59,7 @@ class Returning:
             raise PreemptionTimeoutError(f"this process will be killed, and steps {steps} are still under way")
         if which == "latest" and self._run is not None:
             which = self._run.chosen()
-        loaded = self._restorer.resume(which, allow_partial=allow_partial)
+        loaded = self._restorer.resume(which, allow_partial=allow_partial, exclude=exclude)
         self._beginning.resumed()  # only now: a resume that failed must not open the way for saves beside the old ones
         if loaded is None:
             return None

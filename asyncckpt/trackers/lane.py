@@ -146,7 +146,8 @@ class Lane:
 
     def _call(self, item: _Item) -> None:
         if self._state == "unavailable":
-            TALLIES.add("tracker_lost", self.name)
+            self._lose()
+            item.answer(self.name, False)
             return
         try:
             item.call()

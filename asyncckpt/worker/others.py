@@ -31,8 +31,8 @@ class Others:
             )
             raise RanksDiffer(
                 f"the ranks of this training were given different arguments: {_differences(one, other)} (on rank "
-                f"{first} and rank {second}): give AsyncCheckpointer the same on every rank, and make several of them "
-                "in the same order"
+                f"{first} and rank {second}): give Run.open() and AsyncCheckpointer the same on every rank, and make "
+                "several of them in the same order"
             )
         self._alike.add(rank)
 

@@ -471,6 +471,30 @@ def test_e45_words_of_others_are_taken_for_ours_with_a_warning(
     assert "max_checkpoints" in least["checkpoint"]
 
 
+def test_b22_intervals_and_the_best_alone_are_understood(
+    least: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """``interval`` counts steps, or epochs with ``interval_in_epochs``; ``save_best_only`` saves no others."""
+
+    def section(**words: Any) -> CheckpointConfig:
+        return experiment({**least, "checkpoint": words}).checkpoint
+
+    found = section(interval=5, interval_in_epochs=True, save_total_limit=3, monitor_metric="acc")
+    assert found.save_policy() == SavePolicy(every_epochs=5)
+    assert (found.retention(), found.monitor) == (RetentionPolicy(last=3), "acc")
+    assert section(interval=5, save_every_n_epochs=None).save_policy() == SavePolicy(every_steps=5)
+    assert section(save_best_only=True).save_policy() == SavePolicy(on_best=True)
+    assert section(save_best_only=False, interval=2).save_policy() == SavePolicy(every_epochs=1, every_steps=2)
+    assert "checkpoint.interval is called checkpoint.save_every_n_epochs here" in caplog.text
+    problems_of = problems({**least, "checkpoint": {"save_best_only": True, "interval": 5}})
+    assert problems_of == {
+        "checkpoint.save_best_only": "is True, and checkpoint.save_every_n_steps saves others too; leave one out"
+    }
+    said = problems({**least, "checkpoint": {"interval": 5, "save_every_n_steps": 6}})
+    assert said["checkpoint.interval"].startswith("is 5, and checkpoint.save_every_n_steps")
+    assert [*problems({**least, "checkpoint": {"interval_in_epochs": True}})] == ["checkpoint.interval_in_epochs"]
+
+
 def test_e45_the_learning_rate_has_one_place_and_says_one_thing(
     least: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

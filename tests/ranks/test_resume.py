@@ -224,7 +224,7 @@ def test_all_ranks_restore_what_rank_0_chose_or_none_changes_anything(tmp_path: 
         assert steps == [2, 1]
 
 
-def _restores_apart(root: Path) -> tuple[str, float]:
+def _restores_apart(root: Path) -> tuple[str, str, float]:
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(3.0)
@@ -234,12 +234,15 @@ def _restores_apart(root: Path) -> tuple[str, float]:
         with torch.no_grad():
             model.weight.fill_(-1.0)
         part = "model" if is_leader() else "rng"
-        return error_of(lambda: checkpointer.restore(1, only=[part])), model.weight.item()
+        restored = error_of(lambda: checkpointer.restore(1, only=[part]))
+        resumed = error_of(lambda: checkpointer.resume(exclude=() if is_leader() else "rng"))
+        return restored, resumed, model.weight.item()
 
 
 def test_ranks_that_restore_different_parts_are_told_so_and_nothing_changes(tmp_path: Path) -> None:
-    for message, weight in run_ranks(_restores_apart, 2, tmp_path):
-        assert "only=['model'], exclude=[]), and rank 1 restore(1, strict=True, only=['rng']" in message
+    for restored, resumed, weight in run_ranks(_restores_apart, 2, tmp_path):
+        assert "only=['model'], exclude=[]), and rank 1 restore(1, strict=True, only=['rng']" in restored
+        assert "resume(which='latest'), and rank 1 resume(which='latest', exclude=['rng'])" in resumed
         assert weight == -1.0
 
 

@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from asyncckpt import AsyncCheckpointer, Run
 from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.report import compare, runs_in
@@ -31,7 +33,9 @@ def three(tmp_path: Path) -> Path:
         {10: 0.3, 20: 0.1},
         config={**base, "lr": 0.2, "model": {"d_model": 16, "layers": [1, 2]}},
     )
-    trained(str(tmp_path / "run-c"), {10: 0.9, 30: float("nan")}, config={**base, "warmup": 5}, finished=False)
+    trained(
+        str(tmp_path / "run-c"), {10: 0.9, 30: float("nan")}, config={**base, "warmup": 5, "clip": None}, finished=False
+    )
     (tmp_path / "no-run").mkdir()
     (tmp_path / "file.txt").touch()
     return tmp_path
@@ -39,11 +43,58 @@ def three(tmp_path: Path) -> Path:
 
 def test_b18_the_keys_that_differ_are_shown_and_those_that_do_not_are_not(three: Path) -> None:
     table = compare(runs_in(three))
-    assert [key for key in table.differing if key != "code_version"] == ["model.d_model", "lr", "warmup"]
+    assert [key for key in table.differing if key != "code_version"] == ["model.d_model", "lr", "warmup", "clip"]
     headings, rows = table.table()
-    lr, warmup = headings.index("config.lr"), headings.index("warmup")
-    assert [(row[lr], row[warmup]) for row in rows] == [("0.1", "-"), ("0.2", "-"), ("-", "5")]
-    assert "s3cr3t" not in table.markdown() + table.csv() + json.dumps(table.json())
+    shown = [headings.index(name) for name in ("config.lr", "warmup", "clip")]
+    assert [tuple(row[at] for at in shown) for row in rows] == [
+        ("0.1", "-", "-"),
+        ("0.2", "-", "-"),
+        ("-", "5", "null"),
+    ]
+    config = three / "Run-a/config.json"
+    config.write_text(config.read_text().replace("***", "s3cr3t"))  # by hand, or by an earlier version
+    for each in (table, compare(runs_in(three))):
+        assert "s3cr3t" not in each.markdown() + each.csv() + json.dumps(each.json())
+
+
+def test_b18_runs_of_other_code_differ_by_it(three: Path) -> None:
+    identity = three / "run-b/identity.json"
+    said = json.loads(identity.read_text())
+    identity.write_text(json.dumps({**said, "code_version": {"hash": "0123abcd", "dirty": True}}))
+    headings, rows = compare(runs_in(three)).table()
+    assert rows[1][headings.index("code_version")] == "0123abcd-dirty"
+
+
+def test_b18_of_many_settings_that_differ_people_are_shown_some_and_programs_all(tmp_path: Path) -> None:
+    for run in (1, 2):
+        trained(
+            str(tmp_path / f"run-{run}"), {1: 0.5}, config={f"k{number:02}": run * number for number in range(1, 16)}
+        )
+    table = compare(runs_in(tmp_path))
+    assert len(table.differing) == 15
+    assert "k12" in table.markdown()
+    assert "k13" not in table.markdown()
+    assert "3 more settings differ: they are in the CSV and the JSON." in table.markdown()
+    assert "k15" in table.csv().splitlines()[0].split(",")
+    assert table.json()["runs"][1]["settings"]["k15"] == 30
+
+
+def test_b18_a_metric_that_rises_is_best_where_it_is_highest(tmp_path: Path) -> None:
+    for name, values in (("one", (0.5, 0.9, 0.7)), ("two", (0.8, 0.6, 0.6))):
+        with (
+            Run.open(tmp_path / name, logs=False) as made,
+            AsyncCheckpointer(made, model=torch.nn.Linear(2, 2), monitor=("acc", "max")) as ckpt,
+        ):
+            for step, value in enumerate(values, 1):
+                ckpt.save(step, metrics={"acc": value}).wait()
+    for descending, order in ((None, ["one", "two"]), (False, ["two", "one"])):
+        table = compare(runs_in(tmp_path), sort="acc", descending=descending)
+        assert [Path(entry.root).name for entry in table.entries] == order
+        best = {Path(entry.root).name: entry.measures["acc"] for entry in table.entries}
+        assert {name: (found.best, found.step, found.final) for name, found in best.items()} == {
+            "one": (0.9, 2, 0.7),
+            "two": (0.8, 1, 0.6),
+        }
 
 
 def test_b18_an_unfinished_run_is_marked_and_compared_as_far_as_it_is(three: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, Run, guarded, load
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, Run, SavePolicy, guarded, load
 from asyncckpt.errors import StorageDenied
-from asyncckpt.run import load_results
+from asyncckpt.run import guard, load_results
+from asyncckpt.run.hyperparameters import hyperparameters
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.ranks import run_ranks
 
@@ -46,7 +47,7 @@ def test_b10_the_tree_after_a_short_training(tmp_path: Path) -> None:
     names = {path.name for path in root.iterdir()}
     assert {
         *("config.yml", "config.json", "identity.json", "hyperparameters.json", "model_summary.txt", "results.json"),
-        *("logs", "data", "commits", "checkpoints", "run.json"),
+        *("readme.md", "logs", "data", "commits", "checkpoints", "run.json"),
         *("checkpoint-epoch1-step100", "checkpoint-epoch2-step200", "checkpoint-epoch3-step300"),
         *("best_checkpoint", "checkpoint_latest.pt"),
     } <= names
@@ -88,6 +89,63 @@ def test_b10_links_go_with_their_checkpoints_and_none_dangles(tmp_path: Path) ->
     assert (root / "data").is_dir()
     (root.rename(tmp_path / "moved"))
     assert step_of(tmp_path / "moved" / "best_checkpoint") == 1
+
+
+def test_b10_links_follow_late_metrics_a_prune_on_demand_and_what_a_kill_has_left(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+
+    def links() -> dict[str, int]:
+        return {path.name: step_of(path) for path in root.iterdir() if path.is_symlink()}
+
+    def opened(run: Run, **given: Any) -> AsyncCheckpointer:
+        return AsyncCheckpointer(run, model=nn.Linear(2, 2), monitor=("loss", "min"), **given)
+
+    with Run.open(root, compat_names=NAMES, logs=False) as run, opened(run) as ckpt:
+        for step, loss in ((1, 0.1), (2, 0.5), (3, 0.4)):
+            ckpt.save(step, metrics={"loss": loss}).wait()
+        ckpt.record(2, {"loss": 0.0}).result(60)
+    steps = {"checkpoint-epoch0-step1": 1, "checkpoint-epoch0-step2": 2, "checkpoint-epoch0-step3": 3}
+    assert links() == {**steps, "best_checkpoint": 2, "checkpoint_latest.pt": 3}
+    (root / "best_checkpoint").unlink()
+    (root / "checkpoint-epoch0-step9").symlink_to("data/gone")
+    with (
+        Run.open(root, mode="resume", compat_names=NAMES, logs=False) as run,
+        opened(run, keep=RetentionPolicy(last=1)) as ckpt,
+    ):
+        ckpt.resume()
+        run.save_results({})  # waits for its turn behind the links
+        assert links() == {**steps, "best_checkpoint": 2, "checkpoint_latest.pt": 3}
+        ckpt.prune()
+    del steps["checkpoint-epoch0-step1"]
+    assert links() == {**steps, "best_checkpoint": 2, "checkpoint_latest.pt": 3}
+
+
+def test_b10_a_link_that_moves_leads_somewhere_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original took it away, and then made it anew (R15)."""
+    link, torn = tmp_path / "run/best_checkpoint", list[str]()
+
+    def watched(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            was_there = link.exists()
+            found = real(*arguments, **named)
+            if was_there and not link.exists():
+                torn.append(f"{name}{arguments}")
+            return found
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("unlink", "remove", "symlink", "rename", "replace"):
+        watched(name)
+    with (
+        Run.open(tmp_path / "run", compat_names=["best_checkpoint"], logs=False) as run,
+        AsyncCheckpointer(run, model=nn.Linear(2, 2), monitor=("loss", "min"), executor="thread") as ckpt,
+    ):
+        for step, loss in ((1, 0.9), (2, 0.8), (3, 0.7)):
+            ckpt.save(step, metrics={"loss": loss}).wait()
+    assert step_of(link) == 3
+    assert torn == []
 
 
 def test_b10_a_file_that_has_a_links_name_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -170,6 +228,52 @@ def test_b11_several_optimizers_are_listed(folder: Place) -> None:
         "lr": [0.1, 0.5],
         "weight_decay": [0, 0],
     }
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({}, {}),
+        ({"training": {"epochs": 2}, "epochs": 9, "seed": None}, {"epochs": 2}),
+        (
+            {"num_epochs": 1, "lr": 0.5, "optimizer": "adam", "scheduler": "linear"},
+            {"epochs": 1, "lr": 0.5, "optimizer": "adam", "scheduler": "linear"},
+        ),
+        (
+            {
+                "trainer": {
+                    "max_epochs": 3,
+                    "train_batch_size": 8,
+                    "accumulate_grad_batches": 2,
+                    "precision": "bf16",
+                    "max_steps": 7,
+                    "max_grad_norm": 1.0,
+                    "seed": 0,
+                },
+                "optimizer": {"type": "adamw", "learning_rate": 0.1, "weight_decay": 0.01},
+                "scheduler": {"name": "cosine", "num_warmup_steps": 10},
+            },
+            {
+                "epochs": 3,
+                "max_steps": 7,
+                "batch_size": 8,
+                "gradient_accumulation_steps": 2,
+                "seed": 0,
+                "gradient_clipping": 1.0,
+                "mixed_precision": "bf16",
+                "lr": 0.1,
+                "weight_decay": 0.01,
+                "optimizer": "adamw",
+                "scheduler": "cosine",
+                "warmup_steps": 10,
+            },
+        ),
+    ],
+)
+def test_b11_a_configuration_says_them_under_the_names_of_other_systems_too(
+    config: dict[str, Any], found: dict[str, Any]
+) -> None:
+    assert hyperparameters(config) == found
 
 
 # -- B12 ---------------------------------------------------------------------------------------------------
@@ -325,9 +429,28 @@ def test_b8_what_fails_is_a_warning(folder: Place, caplog: pytest.LogCaptureFixt
             raise RuntimeError("no network")
 
     with folder.open() as run:
-        assert run.save_wandb_info(Failing(id="x", name="n", url="u", project="p"))
+        for _ in range(2):
+            assert run.save_wandb_info(Failing(id="x", name="n", url="u", project="p"))
     assert said(folder, "wandb_info.json")["entity"] is None
-    assert "does not say the entity" in caplog.text
+    assert caplog.text.count("does not say the entity") == 1
+
+
+def test_b8_a_run_that_does_not_say_its_id_is_none_and_a_damaged_file_is_written_anew(
+    folder: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Nameless(FakeWandbRun):
+        @property
+        def id(self) -> str:
+            raise RuntimeError("it has not begun")
+
+    with folder.open() as run:
+        assert not run.save_wandb_info(Nameless(name="n"))
+        assert "wandb_info.json" not in folder.names()
+        for damaged in (b'{"run_id": "i', b"[1]"):
+            folder.write("wandb_info.json", damaged)
+            assert run.save_wandb_info(wandb_run())
+            assert said(folder, "wandb_info.json")["run_id"] == "id1"
+    assert caplog.text.count("wandb_info.json was damaged, and is written anew") == 1
 
 
 def test_b8_earlier_runs_are_kept_on_resume(somewhere: Place) -> None:
@@ -351,6 +474,7 @@ def test_b8_a_file_that_cannot_be_written_stops_nothing(
         assert not run.save_wandb_info(wandb_run())
         run.describe(model=nn.Linear(2, 2))
     assert caplog.text.count("no space left") == 2
+    assert "wandb_info.json could not be written" in caplog.text
 
 
 def _describes(root: Path) -> tuple[bool, list[str]]:
@@ -426,7 +550,44 @@ def test_b8_the_run_of_a_real_accelerator_is_written_down(train: Train, tmp_path
         assert load(tmp_path / root).state["model"].keys() == {"weight", "bias"}
 
 
-def test_b14_a_run_is_closed_twice_without_harm(folder: Place) -> None:
-    run = folder.open()
-    run.close()
-    run.close()
+def test_b15_what_a_run_says_of_itself_is_written_at_its_start_and_by_no_step(
+    folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "c.yml"
+    source.write_text("epochs: 3\n")
+    written, read = list[str](), list[Path]()
+    put, read_bytes = LocalStorage.put, Path.read_bytes
+
+    async def noted(self: LocalStorage, key: str, *arguments: Any, **named: Any) -> Any:
+        written.append(key)
+        return await put(self, key, *arguments, **named)
+
+    monkeypatch.setattr(LocalStorage, "put", noted)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1])
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        folder.open(config=source) as run,
+        AsyncCheckpointer(
+            run, model=model, optimizer=optimizer, save=SavePolicy(every_steps=2), executor="thread"
+        ) as ckpt,
+    ):
+        first = {*written}
+        assert {"identity.json", "config.yml", "config.json", "hyperparameters.json", "model_summary.txt"} <= first
+        written.clear()
+        for step in range(1, 7):
+            ckpt.step(step, metrics={"loss": 1.0})
+        ckpt.wait()
+        assert any(key.startswith("commits/") for key in written)
+        assert [key for key in written if guard.OWN.fullmatch(key) or key in ("identity.json", "readme.md")] == []
+    assert read.count(source) == 1
+
+
+def test_b14_a_run_is_closed_twice_without_harm(
+    folder: Place, wandb: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb.run = wandb_run()
+    run = folder.open(logs=True)
+    for _ in range(2):
+        run.close()
+    assert not caplog.records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -11,11 +12,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from asyncckpt import AsyncCheckpointer, Run, load
+from asyncckpt.distributed.coordinator import Place as PlaceOfRank
 from asyncckpt.errors import (
     CheckpointCorruptError,
     CheckpointDirectoryExistsError,
@@ -24,11 +27,14 @@ from asyncckpt.errors import (
     StorageDenied,
     StorageError,
 )
-from asyncckpt.run import guard
+from asyncckpt.run import guard, log_file
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.files import Files
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.s3server import S3Server
+from asyncckpt.testing.slow import PATIENCE
+from asyncckpt.worker import pulse
+from tests.ranks.looking import OwnTime, wait_for_beats
 
 from .conftest import Place
 
@@ -233,6 +239,29 @@ def test_d38_runs_beside_each_other_share_no_file(tmp_path: Path) -> None:
         assert load(place.root).info.step == 2
 
 
+def test_b14_what_a_start_may_meet_stops_no_training_or_is_said_before_it(
+    folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No directory, no configuration, no W&B, no permission; and a directory that is there."""
+
+    def denied(path: Path) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(log_file, "_created", denied)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    assert not Path(folder.root).exists()
+    with folder.open(config=tmp_path / "absent.yml", logs=True) as run:
+        assert run.log_path is None
+        assert not run.save_wandb_info()
+        with AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
+            assert ckpt.save(1).wait().step == 1
+    assert not {"wandb_info.json", "config.yml"} & {*folder.names()}
+    for words in ("absent.yml cannot be read", "there is no log of this training: [Errno 13] Permission denied"):
+        assert sum(words in record.getMessage() for record in caplog.records) == 1, words
+    with pytest.raises(CheckpointDirectoryExistsError):
+        folder.open()
+
+
 def test_a_failed_start_leaves_no_thread_and_no_file_behind(folder: Place) -> None:
     folder.open()
     threads, names = set(threading.enumerate()), sorted(folder.names())
@@ -313,10 +342,16 @@ def test_b1_ranks_of_a_run_in_a_bucket_begin_it_together_and_are_refused_togethe
     assert len(json.loads(place.read("identity.json") or b"")["starts"]) == 2
 
 
-def _refused(root: Path) -> str:
+def _refused(root: Path) -> tuple[str, str, list[str]]:
+    """What a rank is told of a run that is not there, and of one that is; and the threads that it has left then."""
+    with pytest.raises(CheckpointNotFoundError) as absent:
+        Run.open(root.parent / "absent", mode="resume")
     with pytest.raises(CheckpointDirectoryExistsError) as raised:
         Run.open(root)
-    return str(raised.value)
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("asyncckpt")]
+    for thread in ours:
+        thread.join(PATIENCE)
+    return str(absent.value), str(raised.value), [thread.name for thread in ours if thread.is_alive()]
 
 
 @pytest.mark.ranks
@@ -324,7 +359,41 @@ def test_b1_all_ranks_are_refused_alike(tmp_path: Path) -> None:
     Run.open(tmp_path / "run", logs=False).close()
     first, second = run_ranks(_refused, 2, tmp_path / "run")
     assert first == second
-    assert '(2) go on with it: mode="resume"' in first
+    absent, refused, threads = first
+    assert "holds no run to go on with" in absent
+    assert '(2) go on with it: mode="resume"' in refused
+    assert threads == []
+    assert not (tmp_path / "absent").exists()
+
+
+def _opens_for_long(root: Path) -> tuple[str, str]:
+    """Rank 0 looks at the root for more than two deadlines of those who wait for it, by its own heartbeats."""
+    made, places, own = list[Any](), PlaceOfRank.ranks, OwnTime()
+    mock.patch.object(pulse, "BEAT", 0.001).start()
+
+    def noted(here: PlaceOfRank, arguments: Any) -> Any:
+        made.append(places(here, arguments))
+        if here.rank != 0:
+            own.pass_with_beats(made[0])
+        return made[0]
+
+    look = guard.look
+
+    async def looked(storage: Any) -> guard.Held:
+        await asyncio.to_thread(wait_for_beats, made[0], 12)
+        return await look(storage)
+
+    mock.patch.object(PlaceOfRank, "ranks", noted).start()
+    mock.patch.object(guard, "look", looked).start()
+    with Run.open(root, logs=False) as run:
+        return run.id, run.mode
+
+
+@pytest.mark.ranks
+def test_b1_ranks_wait_for_rank_0_as_long_as_it_is_at_work(tmp_path: Path) -> None:
+    first, second = run_ranks(_opens_for_long, 2, tmp_path / "run")
+    assert first == second
+    assert first[1] == "new"
 
 
 def _differing(root: Path) -> str:

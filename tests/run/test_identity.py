@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -210,8 +211,25 @@ def test_d1_b17_without_git_and_with_one_that_hangs_it_is_unknown(
 
 
 def test_b17_git_is_asked_for_nothing_that_takes_a_lock(repository: Path) -> None:
+    head, index = git(repository, "rev-parse", "HEAD")[:8], repository / ".git" / "index"
+    os.utime(repository / "train.py", (1, 1))  # the same content: left to itself, git notes that in its index
+    before = index.read_bytes()
+    assert str(code_version(repository)) == head
+    assert index.read_bytes() == before
     (repository / ".git" / "index.lock").touch()
-    assert code_version(repository).hash == git(repository, "rev-parse", "HEAD")[:8]
+    assert str(code_version(repository)) == head
+
+
+def test_b17_a_tree_whose_state_cannot_be_had_is_not_called_clean(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, real = git(repository, "rev-parse", "HEAD")[:8], shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    half = tmp_path / "bin" / "git"
+    half.write_text(f'#!/bin/sh\ncase "$*" in *status*) exit 1;; esac\nexec {real} "$@"\n')
+    half.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert str(code_version(repository)) == f"{head}-dirty"
 
 
 def test_b17_every_checkpoint_carries_the_version_that_made_it(

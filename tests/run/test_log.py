@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import inspect
 import io
 import os
 import re
@@ -308,7 +309,10 @@ def test_b15_a_signal_handler_that_prints_does_not_hang(train: Train, tmp_path: 
     assert all(f"line {number}" in log for number in range(3000))
 
 
-def test_b15_threads_tear_no_line(tmp_path: Path) -> None:
+def test_b15_threads_tear_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where the system takes a line in pieces."""
+    real = os.write
+    monkeypatch.setattr(log_file.os, "write", lambda descriptor, data: real(descriptor, bytes(data[:7])))
     file = LogFile(tmp_path / "x.log", 1 << 30)
     threads = [
         threading.Thread(target=lambda n=n: [file.write(f"{n}" * 50 + "\n") for _ in range(200)]) for n in range(4)
@@ -395,6 +399,30 @@ def test_b16_a_log_past_its_limit_goes_on_in_a_new_file(train: Train, tmp_path: 
     assert sum(files[name].stat().st_size for name in parts) < 0.3 * sum(map(len, texts[:-1]))
 
 
+def test_b16_a_log_is_rotated_without_being_told_to() -> None:
+    assert inspect.signature(Run.open).parameters["log_bytes"].default == 64 << 20
+
+
+def test_b16_what_is_half_compressed_has_no_name_that_anybody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at that moment leaves the part as it was."""
+    old, shown = tmp_path / "x.1.log", list[list[str]]()
+    old.write_text("content")
+
+    def half(source: Any, target: Any, length: int) -> None:
+        target.write(b"cont")
+        shown.append([path.name for path in tmp_path.iterdir() if not path.name.startswith(".")])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log_file.shutil, "copyfileobj", half)
+    with pytest.raises(KeyboardInterrupt):
+        compressed(old)
+    assert shown == [["x.1.log"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.1.log"]
+    assert old.read_text() == "content"
+
+
 def test_b16_a_part_that_cannot_be_compressed_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -413,20 +441,25 @@ def test_b16_a_part_that_cannot_be_compressed_stays(
     assert "cannot be compressed (" in caplog.text
 
 
+@pytest.mark.parametrize("what", ["rename", "create"])
 def test_b16_where_no_new_file_is_to_be_had_the_old_one_grows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     file = LogFile(tmp_path / "x.log", 10)
 
-    def refused(self: Path, target: Path) -> None:
+    def refused(*arguments: object) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "rename", refused)
-    for _ in range(3):
-        file.write("0123456789\n")
+    with monkeypatch.context() as patched:
+        if what == "rename":
+            patched.setattr(Path, "rename", refused)
+        else:
+            patched.setattr(log_file, "_created", refused)
+        for _ in range(10):
+            file.write("0123456789\n")
     file.close()
-    assert (tmp_path / "x.log").read_text() == "0123456789\n" * 3
-    assert "grows past its limit" in caplog.text
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.log": "0123456789\n" * 10}
+    assert caplog.text.count("grows past its limit") == 4  # each time it is twice as large
 
 
 def test_b16_a_line_is_never_cut(tmp_path: Path) -> None:

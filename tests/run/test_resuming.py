@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, Run, load
-from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError
+from asyncckpt import AsyncCheckpointer, SavePolicy, load
+from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError, IncompatibleState
 from asyncckpt.run.reference import Reference, reference
 
 from .conftest import Place
@@ -77,6 +77,34 @@ def test_b13_steps_go_on_and_the_log_says_so(tmp_path: Path) -> None:
     names = [path.name for path in (tmp_path / "run/logs").iterdir()]
     assert sum(name.startswith("training_resume_1_") for name in names) == 1
     assert load(place.root).info.step == 101
+
+
+def test_b13_step_epoch_and_best_go_on(folder: Place) -> None:
+    """The original's trainer began anew from infinity (R23)."""
+
+    def start(*losses: float, by_hand: int | None = None, **given: Any) -> tuple[Any, list[int]]:
+        with (
+            folder.open(**given) as run,
+            AsyncCheckpointer(
+                run, model=nn.Linear(2, 2), monitor=("loss", "min"), save=SavePolicy(on_best=True)
+            ) as ckpt,
+        ):
+            state = ckpt.resume()
+            for step, loss in enumerate(losses, state.step + 1 if state else 1):
+                if (handle := ckpt.step(step, epoch=10 * step, metrics={"loss": loss})) is not None:
+                    handle.wait()
+            if by_hand is not None:
+                ckpt.save(by_hand, epoch=10 * by_hand, metrics={"loss": 0.9}).wait()  # the latest need not be the best
+            ckpt.wait()
+            return state and (state.step, state.epoch, state.metrics), [info.step for info in ckpt.checkpoints()]
+
+    assert start(0.5, 0.3, by_hand=3) == (None, [1, 2, 3])
+    assert start(0.4, 0.2, **resuming("latest")) == ((3, 30, {"loss": 0.9}), [1, 2, 3, 5])
+
+
+def test_b13_auto_begins_where_there_is_nothing(folder: Place) -> None:
+    with folder.open(**resuming("auto")) as run:
+        assert (run.mode, run.is_resumed) == ("new", False)
 
 
 def test_b13_a_path_that_is_not_there_is_an_error_before_anything_is_made(folder: Place, tmp_path: Path) -> None:
@@ -201,9 +229,32 @@ def test_b13_a_link_to_the_root_is_the_root(tmp_path: Path) -> None:
 
 
 def test_b13_weights_alone_are_restored_where_the_rest_was_changed(folder: Place) -> None:
-    trained(folder, 100)
-    other = torch.optim.Adam
-    with Run.open(folder.root, mode="resume", logs=False) as run:
-        model = nn.Linear(2, 2)
-        with AsyncCheckpointer(run, model=model, optimizer=other(model.parameters())) as ckpt:
-            assert ckpt.restore("latest", only="model").step == 100
+    """Another optimizer goes on with the run, whose step, epoch and weights stay; and other draws where it shall."""
+    model = nn.Linear(2, 2)
+    adam = torch.optim.Adam(model.parameters(), lr=0.25)
+    with folder.open() as run, AsyncCheckpointer(run, model=model, optimizer=adam) as ckpt:
+        model(torch.ones(1, 2)).sum().backward()
+        adam.step()
+        ckpt.save(100, epoch=1).wait()
+    with folder.open(mode="resume") as run:
+        other = nn.Linear(2, 2)
+        sgd = torch.optim.SGD(other.parameters(), lr=0.5)
+        with AsyncCheckpointer(run, model=other, optimizer=sgd) as ckpt:
+            with pytest.raises(IncompatibleState, match="there is no part 'optimiser'"):
+                ckpt.resume(exclude="optimiser")
+            torch.manual_seed(7)
+            drawn = torch.rand(1)
+            torch.manual_seed(7)
+            state = ckpt.resume(exclude=("optimizer", "rng"))
+            assert torch.equal(torch.rand(1), drawn)
+            assert state is not None
+            assert (state.step, state.epoch) == (100, 1)
+            assert torch.equal(other.weight, model.weight)
+            assert (sgd.param_groups[0]["lr"], dict(sgd.state)) == (0.5, {})
+            ckpt.save(101).wait()
+            with torch.no_grad():
+                other.weight.zero_()
+            assert ckpt.restore(100, only="model").step == 100
+            assert torch.equal(other.weight, model.weight)
+    rates = [load(folder.root, step).state["optimizer"]["param_groups"][0]["lr"] for step in (100, 101)]
+    assert rates == [0.25, 0.5]

@@ -753,19 +753,40 @@ def test_d28_c32_a_killed_training_goes_on_in_a_new_process_as_if_nothing_had_be
     assert after == {step: straight[step] for step in range(5, 11)}
 
 
-def _ranks_save(root: Path) -> tuple[str, float]:
+class _Numbered:
+    """What belongs to one rank."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.number = state["number"]
+
+
+def _ranks_save(root: Path) -> tuple[str, float, int, float]:
     torch.manual_seed(dist.get_rank())
-    with Run.open(root, mode="auto", logs=False) as run, AsyncCheckpointer(run, model=nn.Linear(4, 4)) as ckpt:
+    model, own = nn.Linear(4, 4), _Numbered(dist.get_rank())
+    with (
+        Run.open(root, mode="auto", logs=False) as run,
+        AsyncCheckpointer(run, model=model, extra={"own": own}) as ckpt,
+    ):
         ckpt.save(1).wait()
-        return run.id, torch.rand(1).item()
+        return run.id, torch.rand(1).item(), own.number, model.weight.sum().item()
 
 
-def _ranks_resume(root: Path) -> tuple[str, float]:
-    with Run.open(root, mode="auto", logs=False) as run, AsyncCheckpointer(run, model=nn.Linear(4, 4)) as ckpt:
+def _ranks_resume(root: Path) -> tuple[str, float, int, float]:
+    model, own = nn.Linear(4, 4), _Numbered(-1)
+    with (
+        Run.open(root, mode="auto", logs=False) as run,
+        AsyncCheckpointer(run, model=model, extra={"own": own}) as ckpt,
+    ):
         state = ckpt.resume()
         assert state is not None
         assert state.step == 1
-        return run.id, torch.rand(1).item()
+        return run.id, torch.rand(1).item(), own.number, model.weight.sum().item()
 
 
 def _ranks_resume_in_other_numbers(root: Path) -> str:
@@ -781,12 +802,14 @@ def _ranks_resume_in_other_numbers(root: Path) -> str:
 def test_d31_ranks_write_one_checkpoint_and_each_gets_its_own_state_back(tmp_path: Path) -> None:
     before = run_ranks(_ranks_save, 2, tmp_path / "run")
     after = run_ranks(_ranks_resume, 2, tmp_path / "run")
-    assert before == after
+    assert [each[:3] for each in after] == [each[:3] for each in before]
     assert before[0][1] != before[1][1]
+    assert [each[3] for each in after] == [before[0][3]] * 2  # what all of them share is rank 0's
     (data,) = (tmp_path / "run/data").iterdir()
     packs = sorted(path.name for path in data.glob("*.safetensors"))
     assert {name[:19] for name in packs} == {"rank-00000-of-00002", "rank-00001-of-00002"}
-    assert "3" in run_ranks(_ranks_resume_in_other_numbers, 3, tmp_path / "run")[0]
+    said = run_ranks(_ranks_resume_in_other_numbers, 3, tmp_path / "run")
+    assert all("was saved by 2 rank(s), this training has 3" in each for each in said)
 
 
 def _one_rank_dies(root: Path) -> str:
@@ -805,7 +828,7 @@ def _one_rank_dies(root: Path) -> str:
 @pytest.mark.ranks
 def test_d31_what_a_rank_died_in_is_never_listed(tmp_path: Path) -> None:
     said, _ = run_ranks(_one_rank_dies, 2, tmp_path / "run", killed=[1])
-    assert "rank" in said
+    assert "rank 1" in said
     assert load(tmp_path / "run").info.step == 1
 
 

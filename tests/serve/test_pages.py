@@ -119,6 +119,22 @@ def test_B19_what_a_url_says_is_text_too(client: TestClient, path: str) -> None:
     Parsed(answer.text)
 
 
+def test_B19_to_look_changes_nothing(client: TestClient, runs: Path) -> None:
+    def state() -> dict[Path, tuple[int, int]]:
+        return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in runs.rglob("*")}
+
+    before = state()
+    for path in (
+        *EVERY,
+        "/api/runs",
+        "/api/run/plain/checkpoints",
+        "/api/run/plain/checkpoints/latest",
+        "/api/compare",
+    ):
+        assert client.get(path).status_code == 200, path
+    assert state() == before
+
+
 def test_D36_the_list_of_runs_says_how_each_is(client: TestClient) -> None:
     text = page(client, "/").text
     assert re.search(r"plain finished 400 .* ago 3 .* loss 0\.8", text), text

@@ -21,7 +21,7 @@ def refused(*arguments: object) -> tuple[int, str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
-def test_it_says_where_it_is_listens_there_alone_and_ends_with_ctrl_c(runs: Path) -> None:
+def test_B19_it_says_where_it_is_listens_there_alone_and_ends_with_ctrl_c(runs: Path) -> None:
     process = subprocess.Popen(
         [*PROGRAM, str(runs), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -61,7 +61,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(runs: Path, missing: 
     assert "Traceback" not in done.stderr
 
 
-def test_neither_help_nor_the_server_imports_torch(runs: Path) -> None:
+def test_B19_neither_help_nor_the_server_imports_torch(runs: Path) -> None:
     script = (
         "import sys, asyncckpt.cli.serve; assert not {'starlette', 'jinja2', 'torch'} & set(sys.modules);"
         "from asyncckpt.serve import server; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"

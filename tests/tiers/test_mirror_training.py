@@ -74,7 +74,7 @@ def test_what_is_durable_is_mirrored_and_can_be_gone_on_from(
     assert found.value == 3
 
 
-def test_a_mirror_that_hangs_holds_up_nothing_and_gets_the_newest_once_it_goes_on(
+def test_B20_a_mirror_that_hangs_holds_up_nothing_and_gets_the_newest_once_it_goes_on(
     make: Make, mirror: GatedStorage, recorder: Recorder
 ) -> None:
     model = Toy()
@@ -92,7 +92,7 @@ def test_a_mirror_that_hangs_holds_up_nothing_and_gets_the_newest_once_it_goes_o
     assert sound(plain(mirror)) == [1, 4]
 
 
-def test_a_mirror_that_is_full_fails_no_save_and_is_counted(
+def test_B20_a_mirror_that_is_full_fails_no_save_and_is_counted(
     make: Make, mirror: GatedStorage, recorder: Recorder, registry: CollectorRegistry
 ) -> None:
     model = Toy()
@@ -171,7 +171,7 @@ def mirrored(make: Make, mirror: GatedStorage, recorder: Recorder, *steps: int) 
 
 
 @pytest.mark.parametrize("call", ["resume", "restore"])
-def test_damage_at_home_is_mended_from_the_mirror_and_nothing_of_it_is_shared(
+def test_B20_damage_at_home_is_mended_from_the_mirror_and_nothing_of_it_is_shared(
     make: Make, store: GatedStorage, mirror: GatedStorage, recorder: Recorder, call: str
 ) -> None:
     mirrored(make, mirror, recorder, 1, 2)

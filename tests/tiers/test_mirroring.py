@@ -53,7 +53,7 @@ async def digests(storage: Storage) -> dict[int, str]:
     return {c.step: c.manifest.digest for c in (await Catalog(storage).listing()).checkpoints}
 
 
-def test_what_is_durable_at_home_is_copied_byte_by_byte_under_the_same_names() -> None:
+def test_B20_what_is_durable_at_home_is_copied_byte_by_byte_under_the_same_names() -> None:
     async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
         async with Session(home, mirror=mirror) as session:
             for step in range(1, 6):
@@ -72,7 +72,7 @@ def test_what_is_durable_at_home_is_copied_byte_by_byte_under_the_same_names() -
     run(act)
 
 
-def test_each_tier_keeps_by_its_own_retention_and_says_which_it_is() -> None:
+def test_B20_each_tier_keeps_by_its_own_retention_and_says_which_it_is() -> None:
     async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
         async with Session(home, mirror=mirror, keep=2) as session:
             for step in range(1, 6):
@@ -165,7 +165,7 @@ def _requests() -> int:
 @pytest.mark.parametrize(
     ("fault", "store"), [("refuse", MemoryStorage), ("lose_reply", MemoryStorage), ("refuse", Ignoring)]
 )
-def test_a_mirror_that_fails_at_any_request_harms_no_save_and_catches_up(
+def test_B20_a_mirror_that_fails_at_any_request_harms_no_save_and_catches_up(
     fault: str, store: type[MemoryStorage]
 ) -> None:
     async def act(number: int) -> None:
@@ -215,7 +215,7 @@ async def killed() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def test_a_dead_mirror_is_told_of_and_tried_again_without_another_save(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_B20_a_dead_mirror_is_told_of_and_tried_again_without_another_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirroring, "_FIRST_PAUSE", 0.001)
 
     async def act(home: MemoryStorage, inner: MemoryStorage) -> None:
@@ -512,7 +512,7 @@ def test_the_sweep_of_a_mirror_leaves_what_the_next_copy_may_share(monkeypatch: 
     run(act)
 
 
-def test_damage_at_home_is_not_copied_and_the_next_checkpoint_is() -> None:
+def test_B20_damage_at_home_is_not_copied_and_the_next_checkpoint_is() -> None:
     async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
         async with Session(home) as session:
             record = await session.saved(1)
@@ -534,7 +534,7 @@ def test_damage_at_home_is_not_copied_and_the_next_checkpoint_is() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 4096, copying.PIECE])
-def test_a_copy_checks_every_byte_that_a_checkpoint_holds_in_whatever_pieces_it_comes(
+def test_B20_a_copy_checks_every_byte_that_a_checkpoint_holds_in_whatever_pieces_it_comes(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "PIECE", size)

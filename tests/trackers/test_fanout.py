@@ -18,7 +18,7 @@ import torch
 from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy
 from asyncckpt.events import Durable, Event, Pruned, Resumed, Staged
 from asyncckpt.metrics_log import read_checkpoints, read_metrics
-from asyncckpt.trackers import ConsoleTracker, JsonLinesTracker, TensorBoardTracker, Trackers, WandbTracker
+from asyncckpt.trackers import ConsoleTracker, JsonLinesTracker, TensorBoardTracker, Trackers, WandbTracker, lane
 from asyncckpt.trackers.lane import WAITING
 
 from .stub import Wandb
@@ -278,6 +278,45 @@ def test_B9_nothing_is_confirmed_that_nobody_took(caplog: pytest.LogCaptureFixtu
     with Trackers(*([notes] if others else [])) as trackers:
         trackers.log(100, {"val_loss": 0.5}, confirm="Validation metrics")
     assert "logged to trackers" not in caplog.text
+
+
+def confirmed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said at INFO, without its mark."""
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    return [line.partition(" ")[2] for line in lines]
+
+
+@pytest.mark.parametrize("is_immediate", [False, True])
+def test_B9_one_that_cannot_be_used_does_not_keep_what_another_took_from_being_confirmed(
+    caplog: pytest.LogCaptureFixture, is_immediate: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    absent, good = Notes("absent"), Notes("good")
+    absent.is_immediate = is_immediate
+    absent.fails.add("open")
+    with Trackers(absent, good) as trackers:
+        trackers.log(100, {"val_loss": 0.5}, confirm="Validation metrics")
+    assert confirmed(caplog) == ["Validation metrics logged to trackers at step 100 (good)"]
+    assert trackers.status["absent"].lost == 1
+
+
+def test_B9_a_row_that_is_given_up_for_one_is_confirmed_for_the_others(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(lane, "WAITING", 1)
+    hung, good = Notes("hung"), Notes("good")
+    hung.gate.clear()
+    good.is_immediate = True
+    trackers = Trackers(hung, good)
+    assert hung.reached.wait(PATIENCE)
+    trackers.log(1, {"loss": 1.0}, confirm="Metrics")
+    assert confirmed(caplog) == []
+    trackers.log(2, {"loss": 1.0})
+    assert confirmed(caplog) == ["Metrics logged to trackers at step 1 (good)"]
+    hung.gate.set()
+    assert trackers.close(PATIENCE)
+    assert len(confirmed(caplog)) == 1
 
 
 @pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "\N{CHECK MARK}"), ("ascii", "[ok]")])

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from asyncckpt.events import Durable, Resumed
-from asyncckpt.trackers import TensorBoardTracker, Trackers
+from asyncckpt.trackers import TensorBoardTracker, Trackers, WandbTracker
+
+from .stub import Wandb
 
 pytest.importorskip("tensorboard")
 
@@ -55,6 +57,22 @@ def test_B21b_after_a_resume_no_step_is_there_twice(tmp_path: Path) -> None:
         trackers.on_event(Resumed(3, 1, 0.0))
         trackers.log(4, {"loss": 40.0})
     assert scalars(tmp_path, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_B21b_a_row_is_on_disk_once_it_was_taken(tmp_path: Path) -> None:
+    """So that a kill loses none of it."""
+    tracker = TensorBoardTracker(tmp_path)
+    tracker.open({})
+    tracker.log(1, {"loss": 0.5})
+    assert scalars(tmp_path, "loss") == [(1, 0.5)]
+    tracker.close()
+
+
+def test_B21b_tensorboard_and_wandb_may_be_on_at_once(tmp_path: Path, wandb: Wandb) -> None:
+    with Trackers(TensorBoardTracker(tmp_path), WandbTracker("run_001")) as trackers:
+        trackers.log(1, {"loss": 0.5})
+    assert scalars(tmp_path, "loss") == [(1, 0.5)]
+    assert [row["loss"] for row in wandb.begun[0].rows if "loss" in row] == [0.5]
 
 
 def test_B21b_without_the_package_it_is_left_out_and_the_line_names_the_extra(

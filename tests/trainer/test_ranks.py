@@ -17,6 +17,7 @@ import asyncckpt
 from asyncckpt import Preempted, SavePolicy
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.trainer import ResumeState, TrainerPhase
+from asyncckpt.trainer.among import means
 
 from .program import Plan, traced, train
 from .small import ROWS, Linear, config
@@ -121,3 +122,15 @@ def test_e21_e45_ranks_have_the_metrics_of_all_and_stop_together(tmp_path: Path)
     epoch, logs, rate = one
     assert (epoch, logs["val_loss"], rate) == (2, 5.0, 0.25)
     assert dict(asyncckpt.load(tmp_path).info.metrics) == logs
+
+
+def _means() -> list[dict[str, float]]:
+    """Of rank 0 alone, which has samples; of both, which have not as many; and of none."""
+    leads = dist.get_rank() == 0
+    alone = means({"val_loss": 6.0, "val_accuracy": torch.tensor(1.5)} if leads else {}, 3 if leads else 0)
+    return [alone, means({"loss": 1.0} if leads else {"loss": 8.0}, 1 if leads else 3), means({}, 0)]
+
+
+def test_e21_a_rank_without_samples_has_the_metrics_of_the_others() -> None:
+    one, other = run_ranks(_means, 2)
+    assert one == other == [{"val_loss": 2.0, "val_accuracy": 0.5}, {"loss": 2.25}, {}]

@@ -37,6 +37,7 @@ _SAME: Mapping[str, Sequence[str]] = {
         "checkpoint.on_best",
         "checkpoint.save_best",
         "checkpoint.save_on_best_metric",
+        "checkpoint.save_best_only",
     ),
     "checkpoint.save_top_k": ("checkpoint.best", "checkpoint.keep_best", "checkpoint.keep_best_n"),
     "checkpoint.keep_last": (
@@ -47,7 +48,7 @@ _SAME: Mapping[str, Sequence[str]] = {
     ),
     "checkpoint.keep_every_n_epochs": ("checkpoint.keep_every_epochs", "checkpoint.every_n_epochs"),
     "checkpoint.keep_every_n_steps": ("checkpoint.keep_every_steps",),
-    "checkpoint.monitor": ("checkpoint.metric", "checkpoint.best_metric"),
+    "checkpoint.monitor": ("checkpoint.metric", "checkpoint.best_metric", "checkpoint.monitor_metric"),
     "checkpoint.checkpoint_dir": ("checkpoint.root", "checkpoint.dir", "checkpoint.save_dir"),
     "preemption.requeue": ("preemption.requeue_job",),
 }
@@ -60,12 +61,18 @@ _CONVERTED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "preemption.max_checkpoint_sec": ("preemption.timeout_minutes", lambda value: value / 60),
 }
 
+_INTERVAL, _IN_EPOCHS, _BEST_ONLY = (
+    f"checkpoint.{word}" for word in ("interval", "interval_in_epochs", "save_best_only")
+)
+_PERIODIC = [f"checkpoint.save_every_n_{unit}" for unit in ("epochs", "steps", "minutes")]
+
 
 def renamed(values: Values) -> tuple[list[str], dict[str, str]]:
     """Rename in place; returns what a person should know, and what cannot be, by path."""
     warnings: list[str] = []
     problems: dict[str, str] = {}
-    for alias, path, convert in _known():
+    best_only = _get(values, _BEST_ONLY) is True
+    for alias, path, convert in (*_known(), *_intervals(values)):
         if not _holds(values, alias):
             continue
         given = _take(values, alias)
@@ -82,7 +89,20 @@ def renamed(values: Values) -> tuple[list[str], dict[str, str]]:
             )
             continue
         warnings.append(f"{alias} is called {path} here, and was taken for it")
+    if best_only:
+        if others := [path for path in _PERIODIC if _get(values, path) is not None]:
+            problems[_BEST_ONLY] = f"is True, and {others[0]} saves others too; leave one out"
+        if not _holds(values, _PERIODIC[0]):
+            _put(values, _PERIODIC[0], None)  # left out, it means each epoch
     return warnings, problems
+
+
+def _intervals(values: Values) -> list[tuple[str, str, Callable[[Any], Any]]]:
+    """What a number means that counts steps, or epochs where another key says so; that key is taken out."""
+    if not _holds(values, _INTERVAL):
+        return []
+    in_epochs = _holds(values, _IN_EPOCHS) and _take(values, _IN_EPOCHS)
+    return [(_INTERVAL, f"checkpoint.save_every_n_{'epochs' if in_epochs else 'steps'}", _itself)]
 
 
 def meant(path: str, value: Any) -> tuple[str, Any]:
