@@ -65,7 +65,7 @@ def framed(codec: Codec, plain: bytes, size: int = 64, name: str = "data/a/p0") 
 
 
 @given(st.binary(min_size=1, max_size=300), st.booleans(), st.booleans())
-def test_frames_come_back(plain: bytes, compresses: bool, encrypts: bool) -> None:
+def test_a19_a20_frames_come_back_and_none_is_longer_than_it_was(plain: bytes, compresses: bool, encrypts: bool) -> None:
     keys.register(bytes(range(32)))
     codec = Codec(compresses, keys.primary().id if encrypts else None)
     frames, framer = framed(codec, plain)
@@ -109,6 +109,11 @@ def test_a19_what_was_compressed_says_nothing_of_its_length(key: str) -> None:
     framer = Framer(Codec(True), "data/a/p0", 100, "", "it", 64)
     with pytest.raises(CheckpointCorruptError):
         framer.open(0, memoryview(bomb), digest(bomb))
+    # One that says that it is 4 EiB: nobody makes room for that before it is looked at.
+    claims = b"\x28\xb5\x2f\xfd\xe0" + (1 << 62).to_bytes(8, "little") + b"\x09\x00\x00x"
+    assert zstandard.frame_content_size(claims) == 1 << 62
+    with pytest.raises(CheckpointCorruptError, match="holds another number of bytes than 64"):
+        framer.open(0, memoryview(claims), digest(claims))
     with pytest.raises(ValueError, match="frame 1 of it has 64 bytes, not 36"):
         framer.make(1, memoryview(bytes(64)))
 
