@@ -23,7 +23,8 @@
     │   ├── HeadDamaged                        the newest commit record fails its digest
     │   ├── Fenced                             a newer incarnation has taken the run
     │   ├── RunContended                       several writers kept taking the run from each other
-    │   └── RunRefused                         this store cannot keep what the run was promised
+    │   ├── RunRefused                         this store cannot keep what the run was promised
+    │   └── RanksDiffer                        ranks of one training were given different arguments
     ├── KeyUnavailable                       what was encrypted with a key that is not here; it is no damage
     ├── TrainerError                         a training loop cannot go on with what it was given
     ├── WorkerCrashed                        the background worker died; its jobs failed

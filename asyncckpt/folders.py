@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -29,3 +30,8 @@ def ensure_directories_exist(*folders: str | os.PathLike[str]) -> None:
             raise PermissionError(
                 error.errno, f"{folder} cannot be made: this user may not write in {above}; take another path"
             ) from error
+
+
+async def ensure_directories_exist_async(*folders: str | os.PathLike[str]) -> None:
+    """`ensure_directories_exist` of `folders`, on an event loop that goes on meanwhile."""
+    await asyncio.to_thread(ensure_directories_exist, *folders)

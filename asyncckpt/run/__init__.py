@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from asyncckpt.folders import ensure_directories_exist
+from asyncckpt.folders import ensure_directories_exist, ensure_directories_exist_async
 from asyncckpt.revision import CodeVersion, code_version
 from asyncckpt.run.foreign import find_latest_checkpoint, find_latest_checkpoint_async
 from asyncckpt.run.json_file import (
@@ -39,6 +39,7 @@ __all__ = [
     "Run",
     "code_version",
     "ensure_directories_exist",
+    "ensure_directories_exist_async",
     "find_latest_checkpoint",
     "find_latest_checkpoint_async",
     "iterate_config_in_json",

@@ -80,16 +80,20 @@ def load_config_from_json(path: str | os.PathLike[str], into: type[Any] | None =
     field that is unknown, missing or of another type. Raises `FileNotFoundError`, `OSError`, `KeyUnavailable`, and
     `CheckpointCorruptError` for what is no JSON, was cut or was changed.
     """
-    found = _found(Path(path))
-    with _timed("read"), _told(), _reading(found) as file:
-        values = json.load(file)
-        TALLIES.add("json_bytes", "read", found.stat().st_size)
-    return values if into is None else fitted(values, into, str(found))
+    return _load(Path(path), into)
 
 
-async def load_config_from_json_async(path: str | os.PathLike[str]) -> Any:
-    """`load_config_from_json`, on an event loop that goes on meanwhile."""
-    return await asyncio.to_thread(lambda: load_config_from_json(path))
+@overload
+async def load_config_from_json_async(path: str | os.PathLike[str]) -> Any: ...
+
+
+@overload
+async def load_config_from_json_async(path: str | os.PathLike[str], into: type[_C]) -> _C: ...
+
+
+async def load_config_from_json_async(path: str | os.PathLike[str], into: type[Any] | None = None) -> Any:
+    """`load_config_from_json` of `path` and `into`, on an event loop that goes on meanwhile."""
+    return await asyncio.to_thread(_load, Path(path), into)
 
 
 def iterate_config_in_json(path: str | os.PathLike[str], where: str) -> Generator[Any, None, None]:
@@ -215,6 +219,14 @@ def _publish_smaller(draft: Path, target: Path, *, is_large: bool) -> None:
 
 
 # -- reading -----------------------------------------------------------------------------------------------
+
+
+def _load(path: Path, into: type[Any] | None) -> Any:
+    found = _found(path)
+    with _timed("read"), _told(), _reading(found) as file:
+        values = json.load(file)
+        TALLIES.add("json_bytes", "read", found.stat().st_size)
+    return values if into is None else fitted(values, into, str(found))
 
 
 def _found(path: Path) -> Path:

@@ -218,7 +218,7 @@ class Run:
         `source` is a run of W&B, an Accelerator, one of its trackers, or by default the W&B run under way, which is
         looked for when a checkpointer is made and when the run is closed, too.
         """
-        return self._files is not None and save_wandb_info(self._files, source, self._said_of_wandb)
+        return self._files is not None and save_wandb_info(self._files, self.id, source, self._said_of_wandb)
 
     def trackers(self, *trackers: Tracker) -> Trackers:
         """Tell all of `trackers` of this run: its whole configuration, secrets masked, and what becomes of its saves.

@@ -11,6 +11,7 @@ from typing import Any
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.run.files import Files
 from asyncckpt.run.identity import encoded
+from asyncckpt.trackers.under_way import owner_of
 
 logger = logging.getLogger("asyncckpt")
 
@@ -19,16 +20,17 @@ KEY = "wandb_info.json"
 _FIELDS = {"run_id": "id", "run_name": "name", "run_url": "url", "project": "project", "entity": "entity"}
 
 
-def save_wandb_info(files: Files, source: object = None, said: set[str] | None = None) -> bool:
+def save_wandb_info(files: Files, own: str, source: object = None, said: set[str] | None = None) -> bool:
     """Write down the W&B run that `source` is or holds, by default the one under way; True if there was one.
 
+    `own` is the id of the run that it is written down for: what a tracker has begun for another is not its.
     `source` may be a run of W&B, an Accelerator, or one of its trackers. Earlier runs that were written down are kept
     under ``earlier``. What fails is a warning, but for one that was `said` before: a run asks several times. Without
     W&B nothing happens.
     """
     said = set() if said is None else said
     try:
-        run = _run_of(source)
+        run = _run_of(source, own)
         if run is None:
             return False
         info = {name: _field(run, attribute, said) for name, attribute in _FIELDS.items()}
@@ -44,10 +46,11 @@ def save_wandb_info(files: Files, source: object = None, said: set[str] | None =
     return True
 
 
-def _run_of(source: object) -> Any:
+def _run_of(source: object, own: str) -> Any:
     """The W&B run in `source`; only what the user has imported is looked at."""
     if source is None:
-        return getattr(sys.modules.get("wandb"), "run", None)
+        active = getattr(sys.modules.get("wandb"), "run", None)
+        return active if owner_of(active) in (None, own) else None
     for tracker in getattr(source, "trackers", None) or ():
         if getattr(tracker, "name", None) == "wandb":
             return getattr(tracker, "tracker", None) or getattr(tracker, "run", None)

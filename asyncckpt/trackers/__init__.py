@@ -8,7 +8,7 @@ from asyncckpt.trackers.base import Tracker, TrackerUnavailable
 from asyncckpt.trackers.configuration import whole_config
 from asyncckpt.trackers.console import ConsoleTracker
 from asyncckpt.trackers.fanout import Trackers
-from asyncckpt.trackers.initializing import initialize_wandb
+from asyncckpt.trackers.initializing import initialize_wandb, initialize_wandb_async
 from asyncckpt.trackers.jsonlines import JsonLinesTracker
 from asyncckpt.trackers.lane import LaneStatus
 from asyncckpt.trackers.sweep import with_sweep
@@ -25,6 +25,7 @@ __all__ = [
     "Trackers",
     "WandbTracker",
     "initialize_wandb",
+    "initialize_wandb_async",
     "whole_config",
     "with_sweep",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -42,6 +43,19 @@ def initialize_wandb(
         attempt = _Attempt(run_name, os.fspath(run_artifact_dir), project_name, config)
         attempt.start()
         return attempt.outcome(timeout)
+
+
+async def initialize_wandb_async(
+    run_name: str,
+    run_artifact_dir: str | os.PathLike[str],
+    project_name: str = PROJECT,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> bool:
+    """`initialize_wandb` of `run_name`, `run_artifact_dir`, `project_name` and `config`, on an event loop that goes on
+    meanwhile.
+    """
+    return await asyncio.to_thread(initialize_wandb, run_name, run_artifact_dir, project_name, config=config)
 
 
 class _Attempt:

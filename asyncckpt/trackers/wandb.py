@@ -14,8 +14,10 @@ from asyncckpt.events import Amended, Durable, Event, PreemptionNoticed, Resumed
 from asyncckpt.metrics_log.rows import Value
 from asyncckpt.retention import Monitor
 from asyncckpt.storage.base import Storage
+from asyncckpt.trackers import under_way
 from asyncckpt.trackers.base import needed
-from asyncckpt.trackers.credentials import check_login, unless_in_environment, wandb_id
+from asyncckpt.trackers.credentials import wandb_id
+from asyncckpt.trackers.pause import Pause
 from asyncckpt.trackers.references import Reference, References
 from asyncckpt.trackers.sweep import with_sweep
 
@@ -24,7 +26,8 @@ PROJECT = "asyncckpt"
 
 
 class WandbTracker:
-    """A W&B run (extra ``wandb``): the one that is active, else one of its own, resumed where `run_id` has run before.
+    """A W&B run (extra ``wandb``): the one that the program has begun, else one of its own, resumed where `run_id` has
+    run before.
 
     `run_id` is best that of the run, which stays the same for its whole life: ``Run.trackers`` gives it that, and the
     root. `name` is shown to people, `project`, `entity`, `group` and `tags` are W&B's own words, and its files lie in
@@ -63,6 +66,7 @@ class WandbTracker:
         }
         self._root, self._options, self._monitor = root, storage_options, monitor
         self._references: References | None = None
+        self._owner: str | None = None
         self._begun: Callable[[Any], object] | None = None
         self._wandb: Any = None
         self._run: Any = None
@@ -70,6 +74,8 @@ class WandbTracker:
         self._defined: set[str] = set()
         self._best: int | None = None
         self._unsent: set[int] = set()
+        self._is_due = False
+        self._pause = Pause()
 
     @property
     def run(self) -> Any:
@@ -92,19 +98,17 @@ class WandbTracker:
             self._arguments["name"] = self._arguments["name"] or run_id
         if self._root is None:
             self._root, self._options = root, storage_options
-        self._begun = begun
+        self._owner, self._begun = run_id, begun
 
     def open(self, config: Mapping[str, Any]) -> None:
-        """Join the active run, or begin one. Raises `TrackerUnavailable` where a person would have to be asked."""
+        """Join the active run, unless it is another tracker's, or begin one.
+
+        Raises `TrackerUnavailable` where a person would have to be asked.
+        """
         if self._root is not None:
             self._references = References(self._root, self._options, self._monitor)
         self._wandb = wandb = needed("wandb", "wandb", "W&B")
-        if wandb.run is not None:
-            self._run = wandb.run
-        else:
-            check_login(wandb)
-            self._run = wandb.init(**unless_in_environment(self._arguments), **_settings(wandb))
-            self._is_own = True
+        self._run, self._is_own = under_way.join_or_begin(wandb, {**self._arguments, **_settings(wandb)}, self._owner)
         self._configure(config)
         self._run.define_metric(STEP, hidden=True)
         if self._begun is not None:
@@ -117,7 +121,7 @@ class WandbTracker:
         self._run.config.update(shown, allow_val_change=True)
 
     def log(self, step: int, metrics: Mapping[str, Value]) -> None:
-        """One row; what has no value is left out. What could not be sent before is tried again."""
+        """One row; what has no value is left out. Artifacts that could not be sent are tried again, after a pause."""
         self._send(step, {name: value for name, value in metrics.items() if value is not None})
         self._send_references()
 
@@ -134,25 +138,42 @@ class WandbTracker:
             case Durable():
                 if not event.partial:
                     self._unsent.add(event.seq)
+                    self._is_due = True
                 took = {"asyncckpt/save_seconds": event.seconds, "asyncckpt/written_bytes": event.written}
                 self._send(event.step, took)
                 self._send_references()
             case Amended():
-                self._send_references(is_judged=True)
+                self._is_due = True  # another may be the best
+                self._send_references()
             case Resumed():
                 self._run.summary["asyncckpt/resumed_step"] = event.step
             case PreemptionNoticed():
                 self._run.mark_preempting()
 
-    def _send_references(self, *, is_judged: bool = False) -> None:
-        if self._references is None or not (self._unsent or is_judged):
+    def _send_references(self, *, is_last: bool = False) -> None:
+        """Every artifact that is due, unless that has just failed; the last time in any case.
+
+        Raises what the first failure in a row is, and the last: between them nobody need hear of it.
+        """
+        if self._references is None or not self._is_due or not (self._pause.is_over or is_last):
             return
-        listed = self._references.listed()
+        try:
+            self._refer_to_all(self._references)
+        except Exception:
+            if self._pause.begin() or is_last:
+                raise
+        else:
+            self._pause.end()
+
+    def _refer_to_all(self, references: References) -> None:
+        listed = references.listed()
         due = [found for found in listed if found.seq in self._unsent or (found.is_best and found.seq != self._best)]
-        # W&B itself calls the last one that it is told of the latest, so that one is always told of last.
-        for found in due if not due or due[-1].is_latest else [*due, listed[-1]]:
+        if due and not due[-1].is_latest:
+            due.append(listed[-1])  # W&B itself calls the last one that it is told of the latest
+        self._unsent = {found.seq for found in due}  # of these none is forgotten if one fails; others are not listed
+        for found in due:
             self._refer(found)
-        self._unsent.clear()  # what is left of them is not listed any more
+        self._is_due = False
 
     def _refer(self, found: Reference) -> None:
         artifact = self._wandb.Artifact(f"{self._run.id}-checkpoint", "checkpoint", metadata=dict(found.metadata))
@@ -167,12 +188,12 @@ class WandbTracker:
     def close(self) -> None:
         """Send what is left, and finish the run if it is our own."""
         try:
-            self._send_references()
+            self._send_references(is_last=True)
         finally:
             if self._references is not None:
                 self._references.close()
             if self._is_own:
-                self._run.finish()
+                under_way.end(self._run)
 
 
 def _settings(wandb: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied, TransientError
 from asyncckpt.events import Durable, Failed, Requested, Staged, Stalled, Superseded, TierDurable, TierFailed
 from asyncckpt.health import Checkup, Health, Vitals
-from asyncckpt.profile import Profiler
+from asyncckpt.profile import Profiler, SaveTimes
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
@@ -287,7 +287,7 @@ def test_a24_every_save_has_its_stages(make: Make) -> None:
         assert sum(save.phases.values()) <= save.total
         assert save.bytes >= 256
     assert found.median()["total"] == sorted(save.total or 0.0 for save in found.saves)[1]
-    assert [row["step"] for row in json.loads(json.dumps(found.json()))] == [1, 2, 3]
+    assert tuple(SaveTimes(**row) for row in json.loads(json.dumps(found.json()))) == found.saves
     lines = str(found).splitlines()
     assert lines[0].split()[:4] == ["step", "outcome", "call", "guard"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "median"]
@@ -318,6 +318,32 @@ def test_a24_what_fails_is_superseded_or_is_saved_again_has_a_row_of_its_own() -
     assert (again.phases, again.rested, again.bytes, again.written) == ({"write": 3.0}, 0.5, 100, 60)
     assert (superseded.step, superseded.outcome) == (2, "superseded")
     assert "3000.0 ms" in str(profiler.profile())
+
+
+def test_a24_the_report_has_a_column_for_each_stage_and_a_median_of_what_is_durable() -> None:
+    profiler = Profiler()
+    phases = {"open": 0.001, "write": 0.002, "queue": 0.003, "stage": 0.004, "report": 0.005, "commit": 0.006}
+    for step, factor in ((1, 1), (2, 3), (3, 2)):
+        profiler.on_event(Requested(step))
+        profiler.on_event(Stalled(step, 0.01 * factor, "call"))
+        profiler.on_event(Stalled(step, 0.02 * factor, "guard"))
+        profiler.on_event(Staged(step, 4_000_000, 0.03 * factor))
+        times = {name: seconds * factor for name, seconds in phases.items()}
+        profiler.on_event(Durable(step, step, 4_000_000, 0.5 * factor, 0.0, {}, 1_500_000, times))
+    profiler.on_event(Requested(4))
+    profiler.on_event(Failed(4, "write", OSError()))
+    profiler.on_event(Requested(5))
+    found = profiler.profile()
+    stages = ["call", "guard", "staged", *phases, "total"]
+    middle = [0.02, 0.04, 0.06, *(2 * seconds for seconds in phases.values()), 1.0]
+    assert found.median() == pytest.approx(dict(zip(stages, middle, strict=True)))
+    head, first, *_, failed, under_way, median = str(found).splitlines()
+    assert re.split(" {2,}", head.strip()) == ["step", "outcome", *stages, "MB", "MB written"]
+    times = "10.0 ms  20.0 ms  30.0 ms  1.0 ms  2.0 ms  3.0 ms  4.0 ms  5.0 ms  6.0 ms  500.0 ms"
+    assert re.split(" {2,}", first.strip()) == ["1", "durable", *times.split("  "), "4.0", "1.5"]
+    assert failed.split() == ["4", "failed", *["-"] * 12]
+    assert under_way.split() == ["5", "under", "way", *["-"] * 12]
+    assert re.split(" {2,}", median.strip())[:4] == ["median", "20.0 ms", "40.0 ms", "60.0 ms"]
 
 
 def test_a24_only_recent_ones_are_remembered_and_none_is_a_header() -> None:

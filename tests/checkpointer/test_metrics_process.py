@@ -54,11 +54,10 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 class Mine:
     """A tracker that does what it is told to."""
 
-    is_immediate = True
-
-    def __init__(self, name: str, *fails: str) -> None:
+    def __init__(self, name: str, *fails: str, is_immediate: bool = True) -> None:
         self.name = name
         self.fails = fails
+        self.is_immediate = is_immediate
 
     def __getattr__(self, call: str) -> Any:
         def act(*_: object) -> None:
@@ -79,6 +78,21 @@ def test_a15_how_often_each_tracker_took_failed_and_lost(counts: Counts) -> None
         "tracker_calls_total taken other": 4,  # names of a user's own are no labels
         "tracker_calls_total failed other": 1,
         "tracker_calls_total lost other": 3,
+    }
+
+
+def test_a15_so_it_is_with_those_that_have_a_thread(counts: Counts) -> None:
+    called = [Mine("wandb", "open", is_immediate=False), Mine("tensorboard", "log", is_immediate=False)]
+    with Trackers(*called) as trackers:
+        for step in range(1, 4):
+            trackers.log(step, {"loss": 0.5})
+    trackers.log(4, {"loss": 0.5})  # after the end
+    assert counts() == {
+        "tracker_calls_total failed wandb": 1,
+        "tracker_calls_total lost wandb": 4,
+        "tracker_calls_total taken tensorboard": 1,
+        "tracker_calls_total failed tensorboard": 3,
+        "tracker_calls_total lost tensorboard": 1,
     }
 
 
@@ -133,6 +147,10 @@ def test_a15_what_could_not_be_had_and_why(counts: Counts, tmp_path: Path, monke
 
     monkeypatch.setattr("os.fsync", fails(errno.ENOSPC))
     assert not save_config_to_json({}, tmp_path / "config.json")
+    with monkeypatch.context() as unreadable:
+        (tmp_path / "step1.pt").touch()
+        unreadable.setattr("zipfile.is_zipfile", fails(errno.EIO))
+        assert find_latest_checkpoint(tmp_path) is None
     monkeypatch.setattr("os.scandir", fails(errno.EACCES))
     with pytest.raises(PermissionError):
         find_latest_checkpoint(tmp_path)
@@ -140,7 +158,16 @@ def test_a15_what_could_not_be_had_and_why(counts: Counts, tmp_path: Path, monke
     with pytest.raises(PermissionError, match="this user may not write in"):
         ensure_directories_exist(tmp_path / "new")
     errors = {name: number for name, number in counts().items() if name.startswith("file_errors")}
-    assert errors == {"file_errors_total other": 2, "file_errors_total full": 1, "file_errors_total denied": 2}
+    assert errors == {"file_errors_total other": 3, "file_errors_total full": 1, "file_errors_total denied": 2}
+
+
+def test_a15_reasons_are_told_by_what_the_system_says(counts: Counts) -> None:
+    from asyncckpt.tallies import TALLIES
+
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        TALLIES.error(OSError(number, "it"))
+    TALLIES.error(ValueError())
+    assert counts() == {"file_errors_total denied": 3, "file_errors_total full": 2, "file_errors_total other": 2}
 
 
 def process_labels(registry: CollectorRegistry) -> set[tuple[tuple[str, str], ...]]:

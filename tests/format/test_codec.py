@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,12 +67,35 @@ def framed(codec: Codec, plain: bytes, size: int = 64, name: str = "data/a/p0") 
 
 
 @given(st.binary(min_size=1, max_size=300), st.booleans(), st.booleans())
-def test_frames_come_back(plain: bytes, compresses: bool, encrypts: bool) -> None:
+def test_a19_a20_frames_come_back_and_none_is_longer_than_it_was(
+    plain: bytes, compresses: bool, encrypts: bool
+) -> None:
     keys.register(bytes(range(32)))
     codec = Codec(compresses, keys.primary().id if encrypts else None)
     frames, framer = framed(codec, plain)
     assert b"".join(framer.open(n, memoryview(frame), digest(frame)) for n, frame in enumerate(frames)) == plain
-    assert all(len(frame) <= 64 + (OVERHEAD if encrypts else 0) for frame in frames), "never longer than that"
+    lengths = [min(64, len(plain) - at) for at in range(0, len(plain), 64)]
+    assert all(len(f) <= n + (OVERHEAD if encrypts else 0) for f, n in zip(frames, lengths, strict=True))
+
+
+def test_a20_keys_of_both_variables_are_known_and_the_first_one_is_written_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys.forget()
+    texts = [keys.generate() for _ in range(4)]
+    ids = [keys.Key(b64decode(text)).id for text in texts]
+    (tmp_path / "keys").write_text(f"{texts[2]}\n\n{texts[3]}\n")
+    monkeypatch.setenv(keys.VARIABLE, f"{texts[0]}, {texts[1]}")
+    monkeypatch.setenv(keys.FILE_VARIABLE, str(tmp_path / "keys"))
+    assert [key.id for key in keys.known()] == ids
+    assert keys.primary().id == ids[0]
+    assert [keys.find(each, "it").id for each in ids] == ids
+    registered = [keys.register(keys.generate()) for _ in range(2)]
+    assert [key.id for key in keys.known()] == [*reversed(registered), *ids], "the one that was registered last"
+    monkeypatch.setenv(keys.VARIABLE, f"{texts[0]},s3cr3t")
+    with pytest.raises(KeyUnavailable, match=f"{keys.VARIABLE} holds what is no key") as told:
+        keys.known()
+    assert "s3cr3t" not in str(told.value)
 
 
 def test_a20_a_frame_opens_in_its_place_and_nowhere_else(key: str) -> None:
@@ -109,6 +134,11 @@ def test_a19_what_was_compressed_says_nothing_of_its_length(key: str) -> None:
     framer = Framer(Codec(True), "data/a/p0", 100, "", "it", 64)
     with pytest.raises(CheckpointCorruptError):
         framer.open(0, memoryview(bomb), digest(bomb))
+    # One that says that it is 4 EiB: nobody makes room for that before it is looked at.
+    claims = b"\x28\xb5\x2f\xfd\xe0" + (1 << 62).to_bytes(8, "little") + b"\x09\x00\x00x"
+    assert zstandard.frame_content_size(claims) == 1 << 62
+    with pytest.raises(CheckpointCorruptError, match="holds another number of bytes than 64"):
+        framer.open(0, memoryview(claims), digest(claims))
     with pytest.raises(ValueError, match="frame 1 of it has 64 bytes, not 36"):
         framer.make(1, memoryview(bytes(64)))
 

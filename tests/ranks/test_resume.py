@@ -324,7 +324,7 @@ def _other_world(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 3), (2, 1), (1, 2)])
-def test_a_changed_world_size_is_refused_on_every_rank(tmp_path: Path, before: int, now: int) -> None:
+def test_a25_a_changed_world_size_is_refused_on_every_rank(tmp_path: Path, before: int, now: int) -> None:
     run_ranks(_train, before, tmp_path, 1)
     limit = f"saved by {before} rank(s), this training has {now}: a changed world size is not supported in this version"
     for messages in run_ranks(_other_world, now, tmp_path):

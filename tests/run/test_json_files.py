@@ -12,11 +12,13 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import pytest
+import torch
 
 from asyncckpt import keys
 from asyncckpt.errors import CheckpointCorruptError, KeyUnavailable
@@ -24,11 +26,13 @@ from asyncckpt.run import (
     ConfigurationInvalid,
     iterate_config_in_json,
     iterate_config_in_json_async,
+    json_file,
     load_config_from_json,
     load_config_from_json_async,
     save_config_to_json,
     save_config_to_json_async,
 )
+from asyncckpt.testing.slow import PATIENCE
 
 SUFFIXES = [".json", ".json.zst", ".json.enc", ".json.zst.enc"]
 
@@ -79,6 +83,114 @@ def test_a4_a_dataclass_comes_back_equal(tmp_path: Path, suffix: str) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+class Level(Enum):
+    LOW = 1
+    HIGH = 2
+
+
+class Range(NamedTuple):
+    low: float
+    high: float
+
+
+class Source(TypedDict):
+    path: Path
+    weight: NotRequired[float]
+
+
+@dataclass
+class Everything:
+    """What configurations have in them that JSON has not."""
+
+    rates: dict[int, float]
+    kinds: dict[Kind, bool]
+    levels: dict[Level, str]
+    switches: dict[bool, Path]
+    scales: dict[float, list[Kind]]
+    mode: Literal["train", "eval", 3, None]
+    kind: Literal[Kind.ADAM]
+    dtype: torch.dtype
+    device: torch.device
+    at: datetime
+    on: date
+    daily: time
+    every: timedelta
+    salt: bytes
+    factor: complex
+    bounds: Range
+    source: Source
+    names: frozenset[str]
+    pair: tuple[int, Layer]
+    either: int | str | None
+    anything: object
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = len(self.rates) + len(self.names)
+
+
+def everything(**changed: Any) -> Everything:
+    given: dict[str, Any] = {
+        "rates": {0: 0.1, -5: 0.01}, "kinds": {Kind.SGD: True}, "levels": {Level.HIGH: "x"},
+        "switches": {True: Path("/a"), False: Path("b")}, "scales": {1e-8: [Kind.ADAM], 2.0: []},
+        "mode": "eval", "kind": Kind.ADAM, "dtype": torch.bfloat16,
+        "device": torch.device("cuda", 1), "at": datetime(2026, 11, 29, 10, 15, tzinfo=UTC), "on": date(2026, 11, 29),
+        "daily": time(23, 59), "every": timedelta(minutes=1, microseconds=5), "salt": b"\x00\xff", "factor": 1 - 2j,
+        "bounds": Range(0.0, 1.0), "source": {"path": Path("/data")}, "names": frozenset({"a", "b"}),
+        "pair": (3, Layer(8)), "either": None, "anything": True,
+    }  # fmt: skip
+    return Everything(**{**given, **changed})
+
+
+def test_a4_what_json_has_no_word_for_comes_back_equal_too(tmp_path: Path) -> None:
+    """Keys that are numbers, which JSON makes texts of; fields that the dataclass computes; types of torch."""
+    path = tmp_path / "config.json"
+    for each in (
+        everything(),
+        everything(mode=3, either="text", source={"path": Path("x"), "weight": 0.5}, every=timedelta(days=2)),
+        everything(mode=None, either=7, anything=None, rates={}, device=torch.device("cpu")),
+    ):
+        assert save_config_to_json(each, path)
+        found = load_config_from_json(path, Everything)
+        assert found == each
+        assert [type(key) for key in found.switches] == [bool, bool]
+        assert [type(key) for key in found.rates] == [int] * len(each.rates)
+    by_hand = {"kinds": {"sgd": False, "Kind.ADAM": True}, "levels": {"2": "two"}}
+    assert save_config_to_json({**load_config_from_json(path), **by_hand}, path)
+    found = load_config_from_json(path, Everything)
+    assert (found.kinds, found.levels) == ({Kind.SGD: False, Kind.ADAM: True}, {Level.HIGH: "two"})
+
+
+def test_a4_what_stands_in_the_place_of_such_a_value_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    assert save_config_to_json(everything(), path)
+    wrong = {
+        "rates": {"one": 0.1}, "kinds": {"adagrad": True}, "switches": {"yes": "/a"}, "mode": "test", "kind": "sgd",
+        "dtype": "torch.nn", "device": "toaster", "at": "noon", "every": 1e300, "salt": "xy",
+        "bounds": [1.0], "source": {"weight": True, "extra": 1}, "either": 1.5,
+    }  # fmt: skip
+    save_config_to_json({**load_config_from_json(path), **wrong}, path)
+    with pytest.raises(ConfigurationInvalid) as told:
+        load_config_from_json(path, Everything)
+    assert sorted(told.value.problems) == [
+        "at is 'noon', not of type datetime",
+        "bounds is [1.0], not a list of 2",
+        "device is 'toaster', not of type device",
+        "dtype is 'torch.nn', not of type dtype",
+        "either is 1.5, not of type int",
+        "every is 1e+300, not of type timedelta",
+        "kind is 'sgd', not one of ['adam']",
+        "kinds.adagrad is 'adagrad', not one of ['adam', 'sgd']",
+        "mode is 'test', not one of ['train', 'eval', 3, None]",
+        "rates.one is 'one', not of type int",
+        "salt is 'xy', not of type bytes",
+        "source.extra is no field of Source",
+        "source.path is missing",
+        "source.weight is True, not of type float",
+        "switches.yes is 'yes', not of type bool",
+    ]
+
+
 def test_a4_what_is_missing_has_its_default(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     save_config_to_json({"name": "n", "kind": "adam"}, path)
@@ -109,6 +221,32 @@ def test_a4_a17_everything_that_does_not_fit_is_named_at_once(tmp_path: Path) ->
         "sizes[1] is 2.5, not of type int",
         "sizes[2] is True, not of type int",
     ]
+
+
+@dataclass
+class Checked:
+    lr: float
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr} has to be above 0")
+
+
+@dataclass
+class Both:
+    first: Checked
+    second: Checked
+
+
+def test_a4_a17_what_the_dataclass_itself_refuses_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    save_config_to_json({"first": {"lr": 0.1}, "second": {"lr": -1}}, path)
+    with pytest.raises(ConfigurationInvalid, match=r"config\.json: second: lr=-1\.0 has to be above 0") as told:
+        load_config_from_json(path, Both)
+    assert told.value.problems == ("second: lr=-1.0 has to be above 0",)
+    save_config_to_json({"lr": 0}, path)
+    with pytest.raises(ConfigurationInvalid, match=r"Checked: lr=0\.0 has to be"):
+        load_config_from_json(path, Checked)
 
 
 def test_a4_what_is_damaged_is_named(tmp_path: Path) -> None:
@@ -165,7 +303,11 @@ def test_a19_what_is_large_is_compressed_where_that_is_asked_and_read_under_eith
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
     assert load_config_from_json(path) == {"a": 2}
     assert save_config_to_json(large, path)
-    assert path.stat().st_size > 100_000, "nobody asked"
+    size = path.stat().st_size
+    assert size > 100_000, "nobody asked"
+    for above, name in ((size, "config.json"), (size - 1, "config.json.zst")):
+        assert save_config_to_json(large, path, compress_above=above)
+        assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 def test_a19_the_tool_that_everybody_has_opens_it(tmp_path: Path) -> None:
@@ -209,6 +351,10 @@ def test_a19_a20_what_was_cut_or_changed_is_damage(tmp_path: Path, suffix: str) 
     for length in (0, 5, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointCorruptError, match=path.name):
+            load_config_from_json(path)
+    if suffix == ".json.zst":
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with pytest.raises(CheckpointCorruptError, match=rf"{path.name} cannot be decompressed"):
             load_config_from_json(path)
     if suffix.endswith(".enc"):
         for place in (len(whole) - 1, len(whole) // 2, whole.index(b"\n") + 5, 40):
@@ -305,6 +451,17 @@ def test_a22_a_large_one_is_written_and_read_in_little_memory(tmp_path: Path, su
     assert read < 4 << 20, f"{read} bytes to read it"
 
 
+def test_a22_one_that_is_large_enough_to_be_compressed_takes_no_more_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        assert save_config_to_json({"samples": items(2_000)}, tmp_path / "config.json", compress_above=1 << 20)
+        _, written = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json.zst"]
+    assert written < 4 << 20, f"{written} bytes to write 8 MB"
+
+
 def test_a22_the_pieces_are_what_json_makes_of_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     odd = {
@@ -356,6 +513,37 @@ def test_a21_saving_and_loading_leave_the_loop_free(tmp_path: Path) -> None:
 
     assert asyncio.run(act()) == ({"items": [1, 2]}, [1, 2])
     assert turns == 100
+
+
+def test_a21_reading_leaves_the_loop_free_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, gates = tmp_path / "config.json", [threading.Event(), threading.Event()]
+    assert save_config_to_json(SETTINGS, path)
+    real, iterate = json.load, json_file.iterate_config_in_json
+
+    def slow(file: Any) -> Any:
+        assert gates[0].wait(PATIENCE), "the event loop stood still"
+        return real(file)
+
+    def slowly(*given: Any) -> Iterator[Any]:
+        assert gates[1].wait(PATIENCE), "the event loop stood still"
+        yield from iterate(*given)
+
+    monkeypatch.setattr(json, "load", slow)
+    monkeypatch.setattr(json_file, "iterate_config_in_json", slowly)
+
+    async def listed() -> list[Any]:
+        return [item async for item in iterate_config_in_json_async(path, "layers")]
+
+    async def act() -> list[Any]:
+        reading = [asyncio.ensure_future(load_config_from_json_async(path, Settings)), asyncio.ensure_future(listed())]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not [task for task in reading if task.done()]
+        for gate in gates:
+            gate.set()
+        return [await task for task in reading]
+
+    assert asyncio.run(act()) == [SETTINGS, [asdict(layer) for layer in SETTINGS.layers]]
 
 
 @pytest.mark.parametrize("is_there", [False, True])

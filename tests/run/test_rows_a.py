@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import logging
@@ -16,7 +17,19 @@ import torch
 from torch import nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, Run, errors, run
+from asyncckpt import (
+    AsyncCheckpointer,
+    Run,
+    errors,
+    launch,
+    plots,
+    preemption,
+    report,
+    run,
+    trackers,
+    trainer,
+    training,
+)
 from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointCorruptError,
@@ -32,14 +45,19 @@ from asyncckpt.testing.s3server import S3Server
 
 from .conftest import Place, Train
 
-UTILITIES = [getattr(run, name) for name in run.__all__ if inspect.isfunction(getattr(run, name))]
+UTILITIES = [
+    utility
+    for module in (run, trackers)
+    for utility in [getattr(module, name) for name in module.__all__]
+    if inspect.isfunction(utility)
+]
 
 
 @pytest.mark.parametrize("utility", UTILITIES, ids=lambda utility: utility.__name__)
 def test_a11_every_utility_is_typed_and_takes_paths_of_every_kind(utility: Any) -> None:
     hints = get_type_hints(utility)
     assert hints.keys() == {*inspect.signature(utility).parameters, "return"}
-    paths = [hints[name] for name in ("path", "folder", "folders", "root") if name in hints]
+    paths = [hints[name] for name in ("path", "folder", "folders", "root", "run_artifact_dir") if name in hints]
     assert all("PathLike" in str(hint) and "str" in str(hint) for hint in paths)
 
 
@@ -59,6 +77,24 @@ def test_a11_where_there_are_no_symlinks_a_training_goes_on_from_the_latest(tmp_
     assert asyncckpt.load(tmp_path / "run").info.step == 2
 
 
+def test_a11_where_there_are_no_symlinks_other_names_are_left_out_and_nothing_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(self: Path, *_: object, **named: object) -> None:
+        raise OSError(errno.EPERM, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    with Run.open(tmp_path / "run", compat_names=["latest.ckpt", "step-{step}"], logs=False) as begun:
+        with AsyncCheckpointer(begun, model=nn.Linear(2, 2), executor="thread") as ckpt:
+            for step in (1, 2):
+                ckpt.save(step).wait()
+        begun.save_results({"loss": 1.0})
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said.startswith(f"the links of compat_names in {tmp_path / 'run'} are not as they should be: [Errno 1] ")
+    assert asyncckpt.load(tmp_path / "run").info.step == 2
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.endswith(".draft")]
+
+
 def test_a13_every_category_of_errors_is_caught_as_what_it_is_and_as_ours() -> None:
     """File system, serialization, network, validation: ``JSONEncodeError`` of the document is in no Python."""
     for ours, known in (
@@ -75,7 +111,15 @@ def test_a13_every_category_of_errors_is_caught_as_what_it_is_and_as_ours() -> N
         assert issubclass(ours, AsyncCkptError)
     raised = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
     assert all(issubclass(kind, AsyncCkptError) for kind in raised)
-    assert all(kind.__name__ in str(errors.__doc__) or kind is errors.RanksDiffer for kind in raised)
+    assert [kind.__name__ for kind in raised if kind.__name__ not in str(errors.__doc__)] == []
+    elsewhere = [
+        kind
+        for place in (asyncckpt, launch, plots, preemption, report, run, trackers, trainer, training)
+        for kind in [getattr(place, name) for name in place.__all__]
+        if inspect.isclass(kind) and issubclass(kind, Exception)
+    ]
+    assert {trackers.TrackerUnavailable, ConfigurationInvalid} <= {*elsewhere}
+    assert [kind for kind in elsewhere if not issubclass(kind, AsyncCkptError)] == []
 
 
 def test_a14_the_documents_own_snippet(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from torch import nn
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.run import (
     ensure_directories_exist,
+    ensure_directories_exist_async,
     find_latest_checkpoint,
     find_latest_checkpoint_async,
     set_seed,
 )
+from asyncckpt.testing.slow import PATIENCE
 
 
 def saved(path: Path, at: float | None = None) -> Path:
@@ -188,15 +191,58 @@ def test_a15_ten_thousand_files_are_looked_through_at_once(tmp_path: Path, monke
     assert len(checked) == 1  # the newest alone is read
 
 
-def test_a21_on_an_event_loop_it_is_the_same(tmp_path: Path) -> None:
-    path = saved(tmp_path / "step1.pt")
-    assert asyncio.run(find_latest_checkpoint_async(tmp_path)) == str(path)
+class Gate:
+    """Holds up whoever calls `held`, until it is opened."""
+
+    def __init__(self, real: Callable[..., Any]) -> None:
+        self._real = real
+        self._is_open = threading.Event()
+
+    def held(self, *given: Any, **named: Any) -> Any:
+        assert self._is_open.wait(PATIENCE), "the event loop stood still, and nobody could open"
+        return self._real(*given, **named)
+
+    async def pass_by(self, waiting: Coroutine[Any, Any, Any]) -> Any:
+        """What `waiting` returns; the loop goes on meanwhile, or the gate stays shut."""
+        task = asyncio.ensure_future(waiting)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+        self._is_open.set()
+        return await task
+
+
+def test_a21_on_an_event_loop_it_is_the_same_and_the_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asyncckpt.run import foreign
+
+    saved(tmp_path / "step1.pt")
+    path = saved(tmp_path / "step1.pth")
+    gate = Gate(foreign._damage)
+    monkeypatch.setattr(foreign, "_damage", gate.held)
+    assert asyncio.run(gate.pass_by(find_latest_checkpoint_async(tmp_path, "*.pth"))) == str(path)
+
+
+def test_a21_folders_are_made_while_the_event_loop_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(Path.mkdir)
+
+    def mkdir(folder: Path, *given: Any, **named: Any) -> None:
+        gate.held(folder, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    asyncio.run(gate.pass_by(ensure_directories_exist_async(tmp_path / "a/b", tmp_path / "c")))
+    assert (tmp_path / "a/b").is_dir()
+    assert (tmp_path / "c").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is no folder"):
+        asyncio.run(ensure_directories_exist_async(tmp_path / "file"))
 
 
 # -- A2 ----------------------------------------------------------------------------------------------------
 
 
-def test_a2_the_pattern_is_pt_unless_another_is_given(tmp_path: Path) -> None:
+def test_a2_the_pattern_is_pt_unless_another_is_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert inspect.signature(find_latest_checkpoint).parameters["pattern"].default == "*.pt"
     kept = saved(tmp_path / "step1.pt")
     for name in ("step2.pth", "step3.pt.tmp", ".step4.pt", "step5.pt.part"):
@@ -205,6 +251,7 @@ def test_a2_the_pattern_is_pt_unless_another_is_given(tmp_path: Path) -> None:
     assert find_latest_checkpoint(tmp_path) == str(kept)
     assert find_latest_checkpoint(tmp_path, "*.pth") == str(tmp_path / "step2.pth")
     assert find_latest_checkpoint(tmp_path, "*.ckpt") is None
+    assert caplog.records == [], "what is no checkpoint is not a damaged one"
 
 
 def test_a2_links_are_no_checkpoints_of_their_own(tmp_path: Path) -> None:
@@ -212,6 +259,16 @@ def test_a2_links_are_no_checkpoints_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "latest_99.pt").symlink_to("step1.pt")
     (tmp_path / "dangling_100.pt").symlink_to("step0.pt")
     assert find_latest_checkpoint(tmp_path) == str(kept)
+
+
+def test_a2_a_link_to_a_file_on_another_disk_is_that_checkpoint(tmp_path: Path) -> None:
+    """So a folder that is full is gone on with: the file is moved away, and the link has its name."""
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    saved(tmp_path / "here/step1.pt")
+    saved(tmp_path / "elsewhere/step2.pt")
+    (tmp_path / "here/step2.pt").symlink_to("../elsewhere/step2.pt")
+    assert find_latest_checkpoint(tmp_path / "here") == str(tmp_path / "here/step2.pt")
 
 
 # -- A5 ----------------------------------------------------------------------------------------------------
@@ -226,9 +283,10 @@ def test_a5_folders_are_made_again_and_again(tmp_path: Path) -> None:
 
 def test_a5_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file/below/it"):
-        with pytest.raises(NotADirectoryError, match=rf"{tmp_path / 'file'} is no folder"):
-            ensure_directories_exist(tmp_path / "first", folder)
+    (tmp_path / "link").symlink_to("nowhere")
+    for folder, blocking in (("file", "file"), ("file/below/it", "file"), ("link", "link")):
+        with pytest.raises(NotADirectoryError, match=rf"{tmp_path / blocking} is no folder"):
+            ensure_directories_exist(tmp_path / "first", tmp_path / folder)
     assert (tmp_path / "first").is_dir()
 
 
@@ -238,7 +296,7 @@ def test_a5_a_folder_that_may_not_be_made_is_named(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(PermissionError, match=rf"may not write in {tmp_path}; take another path"):
-        ensure_directories_exist(tmp_path / "new")
+        ensure_directories_exist(tmp_path / "new" / "below" / "it")
 
 
 def test_a5_modes_are_what_the_umask_leaves(tmp_path: Path) -> None:

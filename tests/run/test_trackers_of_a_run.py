@@ -16,6 +16,7 @@ from asyncckpt import AsyncCheckpointer, CheckpointInfo
 from asyncckpt.metrics_log import read_checkpoints, read_metrics
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.trackers import JsonLinesTracker, WandbTracker
+from asyncckpt.trackers.lane import _Item
 from tests.trackers.stub import Wandb
 
 from .conftest import SOURCE, Place, Train
@@ -67,6 +68,27 @@ def test_b8_a_resumed_run_goes_on_in_the_same_run_of_wandb(somewhere: Place, wan
             run.trackers(WandbTracker(project="mine")).log(1, {"loss": 0.5})
     assert [begun.id for begun in wandb.begun] == [run.id, run.id]
     assert "earlier" not in json.loads(somewhere.read("wandb_info.json") or b"")
+
+
+def test_a10_runs_beside_each_other_have_a_run_of_wandb_each(tmp_path: Path, wandb: Wandb) -> None:
+    places = [Place(str(tmp_path / name)) for name in ("one", "two")]
+    runs = [place.open() for place in places]
+    for number, run in enumerate(runs):
+        trackers, done = run.trackers(WandbTracker()), threading.Event()
+        trackers.log(1, {"loss": float(number)})
+        trackers._lanes[0]._pass_on(_Item("row", done.set))
+        assert done.wait(PATIENCE)
+        with AsyncCheckpointer(run, model=nn.Linear(2, 2), executor="thread") as ckpt:
+            ckpt.save(1).wait()
+    assert wandb.run is wandb.begun[0]
+    for run in reversed(runs):
+        run.close()
+    assert [begun.id for begun in wandb.begun] == [run.id for run in runs]
+    assert [[row["loss"] for row in begun.rows if "loss" in row] for begun in wandb.begun] == [[0.0], [1.0]]
+    for place, run, begun in zip(places, runs, wandb.begun, strict=True):
+        said = json.loads(place.read("wandb_info.json") or b"")
+        assert (said["run_id"], "earlier" in said) == (run.id, False), "of this run alone"
+        assert begun.artifacts[0][0].references[0][0].startswith(Path(place.root).as_uri())
 
 
 def test_a_tracker_keeps_the_id_and_the_root_that_it_was_given(folder: Place, wandb: Wandb) -> None:

@@ -88,6 +88,15 @@ def test_A18_every_tracker_is_told_everything_in_order_and_off_the_training_thre
     assert not any(thread.is_alive() for thread in one.threads | two.threads)
 
 
+def test_A18_no_tracker_is_told_a_secret_nor_harms_what_the_training_has() -> None:
+    notes, config = Notes(), {"api_key": "s3cr3t", "model": {"d": 8}}
+    Trackers(notes, config=config).close()
+    ((_, told), _) = notes.told
+    assert told == {"api_key": "***", "model": {"d": 8}}
+    told["model"]["d"] = 9
+    assert config == {"api_key": "s3cr3t", "model": {"d": 8}}
+
+
 @pytest.mark.parametrize("what", ["open", "log", "event", "close"])
 def test_A18_one_that_fails_is_said_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture, what: str) -> None:
     bad, good = Notes("bad"), Notes("good")
@@ -243,6 +252,9 @@ sys.modules["wandb"] = None
 with Trackers(JsonLinesTracker(sys.argv[1])) as trackers:
     trackers.log(7, {"val_loss": 0.5}, confirm="Validation metrics")
 initialize_wandb("one", sys.argv[1])
+from tests.trackers.stub import Wandb
+sys.modules["wandb"] = Wandb()
+initialize_wandb("two", sys.argv[1])
 """
 
 
@@ -268,6 +280,7 @@ def test_B9_A7_it_is_said_to_a_person_unless_they_want_no_such_thing(
     assert done.stdout == ""
     assert done.stderr.count("\N{CHECK MARK} Validation metrics logged to trackers at step 7 (jsonlines)") == is_said
     assert done.stderr.count("W&B is not used for one") == 1
+    assert done.stderr.count("W&B is used for two") == is_said
 
 
 @pytest.mark.parametrize("others", [[], ["open"], ["log"]], ids=["none", "unavailable", "refuses"])

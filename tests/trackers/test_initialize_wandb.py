@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt.trackers import initialize_wandb
+from asyncckpt.trackers import initialize_wandb, initialize_wandb_async
 from asyncckpt.trackers.credentials import wandb_id
 
-from .stub import Wandb
+from .stub import Meeting, Wandb
 
 
 def test_A7_it_resumes_the_run_of_that_name(wandb: Wandb, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,6 +36,37 @@ def test_A7_repeating_it_opens_no_second_run(wandb: Wandb, tmp_path: Path) -> No
     assert initialize_wandb("run_001", tmp_path)
     assert initialize_wandb("run_001", tmp_path)
     assert len(wandb.begun) == 1
+
+
+def test_A7_two_threads_that_begin_it_at_once_open_one_run(wandb: Wandb, tmp_path: Path) -> None:
+    """Where nothing kept them apart, both would be in ``wandb.init`` before either has a run."""
+    wandb.gate = Meeting()
+    said: list[bool] = []
+    threads = [threading.Thread(target=lambda: said.append(initialize_wandb("one", tmp_path))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert said == [True, True]
+    assert len(wandb.begun) == 1
+
+
+def test_A7_on_an_event_loop_it_is_the_same_and_the_loop_goes_on(wandb: Wandb, tmp_path: Path) -> None:
+    wandb.gate = threading.Event()
+
+    async def act() -> bool:
+        beginning = asyncio.ensure_future(initialize_wandb_async("one", tmp_path, "mine", config={"lr": 1}))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not beginning.done()
+        assert wandb.gate is not None
+        wandb.gate.set()
+        return await beginning
+
+    assert asyncio.run(act()) is True
+    (run,) = wandb.begun
+    assert (run.id, run.arguments["project"], run.arguments["dir"]) == ("one", "mine", str(tmp_path))
+    assert run.config == {"lr": 1}
 
 
 @pytest.mark.parametrize(
@@ -149,20 +181,37 @@ def test_A8_the_real_package_at_a_terminal_without_a_key_asks_for_none(tmp_path:
 
 
 LAZY = """
-import sys
-sys.modules["wandb"] = None  # importing it would raise
+import sys, threading
+asked = []
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "wandb":
+            asked.append(name)
+            raise ModuleNotFoundError(name)  # also one that would be caught is too early: it takes two seconds
+sys.meta_path.insert(0, Watch())
 import asyncckpt, asyncckpt.trackers as trackers
 trackers.WandbTracker("run"), trackers.TensorBoardTracker("logs"), trackers.ConsoleTracker()
-assert not {"wandb", "tensorboard", "torch", "matplotlib"} & {n for n, m in sys.modules.items() if m is not None}
-import threading
+assert not {"wandb", "tensorboard", "torch", "matplotlib"} & {*sys.modules}
 assert threading.active_count() == 1
+import torch
+with asyncckpt.Run.open(sys.argv[1], logs=False) as run:
+    with asyncckpt.AsyncCheckpointer(run, model=torch.nn.Linear(2, 2), executor="thread") as ckpt:
+        ckpt.save(1).wait()
+assert asked == []
+assert trackers.initialize_wandb("run", "artifacts") is False
+assert asked == ["wandb"]
 """
 
 
 def test_A9_W_and_B_is_imported_when_it_is_begun_and_not_before(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", LAZY], cwd=tmp_path, check=False, timeout=120)
-    assert done.returncode == 0
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "cwd").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LAZY, str(tmp_path / "run")],
+        cwd=tmp_path / "cwd", check=False, timeout=120, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'asyncckpt[wandb]'" in done.stderr
+    assert list((tmp_path / "cwd").iterdir()) == []
 
 
 def test_A10_another_run_that_is_active_is_left_alone(

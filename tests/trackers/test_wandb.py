@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,16 +23,24 @@ from asyncckpt.errors import TransientError
 from asyncckpt.events import Durable, PreemptionNoticed, Resumed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.trackers import Trackers, WandbTracker, whole_config, with_sweep
+from asyncckpt.trackers import Trackers, WandbTracker, pause, whole_config, with_sweep
 from asyncckpt.trackers.lane import _Item
 
 from . import offline
-from .stub import Run, Wandb
+from .stub import Meeting, Run, Wandb
 
 
 def begun(wandb: Wandb) -> Run:
     (run,) = wandb.begun
     return run
+
+
+def settled(trackers: Trackers) -> None:
+    """Once the tracker has taken all."""
+    done = threading.Event()
+    for lane in trackers._lanes:
+        lane._pass_on(_Item("row", done.set))
+    assert done.wait(60)
 
 
 def test_metrics_say_their_step_themselves_and_are_defined_over_it(wandb: Wandb) -> None:
@@ -56,11 +65,27 @@ def test_the_run_is_resumed_under_the_id_it_had(wandb: Wandb, tmp_path: Path) ->
 
 
 def test_A8_what_the_environment_says_comes_first(wandb: Wandb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_RUN_ID", "theirs")
-    monkeypatch.setenv("WANDB_PROJECT", "theirs")
-    Trackers(WandbTracker("run_001", project="ours", entity="us")).close()
-    assert {"id", "project"} & set(begun(wandb).arguments) == set()
-    assert begun(wandb).arguments["entity"] == "us"
+    given: dict[str, Any] = {
+        "name": "ours", "project": "ours", "entity": "ours", "group": "ours", "tags": ("ours",), "folder": "ours",
+    }  # fmt: skip
+    variables = {
+        "id": "RUN_ID", "name": "NAME", "project": "PROJECT", "entity": "ENTITY", "group": "RUN_GROUP", "tags": "TAGS",
+        "dir": "DIR", "resume": "RESUME",
+    }  # fmt: skip
+    Trackers(WandbTracker("run_001", **given)).close()
+    assert {*begun(wandb).arguments} == {*variables, "settings"}
+    for word, variable in variables.items():
+        with monkeypatch.context() as environment:
+            environment.setenv(f"WANDB_{variable}", "theirs")
+            Trackers(WandbTracker("run_001", **given)).close()
+        assert {*wandb.begun[-1].arguments} == {*variables, "settings"} - {word}, word
+        with monkeypatch.context() as environment:
+            environment.setenv(f"WANDB_{variable}", "")  # says nothing
+            Trackers(WandbTracker("run_001", **given)).close()
+        assert word in wandb.begun[-1].arguments
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    Trackers(WandbTracker("run_001")).close()
+    assert "settings" not in wandb.begun[-1].arguments
 
 
 def test_a_run_that_is_active_is_joined_and_left_open(wandb: Wandb) -> None:
@@ -70,6 +95,39 @@ def test_a_run_that_is_active_is_joined_and_left_open(wandb: Wandb) -> None:
     assert (len(wandb.begun), theirs.finished) == (1, 0)
     assert theirs.rows == [{"loss": 0.5, "asyncckpt/step": 1}]
     assert theirs.config == {"own": 1, "lr": 0.1}
+
+
+def test_A10_trackers_beside_each_other_have_a_run_each_also_where_they_begin_at_once(wandb: Wandb) -> None:
+    """W&B gives whoever begins a second run the one that is under way, and both would be one there."""
+    wandb.gate = Meeting()
+    names = ("one", "two")
+    both = [Trackers(WandbTracker(name)) for name in names]
+    for trackers, loss in zip(both, (1.0, 2.0), strict=True):
+        trackers.log(1, {"loss": loss})
+        settled(trackers)
+    assert wandb.run is not None
+    first, second = both if wandb.run.id == "one" else reversed(both)
+    assert first.close(60)
+    assert wandb.run is None, "the other is under way, and W&B does not call it active"
+    with Trackers(WandbTracker("three")) as third:
+        third.log(1, {"loss": 3.0})
+    assert second.close(60)
+    told = {run.id: [row["loss"] for row in run.rows] for run in wandb.begun}
+    assert told == {"one": [1.0], "two": [2.0], "three": [3.0]}
+    assert [run.finished for run in wandb.begun] == [1, 1, 1]
+    Trackers(WandbTracker("four")).close()
+    assert wandb.begun[-1].arguments.get("reinit") is None, "none is under way any more"
+
+
+def test_A10_two_trackers_of_one_run_are_one_there(wandb: Wandb) -> None:
+    with Trackers(WandbTracker("same")) as trackers:
+        trackers.log(1, {"loss": 1.0})
+        settled(trackers)
+        with Trackers(WandbTracker("same")) as others:
+            others.log(1, {"accuracy": 0.5})
+    assert len(wandb.begun) == 1
+    assert [sorted(row) for row in begun(wandb).rows] == [["asyncckpt/step", "loss"], ["accuracy", "asyncckpt/step"]]
+    assert begun(wandb).finished == 1
 
 
 def test_A8_without_a_key_it_is_left_out_with_one_line(wandb: Wandb, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,10 +176,7 @@ class Saved:
     def settle(self) -> None:
         """Until the tracker has taken all."""
         self.ckpt.wait()
-        done = threading.Event()
-        for lane in self.trackers._lanes:
-            lane._pass_on(_Item("row", done.set))
-        assert done.wait(60)
+        settled(self.trackers)
 
     def aliases(self) -> list[tuple[int, list[str]]]:
         return [(artifact.metadata["step"], aliases) for artifact, aliases in begun(self.wandb).artifacts]
@@ -178,17 +233,96 @@ def test_A25_what_could_not_be_sent_is_sent_with_the_next_row(wandb: Wandb, capl
     assert said == ["wandb did not take a Durable: [Errno 110] no answer; training goes on"]
 
 
-def test_A25_an_artifact_that_W_and_B_refuses_is_tried_again(wandb: Wandb) -> None:
+class Moved:
+    """A clock that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Refusing:
+    """W&B's artifacts, of which some are refused."""
+
+    def __init__(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[list[str]] = []
+        self.is_refused: Callable[[list[str]], bool] = lambda aliases: True
+        take = run.log_artifact
+
+        def log_artifact(artifact: Any, aliases: list[str]) -> None:
+            self.asked.append(aliases)
+            if self.is_refused(aliases):
+                raise ConnectionError("503")
+            take(artifact, aliases)
+
+        monkeypatch.setattr(run, "log_artifact", log_artifact)
+
+
+def test_A25_an_artifact_that_W_and_B_refuses_is_tried_again_after_longer_and_longer(
+    wandb: Wandb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Moved()
+    monkeypatch.setattr(pause, "SYSTEM_CLOCK", clock)
     saved = Saved(MemoryStorage("refused"), wandb)
     saved.settle()
-    begun(wandb).refuses = ConnectionError("503")
+    refusing = Refusing(begun(wandb), monkeypatch)
+
+    def passed(seconds: float) -> int:
+        """How often it was tried so much later, with two rows and a late metric."""
+        before = len(refusing.asked)
+        clock.now += seconds
+        for _ in range(2):
+            saved.trackers.log(11, {"loss": 0.5})
+        saved.ckpt.record(10, {"loss": 0.5})
+        saved.settle()
+        return len(refusing.asked) - before
+
     saved.save(10, 0.5)
-    assert saved.aliases() == []
-    begun(wandb).refuses = None
-    saved.trackers.log(11, {"loss": 0.5})
-    saved.settle()
+    assert len(refusing.asked) == 1
+    assert [passed(seconds) for seconds in (0, 0.875, 0.125, 1.875, 0.125, 3.875, 0.125)] == [0, 0, 1, 0, 1, 0, 1]
+    for _ in range(10):
+        passed(300)
+    assert (passed(299), passed(1)) == (0, 1), "five minutes at most"
+    rows = [row for row in begun(wandb).rows if "loss" in row]
+    assert len(rows) == 2 * 19, "rows are sent meanwhile"
+    assert len([record for record in caplog.records if record.getMessage().startswith("wandb")]) == 1
+    refusing.is_refused = lambda aliases: False
+    assert passed(1) == 0
+    assert passed(299) == 1
     assert saved.aliases() == [(10, ["step-10", "latest", "best"])]
+    refusing.is_refused = lambda aliases: True
+    saved.save(20, 0.9)
+    assert (passed(0.875), passed(0.125)) == (0, 1), "a second again"
+    refusing.is_refused = lambda aliases: False
     saved.close()
+    assert saved.aliases()[1:] == [(20, ["step-20", "latest"])], "and once more at the end, whatever the time"
+
+
+@pytest.mark.parametrize("refused", ["best", "latest"])
+def test_A25_no_alias_is_forgotten_whichever_is_refused(
+    wandb: Wandb, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """That the best is another is told with two artifacts, of which either may fail."""
+    clock = Moved()
+    monkeypatch.setattr(pause, "SYSTEM_CLOCK", clock)
+    saved = Saved(MemoryStorage("forgotten"), wandb)
+    saved.save(10, 0.5)
+    saved.save(20, 0.1)
+    refusing = Refusing(begun(wandb), monkeypatch)
+    refusing.is_refused = lambda aliases: refused in aliases
+    saved.ckpt.record(20, {"loss": 0.9})
+    saved.settle()
+    refusing.is_refused = lambda aliases: False
+    clock.now += 1
+    saved.trackers.log(21, {"loss": 0.5})
+    saved.settle()
+    aliases = saved.aliases()[2:]
+    assert (10, ["step-10", "best"]) in aliases
+    assert aliases[-1] == (20, ["step-20", "latest"])
+    saved.close()
+    assert saved.aliases()[2:] == aliases, "nothing is due any more"
 
 
 def test_a_partial_checkpoint_is_no_artifact(wandb: Wandb) -> None:
