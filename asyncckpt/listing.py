@@ -120,9 +120,13 @@ class Listing:
         """Every listed checkpoint for people, oldest first."""
         best = self.best
         return [
-            info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ()), damaged=Finding.of(c) in self.findings)
+            info_of(c, is_best=c is best, marks=self.marks.get(c.seq, ()), damaged=self.is_damaged(c))
             for c in self.checkpoints
         ]
+
+    def is_damaged(self, checkpoint: Checkpoint) -> bool:
+        """Whether somebody found it damaged."""
+        return bool(self.findings) and Finding.of(checkpoint) in self.findings
 
     def candidates(self, *, partial: bool = False) -> list[Checkpoint]:
         """What a resume may take, best first: the latest, then what that training came from.

@@ -38,7 +38,7 @@ async def mark(catalog: Catalog, which: Which, tag: str | None, clock: Clock) ->
     A training that holds the run spares it from its next record on. Raises `CheckpointNotFoundError` if there is none,
     also if retention was faster, and `ValueError` for what cannot be a tag.
     """
-    chosen = (await catalog.listing()).find(which)
+    chosen = _find(catalog, await catalog.listing(), which)
     new = Mark(chosen.seq, None if tag is None else check_tag(tag))
     await catalog.storage.put(new.key, [encode(author(), int(clock.time() * 1e6))])
     listing = await catalog.listing()
@@ -56,10 +56,17 @@ async def unmark(catalog: Catalog, which: Which | None, tag: str | None) -> int:
     if tag is not None:
         found = _tagged(listing, tag)
     else:
-        seq = listing.find("latest" if which is None else which).seq
+        seq = _find(catalog, listing, "latest" if which is None else which).seq
         found = [m for m in listing.marks.get(seq, ()) if m.tag is None]
     await catalog.storage.delete([m.key for m in found])
     return len(found)
+
+
+def _find(catalog: Catalog, listing: Listing, which: Which) -> Checkpoint:
+    try:
+        return listing.find(which)
+    except CheckpointNotFoundError as error:
+        raise CheckpointNotFoundError(f"{catalog.storage.url}: {error}") from None
 
 
 def _tagged(listing: Listing, tag: str) -> list[Mark]:

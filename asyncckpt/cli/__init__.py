@@ -20,5 +20,5 @@ def main() -> None:
         sys.stderr.write("asyncckpt: the command line needs click: pip install 'asyncckpt[cli]'\n")
         sys.exit(2)
     # Of ten thousand records that are read none is garbage, and to look for some among them takes its time.
-    gc.set_threshold(100_000)
+    gc.set_threshold(250_000)
     app()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import os
+import sys
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from asyncckpt import __version__
-from asyncckpt.cli.exits import INTERRUPTED, exit_for, reason
+from asyncckpt.cli.exits import INTERRUPTED, PIPE_CLOSED, exit_for, reason
 from asyncckpt.cli.printable import printable
 from asyncckpt.errors import AsyncCkptError
 
@@ -75,6 +77,9 @@ class Lazy(click.Group):
             ctx.exit(exit_for(error))
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left at its end
+            ctx.exit(PIPE_CLOSED)
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -90,11 +90,12 @@ async def _measured(root: str | None, bench: Bench, nbytes: int, state: int) -> 
 def _check_memory(nbytes: int) -> None:
     left = allowance.memory()
     if left is not None and left.free < nbytes * _IN_MEMORY:
-        raise click.UsageError(f"--size {size(nbytes)} takes {_IN_MEMORY} times that in memory, and {left.left} bytes")
+        what = f"{_IN_MEMORY} times that in memory, and {left.limit} has {size(left.free)} left"
+        raise click.UsageError(f"--size {size(nbytes)} takes {what}: give a smaller one")
 
 
 def _check_room(storage: Storage, nbytes: int) -> None:
     left = free(storage)
     if left is not None and left < nbytes * _IN_STORE:
         what = f"{_IN_STORE} times that on the disk of {storage.url}, which has {size(left)} free"
-        raise click.UsageError(f"--size {size(nbytes)} takes {what}")
+        raise click.UsageError(f"--size {size(nbytes)} takes {what}: give a smaller one")

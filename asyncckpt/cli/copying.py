@@ -11,6 +11,7 @@ import click
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
+from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import Target, reading
@@ -50,7 +51,7 @@ def copied_to(source: Target, destination: str, choose: Choose, *, dry_run: bool
         target = from_url(destination)
         try:
             if target.url == catalog.storage.url:
-                raise click.UsageError(f"{destination} is where they are")
+                raise click.UsageError(f"{destination} is where they are: name another root")
             listing = await catalog.listing()
             wanted = choose(catalog, listing)
             copies = Copies(catalog, target, Listeners([_Told()]), SYSTEM_CLOCK)
@@ -102,7 +103,7 @@ def _line(one: Copied) -> str:
 
 def _tell(source: Target, destination: str, outcome: Outcome, *, dry_run: bool) -> None:
     if not outcome.wanted:
-        click.echo(f"{source.root} holds no checkpoints", err=True)
+        click.echo(nothing_in(source.root), err=True)
     elif dry_run:
         for one in outcome.lacking:
             click.echo(f"{one.seq:08d}  step {one.step}  would be copied, {size(one.size)} of state")

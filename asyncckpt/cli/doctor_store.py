@@ -16,6 +16,7 @@ from asyncckpt.admission import Admission
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.checks import Check, not_tried
 from asyncckpt.cli.exits import reason
+from asyncckpt.cli.lost import lost_records
 from asyncckpt.cli.rates import read, written
 from asyncckpt.cli.scratch import tidied
 from asyncckpt.errors import AsyncCkptError, ObjectNotFound, StorageError
@@ -139,7 +140,7 @@ class Look:
     def _held(self) -> Check:
         listing = self._listing
         if listing.lost:
-            what = f"{len(listing.lost)} commit records are lost: asyncckpt verify {self._storage.url} tells more"
+            what = f"{lost_records(listing.lost)}: asyncckpt verify {self._storage.url} tells more"
             return Check("store", "problem", what)
         damaged = sum(info.damaged for info in listing.infos())
         latest = listing.get("latest")

@@ -9,6 +9,9 @@ from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointN
 INTERRUPTED = 130
 """Ctrl-C, as shells count it; click's own 1 would read as damage."""
 
+PIPE_CLOSED = 141
+"""Whoever reads the output has seen enough, as ``head`` has: as shells count SIGPIPE, and for the same reason."""
+
 
 class Exit(IntEnum):
     """The statuses of ``ls``, ``show`` and ``verify``, besides click's 2 for a wrong command line."""

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli.lost import lost_records
+from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_table
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
@@ -56,7 +58,7 @@ def gc(root: str, yes: bool, alone: bool, take_over: bool, as_json: bool) -> Non
 
     found = reading(root, act)
     if found is None:
-        click.echo(f"{root} holds no run", err=True)
+        click.echo(nothing_in(root, "run"), err=True)
     plan, done = found or (None, None)
     if plan is not None and plan.is_due and not yes:
         click.echo("nothing was removed: --yes removes it", err=True)
@@ -121,7 +123,7 @@ class Plan:
 
     def _stays(self) -> Iterator[str]:
         if self.view.lost:
-            yield f"{len(self.view.lost)} commit records are lost, and may be the only names of good data: data stays"
+            yield f"{lost_records(self.view.lost)}, and may be all that names good data: data stays"
         if not self.view.is_alone:
             yield _who_may(self.view.head)
         for what in self.swept.unknown:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli.lost import lost_records
+from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
 from asyncckpt.inspection.summary import Summary, short, summaries
@@ -44,6 +46,9 @@ def ls(root: str, damaged: bool, unfinished: bool, as_json: bool) -> None:
     shows_whole, shows_damaged = not (damaged or unfinished), damaged or not unfinished
     shown = [one for one in summaries(listing) if (shows_damaged if one.info.damaged else shows_whole)]
     lost = dict(listing.lost) if shows_damaged else {}
+    if unfinished and listing.lost:
+        what = f"{lost_records(listing.lost)}, and may be all that names what looks incomplete: nothing is called that"
+        click.echo(f"{root}: {what}", err=True)
     if as_json:
         document: dict[str, Any] = {
             "root": root,
@@ -56,9 +61,8 @@ def ls(root: str, damaged: bool, unfinished: bool, as_json: bool) -> None:
         _print(shown, {slot: str(error) for slot, error in lost.items()})
     if found:
         _print_incomplete(found)
-    if not (shown or lost or found):
-        what = "nothing of that kind" if damaged or unfinished else "no checkpoints"
-        click.echo(f"{root} holds {what}", err=True)
+    if not (shown or lost or found or listing.lost):
+        click.echo(f"{root} holds nothing of that kind" if damaged or unfinished else nothing_in(root), err=True)
 
 
 def _print(shown: list[Summary], lost: dict[int, str]) -> None:

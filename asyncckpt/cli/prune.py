@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
@@ -165,7 +166,7 @@ def _print(root: str, listing: Listing, planned: PrunePlan) -> None:
         for seq in sorted(steps)
     ]
     if not rows:
-        click.echo(f"{root} holds no checkpoints", err=True)
+        click.echo(nothing_in(root), err=True)
         return
     print_table(["ID", "STEP", "AGE", "PLAN", "WHY"], rows, right=("STEP", "AGE"))
     click.echo(f"{len(planned.removed)} of {len(rows)} to remove, {size(planned.freed)} to free")

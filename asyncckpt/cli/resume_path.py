@@ -11,11 +11,11 @@ import click
 
 from asyncckpt.catalog import ATTEMPTS, Catalog
 from asyncckpt.cli.exits import Exit, reason
+from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RunContended
-from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import follow, unless_removed
 from asyncckpt.listing import Listing
@@ -56,7 +56,7 @@ def resume_path(root: str, as_id: bool, full: bool, as_json: bool) -> None:
     elif search.found is not None:
         click.echo(f"{search.found.seq:08d}" if as_id else search.path)
     if search.status is Exit.ABSENT:
-        click.echo(f"{chosen.root} holds no checkpoints", err=True)
+        click.echo(nothing_in(chosen.root), err=True)
     click.get_current_context().exit(search.status)
 
 
@@ -130,7 +130,7 @@ async def _why_not(catalog: Catalog, listing: Listing, checkpoint: Checkpoint, *
     """Why a training would not go on from it; None where it would, as far as was looked."""
     if checkpoint.partial:
         return f"is partial: it holds no {' and no '.join(checkpoint.partial)}; resume(allow_partial=True) takes it"
-    if Finding.of(checkpoint) in listing.findings and not full:  # a quick look may not see what somebody has seen
+    if listing.is_damaged(checkpoint) and not full:  # a quick look may not see what somebody has seen
         return "was noted as damaged; --full looks again"
     try:
         async with unless_removed(catalog, checkpoint):

@@ -43,10 +43,11 @@ def tag(checkpoint: str, name: str, delete: bool, as_json: bool) -> None:
     if isinstance(found, Checkpoint):
         told, text = f"{found.seq:08d}", f"{found.seq:08d} (step {found.step}) is now {name}"
     else:
-        told, text = None, f"the tag {name} is gone" if found else f"no checkpoint has the tag {name}"
+        told, text = None, f"the tag {name} is gone"
     if as_json:
         print_json({"root": chosen.root, "tag": name, "id": told})
-    else:
+    elif found:
         click.echo(text)
     if not found:
+        click.echo(f"no checkpoint of {chosen.root} has the tag {name}", err=True)
         click.get_current_context().exit(Exit.ABSENT)

@@ -7,6 +7,7 @@ import click
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import reading, target
+from asyncckpt.inspection.following import find
 from asyncckpt.marking import unmark
 
 
@@ -18,7 +19,7 @@ def unpin(checkpoint: str, as_json: bool) -> None:
     chosen = target(checkpoint)
 
     async def act(catalog: Catalog) -> tuple[int, int]:
-        found = (await catalog.listing()).find(chosen.chosen)
+        found = find(await catalog.listing(), chosen.chosen, catalog.storage.url)
         return found.seq, await unmark(catalog, f"{found.seq:08d}", None)
 
     seq, gone = reading(chosen.root, act)

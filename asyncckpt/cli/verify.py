@@ -10,6 +10,7 @@ import click
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
+from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.sampling import Sample, percent
@@ -56,7 +57,7 @@ def verify(checkpoint: str, full: bool, share: float | None, seed: int | None, n
     elif sample is not None and verdicts:
         click.echo(sample.line)
     if not verdicts:
-        click.echo(f"{chosen.root} holds no checkpoints", err=True)
+        click.echo(nothing_in(chosen.root), err=True)
     click.get_current_context().exit(status)
 
 

@@ -12,7 +12,6 @@ import click
 from asyncckpt.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.output import json_line
-from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.watching import Change, Watched
 from asyncckpt.errors import AsyncCkptError
@@ -91,4 +90,4 @@ def _print_json(watched: Watched, changes: Sequence[Change]) -> None:
 
 def _print(watched: Watched, changes: Sequence[Change]) -> None:
     for change in changes:
-        click.echo(printable(change.line))
+        click.echo(change.shown)

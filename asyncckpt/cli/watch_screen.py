@@ -50,7 +50,7 @@ class Screen:
     def show(self, watched: Watched, changes: Sequence[Change]) -> None:
         """Draw what is listed now."""
         self._watched = watched
-        self._recent.extend(f"{change.event}  {printable(change.line)}" for change in changes)
+        self._recent.extend(change.shown for change in changes)
         self.tick()
 
     def tick(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli.printable import printable
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.format.record import Record
 from asyncckpt.inspection.summary import Summary, summaries
@@ -27,6 +28,11 @@ class Change:
     line: str
     """For people."""
     fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What has happened, and to what, on one line."""
+        return f"{self.event}  {printable(self.line)}"
 
     def json(self) -> dict[str, Any]:
         """As one JSON object."""
@@ -58,7 +64,7 @@ class Watched:
         await self._ask_when(self.listing, shown)
         changes = list(self._reached())
         if before is None:
-            return [*changes, self._first(self.listing)]
+            return [*changes, self._first(self.listing), *_lost(self.listing)]
         return [*changes, *_of_writer(before.head, self.listing.head), *self._changed(before, self.listing, shown)]
 
     def failed(self, why: str) -> list[Change]:
@@ -115,9 +121,7 @@ class Watched:
             elif _told(summary) != _told(shown[seq]):
                 line = f"{info.id} of step {info.step}: {summary.marks or 'no marks'}"
                 yield Change("changed", line, {"checkpoint": summary.json()})
-        for slot in after.lost.keys() - before.lost.keys():
-            why = str(after.lost[slot])
-            yield Change("lost", f"the record in slot {slot}: {why}", {"slot": slot, "reason": why})
+        yield from _lost(after, before.lost)
 
 
 def state_of(head: Record | None) -> str:
@@ -126,6 +130,12 @@ def state_of(head: Record | None) -> str:
         return "no run was begun"
     whose = f"incarnation {head.inc} (process {head.writer.pid} on {head.writer.host})"
     return f"closed by {whose}" if head.kind == "close" else f"held by {whose}"
+
+
+def _lost(listing: Listing, known: Collection[int] = ()) -> Iterator[Change]:
+    for slot, error in listing.lost.items():
+        if slot not in known:
+            yield Change("lost", f"the record in slot {slot}: {error}", {"slot": slot, "reason": str(error)})
 
 
 def _told(summary: Summary) -> dict[str, Any]:

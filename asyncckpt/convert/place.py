@@ -25,7 +25,7 @@ _OURS = (
 def taken(path: Path, *, overwrite: bool, folder: bool) -> str | None:
     """Why nothing can be put at `path`, or None."""
     if not path.parent.is_dir():
-        return f"{path.parent} is no folder"
+        return f"{path.parent} is no folder: make it, or give another name"
     if not os.path.lexists(path):
         return None
     if not overwrite:

@@ -149,9 +149,10 @@ class Record:
 
 def decode(data: bytes | memoryview, what: str) -> Record:
     """Decode and check a record; raises `CheckpointCorruptError` or `UnsupportedFormat` naming `what`."""
-    fields = unseal(data, what)
+    raw = bytes(data)
+    fields = unseal(raw, what)
     try:
-        return _record(fields, sealed_digest(data))
+        return _record(fields, sealed_digest(raw))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"{what} lacks or misuses a field: {error!r}") from error
 

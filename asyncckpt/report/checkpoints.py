@@ -40,19 +40,22 @@ def lines(run: Gathered) -> list[Line]:
 
 
 def _listed(run: Gathered, durable: Mapping[Any, Mapping[str, Any]]) -> Iterator[Line]:
-    latest = next((checkpoint.seq for checkpoint in run.listing.candidates()), None)
-    for info in run.listing.infos():
-        told = durable.get(info.seq, {})
-        reasons = {"latest": info.seq == latest, "best": info.is_best, "pinned": info.pinned}
-        why = [name for name, holds in reasons.items() if holds] + [f"tag {tag}" for tag in info.tags]
-        fate = f"kept: {', '.join(why)}" if why else "kept by the policy"
-        if info.damaged:
-            found = run.damage.get(info.seq)
+    listing = run.listing
+    latest, best = next(iter(listing.candidates()), None), listing.best
+    for checkpoint in listing.checkpoints:
+        seq, told = checkpoint.seq, durable.get(checkpoint.seq, {})
+        why = [name for name, one in (("latest", latest), ("best", best)) if checkpoint is one]
+        why += map(str, listing.marks.get(seq, ()))
+        state, fate = "partial" if checkpoint.partial else "durable", "kept by the policy"
+        if why:
+            fate = f"kept: {', '.join(why)}"
+        if listing.is_damaged(checkpoint):
+            found = run.damage.get(seq)
+            state = "damaged"
             fate = f"damaged, kept as evidence: {found.reason if found else 'by whom it was found cannot be read'}"
         yield Line(
-            info.id, info.step, "damaged" if info.damaged else "partial" if info.partial else "durable", fate,
-            info.epoch, info.created, told.get("seconds"), info.size, told.get("written"), info.metrics,
-            told.get("stalled"),
+            f"{seq:08d}", checkpoint.step, state, fate, checkpoint.epoch, checkpoint.created / 1e6,
+            told.get("seconds"), checkpoint.size, told.get("written"), checkpoint.metrics, told.get("stalled"),
         )  # fmt: skip
 
 

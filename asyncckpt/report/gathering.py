@@ -172,7 +172,7 @@ class Gathering:
         return before if before is not None and _is_same(found, before) else found
 
     async def _damage(self, listing: Listing) -> dict[int, Damage]:
-        noted = {c.seq: Finding.of(c) for c in listing.checkpoints if Finding.of(c) in listing.findings}
+        noted = {c.seq: Finding.of(c) for c in listing.checkpoints if listing.is_damaged(c)}
         found = {seq: await self.catalog.damage(finding) for seq, finding in noted.items()}
         return {seq: damage for seq, damage in found.items() if damage is not None}
 

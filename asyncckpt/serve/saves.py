@@ -37,7 +37,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Lost:
-    """A save that came to nothing."""
+    """A save that came to nothing, or one of those that share its pixels."""
 
     at: float
     state: str
@@ -77,22 +77,20 @@ def timeline(run: Gathered, made: Sequence[Line]) -> Timeline | None:
     return Timeline(
         what="seconds until durable" if has_seconds else "size",
         bars=bars,
-        lost=[Lost(across.at(moment), line.state, f"step {line.step:,}: {line.state}, {line.fate}")
-              for moment, line in lost if moment is not None],
+        lost=_lost([(moment, line) for moment, line in lost if moment is not None], across),
         across=across.times(9),
         up=up.ticks(3) if has_seconds else up.bytes(3),
         base=base,
         said=f"{len(dated):,} checkpoints and {len(lost):,} saves that came to nothing, over time",
         points=json.dumps([[bar.at, bar.top, bar.text, bar.id] for bar in bars], separators=(",", ":")),
-    )  # fmt: skip
+    )
 
 
 def _bars(dated: Sequence[tuple[Line, float]], across: Scale, up: Scale) -> list[Bar]:
     """One for each column of pixels: of those in it what is damaged, or else the tallest."""
     columns: dict[int, list[tuple[Line, float]]] = {}
-    width = (across.end - across.start) / _COLUMNS
     for line, height in dated:
-        columns.setdefault(int((across.at(line.created or 0.0) - across.start) / width), []).append((line, height))
+        columns.setdefault(_column(line.created or 0.0, across), []).append((line, height))
     found = []
     for _, among in sorted(columns.items()):
         line, height = max(among, key=lambda each: (each[0].state == "damaged", each[1]))
@@ -100,6 +98,23 @@ def _bars(dated: Sequence[tuple[Line, float]], across: Scale, up: Scale) -> list
         at, top = across.at(line.created or 0.0), min(up.at(height), up.start - 2)
         found.append(Bar(at, top, up.start, line.state, _text(line) + more, line.id))
     return found
+
+
+def _lost(ended: Sequence[tuple[float, Line]], across: Scale) -> list[Lost]:
+    """One for each column of pixels: of those in it one that failed, or else the first."""
+    columns: dict[int, list[tuple[float, Line]]] = {}
+    for moment, line in ended:
+        columns.setdefault(_column(moment, across), []).append((moment, line))
+    found = []
+    for _, among in sorted(columns.items()):
+        moment, line = max(among, key=lambda each: each[1].state == "failed")
+        more = f"; one of {len(among)} here" if len(among) > 1 else ""
+        found.append(Lost(across.at(moment), line.state, f"step {line.step:,}: {line.state}, {line.fate}{more}"))
+    return found
+
+
+def _column(moment: float, across: Scale) -> int:
+    return int((across.at(moment) - across.start) / (across.end - across.start) * _COLUMNS)
 
 
 def _text(line: Line) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
-from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.errors import CheckpointCorruptError, Fenced
 from asyncckpt.events import Listeners
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.listing import Listing
@@ -66,8 +66,21 @@ class Copies:
                 yield await self._copied(home, checkpoint)
             if checkpoints and head.latest is not None:
                 await self._tier.show_latest(home, head.latest)
+        except Fenced as error:
+            raise await self._taken() from error
         finally:
             await self._tier.leave()
+
+    async def _taken(self) -> Fenced:
+        """Why nothing more can be listed there."""
+        head, url = await self._tier.catalog.head(), self._tier.catalog.storage.url
+        who = (
+            "somebody" if head is None else f"incarnation {head.inc} (process {head.writer.pid} on {head.writer.host})"
+        )
+        return Fenced(
+            f"{url} is in the hands of {who}: a training went on there, or took it over; what it holds stays as it is, "
+            "so copy to another root"
+        )
 
     async def _copied(self, home: Home, checkpoint: Checkpoint) -> Copied:
         try:

@@ -81,7 +81,8 @@ async def _left(catalog: Catalog, head: Record | None) -> Home | None:
 
     What is pruned may be a tier, whose training has begun and not saved there yet. That takes it under the number of
     its home, and would be told that it has lost it to whoever has the same or a higher one. Where slots are created
-    exclusively it is these that keep two writers apart, and the number of who has left will do.
+    exclusively it is these that keep two writers apart, and the number of who has left will do; it is closed in that
+    one's name too, since a copy of the run, under the same number, is in those hands and in no others.
     """
     run = None if head is None or may_be_held(head) else await catalog.run()
     return None if head is None or run is None or run.mode != "exclusive" else Home(run.id, head.inc, head.writer)

@@ -16,7 +16,7 @@ from asyncckpt.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
 from asyncckpt.events import Leftover, Listeners, Swept
-from asyncckpt.format.record import Checkpoint
+from asyncckpt.format.record import Checkpoint, WriterId
 from asyncckpt.listing import Listing
 from asyncckpt.worker.home import Home, Seen
 from asyncckpt.worker.keeping import Keeping
@@ -217,7 +217,7 @@ class Ownership:
         """A closing record; then, where `tidy`, what the last commit dropped can be deleted too."""
         if self.writer is not None and self._fenced is None:
             try:
-                await (self._close(self.writer) if tidy else self.writer.close())
+                await (self._close(self.writer) if tidy else self.writer.close(self._whose))
             except (AsyncCkptError, OSError) as error:
                 self._listeners.emit(Leftover("the closing record", error))
         await self.idle()
@@ -225,9 +225,14 @@ class Ownership:
     async def _close(self, writer: Writer) -> None:
         head = writer.head
         stale = [] if head.slot in head.live else [head.slot]
-        await writer.close()
+        await writer.close(self._whose)
         await self.pruner.committed(writer, (), stale)
         await self.pruner.committed(writer, (), ())
+
+    @property
+    def _whose(self) -> WriterId | None:
+        """Under whose number the run was taken: other tiers and copies know it by that one's name."""
+        return None if self._home is None else self._home.writer
 
     async def _sweep_up(self, writer: Writer) -> None:
         try:

@@ -192,9 +192,9 @@ class Writer:
         await self._advance(self._next("rollback", latest=seq, latest_inc=self.inc, latest_slot=slot))
         self.parent = seq
 
-    async def close(self) -> None:
-        """Leave word that this writer ended by itself and nothing of it is in flight."""
-        await self._advance(self._next("close"))
+    async def close(self, whose: WriterId | None = None) -> None:
+        """Leave word that this writer ended, and nothing of it is in flight; in the name of `whose`, if not its own."""
+        await self._advance(self._next("close", writer=whose or self.head.writer))
 
     def _next(self, kind: Kind, **changes: Any) -> Record:
         blank: dict[str, Any] = {"checkpoint": None, "removed": (), "acknowledged": (), "digest": ""}

@@ -6,9 +6,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from asyncckpt.cli import bench_measures
+from asyncckpt.cli.amount import amount
+from asyncckpt.cli.app import app
 from asyncckpt.cli.bench_measures import Forecast
 from asyncckpt.cli.rates import Rate
 from asyncckpt.storage import LocalStorage
@@ -88,7 +91,8 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(run: Run, sa
     for arguments, said in (
         ((f"{saved}@10",), "leave out the @"),
         ((saved, "--size", "0"), "give bytes"),
-        ((saved, "--size", "4000TB"), "in memory"),
+        ((saved, "--size", "4000TiB"), "in memory"),
+        ((saved, "--size", "4000TB"), "left: give a smaller one"),
     ):
         done = run("bench", *arguments)
         assert done.exit_code == 2
@@ -97,6 +101,14 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(run: Run, sa
     done = run("bench", tmp_path / "file", *SMALL)
     assert done.exit_code == 4
     assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("5", 5), ("1.5k", 1500), ("5GB", 5 * 10**9), ("512MiB", 512 << 20), ("2 TiB", 2 << 40), ("3tb", 3 * 10**12)],
+)
+def test_sizes_are_given_as_people_write_them(text: str, nbytes: int) -> None:
+    assert amount(click.Context(app), click.Option(["--size"]), text) == nbytes
 
 
 def test_a_forecast_counts_what_every_save_takes_once() -> None:

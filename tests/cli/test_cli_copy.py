@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from asyncckpt import AsyncCheckpointer, load
 from asyncckpt.errors import StorageDenied
+from asyncckpt.sizes import size
 from asyncckpt.storage import LocalStorage
 
 from .conftest import Document, Run, Saved, Tied, flip, train, tree
@@ -54,6 +56,16 @@ def test_a_training_goes_on_from_the_copy(run: Run, document: Document, saved: S
     assert ids(document, tmp_path / "other") == ["00000001", "00000002", "00000003", "00000004"]
     done = run("sync", saved, tmp_path / "other")
     assert "3 of 3 not newer than what" in done.stderr
+    with AsyncCheckpointer(saved.root, model=Tied(), executor="thread") as ckpt:
+        ckpt.resume()
+        ckpt.save(50).wait()
+        ckpt.save(60).wait()
+    done = run("sync", saved, tmp_path / "other")
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert re.search(
+        r"is in the hands of incarnation 2 \(process \d+ on .*so copy to another root$", done.stderr.strip()
+    )
+    assert ids(document, tmp_path / "other") == ["00000001", "00000002", "00000003", "00000004"]
 
 
 def test_only_what_is_newer_is_copied_the_next_time(run: Run, document: Document, saved: Saved, tmp_path: Path) -> None:
@@ -72,6 +84,54 @@ def test_only_what_is_newer_is_copied_the_next_time(run: Run, document: Document
     assert all(row["bytes"] > 0 for row in told["checkpoints"])
     assert document("sync", saved, other)["checkpoints"] == []
     assert ids(document, other) == ["00000001", "00000002", "00000003"]
+
+
+def test_a_dry_run_says_what_would_be_copied_and_copies_nothing(
+    run: Run, document: Document, saved: Saved, tmp_path: Path
+) -> None:
+    rows = document("ls", saved)["checkpoints"]
+    lines = [f"{row['id']}  step {row['step']}  would be copied, {size(row['size'])} of state" for row in rows]
+    for command, wanted in (("sync", lines), ("cp", lines[-1:])):
+        done = run(command, saved, tmp_path / "other", "--dry-run")
+        assert (done.exit_code, done.stdout.splitlines(), done.stderr) == (0, wanted, "")
+        found = document(command, saved, tmp_path / "other", "--dry-run")
+        assert (found["source"], found["destination"]) == (str(saved), str(tmp_path / "other"))
+        assert [row["state"] for row in found["checkpoints"]] == ["lacking"] * len(wanted)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_said_of_either_root_is_said_of_it_alone(
+    run: Run, document: Document, saved: Saved, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    run("cp", f"{saved}@10", other)
+    run("tag", f"{other}@10", "there")
+    run("tag", f"{saved}@30", "here")
+    run("pin", f"{saved}@20")
+    assert run("prune", saved, "--keep-last", 1, "--yes").exit_code == 0
+    assert ids(document, saved) == ["00000002", "00000003"]
+    assert run("sync", saved, other).exit_code == 0
+    rows = document("ls", other)["checkpoints"]
+    assert [(row["step"], row["tags"], row["pinned"]) for row in rows] == [
+        (10, ["there"], False), (20, [], False), (30, [], False),
+    ]  # fmt: skip
+
+
+def test_what_is_pruned_on_either_side_can_be_copied_to_all_the_same(
+    run: Run, document: Document, saved: Saved, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    run("cp", f"{saved}@10", other)
+    run("cp", f"{saved}@20", other)
+    assert run("prune", other, "--keep-last", 1, "--yes").exit_code == 0
+    assert run("prune", saved, "--keep-last", 1, "--yes").exit_code == 0
+    assert run("sync", saved, other).exit_code == 0
+    assert ids(document, other) == ids(document, saved) == ["00000002", "00000003"]
+    with AsyncCheckpointer(saved.root, model=Tied(), executor="thread") as ckpt:
+        ckpt.resume()
+        ckpt.save(40).wait()
+    assert run("sync", saved, other).exit_code == 0
+    assert ids(document, other) == ["00000002", "00000003", "00000004"]
 
 
 def test_the_latest_is_the_default_and_a_selector_names_another(
@@ -112,6 +172,10 @@ def test_what_is_damaged_is_told_and_never_listed(run: Run, document: Document, 
     assert "00000002  step 20  damaged, and not copied: " in done.stdout
     assert ids(document, tmp_path / "other") == ["00000001", "00000003"]
     assert run("verify", tmp_path / "other").exit_code == 0
+    found = document("cp", f"{saved}@20", tmp_path / "third")
+    (row,) = found["checkpoints"]
+    assert (found["ok"], row["state"], row["bytes"]) == (False, "damaged", None)
+    assert "does not match its digest" in row["reason"]
 
 
 def test_what_was_interrupted_lists_nothing_half_and_goes_on(
@@ -149,7 +213,7 @@ def test_another_run_is_never_mixed_in(run: Run, document: Document, saved: Save
     assert "is where they are" in run("sync", saved, saved).output
     assert "use cp" in run("sync", f"{saved}@10", tmp_path / "other").output
     done = run("sync", tmp_path / "none", tmp_path / "other")
-    assert (done.exit_code, done.stderr) == (3, f"{tmp_path / 'none'} holds no checkpoints\n")
+    assert (done.exit_code, done.stderr) == (3, f"{tmp_path / 'none'} holds no checkpoints: there is no such folder\n")
     assert not (tmp_path / "other").exists()
 
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asyncckpt import allowance
 from asyncckpt.allowance import Allowance
-from asyncckpt.cli import doctor_store
+from asyncckpt.cli import doctor_machine, doctor_store
 from asyncckpt.storage import LocalStorage, bounded
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing import files
 from asyncckpt.worker import stopped
 
-from .conftest import Document, Run, Saved, train, tree
+from .conftest import Document, Run, Saved, flip, train, tree
 
 if TYPE_CHECKING:
     from asyncckpt.storage.files import Files
@@ -244,6 +247,42 @@ def test_bytes_that_come_back_as_others_are_a_problem(
     assert not found["ok"]
 
 
+@pytest.mark.usefixtures("no_worker")
+def test_what_is_wrong_with_the_run_itself_is_told(run: Run, document: Document, saved: Saved) -> None:
+    flip(saved.pack(2))
+    run("verify", saved, "--note")
+    found = document("doctor", saved, "--read-only")
+    assert (states(found)["store"], sentence(found, "store").endswith("; 1 found damaged")) == ("note", True)
+    flip(saved.record(1), 40)
+    found = document("doctor", saved, "--read-only")
+    assert (states(found)["store"], found["ok"]) == ("problem", False)
+    assert sentence(found, "store") == f"a commit record is lost: asyncckpt verify {saved} tells more"
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_a_network_file_system_and_a_full_disk_are_told(
+    document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_store, "network", lambda path: "nfs4")
+    monkeypatch.setattr(doctor_store, "free", lambda storage: 0)
+    found = document("doctor", tmp_path, "--read-only")
+    assert states(found)["file system"] == "note"
+    assert f"{tmp_path} lies on nfs4, a network file system" in sentence(found, "file system")
+    assert (states(found)["disk"], sentence(found, "disk")) == ("problem", f"0 B free on the disk of {tmp_path}")
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_a_store_that_does_not_answer_is_a_problem_and_nothing_is_written_there(
+    document: Document, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_store, "PATIENCE", 0.0)
+    before = tree(saved.root)
+    found = document("doctor", saved)
+    assert (states(found)["store"], sentence(found, "store")) == ("problem", f"{saved} has not answered within 0 s")
+    assert "bandwidth" not in states(found)
+    assert tree(saved.root) == before
+
+
 # -- the process and its environment ---------------------------------------------------------------------------
 
 
@@ -273,6 +312,29 @@ def test_signals_that_are_blocked_are_a_problem_and_ignored_ones_a_note() -> Non
     told = "import os; os.environ['ASYNCCKPT_HELD_SIGNALS'] = 'SIGUSR1'"
     held = f"{told}; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])"
     assert states(doctor(held))["signals"] == "ok", "a Preemption lets it in"
+
+
+def test_what_the_machine_does_not_give_is_told(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(length: int) -> tuple[None, mmap.mmap]:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(allowance, "memory", lambda: None)
+    monkeypatch.setattr(allowance, "lockable", lambda: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=64 << 20, free=64 << 20))
+    monkeypatch.setattr(doctor_machine, "mapped", lambda length: (None, mmap.mmap(-1, length)))
+    found = document("doctor", "--read-only")
+    told = {name: (states(found)[name], sentence(found, name)) for name in MACHINE[:4]}
+    assert (told["memory"][0], "give Budget(memory=...)" in told["memory"][1]) == ("note", True)
+    assert (told["memlock"][0], "may be page-locked" in told["memlock"][1]) == ("ok", True)
+    assert told["shared memory"][0] == "note"
+    assert told["shared memory"][1].startswith("there is no memfd here: saves run in a thread")
+    assert told["shm"][0] == "note"
+    assert "has 64.0 MiB, and data loaders pass batches through it" in told["shm"][1]
+    assert "docker run --shm-size=8g" in told["shm"][1]
+    monkeypatch.setattr(doctor_machine, "mapped", refused)
+    found = document("doctor", "--read-only")
+    assert (states(found)["shared memory"], found["ok"]) == ("problem", False)
+    assert "Cannot allocate memory" in sentence(found, "shared memory")
 
 
 def test_a_metrics_port_that_is_taken_is_a_note(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,12 +378,15 @@ def test_optional_libraries_that_are_missing_are_named(document: Document, monke
     real = metadata.version
 
     def version(name: str) -> str:
-        if name in ("wandb", "zstandard"):
+        if name in ("opentelemetry-api", "wandb", "zstandard"):
             raise metadata.PackageNotFoundError(name)
         return "1" if name in ("tensorboard", "matplotlib", "torchdata", "ijson", "omegaconf") else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setenv("ASYNCCKPT_METRICS_OTEL", "1")
     found = document("doctor", "--read-only")
+    assert states(found)["metrics"] == "note"
+    assert "pip install 'asyncckpt[otel]'" in sentence(found, "metrics")
     assert states(found)["extras"] == "note"
     assert "not installed: wandb (wandb), zstd (zstandard); pip install" in sentence(found, "extras")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -166,8 +167,17 @@ def test_a_format_of_the_future_is_not_called_damaged(run: Run, saved: Saved, mo
 def test_an_absent_root_stays_absent(run: Run, tmp_path: Path) -> None:
     result = run("ls", tmp_path / "none")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"{tmp_path}/none holds no checkpoints\n"
+    assert result.stderr == f"{tmp_path}/none holds no checkpoints: there is no such folder\n"
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_runs_names_those_that_may_be_meant(run: Run, saved: Saved, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        shutil.copytree(saved.root, tmp_path / name)
+    named = ", ".join(str(tmp_path / name) for name in ("a", "b", "c"))
+    wanted = f"{tmp_path} holds no checkpoints, but the runs in it may: name one, as {named}, ...\n"
+    assert run("ls", tmp_path).stderr == wanted
+    assert run("verify", tmp_path).stderr == wanted
 
 
 def test_a_run_that_was_opened_and_never_saved_holds_nothing(run: Run, document: Document, tmp_path: Path) -> None:
@@ -238,6 +248,13 @@ def test_only_what_is_damaged_is_listed_if_that_is_asked(run: Run, document: Doc
     assert [row["id"] for row in found["checkpoints"]] == ["00000002"]
     assert len(found["lost"]) == 1
     assert "incomplete" not in found
+    leave(saved, seq=9, inc=1)
+    found = document("ls", saved, "--damaged", "--incomplete")
+    assert [row["id"] for row in found["checkpoints"]] == ["00000002"]
+    assert (len(found["lost"]), found["incomplete"]) == (1, []), "the lost record may be what lists it"
+    done = run("ls", saved, "--incomplete")
+    said = "a commit record is lost, and may be all that names what looks incomplete: nothing is called that"
+    assert (done.stdout, done.stderr) == ("", f"{saved}: {said}\n")
 
 
 def test_saves_that_came_to_no_commit_are_listed_if_that_is_asked(run: Run, document: Document, saved: Saved) -> None:

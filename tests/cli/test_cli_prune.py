@@ -231,13 +231,13 @@ def test_a_tag_moves_and_goes(root: Path) -> None:
     assert json.loads(run("tag", root, "paper", "--json"))["id"] == "00000006"
     assert json.loads(run("show", f"{root}@paper", "--json"))["step"] == 6
     assert run("tag", "--delete", root, "paper") == "the tag paper is gone\n"
-    assert "no checkpoint has the tag" in run("tag", "--delete", root, "paper", code=3)
+    assert "has the tag paper" in run("tag", "--delete", root, "paper", code=3)
     assert "no checkpoint 'paper'" in run("show", f"{root}@paper", code=3)
 
 
 def test_what_cannot_be_a_tag_or_be_tagged_is_refused(root: Path) -> None:
     assert "cannot be a tag" in run("tag", root, "latest", code=2)
-    assert "no checkpoint 99" in run("tag", f"{root}@99", "paper", code=3)
+    assert f"{root}: no checkpoint 99" in run("tag", f"{root}@99", "paper", code=3)
     assert "leave out the @" in run("tag", "--delete", f"{root}@3", "paper", code=2)
     assert not (root / "user").exists()
 

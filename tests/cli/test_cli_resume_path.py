@@ -84,6 +84,9 @@ def test_one_that_is_named_is_asked_about_alone(run: Run, saved: Saved) -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert run("resume-path", f"{saved}@99").exit_code == 3
     assert run("resume-path", f"{saved}@latest", "--id").stdout == "00000003\n"
+    saved.pack(3).unlink()
+    done = run("resume-path", f"{saved}@latest", "--id")
+    assert (done.stdout, len(done.stderr.splitlines())) == ("00000001\n", 2), "the latest goes back as a resume does"
 
 
 def test_one_that_is_partial_is_said_to_be_and_passed_over(run: Run, saved: Saved) -> None:
@@ -102,7 +105,8 @@ def test_the_status_tells_nothing_there_from_damaged_and_from_unreadable(
     run: Run, document: Document, saved: Saved, tmp_path: Path
 ) -> None:
     done = run("resume-path", tmp_path / "none")
-    assert (done.exit_code, done.stdout, done.stderr) == (3, "", f"{tmp_path / 'none'} holds no checkpoints\n")
+    said = f"{tmp_path / 'none'} holds no checkpoints: there is no such folder\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "", said)
     assert document("resume-path", tmp_path / "none")["id"] is None
     (tmp_path / "file").write_text("")
     assert run("resume-path", tmp_path / "file").exit_code == 4

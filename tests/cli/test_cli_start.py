@@ -83,6 +83,19 @@ def test_the_module_can_be_imported_without_running() -> None:
     assert python("import asyncckpt.__main__; print('here')").stdout == "here\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
+def test_who_has_read_enough_is_neither_damage_nor_a_traceback(saved: Saved) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "asyncckpt", "ls", str(saved)], stdout=theirs, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize(
     "arguments",

@@ -66,6 +66,15 @@ def test_verdicts_are_coloured_on_a_terminal_and_progress_needs_stderr(saved: Sa
     assert (seen, piped) == ("\x1b[32m00000002  step 20  ok\x1b[0m\r\n", "")
 
 
+def test_a_copy_shows_what_it_is_at_on_a_terminal_alone(saved: Saved, tmp_path: Path) -> None:
+    seen, piped = on_terminal("sync", str(saved), str(tmp_path / "other"), stdout=False, stderr=True)
+    assert [line.split("  ")[:2] for line in piped.splitlines()] == [
+        [f"0000000{number}", f"step {number}0"] for number in (1, 2, 3)
+    ]
+    assert re.search(r"copying 2 of 3: step 20, [\d.]+ \w+", seen)
+    assert seen.endswith("\r\x1b[2K")
+
+
 def test_no_color_is_respected(saved: Saved) -> None:
     seen, _ = on_terminal("verify", f"{saved}@20", stdout=True, stderr=False, NO_COLOR="1")
     assert seen == "00000002  step 20  ok\r\n"

@@ -19,11 +19,13 @@ from torch import nn
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
 from asyncckpt.catalog import Catalog
+from asyncckpt.cli import select
+from asyncckpt.cli import watch as watching_command
 from asyncckpt.cli.watching import Watched
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 
-from .conftest import Run, Saved, train, tree
+from .conftest import Run, Saved, flip, train, tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
 
@@ -83,7 +85,9 @@ def test_a_program_gets_a_line_for_each_change(run: Run, tmp_path: Path) -> None
         saved = watch.change("saved")
         assert (saved["checkpoint"]["id"], saved["checkpoint"]["step"]) == ("00000001", 1)
         assert saved["checkpoint"]["size"] > 0
-        assert saved["seconds"] >= 0
+        record = root / "commits" / "0000000002.json"  # behind the one that opened the run
+        took = record.stat().st_mtime - json.loads(record.read_bytes())["created"] / 1e6
+        assert saved["seconds"] == pytest.approx(max(0.0, took), abs=1e-3)
         run("pin", root)
         assert watch.change("changed")["checkpoint"]["pinned"] is True
         training.save(2)
@@ -92,23 +96,30 @@ def test_a_program_gets_a_line_for_each_change(run: Run, tmp_path: Path) -> None
         training.save(4)
         removed = watch.change("removed")
         assert (removed["id"], removed["step"]) == ("00000002", 2)
+        assert "no rule keeps it" in removed["reason"]
         training.ckpt.close()
         assert watch.change("closed")["closed"] is True
         with AsyncCheckpointer(root, model=nn.Linear(2, 2), executor="thread") as ckpt:
             ckpt.resume(which=3)
             assert watch.change("opened")["incarnation"] == 2
+            assert watch.change("rolled_back")["latest"] == "00000003"
 
 
-def test_what_is_there_at_first_is_one_line_and_for_people_it_is_words(saved: Saved) -> None:
+def test_what_is_there_at_first_is_one_line_and_for_people_it_is_words(run: Run, saved: Saved) -> None:
     before = tree(saved.root)
     with Watch("top", saved, "--json") as watch:
         first = watch.change("watching")
         assert (first["checkpoints"], first["latest"]["id"], first["closed"]) == (3, "00000003", True)
+    assert tree(saved.root) == before
+    record = saved.record(1)
+    flip(record, 40)
     with Watch("watch", saved) as watch:
         assert watch.line().startswith(
-            "3 checkpoints, the latest 00000003 of step 30; closed by incarnation 1 (process"
+            "watching  2 checkpoints, the latest 00000003 of step 30; closed by incarnation 1 (process"
         )
-    assert tree(saved.root) == before
+        assert watch.line().startswith(f"lost  the record in slot {int(record.stem)}: ")
+        run("pin", f"{saved}@20")
+        assert watch.line() == "changed  00000002 of step 20: best pinned"
 
 
 def test_a_store_that_cannot_be_read_for_a_while_is_told_once_and_waited_for(saved: Saved) -> None:
@@ -129,6 +140,35 @@ def test_a_root_that_cannot_be_read_at_first_ends_it(run: Run, saved: Saved, tmp
     assert run("watch", tmp_path / "file").exit_code == 4
     assert "leave out the @" in run("watch", f"{saved}@10").output
     assert run("watch", saved, "--interval", "0").exit_code == 2
+
+
+def test_that_a_store_is_away_is_told_once(saved: Saved) -> None:
+    async def act() -> list[list[str]]:
+        store = LocalStorage(saved.root)
+        watched = Watched(Catalog(store))
+        await watched.look()
+        assert len(watched.took) == 3
+        told = [watched.failed("it is away"), watched.failed("it is away still"), await watched.look()]
+        await store.aclose()
+        return [[change.event for change in changes] for changes in told]
+
+    assert asyncio.run(act()) == [["unreachable"], [], ["reachable"]]
+
+
+def test_a_folder_is_looked_at_more_often_than_a_store_over_a_network(
+    run: Run, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = list[float]()
+
+    async def follow(watched: Watched, pause: float, show: object) -> None:
+        pauses.append(pause)
+
+    monkeypatch.setattr(watching_command, "_follow", follow)
+    run("watch", saved)
+    run("watch", saved, "--interval", 3)
+    monkeypatch.setattr(select, "from_url", lambda root: MemoryStorage("away"))
+    run("watch", "s3://bucket/run")
+    assert pauses == [1, 3, 15]
 
 
 def test_a_bucket_is_watched_too(bucket: str) -> None:
@@ -173,7 +213,8 @@ def test_on_a_terminal_it_is_a_table_that_changes(run: Run, saved: Saved) -> Non
     with on_terminal("watch", str(saved), "--interval", "0.05") as (process, terminal):
         drawn = until(terminal, "latest")
         assert "3 checkpoints" in drawn
-        assert re.search(r"00000002 +20 +2 ", drawn)
+        # Id, step, epoch, age, after, took, size, state, metrics.
+        assert re.search(r"00000002 +20 +2 +\d+ \w+ +\d+ \w+ +\d+\.\d s +[\d.]+ \w+ +best +val_loss=0.25", drawn)
         run("tag", f"{saved}@20", "paper")
         until(terminal, "changed  00000002 of step 20: best tag:paper")
         process.send_signal(signal.SIGINT)

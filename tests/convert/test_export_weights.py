@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model
 
 import asyncckpt
+from asyncckpt.cli import export as exporting
 from asyncckpt.format.contents import EXTENT, Box, Contents, Extent, Pack, TensorEntry
 from asyncckpt.reading import spans
 
@@ -63,6 +64,18 @@ def test_files_are_cut_where_one_would_be_larger_and_an_index_says_what_is_where
     assert {name: file for file in files for name in load_file(tmp_path / "out" / file)} == index["weight_map"]
     run("import", tmp_path / "out", tmp_path / "again")
     assert_same(asyncckpt.load(tmp_path / "again").state["model"], state)
+
+
+def test_of_hugging_face_files_are_cut_where_its_own_are_or_where_somebody_says(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "run", Saved({f"layer.{number}": torch.full((25,), float(number)) for number in range(5)}))
+    assert exporting._MOST_HF == 50 * 10**9
+    monkeypatch.setattr(exporting, "_MOST_HF", 200)
+    for options, count in (([], 3), (["--max-shard-size", "400B"], 2), (["--max-shard-size", "1kB"], 1)):
+        run("export", tmp_path / "run", tmp_path / "out", "--to", "hf", "--overwrite", *options)
+        assert len(list((tmp_path / "out").glob("*.safetensors"))) == count
+        assert (tmp_path / "out" / "model.safetensors.index.json").exists() == (count > 1)
 
 
 def test_tied_weights_are_stored_once_under_the_name_that_the_model_has_first(run: Run, tmp_path: Path) -> None:
@@ -260,3 +273,7 @@ def test_json_says_what_was_written(run: Run, tmp_path: Path) -> None:
     assert (found["id"], found["step"], found["to"], found["tensors"]) == ("00000001", 7, "hf", 3)
     assert found["files"] == [{"name": "model.safetensors", "bytes": size}]
     assert found["dest"] == str(tmp_path / "out")
+    assert found["root"] == str(tmp_path / "run")
+    assert found["notes"] == [
+        "no config.json is known: transformers needs one beside the weights; give it with --config"
+    ]

@@ -193,6 +193,34 @@ def test_a_state_dict_alone_is_a_model(run: Run, tmp_path: Path) -> None:
     assert_same(other.state_dict(), model.state_dict())
 
 
+def test_json_says_what_was_made_and_a_step_that_is_given_takes_the_place_of_the_one_in_src(
+    run: Run, document: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    saved(tmp_path / "run", Box({"w": torch.ones(2)}))
+    src = tmp_path / "x.safetensors"
+    run("export", tmp_path / "run", src, "--to", "safetensors")
+    found = document("import", src, tmp_path / "again", "--step", "12")
+    assert found.pop("bytes") == 8
+    assert found == {
+        "schema": 1,
+        "root": str(tmp_path / "again"),
+        "id": "00000001",
+        "step": 12,
+        "epoch": 2,
+        "metrics": {"loss": 0.5},
+        "from": "safetensors",
+        "src": str(src),
+        "tensors": 1,
+        "notes": [],
+    }
+    assert asyncckpt.load(tmp_path / "again").info.step == 12
+    torch.save({"w": torch.ones(2)}, tmp_path / "x.pt")
+    assert document("import", tmp_path / "x.pt", tmp_path / "third")["notes"] == [
+        "SRC says no step: it is 0 (give another with --step)"
+    ]
+    assert "--step" in run("import", src, tmp_path / "fourth", "--step", "-1", code=2).stderr
+
+
 def test_a_model_by_its_names_beside_other_parts_is_found(run: Run, tmp_path: Path) -> None:
     model, optimizer = fresh()
     step(model, optimizer)

@@ -18,6 +18,7 @@ from asyncckpt.testing.s3server import S3Server
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+RUNS = ROOT / "docs" / "runs.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*PAGES, ROOT / "MIGRATING.md"]
 
@@ -64,13 +65,13 @@ def plain(name: str) -> str:
 def test_the_tree_of_a_run_is_the_one_that_its_example_leaves(tmp_path: Path) -> None:
     """Every file is named, and nothing is named that is not there."""
     pytest.importorskip("matplotlib")
-    (block,) = (block for block in blocks(README) if 'Run.open("runs/tiny"' in block)
+    (block,) = (block for block in blocks(RUNS) if 'Run.open("runs/tiny"' in block)
     subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, check=True, timeout=120)
     root = tmp_path / "runs/tiny"
     there = {
         plain(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_symlink() or path.is_file()
     }
-    tree = README.read_text().partition("```\nruns/tiny/\n")[2].partition("```")[0]
+    tree = RUNS.read_text().partition("```\nruns/tiny/\n")[2].partition("```")[0]
     assert there == {plain(line.split()[0]) for line in tree.splitlines()}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asyncckpt import errors
-from asyncckpt.cli.exits import INTERRUPTED, Exit
+from asyncckpt.cli.exits import INTERRUPTED, PIPE_CLOSED, Exit
 from asyncckpt.eventlog import LINES
 
 ROOT = Path(__file__).parents[2]
@@ -86,4 +86,5 @@ def test_every_fallback_has_a_row_and_every_row_is_a_fallback() -> None:
 
 def test_every_status_of_a_command_is_there() -> None:
     told = {int(row[0]): row[1].strip("`") for row in rows("## The status of a command")}
-    assert told == {**{status.value: status.name for status in Exit}, 2: "", INTERRUPTED: "INTERRUPTED"}
+    others = {2: "", INTERRUPTED: "INTERRUPTED", PIPE_CLOSED: "PIPE_CLOSED"}
+    assert told == {**{status.value: status.name for status in Exit}, **others}

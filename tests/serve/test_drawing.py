@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncckpt.metrics_log.rows import Row, iso
+from asyncckpt.report.checkpoints import Line
 from asyncckpt.serve.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, spark, thinned
+from asyncckpt.serve.saves import timeline
 from asyncckpt.serve.scales import Scale
 from asyncckpt.serve.words import ago, place, query, span, when
 
@@ -45,6 +49,22 @@ def test_a_line_is_broken_where_it_is_not_finite() -> None:
     [line] = chart("x", [Series("x", [0, 1, 2, 3], [1.0, math.inf, 2.0, 3.0])]).lines
     assert line.path.count("M") == 2
     assert len(line.odd) == 1
+
+
+def test_of_many_saves_there_are_as_many_marks_as_pixels_and_what_failed_stays() -> None:
+    made = [Line(f"{n:08d}", n, "durable", "", created=1e9 + n, size=n) for n in range(10_000)]
+    made[1234] = Line("00001234", 1234, "damaged", "", created=1e9 + 1234, size=1)
+    ended = [Line("", n, "superseded", "") for n in range(10_000, 20_000)]
+    ended[5678] = Line("", 15_678, "failed", "the disk is full")
+    events = tuple(Row(line.step, iso(1e9 + line.step - 10_000), {}, line.state) for line in ended)
+    drawn = timeline(SimpleNamespace(events=events), [*made, *ended])
+    assert drawn is not None
+    assert len(drawn.bars) <= 501
+    assert len(drawn.lost) <= 501
+    assert [bar.id for bar in drawn.bars if bar.state == "damaged"] == ["00001234"]
+    [failed] = [lost for lost in drawn.lost if lost.state == "failed"]
+    assert re.fullmatch(r"step 15,678: failed, the disk is full; one of \d+ here", failed.text)
+    assert drawn.said == "10,000 checkpoints and 10,000 saves that came to nothing, over time"
 
 
 @pytest.mark.parametrize(
