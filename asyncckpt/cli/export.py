@@ -107,7 +107,7 @@ class _Done:
 
 
 def _check_options(form: str, dest: Path, most: int | None, config: Path | None) -> None:
-    if "://" in str(dest) or re.match(r"\w{2,}:/", str(dest)):
+    if re.match(r"\w{2,}:/", str(dest)):  # a path has one slash of the two
         raise click.UsageError(f"{dest} is a URL: an export is written on this machine; copy it there afterwards")
     if most is not None and form not in ("safetensors", "hf"):
         raise click.UsageError(f"--max-shard-size is for safetensors and hf, not for {form}")

@@ -48,17 +48,17 @@ class Incomplete:
 async def incomplete(catalog: Catalog, listing: Listing) -> list[Incomplete]:
     """Those that `listing` does not list, by rising number; none where a lost record may be what lists them.
 
-    What was listed and is being deleted is none of them.
+    What was listed and is being deleted is none of them, nor what is listed shares of it.
     """
     if listing.head is None or listing.lost:
         return []
-    _, folders = needed(listing.checkpoints)
+    shared, folders = needed(listing.checkpoints)
     newest = max((checkpoint.seq for checkpoint in listing.checkpoints), default=0)
     inc = listing.head.inc if may_be_held(listing.head) else listing.head.inc + 1
     found: dict[DataDirectory, Incomplete] = {}
     async for entry in catalog.storage.list(names.DATA):
         directory = names.directory_of(entry.key)
-        if directory is not None and directory.key not in folders:
+        if directory is not None and directory.key not in folders and entry.key not in shared:
             one = found.setdefault(directory, Incomplete(directory, directory.inc >= inc))
             one.lengths[entry.key] = entry.length
     never = [one for one in found.values() if one.directory.seq > newest or one.directory.manifest not in one.lengths]

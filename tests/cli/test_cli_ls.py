@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer
+from asyncckpt import AsyncCheckpointer, RetentionPolicy
 from asyncckpt.format.names import DataDirectory
 
 from .conftest import Document, Run, Saved, Tied, flip
@@ -280,3 +280,16 @@ def test_what_was_removed_and_is_being_deleted_is_no_incomplete_save(document: D
     gone = leave(saved, seq=2, inc=1)
     (saved.root / gone.manifest).write_bytes(b"{}")
     assert document("ls", saved, "--incomplete")["incomplete"] == []
+
+
+def test_what_a_later_checkpoint_shares_of_a_removed_one_is_no_incomplete_save(
+    document: Document, tmp_path: Path
+) -> None:
+    model = nn.ModuleDict({"frozen": nn.Linear(64, 64), "head": nn.Linear(2, 2)})
+    with AsyncCheckpointer(tmp_path, model=model, executor="thread", keep=RetentionPolicy(last=1)) as ckpt:
+        for step in (1, 2):
+            model["head"].weight.data.fill_(step)
+            ckpt.save(step).wait()
+    (former,) = tmp_path.glob("data/00000001-*")
+    assert [path.suffix for path in former.iterdir()] == [".safetensors"], "its bytes are needed, its manifest is gone"
+    assert document("ls", tmp_path, "--incomplete")["incomplete"] == []
