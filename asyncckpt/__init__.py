@@ -7,10 +7,10 @@ bytes of a pack with a digest; the *manifest* says which extents make which tens
 the commit log commits; the newest is the *head*, and the *catalog* is what it lists. A *writer* holds the run as
 one *incarnation*. A *save handle* is the future of one save.
 
-To read the source, in the order of one save: ``checkpointer`` (what the loop calls), ``saving``,
-``state.capture``, ``staging.layout``, ``staging.stager``, ``worker.service``, ``worker.pipeline``,
-``storage.local``, ``worker.commit``. Then one restore: ``restorer``, ``consensus``, ``restoring``, ``reading``,
-``fitting``, ``state.apply``.
+To read the source, in the order of one save: ``checkpointer`` (what the loop calls), ``lifecycle.asking``,
+``saves.saving``, ``state.capture``, ``staging.layout``, ``staging.stager``, ``worker.service``, ``worker.pipeline``,
+``storage.local``, ``worker.commitlog.commit``. Then one restore: ``restores.restorer``, ``restores.consensus``,
+``restores.restoring``, ``fetching.reading``, ``restores.fitting``, ``state.apply``.
 
 Names are imported when they are first used: ``import asyncckpt`` alone loads neither torch nor a thread.
 """
@@ -25,41 +25,41 @@ from asyncckpt.version import __version__
 if TYPE_CHECKING:
     from asyncckpt.budget import Budget
     from asyncckpt.checkpointer import AsyncCheckpointer
-    from asyncckpt.diffing import Diff, diff
+    from asyncckpt.checkpoints.diffing import Diff, diff
+    from asyncckpt.checkpoints.listing import CheckpointInfo
     from asyncckpt.errors import Preempted
-    from asyncckpt.handle import SaveHandle
-    from asyncckpt.listing import CheckpointInfo
-    from asyncckpt.loading import Loaded, load
     from asyncckpt.metrics import MetricsConfig
     from asyncckpt.policy import SavePolicy
     from asyncckpt.preemption import Preemption
+    from asyncckpt.restores.loading import Loaded, load
     from asyncckpt.retention import PrunePlan, RetentionPolicy
     from asyncckpt.run import Run
+    from asyncckpt.saves.handle import SaveHandle
     from asyncckpt.staging.guards import guarded
     from asyncckpt.state.stateful import Stateful
     from asyncckpt.state.training_state import TrainingState
-    from asyncckpt.worker.settings import ProcessConfig
+    from asyncckpt.worker.process.settings import ProcessConfig
 
 _HOMES = {
     "AsyncCheckpointer": "checkpointer",
     "Budget": "budget",
-    "CheckpointInfo": "listing",
-    "Diff": "diffing",
-    "Loaded": "loading",
+    "CheckpointInfo": "checkpoints.listing",
+    "Diff": "checkpoints.diffing",
+    "Loaded": "restores.loading",
     "MetricsConfig": "metrics",
     "Preempted": "errors",
     "Preemption": "preemption",
-    "ProcessConfig": "worker.settings",
+    "ProcessConfig": "worker.process.settings",
     "PrunePlan": "retention",
     "RetentionPolicy": "retention",
     "Run": "run",
-    "SaveHandle": "handle",
+    "SaveHandle": "saves.handle",
     "SavePolicy": "policy",
     "Stateful": "state.stateful",
     "TrainingState": "state.training_state",
-    "diff": "diffing",
+    "diff": "checkpoints.diffing",
     "guarded": "staging.guards",
-    "load": "loading",
+    "load": "restores.loading",
 }
 
 _MODULES = ("errors", "keys")

@@ -1,7 +1,7 @@
 """AsyncCheckpointer: what a training loop talks to. It passes calls on to its parts, and holds no logic of its own.
 
 Constructing it, restoring and listing only read. ``resume()`` or the first save takes the run. What the parts are made
-from is in `asyncckpt.blueprint`, and what each of them needs in `asyncckpt.assembling`.
+from is in `asyncckpt.construction.blueprint`, and what each of them needs in `asyncckpt.construction.assembling`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal, NoReturn
 
-from asyncckpt import living
 from asyncckpt.arguments import check_choices, check_emergency, several, whole
-from asyncckpt.assembling import assembled
-from asyncckpt.belonging import Root, Run, belonging
-from asyncckpt.blueprint import Blueprint
 from asyncckpt.budget import Budget
-from asyncckpt.deciding import numbers
+from asyncckpt.checkpoints.listing import CheckpointInfo, Listing, Which
+from asyncckpt.construction.assembling import assembled
+from asyncckpt.construction.blueprint import Blueprint
+from asyncckpt.construction.executing import Wanted
+from asyncckpt.construction.options import Options
 from asyncckpt.errors import CheckpointerClosed, CheckpointNotFoundError, SaveFailed
 from asyncckpt.events import Listener
-from asyncckpt.executing import Wanted
-from asyncckpt.handle import SaveHandle
 from asyncckpt.health import Health
-from asyncckpt.listing import CheckpointInfo, Listing, Which
+from asyncckpt.lifecycle import living
+from asyncckpt.lifecycle.belonging import Root, Run, belonging
 from asyncckpt.metrics import MetricsConfig
-from asyncckpt.options import Options
 from asyncckpt.policy import SavePolicy
 from asyncckpt.preemption import Preemption
 from asyncckpt.preemption.stop import Stop
 from asyncckpt.profile import Profile
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
-from asyncckpt.saving import OnBusy, Verify
+from asyncckpt.saves.deciding import numbers
+from asyncckpt.saves.handle import SaveHandle
+from asyncckpt.saves.saving import OnBusy, Verify
 from asyncckpt.state.training_state import TrainingState
 
 logger = logging.getLogger("asyncckpt")

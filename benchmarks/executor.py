@@ -3,7 +3,7 @@
 A start is from ``AsyncCheckpointer(...)`` until the process says that it runs; beside it the interpreter alone, which
 nothing can start faster than, and one that imports torch, which a worker does not. What a save costs is measured on a
 loop that counts in Python, beside saves that follow one another, for states of several sizes: the counting that it
-loses for each save, in a thread and in a process. ``digest`` is what `asyncckpt.weighing` measures to choose between
+loses for each save, in a thread and in a process. ``digest`` is what `construction.weighing` measures to choose between
 them; where that is above its ``WORTH``, the process should cost less. What a worker process holds after such saves
 (memory of its own, threads, descriptors, mappings) is counted too.
 """
@@ -17,8 +17,8 @@ import time
 from typing import Any
 
 from asyncckpt import AsyncCheckpointer, ProcessConfig
+from asyncckpt.construction.weighing import WORTH, digest_rate
 from asyncckpt.events import WorkerRuns
-from asyncckpt.weighing import WORTH, digest_rate
 from benchmarks.bars import Bar
 from benchmarks.held import beside
 from benchmarks.options import Options

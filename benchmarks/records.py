@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.format import names
 from asyncckpt.format.contents import Pack
 from asyncckpt.format.manifest import Manifest

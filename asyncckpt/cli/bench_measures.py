@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.rates import Rate, read, written
 from asyncckpt.convert.committing import Writer, gathered
 from asyncckpt.convert.image import About, Held, Image, image
+from asyncckpt.fetching.reading import verify
 from asyncckpt.format.contents import Path
-from asyncckpt.reading import verify
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage

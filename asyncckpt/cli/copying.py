@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_line
@@ -19,7 +20,6 @@ from asyncckpt.cli.status import StatusLine
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
 from asyncckpt.worker.copies import Copied, Copies

@@ -21,7 +21,7 @@ from asyncckpt.cli.demo_process import Line, TrainerProcess
 from asyncckpt.cli.demo_report import Story, differences
 from asyncckpt.cli.demo_screen import Screen
 from asyncckpt.events import Listeners
-from asyncckpt.worker.adopting import drained
+from asyncckpt.worker.process.adopting import drained
 
 GRACE = 30
 """Seconds from SIGTERM to a SIGKILL that nobody sends here: the run has to be gone before."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.diffing import compared, contents_of
+from asyncckpt.checkpoints.listing import CheckpointInfo, Which
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
-from asyncckpt.diffing import compared, contents_of
 from asyncckpt.format.contents import Contents
-from asyncckpt.listing import CheckpointInfo, Which
 from asyncckpt.sizes import size
 
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import partial
 
 from asyncckpt import allowance
-from asyncckpt.admission import Admission
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.checks import Check, not_tried
 from asyncckpt.cli.exits import reason
 from asyncckpt.cli.lost import lost_records
@@ -23,7 +23,7 @@ from asyncckpt.errors import AsyncCkptError, ObjectNotFound, StorageError
 from asyncckpt.events import Event, Listeners, Shortage
 from asyncckpt.format import names
 from asyncckpt.format.runfile import RunFile
-from asyncckpt.listing import Listing
+from asyncckpt.saves.admission import Admission
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Dated, Opening, Storage
@@ -89,7 +89,7 @@ async def _worker(storage: Storage) -> Check:
     if missing is not None:
         return Check("worker", "note", f"{missing}: saves run in a thread, and end with their process")
     if sys.platform == "linux":
-        from asyncckpt.worker.trial import start_up
+        from asyncckpt.worker.process.trial import start_up
 
         try:
             seconds = await asyncio.to_thread(start_up, storage)

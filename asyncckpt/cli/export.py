@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.amount import amount
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
@@ -22,7 +23,6 @@ from asyncckpt.convert.place import placed, taken
 from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import follow, unless_removed
-from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 
 _MOST_HF = 50 * 10**9

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.lost import lost_records
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_table
@@ -19,8 +19,8 @@ from asyncckpt.events import Event, Leftover, Listeners, Swept
 from asyncckpt.format import names
 from asyncckpt.format.record import Record
 from asyncckpt.sizes import size
-from asyncckpt.worker.offline import may_be_held, tidy
-from asyncckpt.worker.sweep import Outside, SweepPlan, carry_out, plan_sweep, seen_outside
+from asyncckpt.worker.commitlog.offline import may_be_held, tidy
+from asyncckpt.worker.commitlog.sweep import Outside, SweepPlan, carry_out, plan_sweep, seen_outside
 
 
 @click.command()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.format import names
 from asyncckpt.format.names import DataDirectory
-from asyncckpt.listing import Listing
-from asyncckpt.worker.offline import may_be_held
-from asyncckpt.worker.sweep import needed
+from asyncckpt.worker.commitlog.offline import may_be_held
+from asyncckpt.worker.commitlog.sweep import needed
 
 
 @dataclass(slots=True)

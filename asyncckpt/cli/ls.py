@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.lost import lost_records
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target
 from asyncckpt.inspection.summary import Summary, short, summaries
-from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from asyncckpt.catalog import Catalog
-from asyncckpt.worker.offline import may_be_held
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.worker.commitlog.offline import may_be_held
 
 
 async def notice(catalog: Catalog) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
+from asyncckpt.checkpoints.marking import author
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.printable import printable
@@ -16,12 +18,10 @@ from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners
 from asyncckpt.format.record import Record
-from asyncckpt.listing import Listing
-from asyncckpt.marking import author
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.sizes import size
-from asyncckpt.worker.keeping import Keeping
-from asyncckpt.worker.offline import ask, drop, may_be_held
+from asyncckpt.worker.commitlog.keeping import Keeping
+from asyncckpt.worker.commitlog.offline import ask, drop, may_be_held
 
 RULES = {
     "last": "the N most recently saved",

@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import ATTEMPTS, Catalog
+from asyncckpt.checkpoints.catalog import ATTEMPTS, Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RunContended
+from asyncckpt.fetching.reading import verify
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import follow, unless_removed
-from asyncckpt.listing import Listing
-from asyncckpt.reading import verify
 
 
 @click.command("resume-path")

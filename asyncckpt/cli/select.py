@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Which
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.marks import check_tag
-from asyncckpt.listing import Which
 from asyncckpt.storage import from_url
 
 _T = TypeVar("_T")

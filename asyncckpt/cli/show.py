@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.select import reading, target

@@ -36,7 +36,7 @@ _CHANGED = [signal.SIGPIPE, signal.SIGXFSZ]
 """What Python ignores, and the command must not inherit as ignored."""
 
 _WORKER = [b"-m", b"asyncckpt.worker", b"--fd"]
-"""How the command line of a worker process ends, but for a number; see `asyncckpt.worker.link`.
+"""How the command line of a worker process ends, but for a number; see `asyncckpt.worker.process.link`.
 
 What comes before may be more than an interpreter, and one wait too many costs less than a snapshot.
 """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import mark, unmark
 from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.notice import notice
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.marking import mark, unmark
 
 
 @click.command()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import unmark
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import reading, target
 from asyncckpt.inspection.following import find
-from asyncckpt.marking import unmark
 
 
 @click.command()

@@ -6,13 +6,13 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, CheckpointNotFoundError
+from asyncckpt.fetching.reading import verify
 from asyncckpt.format.contents import Contents, Extent
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import unless_removed
-from asyncckpt.reading import verify
 
 State: TypeAlias = Literal["ok", "damaged", "removed", "unread"]
 """``removed``: by retention, while it was checked. ``unread``: the store failed, so nobody knows."""

@@ -8,7 +8,9 @@ from contextlib import closing
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
+from asyncckpt.checkpoints.marking import damage
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_line
@@ -22,8 +24,6 @@ from asyncckpt.errors import CheckpointNotFoundError, StorageError
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import follow
-from asyncckpt.listing import Listing
-from asyncckpt.marking import damage
 from asyncckpt.sizes import size
 
 _COLOURS = {"ok": "green", "damaged": "red"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.output import json_line
 from asyncckpt.cli.select import reading, target

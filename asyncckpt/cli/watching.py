@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.printable import printable
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.format.record import Record
 from asyncckpt.inspection.summary import Summary, summaries
-from asyncckpt.listing import Listing
 from asyncckpt.sizes import size
 from asyncckpt.storage.base import Dated
 

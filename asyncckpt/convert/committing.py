@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.convert.image import About, Image
 from asyncckpt.errors import CheckpointDirectoryExistsError
@@ -17,9 +17,9 @@ from asyncckpt.events import Listeners
 from asyncckpt.format.record import Record
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.room import room
+from asyncckpt.worker.commitlog.offline import may_be_held
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Rejected, SaveJob
-from asyncckpt.worker.offline import may_be_held
 from asyncckpt.worker.pool import WorkerPool
 from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.service import SaveService

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.convert import huggingface
 from asyncckpt.convert.named import Named, named
 from asyncckpt.convert.weights import files, is_disguised, write
@@ -46,7 +46,7 @@ async def export_weights(
     """Write the tensors of `checkpoint` to `into`, a file or a folder that is there.
 
     `progress` is told how many bytes of how many were read. Raises `IncompatibleState` for a part that has none,
-    else as `asyncckpt.reading.fetch` does, and `OSError`.
+    else as `asyncckpt.fetching.reading.fetch` does, and `OSError`.
     """
     contents = (await catalog.manifest(checkpoint)).contents
     tensors = named(contents, wanted.only, checkpoint.step)

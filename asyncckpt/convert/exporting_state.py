@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from asyncckpt.checkpoints.listing import CheckpointInfo, Which
 from asyncckpt.convert import dcp, torch_file
 from asyncckpt.convert.exporting import Exported
 from asyncckpt.convert.plain import Plain
-from asyncckpt.listing import CheckpointInfo, Which
-from asyncckpt.loading import load
+from asyncckpt.restores.loading import load
 
 _SHOWN = 5
 

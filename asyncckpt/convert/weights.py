@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from asyncckpt.convert.named import Named, row_major
+from asyncckpt.fetching.reading import fetch, stream
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.contents import Path as Place
 from asyncckpt.format.elements import NAMES, is_complex, width
 from asyncckpt.format.shard import MAX_HEADER, PackedTensor, encode_header
-from asyncckpt.reading import fetch, stream
 from asyncckpt.storage.base import Storage
 
 ABOUT: Final = "asyncckpt"
@@ -114,7 +114,7 @@ async def write(
     folder: Path,
     progress: Callable[[int], None],
 ) -> None:
-    """Write the `wanted` files into `folder`. Raises as `asyncckpt.reading.fetch` does, and `OSError`."""
+    """Write the `wanted` files into `folder`. Raises as `asyncckpt.fetching.reading.fetch` does, and `OSError`."""
     with ExitStack() as stack:
         opened = {file.name: stack.enter_context((folder / file.name).open("wb")) for file in wanted}
         target = _Target(wanted, opened)

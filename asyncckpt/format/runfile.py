@@ -20,7 +20,7 @@ kind it is damage, and an alarm."""
 
 
 Mode: TypeAlias = Literal["exclusive", "fenced"]
-"""How two writers are kept apart: see `asyncckpt.commits`."""
+"""How two writers are kept apart: see `asyncckpt.checkpoints.commits`."""
 
 
 @dataclass(frozen=True, slots=True)

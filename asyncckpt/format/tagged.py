@@ -10,7 +10,7 @@ from typing import Any
 from asyncckpt.format.sealed import Json, canonical
 
 SHARED = "state"
-"""The scope that stands in no path: ``asyncckpt.restoring.SHARED``, which would bring torch along."""
+"""The scope that stands in no path: ``asyncckpt.restores.restoring.SHARED``, which would bring torch along."""
 
 BRACKETS = {"$list": "[]", "$tuple": "()", "$set": "{}", "$frozenset": "{}", "$deque": "[]", "$size": "()"}
 _PAIRS = {"$dict", "$counter", "$odict", "$defaultdict"}

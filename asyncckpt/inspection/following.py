@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
-from asyncckpt.catalog import ATTEMPTS, Catalog
+from asyncckpt.checkpoints.catalog import ATTEMPTS, Catalog
+from asyncckpt.checkpoints.listing import Listing, Which
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RunContended
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing, Which
 
 _T = TypeVar("_T")
 

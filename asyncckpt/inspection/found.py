@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint, PackUse, Record
 from asyncckpt.inspection.contents import Contents, Tensor
 from asyncckpt.inspection.following import unless_removed
 from asyncckpt.inspection.summary import Summary, summaries
-from asyncckpt.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from asyncckpt.checkpoints.listing import CheckpointInfo, Listing
 from asyncckpt.inspection.schema import finite
-from asyncckpt.listing import CheckpointInfo, Listing
 
 
 @dataclass(frozen=True, slots=True)

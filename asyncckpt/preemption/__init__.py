@@ -10,7 +10,7 @@
     plan                pure: what there is time for, and why
     requeue, tally      how the job comes back, and how often it has
 
-Nothing here saves: `asyncckpt.stopping` does, between two steps.
+Nothing here saves: `asyncckpt.lifecycle.stopping` does, between two steps.
 """
 
 from asyncckpt.preemption.settings import Preemption

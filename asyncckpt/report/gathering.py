@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.configuration.plain import masked
 from asyncckpt.errors import (
     AsyncCkptError,
@@ -25,7 +26,6 @@ from asyncckpt.errors import (
 from asyncckpt.format.coded_file import unpacked
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.runfile import RunFile
-from asyncckpt.listing import Listing
 from asyncckpt.metrics_log.history import History, history_of
 from asyncckpt.metrics_log.rows import Row, iso
 from asyncckpt.report.journal import LOGS, Journal

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointDirectoryExistsError
 from asyncckpt.format import names
 from asyncckpt.run import identity

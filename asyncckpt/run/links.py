@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import AsyncCkptError, CheckpointNotFoundError
 from asyncckpt.events import HOME, Amended, Durable, Event, Pruned, Resumed
 from asyncckpt.format.record import Checkpoint

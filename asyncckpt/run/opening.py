@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Which
 from asyncckpt.errors import CheckpointNotFoundError, ObjectExists
-from asyncckpt.listing import Which
 from asyncckpt.revision import CodeVersion, code_version
 from asyncckpt.run import guard, identity, leavings
 from asyncckpt.run.guard import Held

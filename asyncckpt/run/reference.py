@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from asyncckpt.checkpoints.listing import Which
 from asyncckpt.format.names import directory_of
-from asyncckpt.listing import Which
 
 _BY_STEP = re.compile(r"checkpoint-epoch\d+-step(\d+)|checkpoint_step_(\d+)(?:\.pt)?|checkpoint-(\d+)|step[-_](\d+)")
 _WORD = re.compile(r"(?:checkpoint[_-])?(latest|best)(?:[_-]checkpoint)?(?:\.pt|\.ckpt)?")

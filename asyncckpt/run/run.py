@@ -11,15 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from asyncckpt import living
-from asyncckpt.belonging import Root, place_of
+from asyncckpt.checkpoints.listing import Which
 from asyncckpt.configuration.overrides import Overrides
 from asyncckpt.configuration.plain import Plain
 from asyncckpt.configuration.reading import Configuration, Source, configuration
 from asyncckpt.distributed.coordinator import place
 from asyncckpt.events import Listener
 from asyncckpt.format.codec import PLAIN, WANTED, Codec, wanted
-from asyncckpt.listing import Which
+from asyncckpt.lifecycle import living
+from asyncckpt.lifecycle.belonging import Root, place_of
 from asyncckpt.revision import UNKNOWN, code_version
 from asyncckpt.run import among, copies, identity, opening, readme
 from asyncckpt.run import results as outcome
@@ -247,7 +247,7 @@ class Run:
 
     @property
     def replaces(self) -> bool:
-        """See `asyncckpt.belonging.Run`."""
+        """See `asyncckpt.lifecycle.belonging.Run`."""
         return self.mode == "overwrite"
 
     @property
@@ -258,21 +258,21 @@ class Run:
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """See `asyncckpt.belonging.Run`."""
+        """See `asyncckpt.lifecycle.belonging.Run`."""
         return self._links, *self._trackers
 
     def begin_with(self, parts: Mapping[str, object]) -> None:
-        """What a checkpointer saves of this run, by the names of its `parts`: see `asyncckpt.belonging.Run`."""
+        """What a checkpointer saves of this run, by the names of its `parts`: see `lifecycle.belonging.Run`."""
         self._has_checkpointer = True
         self.describe(model=parts.get("model"), optimizer=parts.get("optimizer"), scheduler=parts.get("scheduler"))
         self.save_wandb_info()
 
     def chosen(self) -> Which:
-        """See `asyncckpt.belonging.Run`."""
+        """See `asyncckpt.lifecycle.belonging.Run`."""
         return self._opened.which
 
     def resumed(self) -> None:
-        """See `asyncckpt.belonging.Run`. Raises `StorageError`: if it went unsaid, the next start would go back too."""
+        """See `lifecycle.belonging.Run`. Raises `StorageError`: if it went unsaid, the next start would go back too."""
         opened = self._opened
         if opened.back_to is None:
             return

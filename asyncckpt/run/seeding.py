@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import torch
 
-from asyncckpt import living
+from asyncckpt.lifecycle import living
 
 logger = logging.getLogger("asyncckpt")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from asyncckpt.diffing import Changes, Diff, compared
+from asyncckpt.checkpoints.diffing import Changes, Diff, compared
+from asyncckpt.checkpoints.listing import CheckpointInfo
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.inspection.contents import Contents, Tensor
-from asyncckpt.listing import CheckpointInfo
 from asyncckpt.serve import asked
 from asyncckpt.serve.holding import found_in, masked
 from asyncckpt.serve.shelf import Shelf

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asyncckpt.checkpoints.listing import CheckpointInfo
 from asyncckpt.configuration.plain import masked
-from asyncckpt.listing import CheckpointInfo
 
 logger = logging.getLogger("asyncckpt")
 

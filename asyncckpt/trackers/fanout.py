@@ -13,9 +13,9 @@ from asyncckpt.configuration.plain import masked
 from asyncckpt.events import Event
 from asyncckpt.leading import leads
 from asyncckpt.metrics_log.rows import numbers_of, step_of
-from asyncckpt.telling import tell
 from asyncckpt.trackers.base import TOLD, Tracker
 from asyncckpt.trackers.lane import Lane, LaneStatus
+from asyncckpt.trackers.telling import tell
 
 logger = logging.getLogger("asyncckpt")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from asyncckpt.configuration.plain import masked
 from asyncckpt.tallies import TALLIES
-from asyncckpt.telling import tell
 from asyncckpt.trackers.base import needed
 from asyncckpt.trackers.credentials import check_login, unless_in_environment, wandb_id
+from asyncckpt.trackers.telling import tell
 from asyncckpt.trackers.wandb import PROJECT
 
 logger = logging.getLogger("asyncckpt")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import Monitor
 from asyncckpt.storage import LocalStorage, opened

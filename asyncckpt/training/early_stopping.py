@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from asyncckpt.deciding import numbers
 from asyncckpt.retention import Monitor
+from asyncckpt.saves.deciding import numbers
 
 
 class EarlyStopping:

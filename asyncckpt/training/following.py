@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.events import HOME, Amended, Durable, Event, Pruned, Resumed
 from asyncckpt.leading import leads
 from asyncckpt.retention import Monitor

@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from asyncckpt.catalog import Catalog
-from asyncckpt.listing import CheckpointInfo, Listing
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import CheckpointInfo, Listing
 from asyncckpt.retention import Monitor
 from asyncckpt.storage.base import Storage
 from asyncckpt.training.following import Following

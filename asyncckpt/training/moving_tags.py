@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
+from asyncckpt.checkpoints.marking import mark
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.format.marks import Mark, check_tag
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing
-from asyncckpt.marking import mark
 from asyncckpt.retention import Monitor
 from asyncckpt.storage.base import Storage
 from asyncckpt.training.following import Following

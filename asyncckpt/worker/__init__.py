@@ -3,16 +3,10 @@
 ``watermark``  how far an arena is filled, and by whom it may be read
 ``job``        one save as plain data
 ``pipeline``   arena to packs: digest and write behind the watermark
-``commit``     the one place where a record is created and its outcome decided
-``writer``     one writer's hold on a run: open, commit, roll back, close
-``sweep``      what earlier incarnations left, and its removal
+``commitlog``  who may write a run, how a checkpoint comes into being, and how one goes
 ``service``    the serial actor: job in, reply out
-``pool``       the thread that runs it, replaced when it dies
-``executor``   what a trainer asks of it, wherever it runs
-``bridge``     the same for a worker process; ``exchange`` what it was asked, ``replies`` what it says
-``succession`` one such process after the other; ``link`` is to one, ``pending`` a job that it has not answered
-``channel``    the socket between the two; ``wire`` and ``failures`` what goes through it
-``host``       the worker process's side, which outlives its trainer by one commit; ``entrusted`` what it is given,
-               ``calls`` what it is asked
-``adopting``   waiting for such a worker; ``logs`` by which it is found
+``executor``   where that runs, as its trainer sees it: ``pool`` in a thread here, replaced when it dies
+``process``    the same in a process of its own, which outlives its trainer by one commit
+``tier``       a local disk before the root: ``local`` saves there, ``homing`` takes them to the root, ``bringing`` them
+               back; ``mirroring`` keeps a second copy elsewhere
 """

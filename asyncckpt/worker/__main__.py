@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from asyncckpt import keys
-from asyncckpt.worker import wire
-from asyncckpt.worker.wire import Message
+from asyncckpt.worker.process import wire
+from asyncckpt.worker.process.wire import Message
 
 if sys.platform == "linux":
-    from asyncckpt.worker import logs, watchdog
-    from asyncckpt.worker.channel import Channel
-    from asyncckpt.worker.host import Host
-    from asyncckpt.worker.priority import give_way
+    from asyncckpt.worker import logs
+    from asyncckpt.worker.process import watchdog
+    from asyncckpt.worker.process.channel import Channel
+    from asyncckpt.worker.process.host import Host
+    from asyncckpt.worker.process.priority import give_way
     from asyncckpt.worker.stopped import stopped
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out

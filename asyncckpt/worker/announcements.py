@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, TypeAlias, TypeVar
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import ObjectNotFound, RankMissing, StorageError
 from asyncckpt.events import HOME, LOCAL
 from asyncckpt.format import report as reports

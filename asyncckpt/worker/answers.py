@@ -6,8 +6,8 @@ from asyncckpt.clock import Clock
 from asyncckpt.errors import SaveSkipped, SaveSuperseded
 from asyncckpt.events import Durable, Failed, Listeners
 from asyncckpt.format.record import Record
-from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
+from asyncckpt.worker.commitlog.aftermath import discard
 from asyncckpt.worker.job import Committed, Declined, Rejected
 from asyncckpt.worker.ranks import Ranks, attempt_key, verdict_key
 from asyncckpt.worker.root import Root

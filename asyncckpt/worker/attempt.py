@@ -8,12 +8,12 @@ from asyncckpt.errors import Fenced, OutcomeUnknown
 from asyncckpt.events import HOME
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.worker.announcements import attempt_json
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.job import Started
 from asyncckpt.worker.landed import nonce_of
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.ranks import Ranks, attempt_key
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.writer import Writer
 
 
 class Attempt:

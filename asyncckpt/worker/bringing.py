@@ -13,19 +13,19 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias
 
+from asyncckpt.checkpoints.marking import damage_of
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError
 from asyncckpt.events import HOME, Damaged, Listeners, TierDurable
+from asyncckpt.fetching.progress import Progress
 from asyncckpt.format.findings import Finding
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.marking import damage_of
-from asyncckpt.progress import Progress
+from asyncckpt.worker.commitlog.home import above, number_of
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.copying import Copying, SourceFailed
-from asyncckpt.worker.home import above, number_of
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.root import Root
 from asyncckpt.worker.tier import LOOK, Tier
-from asyncckpt.worker.writer import Writer
 
 logger = logging.getLogger("asyncckpt")
 

@@ -21,11 +21,12 @@ from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.worker.abandoning import Abandoning
 from asyncckpt.worker.answers import Answers
 from asyncckpt.worker.attempt import Attempt
+from asyncckpt.worker.commitlog.keeping import Verdict
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.describing import describe
 from asyncckpt.worker.homing import Homing
 from asyncckpt.worker.increment import next_base
-from asyncckpt.worker.keeping import Verdict
 from asyncckpt.worker.landed import find, landed
 from asyncckpt.worker.local import LocalTier
 from asyncckpt.worker.phases import Phases
@@ -35,7 +36,6 @@ from asyncckpt.worker.reports import gather
 from asyncckpt.worker.root import Root
 from asyncckpt.worker.taking import Taking
 from asyncckpt.worker.ticket import Ticket
-from asyncckpt.worker.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointCorruptError, Fenced
 from asyncckpt.events import Listeners
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.home import Home
+from asyncckpt.worker.commitlog.home import Home
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.tier import Tier
 

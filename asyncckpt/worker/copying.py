@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from asyncckpt.catalog import Catalog
-from asyncckpt.damage import readable
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.damage import readable
 from asyncckpt.errors import CheckpointCorruptError, StorageError
+from asyncckpt.fetching.progress import Progress
 from asyncckpt.format.contents import Contents, Pack
 from asyncckpt.format.digest import digesting
 from asyncckpt.format.record import Checkpoint, ObjectRef
 from asyncckpt.format.sealed import sealed_digest
-from asyncckpt.progress import Progress
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.pace import Pace
 

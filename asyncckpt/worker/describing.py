@@ -11,9 +11,9 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse
 from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import SaveJob
-from asyncckpt.worker.writer import Writer
 
 
 async def describe(

@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pool import Service, WorkerPool

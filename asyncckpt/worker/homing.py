@@ -20,15 +20,15 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.worker.abandoning import Abandoning
 from asyncckpt.worker.answers import Answers
 from asyncckpt.worker.attempt import Attempt
+from asyncckpt.worker.commitlog.prune import over
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.copying import Copying, SourceFailed
 from asyncckpt.worker.job import SaveJob
 from asyncckpt.worker.landed import landed
 from asyncckpt.worker.local import LocalTier
 from asyncckpt.worker.pace import Pace
-from asyncckpt.worker.prune import over
 from asyncckpt.worker.root import Root
 from asyncckpt.worker.tier import clean_up
-from asyncckpt.worker.writer import Writer
 
 logger = logging.getLogger("asyncckpt")
 

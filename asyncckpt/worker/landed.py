@@ -11,8 +11,8 @@ from asyncckpt.errors import SaveFailed
 from asyncckpt.format.digest import digest
 from asyncckpt.format.names import directory_of
 from asyncckpt.format.record import Checkpoint, Record
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.job import SaveJob
-from asyncckpt.worker.writer import Writer
 
 
 def nonce_of(job: str) -> str:

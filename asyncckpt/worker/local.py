@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import damage_of
 from asyncckpt.clock import Clock
 from asyncckpt.errors import (
     CheckpointCorruptError,
@@ -30,25 +31,24 @@ from asyncckpt.errors import (
 from asyncckpt.events import LOCAL, Ahead, Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint, Record
-from asyncckpt.marking import damage_of
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import Bounded, unbounded
 from asyncckpt.worker import room
-from asyncckpt.worker.aftermath import discard
 from asyncckpt.worker.attempt import Attempt
+from asyncckpt.worker.commitlog.aftermath import discard
+from asyncckpt.worker.commitlog.home import Seen, above
+from asyncckpt.worker.commitlog.ownership import Ownership
+from asyncckpt.worker.commitlog.writer import Writer, home_of
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.describing import describe
-from asyncckpt.worker.home import Seen, above
 from asyncckpt.worker.increment import Base, next_base
 from asyncckpt.worker.job import Landed, Missed, SaveJob
-from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pipeline import Digesting, Packing
 from asyncckpt.worker.ranks import Ranks, landed_key
 from asyncckpt.worker.reports import ShardFailed, gather
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.tier import Tier
-from asyncckpt.worker.writer import Writer, home_of
 
 logger = logging.getLogger("asyncckpt")
 

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import RunRefused, SaveFailed, SaveSkipped, StorageError
 from asyncckpt.events import HOME, LOCAL, Durable, Failed, Leftover, Listeners
@@ -20,14 +21,13 @@ from asyncckpt.format import record as records
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import DataDirectory
-from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import bounded
 from asyncckpt.worker.announcements import Announcements, Said, directory_in
+from asyncckpt.worker.commitlog.keeping import Keeping
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
-from asyncckpt.worker.keeping import Keeping
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing, Written
 from asyncckpt.worker.ranks import Ranks, at_work, save_task, trouble_key

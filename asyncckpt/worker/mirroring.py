@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import damage_of
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointCorruptError, RunContended, RunError
 from asyncckpt.events import Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.marking import damage_of
-from asyncckpt.worker.home import Seen
-from asyncckpt.worker.keeping import Keeping
+from asyncckpt.worker.commitlog.home import Seen
+from asyncckpt.worker.commitlog.keeping import Keeping
+from asyncckpt.worker.commitlog.writer import Writer, home_of
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.tier import Tier
-from asyncckpt.worker.writer import Writer, home_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 """Seconds before a mirror that failed is tried again, where nothing is committed meanwhile."""

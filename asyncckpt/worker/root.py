@@ -14,11 +14,11 @@ from collections.abc import Callable, Container
 from asyncckpt.events import Fallback, Listeners, Retried
 from asyncckpt.format.record import Checkpoint, Record
 from asyncckpt.storage.base import Retrying, Storage
-from asyncckpt.worker.aftermath import follow_up, tell
-from asyncckpt.worker.keeping import Keeping, Verdict
+from asyncckpt.worker.commitlog.aftermath import follow_up, tell
+from asyncckpt.worker.commitlog.keeping import Keeping, Verdict
+from asyncckpt.worker.commitlog.ownership import Ownership
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.mirroring import Mirroring
-from asyncckpt.worker.ownership import Ownership
-from asyncckpt.worker.writer import Writer
 
 
 class Root:

@@ -18,29 +18,29 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.events import HOME, LOCAL, Amended, Fallback, Listeners
+from asyncckpt.fetching.unpacking import is_encrypted
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
-from asyncckpt.listing import Listing
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import bounded, bounded_disk
-from asyncckpt.unpacking import is_encrypted
-from asyncckpt.worker.aftermath import retained
 from asyncckpt.worker.answers import Answers
 from asyncckpt.worker.bringing import Bringing, Source
 from asyncckpt.worker.carrying import Carrier, Near
+from asyncckpt.worker.commitlog.aftermath import retained
+from asyncckpt.worker.commitlog.keeping import Keeping, Verdict
+from asyncckpt.worker.commitlog.ownership import Ownership
+from asyncckpt.worker.commitlog.past import Past
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.homing import Homing
 from asyncckpt.worker.increment import Base
-from asyncckpt.worker.keeping import Keeping, Verdict
 from asyncckpt.worker.local import LocalTier
 from asyncckpt.worker.mirroring import Mirroring
-from asyncckpt.worker.ownership import Ownership
-from asyncckpt.worker.past import Past
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.root import Root
 from asyncckpt.worker.ticket import Ticket

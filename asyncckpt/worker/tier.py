@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, RunRefused, StorageError
 from asyncckpt.events import Damaged, Deleted, Event, Leftover, Listeners, Pruned, Retained, Swept
@@ -20,15 +20,15 @@ from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint, Removal
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.aftermath import follow_up, tell
+from asyncckpt.worker.commitlog.aftermath import follow_up, tell
+from asyncckpt.worker.commitlog.founding import of_another_run
+from asyncckpt.worker.commitlog.home import Home, Seen
+from asyncckpt.worker.commitlog.keeping import Keeping, Verdict
+from asyncckpt.worker.commitlog.ownership import Ownership
+from asyncckpt.worker.commitlog.sweep import needed
+from asyncckpt.worker.commitlog.writer import Writer
 from asyncckpt.worker.copying import Copying
-from asyncckpt.worker.founding import of_another_run
-from asyncckpt.worker.home import Home, Seen
-from asyncckpt.worker.keeping import Keeping, Verdict
-from asyncckpt.worker.ownership import Ownership
 from asyncckpt.worker.pace import Pace
-from asyncckpt.worker.sweep import needed
-from asyncckpt.worker.writer import Writer
 
 logger = logging.getLogger("asyncckpt")
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from asyncckpt import arriving
-from asyncckpt.arriving import IN_FLIGHT, PIECE, SCATTERED, Arrivals, HostRooms, Request, requests
 from asyncckpt.errors import CheckpointCorruptError, StorageDenied
+from asyncckpt.fetching import arriving
+from asyncckpt.fetching.arriving import IN_FLIGHT, PIECE, SCATTERED, Arrivals, HostRooms, Request, requests
+from asyncckpt.fetching.placing import Place
+from asyncckpt.fetching.reading import GAP
 from asyncckpt.format.contents import Extent, Pack, Path
 from asyncckpt.format.digest import digest
 from asyncckpt.format.frames import Frames
-from asyncckpt.placing import Place
-from asyncckpt.reading import GAP
 from asyncckpt.storage.base import Buffer
 from asyncckpt.storage.memory import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError, TransientError
+from asyncckpt.fetching.placing import Place, Places
 from asyncckpt.format.contents import Extent, Pack
 from asyncckpt.format.digest import digest
-from asyncckpt.placing import Place, Places
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.files import Files
 from asyncckpt.testing.files import Counting, FailingFiles

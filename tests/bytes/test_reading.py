@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError, StorageError, TransientError
+from asyncckpt.fetching.reading import GAP, check_packs, fetch, spans
 from asyncckpt.format.contents import Box, Contents, Extent, Pack, Path, TensorEntry
 from asyncckpt.format.digest import digest
 from asyncckpt.format.shard import PackedTensor, encode_header
-from asyncckpt.reading import GAP, check_packs, fetch, spans
 from asyncckpt.storage.memory import MemoryStorage
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from asyncckpt import admission, allowance
-from asyncckpt.admission import Admission
+from asyncckpt import allowance
 from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed, StorageDenied
 from asyncckpt.events import Fallback, Listeners, Shortage
+from asyncckpt.saves import admission
+from asyncckpt.saves.admission import Admission
 from asyncckpt.staging.arena import Arena
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.bounded import bounded

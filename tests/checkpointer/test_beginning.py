@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, SavePolicy, preparing
-from asyncckpt.beginning import UNSEEN
+from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.errors import UnsupportedState
-from asyncckpt.saving import Saver
+from asyncckpt.lifecycle.beginning import UNSEEN
+from asyncckpt.saves import preparing
+from asyncckpt.saves.saving import Saver
 from asyncckpt.staging import arena, guards, rounds, stager
 from asyncckpt.staging.arena import Arena
 from asyncckpt.staging.layout import Plan, build

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from asyncckpt import MetricsConfig, SavePolicy
-from asyncckpt.cadence import CHANGE, ENOUGH, RECENT, SELDOM, Cadence
 from asyncckpt.events import Expected, Listeners
+from asyncckpt.saves.cadence import CHANGE, ENOUGH, RECENT, SELDOM, Cadence
 from asyncckpt.storage import MemoryStorage
 
 from .conftest import Make
@@ -106,7 +106,7 @@ def test_their_median_is_taken_once_in_many_steps(monkeypatch: pytest.MonkeyPatc
         taken.append(len(steps))
         return statistics.median(steps)
 
-    monkeypatch.setattr("asyncckpt.cadence.statistics", SimpleNamespace(median=median))
+    monkeypatch.setattr("asyncckpt.saves.cadence.statistics", SimpleNamespace(median=median))
     loop = Loop(every_steps=1000)
     loop.steps(1 + ENOUGH + 10 * SELDOM)
     assert len(taken) == 1 + 10
@@ -139,7 +139,7 @@ def test_it_is_scraped_once_it_is_known(
     make: Make, registry: CollectorRegistry, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("asyncckpt.blueprint.SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("asyncckpt.construction.blueprint.SYSTEM_CLOCK", clock)
     ckpt = make(model=Toy(), save=SavePolicy(every_steps=1000), metrics=MetricsConfig(port=0, registry=registry))
     for step in range(ENOUGH + 1):
         assert METRIC not in {name for name, _ in scrape(ckpt.metrics_port)}
@@ -159,7 +159,7 @@ def test_what_a_training_before_said_in_the_same_registry_is_gone(make: Make, re
 
 def test_steps_after_a_restore_are_not_timed_from_before_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, recorder = Clock(), Recorder()
-    monkeypatch.setattr("asyncckpt.blueprint.SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("asyncckpt.construction.blueprint.SYSTEM_CLOCK", clock)
     ckpt = make(model=Toy(), save=SavePolicy(every_steps=1000), listeners=[recorder])
     ckpt.save(0).wait()
     for _ in range(ENOUGH):

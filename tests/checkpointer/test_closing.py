@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy, living, load
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, SavePolicy, load
 from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied
 from asyncckpt.events import Event, Requested
+from asyncckpt.lifecycle import living
 from asyncckpt.staging.tasks import Tasks
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage

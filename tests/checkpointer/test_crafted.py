@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
 from asyncckpt.format.sealed import seal, sealed_digest, unseal
-from asyncckpt.restoring import read
+from asyncckpt.restores.restoring import read
 from asyncckpt.storage import LocalStorage, MemoryStorage
 
 Place = tuple[str | int, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from asyncckpt import AsyncCheckpointer, SavePolicy, handle
+from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.errors import (
     Fenced,
     OutcomeUnknown,
@@ -22,9 +22,10 @@ from asyncckpt.errors import (
     UnsupportedState,
 )
 from asyncckpt.events import Durable, Failed, Staged
-from asyncckpt.handle import wait_all
+from asyncckpt.saves import handle
+from asyncckpt.saves.handle import wait_all
+from asyncckpt.saves.waiting import Waiting
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
-from asyncckpt.waiting import Waiting
 
 from .conftest import Make
 from .trainings import Recorder, Toy, Training, elsewhere, outcome, saved, start, steps

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import CheckpointCorruptError, RestoreError, TransientError
 from asyncckpt.events import Damaged, Restored, RestoreFailed
-from asyncckpt.placing import Places
+from asyncckpt.fetching.placing import Places
 from asyncckpt.state.landing import SMALLEST
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.files import FailingFiles

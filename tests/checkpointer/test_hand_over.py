@@ -11,7 +11,7 @@ import pytest
 from asyncckpt import SavePolicy
 from asyncckpt.errors import CheckpointerClosed, SaveFailed
 from asyncckpt.events import Fallback
-from asyncckpt.saving import HandOver, Saver
+from asyncckpt.saves.saving import HandOver, Saver
 from asyncckpt.staging.stager import Snapshot
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 

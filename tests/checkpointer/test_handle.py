@@ -13,7 +13,7 @@ import torch
 
 from asyncckpt import CheckpointInfo, SaveHandle, SavePolicy, load
 from asyncckpt.errors import SaveFailed, SaveSkipped, SaveSuperseded, StorageDenied
-from asyncckpt.handle import untold
+from asyncckpt.saves.handle import untold
 from asyncckpt.staging.device import same_bits
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 

@@ -13,12 +13,12 @@ import torch
 
 from asyncckpt import Budget
 from asyncckpt.events import Listeners, Paced
-from asyncckpt.handle import wait_all
-from asyncckpt.interference import ENOUGH, LEAST, SPAN, STALE, Flight, Interference
-from asyncckpt.rhythm import Rhythm
+from asyncckpt.saves.handle import wait_all
+from asyncckpt.saves.interference import ENOUGH, LEAST, SPAN, STALE, Flight, Interference
+from asyncckpt.saves.rhythm import Rhythm
+from asyncckpt.saves.waiting import Waiting
 from asyncckpt.staging.guards import unfollow
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
-from asyncckpt.waiting import Waiting
 from asyncckpt.worker.pace import PIECE, Pace
 
 from .conftest import Make
@@ -403,7 +403,9 @@ def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_
         elsewhere.join()
     assert [b - a for a, b in itertools.pairwise(told)] == [1, 1]
     unfollowed: list[object] = []
-    monkeypatch.setattr("asyncckpt.rhythm.unfollow", lambda follower: (unfollowed.append(follower), unfollow(follower)))
+    monkeypatch.setattr(
+        "asyncckpt.saves.rhythm.unfollow", lambda follower: (unfollowed.append(follower), unfollow(follower))
+    )
     rhythm.told(7)
     first.step()
     rhythm.told(8)

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from torch import nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, arriving, progress
+from asyncckpt import AsyncCheckpointer
 from asyncckpt.errors import CheckpointCorruptError, IncompatibleState
 from asyncckpt.events import Damaged, Event, Restored, Restoring
+from asyncckpt.fetching import arriving, progress
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Buffer
 

@@ -59,7 +59,7 @@ def test_every_seconds_counts_from_the_last_save_whoever_asked_for_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("asyncckpt.blueprint.SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("asyncckpt.construction.blueprint.SYSTEM_CLOCK", clock)
     ckpt = make(model=Toy(), save=SavePolicy(every_seconds=60))
 
     def at(seconds: float, step: int) -> bool:

@@ -20,11 +20,12 @@ import pytest
 import torch
 from torch import nn
 
-from asyncckpt import AsyncCheckpointer, CheckpointInfo, SaveHandle, living
+from asyncckpt import AsyncCheckpointer, CheckpointInfo, SaveHandle
 from asyncckpt.events import Event
-from asyncckpt.handle import wait_all
+from asyncckpt.lifecycle import living
+from asyncckpt.saves.handle import wait_all
+from asyncckpt.saves.waiting import Waiting
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
-from asyncckpt.waiting import Waiting
 
 E = TypeVar("E", bound=Event)
 

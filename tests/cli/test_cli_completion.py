@@ -15,7 +15,8 @@ MAIN = "import sys; sys.argv = ['asyncckpt']; from asyncckpt.cli import main; ma
 def completed(words: str) -> list[str]:
     """What bash offers for the last of `words`."""
     asked = {"_ASYNCCKPT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    told = "import atexit, sys; atexit.register(lambda: sys.stderr.write(str('asyncckpt.catalog' in sys.modules)));"
+    said = "lambda: sys.stderr.write(str('asyncckpt.checkpoints.catalog' in sys.modules))"
+    told = f"import atexit, sys; atexit.register({said});"
     done = subprocess.run(
         [sys.executable, "-c", told + MAIN], capture_output=True, text=True, check=False, env={**os.environ, **asked}
     )

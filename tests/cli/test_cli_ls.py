@@ -18,7 +18,7 @@ from .conftest import Document, Run, Saved, Tied, flip
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncckpt.listing import Which
+    from asyncckpt.checkpoints.listing import Which
 
 
 def test_each_checkpoint_is_one_line_with_its_marks_and_metrics(run: Run, saved: Saved) -> None:

@@ -208,7 +208,7 @@ def test_what_could_not_be_deleted_is_told(root: Path, monkeypatch: pytest.Monke
     async def refuse(*arguments: object) -> None:
         raise StorageDenied("not now")
 
-    monkeypatch.setattr("asyncckpt.worker.prune.unreachable", refuse)
+    monkeypatch.setattr("asyncckpt.worker.commitlog.prune.unreachable", refuse)
     told = run("prune", root, "--keep-last", 1, "--yes")
     assert "left to the next start: deletion of dropped checkpoints: not now" in told
     assert listed(root) == [2, 6]

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
-from asyncckpt.catalog import ATTEMPTS, Catalog
+from asyncckpt.checkpoints.catalog import ATTEMPTS, Catalog
 from asyncckpt.cli import show
 from asyncckpt.cli.select import Target
 from asyncckpt.cli.verdict import Verdict, judge

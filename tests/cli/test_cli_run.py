@@ -257,7 +257,7 @@ def test_orphans_that_end_are_reaped_while_the_command_runs() -> None:
 
 
 def test_it_imports_nothing_that_takes_time() -> None:
-    heavy = "{'torch', 'numpy', 'asyncio', 'subprocess', 'rich', 'asyncckpt.catalog', 'asyncckpt.worker'}"
+    heavy = "{'torch', 'numpy', 'asyncio', 'subprocess', 'rich', 'asyncckpt.checkpoints.catalog', 'asyncckpt.worker'}"
     code = (
         f"import sys, atexit; atexit.register(lambda: print(sorted({heavy} & set(sys.modules)), file=sys.stderr));"
         "sys.argv = ['asyncckpt', 'run', 'sh', '-c', 'exit 6']; from asyncckpt.cli import main; main()"

@@ -16,8 +16,8 @@ from .conftest import Run, Saved
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncckpt.catalog import Catalog
-    from asyncckpt.listing import Which
+    from asyncckpt.checkpoints.catalog import Catalog
+    from asyncckpt.checkpoints.listing import Which
 
 
 @pytest.mark.parametrize(

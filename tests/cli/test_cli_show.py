@@ -113,7 +113,7 @@ def test_the_pack_of_an_older_checkpoint_names_it(saved: Saved) -> None:
 
 
 def _summary_of(record: records.Record) -> Summary:
-    from asyncckpt.listing import info_of
+    from asyncckpt.checkpoints.listing import info_of
 
     assert record.checkpoint is not None
     return Summary(info_of(record.checkpoint), latest=True)

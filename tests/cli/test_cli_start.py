@@ -15,7 +15,9 @@ from asyncckpt.cli.app import ALIASES, COMMANDS, app
 
 from .conftest import Run, Saved, flip, tree
 
-HEAVY = "{'torch', 'numpy', 'asyncio', 'rich', 'asyncckpt.catalog', 'asyncckpt.cli.ls', 'asyncckpt.cli.demo'}"
+HEAVY = (
+    "{'torch', 'numpy', 'asyncio', 'rich', 'asyncckpt.checkpoints.catalog', 'asyncckpt.cli.ls', 'asyncckpt.cli.demo'}"
+)
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from asyncckpt import restoring
 from asyncckpt.format.tagged import SHARED
 from asyncckpt.inspection.values import LONGEST, values
+from asyncckpt.restores import restoring
 from asyncckpt.state.values import encode
 
 Point = namedtuple("Point", ["x", "y"])

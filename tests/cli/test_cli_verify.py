@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.verdict import Verdict, exit_for_all, judge
 from asyncckpt.errors import StorageDenied, StorageError, TransientError
 from asyncckpt.storage import MemoryStorage

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.sampling import Sample
 from asyncckpt.cli.verdict import judge
+from asyncckpt.fetching.reading import spans
 from asyncckpt.format.contents import Contents, Extent
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.reading import spans
 from asyncckpt.storage import LocalStorage, from_url
 
 from .conftest import Document, Run, Saved, flip, train

@@ -18,7 +18,7 @@ import pytest
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli import select
 from asyncckpt.cli import watch as watching_command
 from asyncckpt.cli.watching import Watched

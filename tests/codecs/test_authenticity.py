@@ -13,7 +13,7 @@ import torch
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, SavePolicy, keys
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointCorruptError, NotEncrypted, UnsupportedFormat
 from asyncckpt.events import Damaged, Fallback
 from asyncckpt.format import FORMAT, HIDDEN, names, record

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from asyncckpt.fetching.unpacking import check_stored, fill
 from asyncckpt.format.codec import Codec
 from asyncckpt.format.contents import Pack
 from asyncckpt.format.digest import digest
 from asyncckpt.format.frames import Framer, Frames
 from asyncckpt.storage import MemoryStorage
-from asyncckpt.unpacking import check_stored, fill
 
 PLAIN = random.Random(1).randbytes(1000)
 SIZE = 64

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, load_model
 
 import asyncckpt
 from asyncckpt.cli import export as exporting
+from asyncckpt.fetching.reading import spans
 from asyncckpt.format.contents import EXTENT, Box, Contents, Extent, Pack, TensorEntry
-from asyncckpt.reading import spans
 
 from .conftest import Box as Saved
 from .conftest import Run, Tied, assert_same, names, same, saved, zoo

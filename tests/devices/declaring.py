@@ -16,8 +16,8 @@ import torch
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing import simacc
 from asyncckpt.worker import pipeline
-from asyncckpt.worker.bridge import ProcessExecutor
 from asyncckpt.worker.job import Missed, Started
+from asyncckpt.worker.process.bridge import ProcessExecutor
 from asyncckpt.worker.ticket import Reply, Ticket
 
 

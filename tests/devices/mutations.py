@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from asyncckpt import SaveHandle, tracked
-from asyncckpt.answering import Answering
+from asyncckpt import SaveHandle
+from asyncckpt.construction import tracked
+from asyncckpt.fetching.progress import Progress
 from asyncckpt.format.contents import Path
-from asyncckpt.handing import WorkersPart
-from asyncckpt.progress import Progress
+from asyncckpt.restores.unloading import PinnedRooms
+from asyncckpt.saves.answering import Answering
+from asyncckpt.saves.handing import WorkersPart
 from asyncckpt.staging import arena, device, guards, lane, layout, origins, schedule, snapshot, streams
 from asyncckpt.staging.arena import Arena, ArenaPool
 from asyncckpt.staging.backlog import InOrder
@@ -26,7 +28,6 @@ from asyncckpt.staging.stager import Stager
 from asyncckpt.staging.streams import StreamDevice
 from asyncckpt.state import rng, stateful
 from asyncckpt.testing import simacc
-from asyncckpt.unloading import PinnedRooms
 from asyncckpt.worker.job import SaveJob, Started
 from asyncckpt.worker.ticket import Reply
 

@@ -16,8 +16,10 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor, nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, MetricsConfig, arriving, unloading
+from asyncckpt import AsyncCheckpointer, MetricsConfig
 from asyncckpt.errors import CheckpointCorruptError
+from asyncckpt.fetching import arriving
+from asyncckpt.restores import unloading
 from asyncckpt.state import landing
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import Storage
@@ -39,8 +41,8 @@ def small(patch: pytest.MonkeyPatch) -> None:
     """Tensors of 64 KiB are big here, and have four requests each; rooms are counted."""
     for module in (arriving, unloading):
         patch.setattr(module, "PIECE", PIECE)
-    patch.setattr("asyncckpt.restoring.SMALLEST", WIDE * WIDE)
-    patch.setattr("asyncckpt.restoring.PinnedRooms", Counted)
+    patch.setattr("asyncckpt.restores.restoring.SMALLEST", WIDE * WIDE)
+    patch.setattr("asyncckpt.restores.restoring.PinnedRooms", Counted)
 
 
 class Training:

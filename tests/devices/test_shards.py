@@ -23,7 +23,7 @@ from asyncckpt.state.capture import Source
 from asyncckpt.testing import simacc
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.shared import SharedGates
-from asyncckpt.worker.bridge import ProcessExecutor
+from asyncckpt.worker.process.bridge import ProcessExecutor
 
 from . import sharded
 from .trainings import DEVICE, Training, differing, side, tensors

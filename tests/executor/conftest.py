@@ -17,9 +17,10 @@ from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Listeners
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import link, logs, succession
-from asyncckpt.worker.adopting import drained
-from asyncckpt.worker.vigil import Vigil
+from asyncckpt.worker import logs
+from asyncckpt.worker.process import link, succession
+from asyncckpt.worker.process.adopting import drained
+from asyncckpt.worker.process.vigil import Vigil
 
 from ..checkpointer.trainings import Recorder
 

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 from asyncckpt import MetricsConfig, ProcessConfig
 from asyncckpt.events import WorkerRuns
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import cores, priority
-from asyncckpt.worker.cores import kept_to, parsed, shown, siblings_in
+from asyncckpt.worker.process import cores, priority
+from asyncckpt.worker.process.cores import kept_to, parsed, shown, siblings_in
 
 from ..checkpointer.scraping import scrape, value
 from ..checkpointer.trainings import Recorder, Toy, worker_of
@@ -80,7 +80,7 @@ def test_the_worker_keeps_off_the_core_that_the_main_thread_is_bound_to() -> Non
         "started, ending = threading.Event(), threading.Event()\n"
         "threading.Thread(target=lambda: (started.set(), ending.wait())).start(); started.wait()\n"
         "os.sched_setaffinity(0, {min(everything)})\n"
-        "from asyncckpt.worker.priority import cores_for_worker\n"
+        "from asyncckpt.worker.process.priority import cores_for_worker\n"
         "found = cores_for_worker(1)\n"
         "assert found == everything - {min(everything)} or everything, found\n"
         "ending.set()"

@@ -13,12 +13,12 @@ import pytest
 
 from asyncckpt.events import Leftover
 from asyncckpt.storage import LocalStorage
-from asyncckpt.worker import wire
-from asyncckpt.worker.channel import Channel
+from asyncckpt.worker.commitlog.past import Past
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.host import Host
 from asyncckpt.worker.job import SaveJob
-from asyncckpt.worker.past import Past
+from asyncckpt.worker.process import wire
+from asyncckpt.worker.process.channel import Channel
+from asyncckpt.worker.process.host import Host
 
 from ..worker.drive import Session, image, steps
 

@@ -19,13 +19,13 @@ from asyncckpt.events import Fallback, Ignored, Listeners
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import wire
-from asyncckpt.worker.channel import Channel
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.entrusted import Held
-from asyncckpt.worker.host import Host
-from asyncckpt.worker.ignored import IgnoredMessages
-from asyncckpt.worker.link import Link
+from asyncckpt.worker.process import wire
+from asyncckpt.worker.process.channel import Channel
+from asyncckpt.worker.process.entrusted import Held
+from asyncckpt.worker.process.host import Host
+from asyncckpt.worker.process.ignored import IgnoredMessages
+from asyncckpt.worker.process.link import Link
 from asyncckpt.worker.watermark import Watermark
 
 from ..checkpointer.scraping import scrape, value
@@ -199,7 +199,7 @@ def test_P5_a_job_that_a_worker_does_not_understand_fails_its_save_and_no_other(
     ckpt.save(1).wait()
     with monkeypatch.context() as patch:
         job_json = wire.job_json
-        patch.setattr("asyncckpt.worker.pending.job_json", lambda job: {**job_json(job), "colour": "blue"})
+        patch.setattr("asyncckpt.worker.process.pending.job_json", lambda job: {**job_json(job), "colour": "blue"})
         handle = ckpt.save(2)
         with pytest.raises(SaveFailed, match="the worker process did not understand what it was told of this save"):
             handle.wait(PATIENCE)

@@ -12,9 +12,9 @@ import pytest
 from asyncckpt.errors import SaveFailed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.worker.descriptors import Descriptor
-from asyncckpt.worker.entrusted import Held
 from asyncckpt.worker.job import Committed, Rejected, SaveJob
-from asyncckpt.worker.pending import Pending
+from asyncckpt.worker.process.entrusted import Held
+from asyncckpt.worker.process.pending import Pending
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.watermark import Watermark
 

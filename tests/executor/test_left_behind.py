@@ -19,8 +19,8 @@ import pytest
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import __main__ as worker
-from asyncckpt.worker import priority, watchdog
-from asyncckpt.worker.channel import Channel
+from asyncckpt.worker.process import priority, watchdog
+from asyncckpt.worker.process.channel import Channel
 
 from ..worker.drive import Session
 from .test_host import config, dead
@@ -103,7 +103,7 @@ def test_P5_a_trainer_that_dies_while_its_first_word_is_waited_for_wakes_its_wor
 
 HANGS = """
 import sys, time
-from asyncckpt.worker import watchdog
+from asyncckpt.worker.process import watchdog
 watchdog.GRACE = 0
 print("here", flush=True)
 watchdog.watch(int(sys.argv[1]), 0.01)

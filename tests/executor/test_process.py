@@ -19,11 +19,11 @@ from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig, Preemption, ProcessConfig, RetentionPolicy, SavePolicy
 from asyncckpt.clock import SYSTEM_CLOCK
+from asyncckpt.construction.weighing import LEAST, WORTH
 from asyncckpt.events import Durable, Fallback, Weighed
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.weighing import LEAST, WORTH
-from asyncckpt.worker.bridge import ProcessExecutor
+from asyncckpt.worker.process.bridge import ProcessExecutor
 
 from ..checkpointer.trainings import Recorder, Toy, Training, refuse_threads, steps, worker_of
 from .conftest import Clock, Make
@@ -203,7 +203,7 @@ SLOW, FAST = LEAST / WORTH, 4 * LEAST / WORTH
 
 def digests(patch: pytest.MonkeyPatch, rate: float) -> None:
     """From now on this machine is found to digest so many bytes per second."""
-    patch.setattr("asyncckpt.weighing.digest_rate", lambda: rate)
+    patch.setattr("asyncckpt.construction.weighing.digest_rate", lambda: rate)
 
 
 def big() -> torch.nn.Module:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointerClosed
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import stopped
-from asyncckpt.worker.reader import Reader
+from asyncckpt.worker.process.reader import Reader
 from tests.storage.test_storage_threads import Holding
 
 

@@ -17,9 +17,9 @@ from asyncckpt.errors import WorkerCrashed, WorkerLate
 from asyncckpt.events import Durable, Fallback
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import link, questions, succession
-from asyncckpt.worker.bridge import ProcessExecutor
-from asyncckpt.worker.vigil import Vigil
+from asyncckpt.worker.process import link, questions, succession
+from asyncckpt.worker.process.bridge import ProcessExecutor
+from asyncckpt.worker.process.vigil import Vigil
 
 from ..checkpointer.trainings import Recorder, Toy, steps, worker_of
 from .conftest import Make

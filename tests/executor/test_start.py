@@ -19,7 +19,14 @@ FEW = 340
 HEAVY = (
     *("torch", "numpy", "safetensors", "fsspec", "s3fs", "aiobotocore", "botocore", "obstore", "uvloop"),
     *("prometheus_client", "click", "rich", "multiprocessing", "pytest", "hypothesis", "pkg_resources", "http"),
-    *("asyncckpt.checkpointer", "asyncckpt.staging", "asyncckpt.state", "asyncckpt.metrics", "asyncckpt.cli"),
+    *(
+        "asyncckpt.checkpointer",
+        "asyncckpt.construction",
+        "asyncckpt.lifecycle",
+        "asyncckpt.saves",
+        "asyncckpt.restores",
+    ),
+    *("asyncckpt.staging", "asyncckpt.state", "asyncckpt.metrics", "asyncckpt.cli"),
     *("asyncckpt.distributed", "asyncckpt.preemption", "asyncckpt.storage.s3", "asyncckpt.storage.fsspec"),
 )
 
@@ -47,7 +54,7 @@ def test_P5_a_worker_imports_little_until_it_has_saved_and_pruned(
     ckpt.wait()
     assert len(recorder.of(WorkerRuns)) == 1
     found = modules(imported)
-    assert "asyncckpt.worker.host" in found
-    assert "asyncckpt.worker.commit" in found
+    assert "asyncckpt.worker.process.host" in found
+    assert "asyncckpt.worker.commitlog.commit" in found
     assert [name for name in found if any(name == heavy or name.startswith(f"{heavy}.") for heavy in HEAVY)] == []
     assert len(found) <= FEW

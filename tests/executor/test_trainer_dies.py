@@ -12,9 +12,9 @@ import pytest
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog
-from asyncckpt.listing import Listing
-from asyncckpt.reading import verify
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
+from asyncckpt.fetching.reading import verify
 from asyncckpt.storage import from_url
 from asyncckpt.testing.shared import SharedGates
 

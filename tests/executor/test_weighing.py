@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from asyncckpt.construction.weighing import BREAK_EVEN, LEAST, MOST, WORTH, digest_rate, weigh
 from asyncckpt.events import Weighed
-from asyncckpt.weighing import BREAK_EVEN, LEAST, MOST, WORTH, digest_rate, weigh
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What measuring finds, one after the other; what is left was not asked for."""
     rates = list[float]()
-    monkeypatch.setattr("asyncckpt.weighing.digest_rate", lambda: rates.pop(0))
+    monkeypatch.setattr("asyncckpt.construction.weighing.digest_rate", lambda: rates.pop(0))
     return rates
 
 

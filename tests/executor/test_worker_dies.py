@@ -13,7 +13,7 @@ from asyncckpt import AsyncCheckpointer, MetricsConfig, RetentionPolicy, SavePol
 from asyncckpt.errors import CheckpointDirectoryExistsError, Fenced, SaveFailed, WorkerCrashed
 from asyncckpt.events import Durable, Failed, Fallback
 from asyncckpt.testing.shared import SharedGates
-from asyncckpt.worker import succession
+from asyncckpt.worker.process import succession
 
 from ..checkpointer.trainings import Elsewhere, Recorder, Toy, Training, steps, worker_of
 from .conftest import Make

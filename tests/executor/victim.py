@@ -25,8 +25,8 @@ from asyncckpt import AsyncCheckpointer, ProcessConfig, RetentionPolicy
 from asyncckpt.events import Durable, Event, Retained, TierDurable
 from asyncckpt.state.stateful import State
 from asyncckpt.testing.shared import Joined
-from asyncckpt.worker.channel import Channel
-from asyncckpt.worker.link import Link
+from asyncckpt.worker.process.channel import Channel
+from asyncckpt.worker.process.link import Link
 from asyncckpt.worker.watermark import Watermark
 
 SIZE = 3_000_000

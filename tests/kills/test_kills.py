@@ -15,10 +15,10 @@ import pytest
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing, Which
+from asyncckpt.fetching.reading import verify
 from asyncckpt.format import names
-from asyncckpt.listing import Listing, Which
-from asyncckpt.reading import verify
 from asyncckpt.storage import from_url
 from tests.kills.saving_loop import Counter, score
 

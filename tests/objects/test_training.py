@@ -14,9 +14,10 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from asyncckpt import AsyncCheckpointer, RetentionPolicy, arriving, load, progress
+from asyncckpt import AsyncCheckpointer, RetentionPolicy, load
 from asyncckpt.errors import Fenced, RestoreError, SaveFailed, StorageDenied, StorageError, TransientError
 from asyncckpt.events import Damaged, Event, Fallback, Restoring, Retried
+from asyncckpt.fetching import arriving, progress
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import SECRET, STRANGER, STRANGERS_SECRET, IgnoringServer, S3Server
 
@@ -194,7 +195,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_in_order(
     own: S3Server, url: str, goes: Any, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncckpt.worker.commit.ATTEMPTS", 1)
+    monkeypatch.setattr("asyncckpt.worker.commitlog.commit.ATTEMPTS", 1)
     training = Training()
     training.model = torch.nn.Linear(2048, 2048)  # 16 MiB: an upload of four parts
     first = training.model.weight.detach().clone()

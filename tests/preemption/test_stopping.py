@@ -20,7 +20,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from asyncckpt import AsyncCheckpointer, MetricsConfig, Preempted, Preemption, RetentionPolicy, SavePolicy, load
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSuperseded, StorageError, TransientError
 from asyncckpt.events import Durable, Listeners, PreemptionEnded, PreemptionNoticed, PreemptionPlanned, Retained
@@ -29,7 +29,7 @@ from asyncckpt.preemption.speed import Speed
 from asyncckpt.preemption.stop import usable
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker.ownership import Ownership
+from asyncckpt.worker.commitlog.ownership import Ownership
 
 from ..checkpointer.scraping import scrape, value
 from ..checkpointer.trainings import Recorder, Toy, once_it_waits, steps

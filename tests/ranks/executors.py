@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asyncckpt import weighing
+from asyncckpt.construction import weighing
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import PRELOADED, run_ranks
 from asyncckpt.testing.slow import GatedStorage

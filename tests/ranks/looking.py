@@ -14,10 +14,10 @@ from unittest import mock
 import torch.distributed as dist
 
 from asyncckpt import AsyncCheckpointer, SaveHandle
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.errors import AsyncCkptError, SaveError
-from asyncckpt.listing import Listing
-from asyncckpt.reading import verify
+from asyncckpt.fetching.reading import verify
 from asyncckpt.storage import from_url
 from asyncckpt.worker import listening
 from asyncckpt.worker.ranks import pulse_key

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import RankMissing, SaveFailed, TransientError
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.names import DataDirectory

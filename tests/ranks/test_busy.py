@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from asyncckpt import SaveHandle, SavePolicy
 from asyncckpt.events import Event, Skipped, Superseded
-from asyncckpt.saving import OnBusy
+from asyncckpt.saves.saving import OnBusy
 from asyncckpt.worker import listening
 from tests.ranks.executors import Launcher, gated
 from tests.ranks.looking import failure_of, is_leader, steps_of

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from asyncckpt.consensus import Consensus
 from asyncckpt.distributed.coordinator import StoreRanks
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RestoreError
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.record import Checkpoint, ObjectRef
-from asyncckpt.restoring import Loaded
+from asyncckpt.restores.consensus import Consensus
+from asyncckpt.restores.restoring import Loaded
 from asyncckpt.worker.ranks import CALL_KEY
 
 Load = Callable[[Checkpoint, list[str]], Loaded]

@@ -14,7 +14,8 @@ import pytest
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from asyncckpt import SavePolicy, blueprint
+from asyncckpt import SavePolicy
+from asyncckpt.construction import blueprint
 from asyncckpt.distributed import coordinator
 from asyncckpt.distributed.agreement import Agreement
 from asyncckpt.distributed.coordinator import StoreRanks

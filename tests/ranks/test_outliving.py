@@ -32,7 +32,7 @@ if sys.platform != "linux":
 
 from asyncckpt.testing.shared import Joined, SharedGates
 from asyncckpt.worker import logs
-from asyncckpt.worker.bridge import ProcessExecutor
+from asyncckpt.worker.process.bridge import ProcessExecutor
 from asyncckpt.worker.watermark import Watermark
 from tests.checkpointer.trainings import worker_of
 from tests.executor.conftest import wait_for_workers

@@ -19,13 +19,13 @@ from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Declined, Layout, SaveJob
 from asyncckpt.worker.member import MemberService
 from asyncckpt.worker.pace import Pace
+from asyncckpt.worker.process.relay import Relay
+from asyncckpt.worker.process.remote import RemoteRanks, ranks_json
+from asyncckpt.worker.process.roles import Member
+from asyncckpt.worker.process.wire import Message
 from asyncckpt.worker.ranks import SingleRank, at_work, attempt_key, hello_key, worker_key
-from asyncckpt.worker.relay import Relay
-from asyncckpt.worker.remote import RemoteRanks, ranks_json
-from asyncckpt.worker.roles import Member
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.watermark import Watermark
-from asyncckpt.worker.wire import Message
 
 
 class Trainers(SingleRank):

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.distributed import coordinator
 from asyncckpt.errors import RankMissing
-from asyncckpt.reading import verify
+from asyncckpt.fetching.reading import verify
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.slow import GatedStorage

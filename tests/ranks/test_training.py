@@ -10,8 +10,8 @@ import torch
 
 import asyncckpt
 from asyncckpt import CheckpointInfo, SavePolicy
-from asyncckpt.catalog import Catalog
-from asyncckpt.reading import verify
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.fetching.reading import verify
 from asyncckpt.storage import from_url
 from asyncckpt.testing.ranks import run_ranks
 from tests.ranks.executors import Launcher

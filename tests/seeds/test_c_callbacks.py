@@ -114,7 +114,7 @@ def test_c25_they_are_called_after_the_commit_and_not_at_all_where_there_is_none
         threads.add(threading.current_thread() is threading.main_thread())
         import asyncio
 
-        from asyncckpt.catalog import Catalog
+        from asyncckpt.checkpoints.catalog import Catalog
 
         with_loop = threading.Thread(
             target=lambda: found.append([c.step for c in asyncio.run(Catalog(store).listing()).checkpoints])

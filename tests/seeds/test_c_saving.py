@@ -220,7 +220,7 @@ def test_c13_all_of_the_random_state_comes_back_or_none_of_it(tmp_path: Path) ->
 def test_c13_devices_that_are_not_there_any_more_are_named_and_the_rest_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from asyncckpt import tracked
+    from asyncckpt.construction import tracked
 
     real = tracked.capture_rng
     monkeypatch.setattr(

@@ -21,7 +21,7 @@ from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed
 from asyncckpt.events import Fallback, Staged
-from asyncckpt.saving import Saver
+from asyncckpt.saves.saving import Saver
 from asyncckpt.staging import arena as arenas
 from asyncckpt.staging.arena import PAGE, Arena, ArenaPool
 from asyncckpt.staging.prefault import NICE

@@ -453,7 +453,7 @@ def test_P2_mutant_without_the_guarded_update_a_checkpoint_would_hold_a_later_av
 def test_P2_mutant_with_lazy_buffers_a_checkpoint_would_hold_later_statistics(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asyncckpt import tracked
+    from asyncckpt.construction import tracked
 
     lazy_of = tracked._lazy_of
     monkeypatch.setattr(tracked, "_lazy_of", lambda leaf: [*lazy_of(leaf), *model.buffers()])

@@ -20,13 +20,13 @@ from asyncckpt.staging.patience import Patience
 from asyncckpt.staging.snapshot import Snapshot
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
-from asyncckpt.worker.exchange import Exchange
+from asyncckpt.worker.process.exchange import Exchange
 
 from ..checkpointer.trainings import Recorder
 from .held import Gate, Net, train, waiting
 
 if TYPE_CHECKING:
-    from asyncckpt.worker.link import Link
+    from asyncckpt.worker.process.link import Link
 
 EVERY_STEP = SavePolicy(every_steps=1)
 ONE_MS = Budget(stall_ms=1)

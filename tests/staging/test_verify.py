@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer, SaveHandle, saving
+from asyncckpt import AsyncCheckpointer, SaveHandle
 from asyncckpt.errors import SaveFailed, TornSnapshot
 from asyncckpt.events import Durable, Staged
+from asyncckpt.saves import saving
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
 

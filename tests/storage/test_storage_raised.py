@@ -21,7 +21,7 @@ from asyncckpt.errors import ObjectExists, ObjectNotFound, OutcomeUnknown, Stora
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.fsspec import FsspecStorage
 from asyncckpt.testing.store import content, use
-from asyncckpt.worker.commit import ATTEMPTS
+from asyncckpt.worker.commitlog.commit import ATTEMPTS
 from tests.worker.drive import Session, checked, steps
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from asyncckpt import progress
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.errors import (
     CheckpointCorruptError,
     CheckpointDirectoryExistsError,
@@ -24,14 +24,15 @@ from asyncckpt.errors import (
     TransientError,
 )
 from asyncckpt.events import HOME, Ahead, Damaged, Durable, Fallback, Pruned, Restoring, TierDurable, TierFailed
-from asyncckpt.listing import Listing
-from asyncckpt.reading import verify
+from asyncckpt.fetching import progress
+from asyncckpt.fetching.reading import verify
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
-from asyncckpt.worker import bringing, copying, ownership, room, tier
-from asyncckpt.worker import home as home_
+from asyncckpt.worker import bringing, copying, room, tier
 from asyncckpt.worker import local as locals_
+from asyncckpt.worker.commitlog import home as home_
+from asyncckpt.worker.commitlog import ownership
 from asyncckpt.worker.job import Committed, Rejected
 from asyncckpt.worker.ticket import Ticket
 from tests.worker.drive import Session, changing, checked, drive, image, keys, leftovers, steps

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from asyncckpt import CheckpointInfo, Preempted, Preemption, SaveHandle, SavePolicy, waiting
-from asyncckpt.catalog import Catalog
+from asyncckpt import CheckpointInfo, Preempted, Preemption, SaveHandle, SavePolicy
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import SaveFailed, SaveSuperseded, TransientError
 from asyncckpt.events import Ahead, Durable, PreemptionEnded, Superseded, TierDurable, TierFailed
 from asyncckpt.format.record import Checkpoint
+from asyncckpt.saves import waiting
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.slow import PATIENCE, GatedStorage

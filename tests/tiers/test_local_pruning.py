@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import CheckpointCorruptError, Fenced, StorageError
 from asyncckpt.events import HOME, Durable, Event, Listeners, Pruned, TierFailed
@@ -22,7 +22,8 @@ from asyncckpt.format.record import Checkpoint
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage, UploadInfo
 from asyncckpt.testing.requests import FaultyStorage
-from asyncckpt.worker import homing, local, offline, service
+from asyncckpt.worker import homing, local, service
+from asyncckpt.worker.commitlog import offline
 from asyncckpt.worker.job import Committed, Landed, Rejected
 from asyncckpt.worker.ticket import Reply, Ticket
 from tests.worker.drive import Log, Session, changing, checked, drive, leftovers, steps

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 import asyncckpt
-from asyncckpt import progress
 from asyncckpt.cli.app import app
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, SaveFailed, StorageDenied, TransientError
 from asyncckpt.events import Damaged, Fallback, Restored, Restoring, TierDurable
-from asyncckpt.placing import Places
+from asyncckpt.fetching import progress
+from asyncckpt.fetching.placing import Places
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.slow import GatedStorage
 

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import RunRefused, StorageDenied, StorageError
 from asyncckpt.events import Damaged, Durable, Fallback, Restored, Resumed, TierDurable, TierFailed
-from asyncckpt.reading import verify
+from asyncckpt.fetching.reading import verify
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.slow import GatedStorage

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointCorruptError, RunRefused, StorageDenied, TransientError
 from asyncckpt.events import Damaged, Event, Fallback, Leftover, Pruned, TierDurable, TierFailed
 from asyncckpt.format import names
@@ -16,8 +16,9 @@ from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import copying, keeping, mirroring, ownership, sweep, tier
-from asyncckpt.worker import home as home_
+from asyncckpt.worker import copying, mirroring, tier
+from asyncckpt.worker.commitlog import home as home_
+from asyncckpt.worker.commitlog import keeping, ownership, sweep
 from asyncckpt.worker.job import Committed
 from tests.worker.drive import Session, changing, checked, drive, keys, leftovers, steps
 from tests.worker.mutants import mutate
@@ -492,7 +493,7 @@ def test_the_sweep_of_a_mirror_leaves_what_the_next_copy_may_share(monkeypatch: 
         for key in [pack.key for pack in shared.packs]:  # brought by one that was killed before its record
             await mirror.put(key, [await home.get(key)])
         with monkeypatch.context() as patch:
-            patch.setattr("asyncckpt.worker.ownership.carry_out", never)
+            patch.setattr("asyncckpt.worker.commitlog.ownership.carry_out", never)
             await late.go_on(await late.resume())
             await mirrored(late, 3)
             await late.close()

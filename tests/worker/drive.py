@@ -9,28 +9,28 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, TypeVar, TypeVarTuple
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.commits import Fenced
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.clock import SYSTEM_CLOCK
-from asyncckpt.commits import Fenced
 from asyncckpt.events import HOME, Event, Listeners
+from asyncckpt.fetching.reading import fetch, verify
 from asyncckpt.format import names
 from asyncckpt.format.codec import PLAIN, Codec
 from asyncckpt.format.contents import Path
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Record, WriterId
 from asyncckpt.format.shard import PackedTensor, encode_header, pack_names
-from asyncckpt.listing import Listing
-from asyncckpt.reading import fetch, verify
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
+from asyncckpt.worker.commitlog.writer import Writer, open_run
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Landed, Layout, PlannedPack, PlannedTensor, Rejected, SaveJob
 from asyncckpt.worker.ranks import SingleRank
 from asyncckpt.worker.service import SaveService
 from asyncckpt.worker.ticket import Reply, Ticket
 from asyncckpt.worker.watermark import Watermark
-from asyncckpt.worker.writer import Writer, open_run
 
 Tensors = Mapping[Path, bytes]
 FROZEN = hashlib.shake_128(b"frozen").digest(333)

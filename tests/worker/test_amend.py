@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError
 from asyncckpt.events import Amended
 from asyncckpt.format import names

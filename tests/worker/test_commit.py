@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import (
     Fenced,
     OutcomeUnknown,
@@ -22,8 +22,8 @@ from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import GatedStorage, Request
-from asyncckpt.worker import commit as committing
-from asyncckpt.worker.commit import ATTEMPTS, create
+from asyncckpt.worker.commitlog import commit as committing
+from asyncckpt.worker.commitlog.commit import ATTEMPTS, create
 from asyncckpt.worker.job import Committed, Rejected
 from tests.worker.drive import Session, checked, keys, opened, run, steps, three
 from tests.worker.stores import Giving, Reacting

@@ -10,17 +10,18 @@ from typing import TypeAlias
 
 import pytest
 
-from asyncckpt import marking
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints import marking
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import mark
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Listeners
 from asyncckpt.format.findings import finding_of
 from asyncckpt.format.marks import is_drop, mark_of
-from asyncckpt.marking import mark
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.crash import RecordingFiles, crash_states, materialise
-from asyncckpt.worker import keeping, offline, ownership, root
-from asyncckpt.worker.offline import ask, drop
+from asyncckpt.worker import root
+from asyncckpt.worker.commitlog import keeping, offline, ownership
+from asyncckpt.worker.commitlog.offline import ask, drop
 from tests.worker.crashing import RUNGS, plain, recorder, save
 from tests.worker.drive import Session, checked, drive, keys, leftovers
 from tests.worker.mutants import mutate

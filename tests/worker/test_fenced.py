@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
-from asyncckpt.worker import fencing
+from asyncckpt.worker.commitlog import fencing
 from tests.worker.exploring import Story, explore, faults, late, openers, pairs, zombies
 from tests.worker.mutants import mutate
 from tests.worker.stores import Ignoring

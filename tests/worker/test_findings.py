@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import StorageDenied
 from asyncckpt.events import LOCAL, Damaged, Leftover, Listeners
@@ -13,9 +13,9 @@ from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker import keeping, ownership, sweep
-from asyncckpt.worker.keeping import Keeping
-from asyncckpt.worker.offline import drop
+from asyncckpt.worker.commitlog import keeping, ownership, sweep
+from asyncckpt.worker.commitlog.keeping import Keeping
+from asyncckpt.worker.commitlog.offline import drop
 from tests.tiers.test_mirroring import told
 from tests.worker.drive import Session, checked, keys, run, steps, three
 from tests.worker.mutants import mutate

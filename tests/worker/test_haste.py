@@ -10,7 +10,7 @@ from asyncckpt.retention import Monitor
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.worker import root
-from asyncckpt.worker.offline import ask
+from asyncckpt.worker.commitlog.offline import ask
 from tests.worker.drive import Session, checked, keys, leftovers, run, three
 from tests.worker.mutants import mutate
 

@@ -14,9 +14,9 @@ from asyncckpt.format.record import RULES, Record, Removal
 from asyncckpt.format.slots import Slots
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
-from asyncckpt.worker import keeping, offline
-from asyncckpt.worker.offline import ask
-from asyncckpt.worker.writer import Writer
+from asyncckpt.worker.commitlog import keeping, offline
+from asyncckpt.worker.commitlog.offline import ask
+from asyncckpt.worker.commitlog.writer import Writer
 from tests.worker.drive import Session, checked, keys, leftovers, me, run, steps
 
 LOSS: Monitor = ("val_loss", "min")

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import unmark
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import StorageDenied, TransientError
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.marks import Mark, encode
 from asyncckpt.format.record import Checkpoint, Record, Removal
 from asyncckpt.format.slots import Slots
-from asyncckpt.marking import unmark
 from asyncckpt.retention import Monitor, RetentionPolicy, Told, best_of, monitor_of, plan
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker.offline import ask
-from asyncckpt.worker.standing import Standing
+from asyncckpt.worker.commitlog.offline import ask
+from asyncckpt.worker.commitlog.standing import Standing
 from tests.worker.drive import Session, run
 
 DAMAGE = Damage("content", "a test says so", "me", 0)

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 import pytest
 
-from asyncckpt import catalog
+from asyncckpt.checkpoints import catalog
 from asyncckpt.errors import TransientError
 from asyncckpt.storage import local
 from asyncckpt.testing.crash import crash_states
-from asyncckpt.worker import attempt, commit, describing, root, sweep, writer
+from asyncckpt.worker import attempt, describing, root
+from asyncckpt.worker.commitlog import commit, sweep, writer
 from tests.worker.crashing import Crashes
 from tests.worker.drive import drive
 from tests.worker.exploring import Story, explore, faults, late, openers, zombies

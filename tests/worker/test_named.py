@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import CheckpointInfo
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format import names
 from asyncckpt.format.sealed import seal
-from asyncckpt.listing import CheckpointInfo
 from asyncckpt.retention import Monitor
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from asyncckpt.format.record import Checkpoint, ObjectRef, PackUse
 from asyncckpt.retention import Monitor, RetentionPolicy, Told, best_of, monitor_of, plan
-from asyncckpt.worker.contest import Contest
-from asyncckpt.worker.standing import Standing
-from asyncckpt.worker.uses import Uses
+from asyncckpt.worker.commitlog.contest import Contest
+from asyncckpt.worker.commitlog.standing import Standing
+from asyncckpt.worker.commitlog.uses import Uses
 
 MONITORS: tuple[Monitor | None, ...] = (None, ("loss", "min"), ("loss", "max"), ("score", "max"))
 EPOCH = int(datetime(2026, 3, 29, tzinfo=UTC).timestamp() * 1e6)  # the clocks change in Europe, and a month ends

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import StorageDenied
 from asyncckpt.events import Leftover, Pruned, Swept
 from asyncckpt.format import names
@@ -18,7 +18,7 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage.base import Storage, UploadInfo
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker.sweep import carry_out, plan_sweep, seen_outside
+from asyncckpt.worker.commitlog.sweep import carry_out, plan_sweep, seen_outside
 from tests.worker.drive import Session, changing, checked, keys, leftovers, opened, run, steps, three
 from tests.worker.stores import damage
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import mark, unmark
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import (
     AsyncCkptError,
@@ -19,14 +20,13 @@ from asyncckpt.errors import (
 from asyncckpt.events import Leftover, Listeners, Pruned
 from asyncckpt.format import names
 from asyncckpt.format.marks import Mark, drop_key, encode
-from asyncckpt.marking import mark, unmark
 from asyncckpt.retention import Monitor, RetentionPolicy
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from asyncckpt.testing.slow import GatedStorage
-from asyncckpt.worker.keeping import Keeping
-from asyncckpt.worker.offline import ask, drop, may_be_held
+from asyncckpt.worker.commitlog.keeping import Keeping
+from asyncckpt.worker.commitlog.offline import ask, drop, may_be_held
 from tests.worker.drive import Log, Session, checked, keys, leftovers, run, steps, three
 from tests.worker.stores import Reacting, damage
 

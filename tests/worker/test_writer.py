@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.marking import mark
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import (
     CheckpointCorruptError,
@@ -21,11 +22,10 @@ from asyncckpt.errors import (
 )
 from asyncckpt.format import names, record
 from asyncckpt.format.runfile import decode
-from asyncckpt.marking import mark
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
-from asyncckpt.worker.writer import OPEN_ATTEMPTS, open_run
+from asyncckpt.worker.commitlog.writer import OPEN_ATTEMPTS, open_run
 from tests.worker.drive import Session, checked, content, keys, me, opened, run, steps, three
 from tests.worker.stores import Giving, Reacting, damage
 

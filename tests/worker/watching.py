@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from asyncckpt.catalog import Catalog
+from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.format.record import Record
-from asyncckpt.listing import Listing
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.requests import FaultyStorage
 from tests.worker.drive import Session, checked, leftovers
