@@ -84,5 +84,5 @@ def test_the_storage_is_closed_when_the_run_was_read_or_could_not_be(saved: Save
 
     with pytest.raises(CheckpointNotFoundError) if fails else nullcontext():
         reading(str(saved), act)
-    with pytest.raises(RuntimeError, match="after shutdown"):
+    with pytest.raises(RuntimeError, match="threads were ended"):
         asyncio.run(used[0].listing())
