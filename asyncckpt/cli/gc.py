@@ -95,7 +95,9 @@ class Plan:
         if take_over and may_be_held(self.view.head):
             told = _Told()
             await tidy(storage, Listeners([told]), SYSTEM_CLOCK)
-            return f"took the run over from {_holder(self.view.head)} and removed {told.removed} objects and uploads"
+            return (
+                f"took the run over from {self.view.head.writer.shown} and removed {told.removed} objects and uploads"
+            )
         return f"removed {await carry_out(self.swept, storage)} objects and uploads, freed {size(self.bytes)}"
 
     def show(self) -> None:
@@ -182,12 +184,8 @@ class _Told:
 def _who_may(head: Record) -> str:
     """Who may be at work, so that what is of the last incarnation stays."""
     if may_be_held(head):
-        return f"{_holder(head)} may be saving here: what belongs to it stays; if it is dead, --take-over"
+        return f"{head.writer.shown} may be saving here: what belongs to it stays; if it is dead, --take-over"
     return (
         f"what is left of incarnation {head.inc}, the last, stays, and what another tier may be bringing; "
         "if no training begins now, and this is the run's only tier, --alone"
     )
-
-
-def _holder(head: Record) -> str:
-    return f"process {head.writer.pid} on {head.writer.host}"

@@ -17,7 +17,6 @@ from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners
-from asyncckpt.format.record import Record
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
 from asyncckpt.sizes import size
 from asyncckpt.worker.commitlog.keeping import Keeping
@@ -128,7 +127,7 @@ def _carry_out(root: str, listing: Listing, planned: PrunePlan, judge: Monitor |
             await ask(catalog.storage, unwanted, author(), SYSTEM_CLOCK, given_up & unwanted.keys())
 
         reading(root, request)
-        return f"asked {_holder(head)} to remove {len(unwanted)} with its next save; if it is dead, use --take-over"
+        return f"asked {head.writer.shown} to remove {len(unwanted)} with its next save; if it is dead, use --take-over"
 
     async def remove(catalog: Catalog) -> PrunePlan:
         # Somebody may have thought about it for long: a training that has started since is not stopped.
@@ -148,10 +147,6 @@ class _Leftovers:
     def on_event(self, event: Event) -> None:
         if isinstance(event, Leftover):
             click.echo(f"left to the next start: {printable(event.what)}: {printable(str(event.error))}", err=True)
-
-
-def _holder(head: Record) -> str:
-    return f"process {head.writer.pid} on {head.writer.host}"
 
 
 def _print(root: str, listing: Listing, planned: PrunePlan) -> None:

@@ -90,7 +90,7 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "ranks", str(checkpoint.world)
     yield "code version", info.code_version or ""
     yield "run", found.contents.manifest.run
-    yield "writer", f"process {writer.pid} on {writer.host}, incarnation {found.record.inc}"
+    yield "writer", f"{writer.shown}, incarnation {found.record.inc}"
     yield "record", record_key(found.record.slot)
     yield "folder", found.folder
     yield "digest", info.digest

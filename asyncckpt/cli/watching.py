@@ -128,7 +128,7 @@ def state_of(head: Record | None) -> str:
     """Who has the run, for people."""
     if head is None:
         return "no run was begun"
-    whose = f"incarnation {head.inc} (process {head.writer.pid} on {head.writer.host})"
+    whose = f"incarnation {head.inc} ({head.writer.shown})"
     return f"closed by {whose}" if head.kind == "close" else f"held by {whose}"
 
 

@@ -34,10 +34,8 @@ async def check_free(catalog: Catalog) -> None:
         what = "a checkpoint" if held == 1 else f"{held} checkpoints"
         raise CheckpointDirectoryExistsError(f"{url} holds {what} already: import into another root")
     if listing.head is not None and may_be_held(listing.head):
-        holder = listing.head.writer
         raise CheckpointDirectoryExistsError(
-            f"a training may hold {url} (process {holder.pid} on {holder.host}), and would lose it: import into "
-            "another root"
+            f"a training may hold {url} ({listing.head.writer.shown}), and would lose it: import into another root"
         )
 
 

@@ -31,6 +31,11 @@ class WriterId:
     started: int
     """Microseconds since the epoch."""
 
+    @property
+    def shown(self) -> str:
+        """Who that is, for people."""
+        return f"process {self.pid} on {self.host}"
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRef:

@@ -74,9 +74,7 @@ class Copies:
     async def _taken(self) -> Fenced:
         """Why nothing more can be listed there."""
         head, url = await self._tier.catalog.head(), self._tier.catalog.storage.url
-        who = (
-            "somebody" if head is None else f"incarnation {head.inc} (process {head.writer.pid} on {head.writer.host})"
-        )
+        who = "somebody" if head is None else f"incarnation {head.inc} ({head.writer.shown})"
         return Fenced(
             f"{url} is in the hands of {who}: a training went on there, or took it over; what it holds stays as it is, "
             "so copy to another root"

@@ -139,7 +139,7 @@ async def _claimant(storage: Storage, claim: FencedName) -> WriterId | None:
 
 def fenced_by(url: str, inc: int, newer: int, writer: WriterId | None) -> Fenced:
     """The error that tells incarnation `inc` who took the run at `url`."""
-    who = f"process {writer.pid} on {writer.host}" if writer else "a process that left no word"
+    who = writer.shown if writer else "a process that left no word"
     return Fenced(
         f"{url} was taken by incarnation {newer} ({who}); "
         f"this one, {inc}, has stopped: end this process, or start it again to take the run back"
