@@ -185,18 +185,7 @@ class Restorer:
                 _check_whole(checkpoint, only, exclude)
             return fit(loaded, self._trees, strict=strict, only=only, exclude=(*exclude, *lacks))
 
-        def place(fitted: Fitted) -> Fitted:
-            try:
-                self._place(fitted)
-            except StorageError as error:
-                # Of the same checkpoint, everything: how much of that was put back nobody knows.
-                if not self._nearest.pass_over(fitted.loaded, error):
-                    raise
-                fitted = load(fitted.loaded.checkpoint, [*fitted.loaded.scopes])
-                self._place(fitted)
-            return fitted
-
-        consensus = Consensus(self._ranks, self._call, call, load, place)
+        consensus = Consensus(self._ranks, self._call, call, load, partial(self._place_from_any, load))
         try:
             with failure_told(self._listeners), consensus.under_way(counts):
                 fitted = choose(consensus) if consensus.is_led_here else consensus.follow()
@@ -215,6 +204,18 @@ class Restorer:
         self._listeners.emit(
             Restored(loaded.checkpoint.step, loaded.checkpoint.seq, loaded.bytes, seconds, loaded.tier)
         )
+
+    def _place_from_any(self, load: Callable[[Checkpoint, list[str]], Fitted], fitted: Fitted) -> Fitted:
+        """Put it back, from the next tier where its own cannot be read any more; returns what was put."""
+        try:
+            self._place(fitted)
+        except StorageError as error:
+            # Of the same checkpoint, everything: how much of that was put back nobody knows.
+            if not self._nearest.pass_over(fitted.loaded, error):
+                raise
+            fitted = load(fitted.loaded.checkpoint, [*fitted.loaded.scopes])
+            self._place(fitted)
+        return fitted
 
     def _place(self, fitted: Fitted) -> None:
         self._guard()

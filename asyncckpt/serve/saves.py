@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from asyncckpt.report.checkpoints import Line
 from asyncckpt.report.gathering import Gathered
 from asyncckpt.serve.curves import LEFT, RIGHT, TOP
 from asyncckpt.serve.scales import END_OF_TIME, Scale, Tick
 from asyncckpt.sizes import size
+
+_T = TypeVar("_T")
 
 WIDTH, HEIGHT = 1140.0, 170.0
 NOTHING = frozenset({"failed", "superseded", "skipped"})
@@ -88,11 +91,8 @@ def timeline(run: Gathered, made: Sequence[Line]) -> Timeline | None:
 
 def _bars(dated: Sequence[tuple[Line, float]], across: Scale, up: Scale) -> list[Bar]:
     """One for each column of pixels: of those in it what is damaged, or else the tallest."""
-    columns: dict[int, list[tuple[Line, float]]] = {}
-    for line, height in dated:
-        columns.setdefault(_column(line.created or 0.0, across), []).append((line, height))
     found = []
-    for _, among in sorted(columns.items()):
+    for among in _columns(dated, across, lambda each: each[0].created or 0.0):
         line, height = max(among, key=lambda each: (each[0].state == "damaged", each[1]))
         more = f"; the longest of {len(among)} here" if len(among) > 1 else ""
         at, top = across.at(line.created or 0.0), min(up.at(height), up.start - 2)
@@ -102,19 +102,21 @@ def _bars(dated: Sequence[tuple[Line, float]], across: Scale, up: Scale) -> list
 
 def _lost(ended: Sequence[tuple[float, Line]], across: Scale) -> list[Lost]:
     """One for each column of pixels: of those in it one that failed, or else the first."""
-    columns: dict[int, list[tuple[float, Line]]] = {}
-    for moment, line in ended:
-        columns.setdefault(_column(moment, across), []).append((moment, line))
     found = []
-    for _, among in sorted(columns.items()):
+    for among in _columns(ended, across, lambda each: each[0]):
         moment, line = max(among, key=lambda each: each[1].state == "failed")
         more = f"; one of {len(among)} here" if len(among) > 1 else ""
         found.append(Lost(across.at(moment), line.state, f"step {line.step:,}: {line.state}, {line.fate}{more}"))
     return found
 
 
-def _column(moment: float, across: Scale) -> int:
-    return int((across.at(moment) - across.start) / (across.end - across.start) * _COLUMNS)
+def _columns(marks: Iterable[_T], across: Scale, moment: Callable[[_T], float]) -> list[list[_T]]:
+    """Those that share pixels, by the moment of each; from left to right."""
+    columns: dict[int, list[_T]] = {}
+    for mark in marks:
+        at = int((across.at(moment(mark)) - across.start) / (across.end - across.start) * _COLUMNS)
+        columns.setdefault(at, []).append(mark)
+    return [among for _, among in sorted(columns.items())]
 
 
 def _text(line: Line) -> str:
