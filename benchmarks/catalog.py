@@ -38,7 +38,7 @@ BARS = (
 )
 
 REPEATS = 3
-PRUNED = 10
+PRUNED = 60
 """Saves that each prune one."""
 
 COMMANDS = {"asyncckpt ls": ("ls", "{}"), "asyncckpt --help": ("--help",)}
