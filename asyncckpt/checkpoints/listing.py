@@ -180,6 +180,20 @@ class Listing:
         return f"steps {steps} are there" if len(self.records) <= 10 else f"the newest are of steps {steps}"
 
 
+def find(listing: Listing, which: Which, url: str) -> Checkpoint:
+    """The checkpoint that `which` names in the run at `url`.
+
+    Raises `CheckpointNotFoundError`, or `CheckpointCorruptError` where it may be one whose record is lost.
+    """
+    try:
+        return listing.find(which)
+    except CheckpointNotFoundError as error:
+        if not listing.lost:
+            raise CheckpointNotFoundError(f"{url}: {error}") from None
+        lost = "; ".join(map(str, listing.lost.values()))
+        raise CheckpointCorruptError(f"{url}: {error}; or its record is one that is lost: {lost}") from None
+
+
 def _newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """The newest complete one, or the newest."""
     return max(checkpoints, key=lambda c: (not c.partial, c.seq), default=None)

@@ -6,7 +6,7 @@ import getpass
 import socket
 
 from asyncckpt.checkpoints.catalog import Catalog
-from asyncckpt.checkpoints.listing import Listing, Which
+from asyncckpt.checkpoints.listing import Listing, Which, find
 from asyncckpt.clock import Clock
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError
 from asyncckpt.format.findings import Damage
@@ -36,9 +36,10 @@ async def mark(catalog: Catalog, which: Which, tag: str | None, clock: Clock) ->
     """Pin the checkpoint that `which` names, or tag it, taking the tag from any other; returns the checkpoint.
 
     A training that holds the run spares it from its next record on. Raises `CheckpointNotFoundError` if there is none,
-    also if retention was faster, and `ValueError` for what cannot be a tag.
+    also if retention was faster, `CheckpointCorruptError` if it may be one whose record is lost, and `ValueError` for
+    what cannot be a tag.
     """
-    chosen = _find(catalog, await catalog.listing(), which)
+    chosen = find(await catalog.listing(), which, catalog.storage.url)
     new = Mark(chosen.seq, None if tag is None else check_tag(tag))
     await catalog.storage.put(new.key, [encode(author(), int(clock.time() * 1e6))])
     listing = await catalog.listing()
@@ -56,17 +57,10 @@ async def unmark(catalog: Catalog, which: Which | None, tag: str | None) -> int:
     if tag is not None:
         found = _tagged(listing, tag)
     else:
-        seq = _find(catalog, listing, "latest" if which is None else which).seq
+        seq = find(listing, "latest" if which is None else which, catalog.storage.url).seq
         found = [m for m in listing.marks.get(seq, ()) if m.tag is None]
     await catalog.storage.delete([m.key for m in found])
     return len(found)
-
-
-def _find(catalog: Catalog, listing: Listing, which: Which) -> Checkpoint:
-    try:
-        return listing.find(which)
-    except CheckpointNotFoundError as error:
-        raise CheckpointNotFoundError(f"{catalog.storage.url}: {error}") from None
 
 
 def _tagged(listing: Listing, tag: str) -> list[Mark]:

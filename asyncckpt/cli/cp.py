@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from asyncckpt.checkpoints.listing import find
 from asyncckpt.cli.copying import copied_to
 from asyncckpt.cli.select import target
-from asyncckpt.inspection.following import find
 
 
 @click.command()

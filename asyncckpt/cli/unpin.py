@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.checkpoints.listing import find
 from asyncckpt.checkpoints.marking import unmark
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.select import reading, target
-from asyncckpt.inspection.following import find
 
 
 @click.command()

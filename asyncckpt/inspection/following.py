@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from asyncckpt.checkpoints.catalog import ATTEMPTS, Catalog
-from asyncckpt.checkpoints.listing import Listing, Which
+from asyncckpt.checkpoints.listing import Listing, Which, find
 from asyncckpt.errors import CheckpointCorruptError, CheckpointNotFoundError, RunContended
 from asyncckpt.format.record import Checkpoint
 
@@ -38,17 +38,3 @@ async def follow(catalog: Catalog, which: Which, look: Callable[[Listing, Checkp
         with suppress(CheckpointNotFoundError):
             return await look(listing, checkpoint)
     raise RunContended(f"{catalog.storage.url}: retention was faster {ATTEMPTS} times: try again, or keep more")
-
-
-def find(listing: Listing, which: Which, url: str) -> Checkpoint:
-    """The checkpoint that `which` names.
-
-    Raises `CheckpointNotFoundError`, or `CheckpointCorruptError` where it may be one whose record is lost.
-    """
-    try:
-        return listing.find(which)
-    except CheckpointNotFoundError as error:
-        if not listing.lost:
-            raise CheckpointNotFoundError(f"{url}: {error}") from None
-        lost = "; ".join(map(str, listing.lost.values()))
-        raise CheckpointCorruptError(f"{url}: {error}; or its record is one that is lost: {lost}") from None

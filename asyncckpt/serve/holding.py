@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asyncckpt.checkpoints.listing import Which
+from asyncckpt.checkpoints.listing import Which, find
 from asyncckpt.configuration.masking import MASK, is_secret, without_logins
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.contents import Component, Contents, Tensor
-from asyncckpt.inspection.following import find
 from asyncckpt.inspection.found import Found
 from asyncckpt.inspection.values import Value
 from asyncckpt.serve.view import View

@@ -150,3 +150,14 @@ def test_a_lost_record_is_in_the_plan_and_stays(run: Run, saved: Saved) -> None:
     saved.record(1).unlink()
     lines = run("prune", saved, "--damaged", "--keep-last", 1, "--yes").stdout.splitlines()
     assert lines[1].split() == ["slot", "2", "keep", "damaged:", "its", "record", "is", "lost"]
+
+
+@pytest.mark.parametrize("command", [("pin",), ("unpin",), ("tag", "good")])
+def test_to_mark_one_whose_record_is_lost_tells_of_the_loss(run: Run, saved: Saved, command: tuple[str, ...]) -> None:
+    record = saved.record(1)
+    record.unlink()
+    verb, *words = command
+    result = run(verb, f"{saved}@10", *words)
+    assert result.exit_code == 1
+    assert "or its record is one that is lost" in result.stderr
+    assert record.name in result.stderr
