@@ -24,6 +24,8 @@ demo: $(VENV)/.ready
 	$(BIN)/asyncckpt demo
 
 test: check $(BIN)/prometheus-pushgateway $(VENV)/azurite $(VENV)/slurm $(VENV)/chromium
+	@# Tests start thousands of processes; where PYTHONDONTWRITEBYTECODE is set, each would compile all that it imports.
+	$(BIN)/python -m compileall -q asyncckpt benchmarks tests
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 5 --dist worksteal --durations 30
 
 check: $(VENV)/.ready
