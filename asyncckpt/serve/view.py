@@ -27,7 +27,8 @@ GROUPS: Mapping[str, frozenset[str]] = {
     "kept": frozenset({"durable", "partial", "damaged"}),
     "pruned": frozenset({"pruned"}),
     "damaged": frozenset({"damaged"}),
-    "failed": NOTHING,
+    "failed": frozenset({"failed"}),
+    "passed over": NOTHING - {"failed"},
 }
 """What a person picks from the list of checkpoints, and the states in it."""
 

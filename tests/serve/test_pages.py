@@ -153,13 +153,18 @@ def test_D36_a_run_has_its_checkpoints_with_state_size_time_stall_and_reason(run
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     told = [row | ({"stalled": 0.0123, "seconds": 4.5} if row["event"] == "durable" else {}) for row in rows]
     failed = {"step": 350, "timestamp": rows[-1]["timestamp"], "event": "failed", "phase": "write", "reason": EVIL}
-    log.write_text("".join(json.dumps(row) + "\n" for row in [*told, failed]))
+    passed = [failed | {"step": 360, "event": "superseded", "by_step": 400}, failed | {"step": 370, "event": "skipped"}]
+    log.write_text("".join(json.dumps(row) + "\n" for row in [*told, failed, *passed]))
     with served(root) as client:
         text = page(client, "/run/plain").text
+        over = page(client, "/run/plain?state=passed over").text
     assert re.search(r"00000002 200 2 \d+ \w+ ago 4\.5 s 12 ms \d+ B [\d.]+ \w+ durable kept: best", text), text
     assert re.search(r"00000004 400 .* durable kept: latest", text)
     assert re.search(r"00000001 100 .* pruned no rule keeps it: last 2", text)
     assert f"failed write: {EVIL}" in text
+    assert "Failed 1 2 passed over, 0 damaged" in text
+    assert "superseded step 400 took its place" in over
+    assert f"failed write: {EVIL}" not in over
     assert "Best loss 0.1 at step 200" in text
     assert "Stall of a save 12 ms" in text
 
