@@ -215,9 +215,9 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
             with torch.no_grad():
                 training.model.weight.add_(1)
             with pytest.raises(SaveFailed):
-                handle.wait(60)
+                handle.wait(200)  # what is tried again, settled and swept up waits for 4 s each time
             with pytest.raises(SaveFailed):
-                ckpt.save(3).wait(60)
+                ckpt.save(3).wait(200)
         own.thaw()
         if goes is _down:
             own.start()
