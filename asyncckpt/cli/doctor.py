@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import click
 
@@ -13,7 +14,7 @@ from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.select import target
 from asyncckpt.cli.status import StatusLine
-from asyncckpt.cli.unheld import unheld
+from asyncckpt.worker.stopped import unheld
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -46,7 +47,8 @@ def doctor(root: str | None, read_only: bool, as_json: bool) -> None:
     """
     if root is not None and target(root).which is not None:
         raise click.UsageError(f"{root} names one checkpoint: leave out the @")
-    checks = unheld(_all(root, read_only=read_only, shows=not as_json))
+    as_here = partial(click.get_current_context().scope, cleanup=False)  # how it is printed
+    checks = unheld(_all(root, read_only=read_only, shows=not as_json), "asyncckpt-command", as_here)
     is_well = all(check.state != "problem" for check in checks)
     if as_json:
         print_json({"root": root, "ok": is_well, "checks": [check.json() for check in checks]})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +12,16 @@ import torch
 from asyncckpt.arguments import several
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import CheckpointInfo, Which
-from asyncckpt.errors import IncompatibleState
+from asyncckpt.errors import IncompatibleState, TransientError
 from asyncckpt.restores.restoring import SHARED, own_scope, read_named
 from asyncckpt.state.apply import only_parts
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import Bounded, bounded_reading
+from asyncckpt.worker.stopped import unheld
+
+_WAY_OUT = "mend that (umount -f, or its server), or load another copy: a mirror, or the root that a local tier is of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,13 @@ def load(
     for the root's scheme, and ``backend``: see `asyncckpt.storage.from_url`. Of a job of several ranks, what is rank
     0's alone is there too. With `only_encrypted` one that is not encrypted is refused (`NotEncrypted`): it may be from
     anybody. Raises `CheckpointNotFoundError`, `CheckpointCorruptError`, `StorageError`, `IncompatibleState` for a part
-    that is not there, and `HeadDamaged`, which says what can be read by id then. Writes nothing.
+    that is not there, and `HeadDamaged`, which says what can be read by id then. Of a disk that hangs nothing is waited
+    for that has not gone on for a minute: that is a `TransientError`. Writes nothing.
     """
     only = None if only is None else several(only)
     # Which device "cuda" means differs between threads.
     there = torch.empty(0, device=device).device
-    # A thread of its own: the caller may be on an event loop, as a notebook is.
-    with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-load") as thread:
-        return thread.submit(asyncio.run, _load(root, storage_options, which, only, there, only_encrypted)).result()
+    return unheld(_load(root, storage_options, which, only, there, only_encrypted), "asyncckpt-load")
 
 
 async def _load(
@@ -73,11 +74,15 @@ async def _load(
     device: torch.device,
     only_encrypted: bool,
 ) -> Loaded:
-    storage = opened(root, options)
+    storage = bounded_reading(opened(root, options))
     catalog = Catalog(storage, only_encrypted=only_encrypted)
     try:
         found, info = await read_named(catalog, which, (SHARED, own_scope(0)), only=only, device=device)
         return Loaded(found.state if only is None else _parts(found.state, only, info), info)
+    except TransientError as error:
+        if isinstance(storage, Bounded) and storage.is_held:
+            raise TransientError(f"{error}; {_WAY_OUT}") from error
+        raise
     finally:
         if isinstance(root, str | os.PathLike):
             await storage.aclose()

@@ -227,9 +227,11 @@ class Bounded(Storage):
             return target
         span(key, start + length, start, length, into)
         for at in range(0, max(length, 1), _PIECE):
-            piece = target[at : at + _PIECE]
-            piece[:] = await self._got(key, start + at, len(piece))
+            await self._fill(key, start + at, target[at : at + _PIECE])
         return target
+
+    async def _fill(self, key: str, start: int, piece: memoryview) -> None:
+        piece[:] = await self._got(key, start, len(piece))
 
     async def _got(self, key: str, start: int, length: int | None) -> memoryview:
         return await self.within(f"get {key}", lambda asked: self.inner.get(key, start=start, length=length))
@@ -327,6 +329,13 @@ class BoundedDisk(Bounded):
         return await self.within(f"look at {key}", lambda asked: self._disk.stored_at(key))
 
 
+class BoundedReading(BoundedDisk):
+    """One for whoever reads alone, into memory that nobody else has or gets once a request was left behind."""
+
+    async def _fill(self, key: str, start: int, piece: memoryview) -> None:
+        await self.within(f"get {key}", lambda asked: self.inner.get(key, start=start, length=len(piece), into=piece))
+
+
 def bounded(storage: Storage) -> Bounded:
     """`storage`, which nobody waits for once it goes on no more."""
     if isinstance(storage, Bounded):
@@ -337,6 +346,11 @@ def bounded(storage: Storage) -> Bounded:
 def bounded_disk(storage: Storage) -> Storage:
     """`storage`, bounded where it is a disk: others have deadlines of their own."""
     return bounded(storage) if isinstance(storage, Disk) else storage
+
+
+def bounded_reading(storage: Storage) -> Storage:
+    """The same for one who reads as in `BoundedReading`, which costs no copy."""
+    return BoundedReading(storage, storage) if isinstance(storage, Disk) else storage
 
 
 def unbounded(storage: Storage) -> Storage:

@@ -17,7 +17,7 @@ from asyncckpt.storage import LocalStorage, MemoryStorage
 from asyncckpt.storage import bounded as bounded_
 from asyncckpt.storage.aside import OpenedAside
 from asyncckpt.storage.base import Lasting, Linking, Opening, Storage
-from asyncckpt.storage.bounded import Bounded, BoundedDisk, bounded
+from asyncckpt.storage.bounded import Bounded, BoundedDisk, bounded, bounded_reading
 from asyncckpt.storage.recipe import recipe_of
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.testing.storage import LinkingTests, OpeningTests, StorageSuite
@@ -43,6 +43,15 @@ class TestBoundedDisk(StorageSuite, OpeningTests, LinkingTests):
 
     def make(self) -> Storage:
         return bounded(LocalStorage(self.path))
+
+
+class TestBoundedReading(StorageSuite, OpeningTests, LinkingTests):
+    @pytest.fixture(autouse=True)
+    def _root(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "run"
+
+    def make(self) -> Storage:
+        return bounded_reading(LocalStorage(self.path))
 
 
 class Clock:
