@@ -27,6 +27,7 @@ from asyncckpt.errors import (
     RunError,
     SaveError,
     SaveSkipped,
+    TransientError,
 )
 from asyncckpt.events import LOCAL, Ahead, Damaged, Fallback, Listeners, TierDurable, TierFailed
 from asyncckpt.format.findings import Damage, Finding
@@ -45,7 +46,7 @@ from asyncckpt.worker.describing import describe
 from asyncckpt.worker.increment import Base, next_base
 from asyncckpt.worker.job import Landed, Missed, SaveJob
 from asyncckpt.worker.pipeline import Digesting, Packing
-from asyncckpt.worker.ranks import Ranks, landed_key
+from asyncckpt.worker.ranks import Ranks, held_key, landed_key
 from asyncckpt.worker.reports import ShardFailed, gather
 from asyncckpt.worker.ticket import Ticket
 from asyncckpt.worker.tier import Tier
@@ -82,6 +83,8 @@ class LocalTier:
         self._ranks = ranks
         self._is_over = False
         self._has_fallen_back = False
+        self._doubted: set[int] = set()
+        """Ranks that could not write their part here last time."""
         self._own: Writer | None = None
         """This tier as it was taken last."""
         self.on_its_way: Callable[[], int | None] = lambda: None
@@ -122,6 +125,7 @@ class LocalTier:
             return None
         try:
             self._bounded.check()
+            await self._check_others()
             self._own = own = await self.tier.open(home_of(home))
         except Exception as error:
             self.failed(ticket.job.step, error)
@@ -130,6 +134,17 @@ class LocalTier:
         self._ownership.check_resumed(own.listed, self._storage.url)
         home.next_seq = max(home.next_seq, own.next_seq)
         return own
+
+    async def _check_others(self) -> None:
+        """Raise `TransientError` while the disk hangs for another rank: without its part nothing is listed here."""
+        for rank in sorted(self._doubted):
+            try:
+                said = await asyncio.to_thread(self._ranks.peek, held_key(rank))
+            except ConnectionError:  # then that rank's part will show it
+                said = None
+            if said is not None and said["held"]:
+                raise TransientError(f"{self._storage.url}: it hangs for rank {rank}, whose part would be missing")
+            self._doubted.discard(rank)
 
     def share_nothing(self) -> None:
         """The next save here is a full one: what home has last, or goes on from, is not what landed here last.
@@ -168,6 +183,8 @@ class LocalTier:
             verdict = await self.tier.commit(own, checkpoint, prunes=prunes)
         except Exception as error:
             own.base = None
+            if isinstance(error, ShardFailed):
+                self._doubted.add(error.rank)
             # Where the disk hangs a put of it may be under way still, which reads its memory: see `Bounded`. So its
             # name is never used again, nor is anything deleted that may come to be there only after that.
             attempt.is_uncertain = isinstance(error, Fenced | OutcomeUnknown) or self._bounded.is_held

@@ -23,14 +23,14 @@ from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.names import DataDirectory
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import bounded
+from asyncckpt.storage.bounded import Bounded, bounded
 from asyncckpt.worker.announcements import Announcements, Said, directory_in
 from asyncckpt.worker.commitlog.keeping import Keeping
 from asyncckpt.worker.config import ServiceConfig
 from asyncckpt.worker.job import Committed, Declined, Landed, Missed, Rejected, SaveJob, Started
 from asyncckpt.worker.phases import Phases
 from asyncckpt.worker.pipeline import Packing, Written
-from asyncckpt.worker.ranks import Ranks, at_work, save_task, trouble_key
+from asyncckpt.worker.ranks import Ranks, at_work, held_key, save_task, trouble_key
 from asyncckpt.worker.reports import write_report
 from asyncckpt.worker.ticket import Ticket
 
@@ -57,6 +57,8 @@ class MemberService:
         self._threads = ThreadPoolExecutor(12, thread_name_prefix="asyncckpt-member")
         self._announcements = Announcements(self.catalog, ranks, self._threads, self._local)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_held = False
+        """Whether rank 0 was told that the local disk hangs here."""
         self._closing = asyncio.Event()
 
     def submit(self, ticket: Ticket) -> None:
@@ -68,9 +70,16 @@ class MemberService:
             return  # taken back on its way
         if self._local is not None:  # at once: what is under way may hold up the one that there is no time for
             self._local.is_hurried = ticket.job.emergency
+            self._tell_held(self._local)
         task = asyncio.create_task(self._carry_out(ticket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _tell_held(self, local: Bounded) -> None:
+        """While it hangs here nothing can be complete there, and rank 0 need not write its own part."""
+        if local.is_held != self._is_held:
+            self._is_held = local.is_held
+            self._ranks.tell(held_key(self._ranks.rank), {"held": self._is_held})
 
     def finish(self) -> None:
         """Take no more jobs; on the loop."""
@@ -187,6 +196,8 @@ class MemberService:
                 await asyncio.gather(digested, return_exceptions=True)
                 if ticket.watermark.error is not None or ticket.watermark.is_windowed:
                     raise  # there is no snapshot, here or anywhere
+                if self._local is not None:
+                    self._tell_held(self._local)  # first: who hears of the trouble asks for that
                 trouble = {"error": f"{type(error).__name__}: {error}", "seq": packing.directory.seq}
                 self._ranks.tell(trouble_key(ticket.job.ordinal, self._ranks.rank), trouble)
                 ticket.reply(Missed(error))

@@ -176,6 +176,11 @@ def trouble_key(ordinal: int, rank: int) -> str:
     return f"trouble/{ordinal}/{rank}"
 
 
+def held_key(rank: int) -> str:
+    """Where a rank says whether its local disk hangs, and is asked for nothing."""
+    return f"held/{rank}"
+
+
 def hello_key(rank: int) -> str:
     """Where a rank says what its checkpointer was made with."""
     return f"hello/{rank}"

@@ -19,7 +19,11 @@ _FIRST_LOOK = 0.01
 
 
 class ShardFailed(SaveFailed):
-    """A rank could not write its part; where else that may go, it can be asked for it again."""
+    """A `rank` could not write its part; where else that may go, it can be asked for it again."""
+
+    def __init__(self, message: str, rank: int = 0) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 async def write_report(
@@ -78,7 +82,7 @@ async def _report_of(
     if isinstance(outcome, RankMissing):
         raise outcome
     if isinstance(outcome, dict):
-        raise ShardFailed(f"rank {rank} could not write its shard: {outcome['error']}")
+        raise ShardFailed(f"rank {rank} could not write its shard: {outcome['error']}", rank)
     return None
 
 

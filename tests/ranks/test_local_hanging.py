@@ -44,8 +44,8 @@ def _where(handle: SaveHandle) -> str:
     return "landed"
 
 
-def _write_hangs(folder: Path, victim: int) -> tuple[list[str], int, Seen]:
-    """The part of one rank at step 2 hangs on its local disk, and comes back after step 3."""
+def _write_hangs(folder: Path, victim: int) -> tuple[list[str], int, Seen, int]:
+    """The part of one rank at step 2 hangs on its local disk, and comes back after step 3; puts of that there, too."""
     training, local, me = Training(), Patient(gated(folder / "local")), dist.get_rank()
     ckpt = training.checkpointer(folder / "root", local=local, generations=1)
     said = [_where(_saved(training, ckpt, 1))]
@@ -64,7 +64,7 @@ def _write_hangs(folder: Path, victim: int) -> tuple[list[str], int, Seen]:
     while _where(_saved(training, ckpt, step)) != "landed":
         step += 1
     ckpt.close(PATIENCE)
-    return said, step, training.seen
+    return said, step, training.seen, local.gated.count("put", "data/*-step-3-*")
 
 
 class Passed(Told):
@@ -100,12 +100,13 @@ def test_a_disk_that_hangs_for_one_rank_keeps_nothing_from_the_root_and_no_rank_
     tmp_path: Path, launch: Launcher, victim: int
 ) -> None:
     found = launch(_write_hangs, 2, tmp_path, victim)
-    for said, _, _ in found:
+    for said, _, _, puts in found:
         assert said[0] == "landed"
         assert all("is not on the local tier" in each for each in said[1:])
+        assert puts == 0, "it cannot be complete there"
     assert "has not gone on" in found[victim][0][1]
-    assert "nothing else is asked of it" in found[victim][0][2]
-    (landed,) = {step for _, step, _ in found}
+    assert ("it hangs for rank 1" if victim else "nothing else is asked of it") in found[0][0][2]
+    (landed,) = {step for _, step, _, _ in found}
     assert steps_of(tmp_path / "root") == list(range(1, landed + 1))
     assert steps_of(tmp_path / "local") == [1, landed]
     twins = run_ranks(_twin, 2, landed + 1)
