@@ -25,7 +25,7 @@ from asyncckpt.events import Listeners, PreemptionEnded, PreemptionNoticed, Pree
 from asyncckpt.preemption.among import AmongRanks
 from asyncckpt.preemption.leaving import Leaving
 from asyncckpt.preemption.notice import Notice, Notices
-from asyncckpt.preemption.plan import Flight, Plan, Situation, plan, sentence
+from asyncckpt.preemption.plan import Flight, Plan, Situation, hangs_in, plan, sentence
 from asyncckpt.preemption.requeue import is_submitits
 from asyncckpt.preemption.settings import Preemption
 from asyncckpt.preemption.signals import Handler, Signals
@@ -115,18 +115,22 @@ class Stopping:
     def urgency(self, step: int, seconds: float | None, alike: Callable[[int, Callable[[], Plan]], Plan]) -> Urgency:
         """That of a save of `step` that the user calls an emergency; all ranks plan `alike`."""
         if seconds is None:
-            return Urgency()
+            measured = self._speedometer
+            hangs = hangs_in(self._flights(), measured.speed if measured.failed is None else None)
+            return Urgency(memory_by=None if hangs is None else time.monotonic() + hangs)
         end = time.monotonic() + seconds
         decided = alike(step, lambda: self._plan(step, seconds, asked=True))
         logger.warning("emergency at step %d: %s. %s", step, sentence(decided), "; ".join(decided.reasons))
         return urgency(decided, end)
 
     def _plan(self, step: int, left: float, *, asked: bool = False, within: bool = False) -> Plan:
-        flights = [flight(handle) for handle in self._saver.handles if not handle.done()]
         measured = self._speedometer
         sizes = self._saver.sizes()
         known = measured.speed, measured.local, measured.failed, measured.saved
-        return plan(Situation(step, left, sizes, flights, *known, asked=asked, within=within))
+        return plan(Situation(step, left, sizes, self._flights(), *known, asked=asked, within=within))
+
+    def _flights(self) -> list[Flight]:
+        return [flight(handle) for handle in self._saver.handles if not handle.done()]
 
     def act(self, step: int, stop: Stop, save: Callable[[Urgency], SaveHandle]) -> SaveHandle | None:
         """Do what `stop` says after `step`; raises `Preempted`, or returns the handle of what is saved."""
@@ -252,6 +256,7 @@ def urgency(decided: Plan, end: float) -> Urgency:
     """How a save is made that was `decided`, and is waited for until `end`."""
     return Urgency(
         deadline=end,
+        memory_by=None if decided.waits is None else time.monotonic() + decided.waits,
         leaves_out=decided.leaves_out,
         takes_over=decided.takes_over,
         gives_up=decided.gives_up,

@@ -80,7 +80,9 @@ class Plan:
 
     `first`: what another save of the same state leaves out, which is made before it; nothing where there is none.
     `takes_over`: those that were not begun. `gives_up`: the one that is being written. `seconds`: what it is expected
-    to take, `fits` whether that is in time; both None where nobody knows. `reasons`: what was weighed, in order.
+    to take, `fits` whether that is in time; both None where nobody knows. `waits`: for how many seconds the one that is
+    being written may keep memory from it before that gives way too, None for as long as there is time. `reasons`: what
+    was weighed, in order.
     """
 
     action: Action
@@ -90,6 +92,7 @@ class Plan:
     first: tuple[str, ...] = ()
     seconds: float | None = None
     fits: bool | None = None
+    waits: float | None = None
     reasons: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -176,13 +179,12 @@ def sentence(decided: Plan) -> str:
 
 def _options(now: Situation, speed: Speed) -> Iterable[tuple[str, Plan]]:
     """Everything that could be done, best first."""
-    whole = SAFETY * speed.seconds(sum(now.sizes.values()))
     begun = sum(_remaining(flight, speed) for flight in now.flights if flight.elapsed is not None)
     queued = sum(_remaining(flight, speed) for flight in now.flights if flight.elapsed is None)
     if any(now.is_saved(flight.step) for flight in now.flights):
         yield "to finish what is under way, this step too,", Plan("finish", seconds=begun + queued)
     else:
-        yield from _whole(now, whole, begun, queued)
+        yield from _whole(now, speed, begun, queued)
     if now.flights and not now.asked:
         yield from _finishing(now, begun, queued)
     if now.local is not None:
@@ -202,11 +204,14 @@ def _alone(now: Situation, action: Action, seconds: float, leaves_out: tuple[str
     return Plan(action, leaves_out, takes_over=not is_alone, gives_up=not is_alone, seconds=seconds)
 
 
-def _whole(now: Situation, whole: float, begun: float, queued: float) -> Iterable[tuple[str, Plan]]:
+def _whole(now: Situation, speed: Speed, begun: float, queued: float) -> Iterable[tuple[str, Plan]]:
+    whole = SAFETY * speed.seconds(_total(now))
+    hangs = hangs_in(now.flights, speed)
+    waits = None if hangs is None else min(hangs, now.left - whole)
     if queued:
-        yield "the whole state, after all that is under way,", Plan("save", seconds=begun + queued + whole)
+        yield "the whole state, after all that is under way,", Plan("save", seconds=begun + queued + whole, waits=waits)
     if begun:
-        after = Plan("save", takes_over=True, seconds=begun + whole)
+        after = Plan("save", takes_over=True, seconds=begun + whole, waits=waits)
         yield "the whole state, after what is being written,", after
         yield "the whole state, in place of what is being written,", _alone(now, "save", whole)
     else:
@@ -235,7 +240,22 @@ def _elapsed(flight: Flight) -> float:
 
 def _hung(flights: Iterable[Flight], speed: Speed) -> bool:
     """Whether a save is so late that the store is not what it was, or that its request hangs."""
-    return any(_elapsed(f) > max(HUNG * SAFETY * speed.seconds(f.nbytes), LEAST) for f in flights)
+    return any(_elapsed(f) > _most(f, speed) for f in flights)
+
+
+def _most(flight: Flight, speed: Speed) -> float:
+    return max(HUNG * SAFETY * speed.seconds(flight.nbytes), LEAST)
+
+
+def hangs_in(flights: Iterable[Flight], speed: Speed | None) -> float | None:
+    """Seconds after which one of those that are being written from memory hangs, if it is not over by then.
+
+    None where there is none, or nobody knows.
+    """
+    if speed is None:
+        return None
+    written = (flight for flight in flights if flight.elapsed is not None and not flight.is_near)
+    return min((_most(flight, speed) - _elapsed(flight) for flight in written), default=None)
 
 
 def _shares(sizes: Mapping[str, int]) -> list[frozenset[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from asyncckpt.checkpoints.listing import info_of
 from asyncckpt.errors import SaveSkipped, SaveSuperseded
@@ -24,13 +25,13 @@ class Answering:
         self._outcomes = outcomes
         self._queued = queued
         self._ranks = ranks
-        self._begun: set[str] = set()
+        self._begun: dict[str, SaveHandle] = {}
         self._gave_way: dict[str, int] = {}
 
     @property
-    def begun(self) -> frozenset[str]:
+    def begun(self) -> Mapping[str, SaveHandle]:
         """Jobs that the worker has begun and not answered: with a local tier also those on their way to the root."""
-        return frozenset(self._begun)
+        return self._begun.copy()
 
     def given_up(self, job: str, by_step: int) -> None:
         """A job that may have been begun is given up for the save of `by_step`."""
@@ -39,7 +40,7 @@ class Answering:
     def hear(self, job: SaveJob, handle: SaveHandle, arena: WorkersPart, reply: Reply) -> None:
         """Take the worker's reply to the handle."""
         if isinstance(reply, Started):
-            self._begun.add(job.id)
+            self._begun[job.id] = handle
             self._queued.remove(job.id)
             handle._began(reply.seq)
             return
@@ -49,7 +50,7 @@ class Answering:
             _tell_of_tier(handle, reply)
             return
         self._queued.remove(job.id)
-        self._begun.discard(job.id)
+        self._begun.pop(job.id, None)
         gave_way_to = self._gave_way.pop(job.id, job.step)
         self._ranks.end(save_task(job.ordinal))
         arena.let_go()

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -25,6 +25,7 @@ from asyncckpt.events import Listeners, OverBudget, Requested, Stalled
 from asyncckpt.levels import Levels
 from asyncckpt.saves.admission import Admission
 from asyncckpt.saves.answering import Answering
+from asyncckpt.saves.giving_way import GivingWay
 from asyncckpt.saves.handing import HandOver, WorkersPart
 from asyncckpt.saves.handle import SaveHandle, skipped
 from asyncckpt.saves.interference import Flight, Interference
@@ -43,7 +44,7 @@ from asyncckpt.state.capture import Capture, Captured
 from asyncckpt.wording import worded
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.job import SaveJob
-from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, attempt_key, job_id, save_task
+from asyncckpt.worker.ranks import STEP_TASK, Ranks, at_work, job_id, save_task
 from asyncckpt.worker.sharing import Sharing
 from asyncckpt.worker.ticket import Ticket
 
@@ -105,6 +106,7 @@ class Saver:
         """When a notice has everybody let go who waits for a save, where there can be one."""
         self._outcomes = Outcomes(listeners, ranks)
         self._answering = Answering(self._outcomes, self._queued, ranks)
+        self._giving_way = GivingWay(self._queued, self._answering, executor, self._outcomes, ranks)
 
     @property
     def handles(self) -> list[SaveHandle]:
@@ -177,7 +179,7 @@ class Saver:
         self._outcomes.remember(handle)
         try:
             self._listeners.emit(Requested(step))
-            arena = self._lease(plan, step, on_busy, patience, deadline)
+            arena = self._lease(plan, step, on_busy, patience, urgency)
             if arena is None:
                 self._outcomes.skip(handle, skipped(handle, self.handles), self._counts.saves)
             else:
@@ -308,57 +310,43 @@ class Saver:
         return self._capture.only([part for part in self._capture.parts if part not in urgency.leaves_out])
 
     def _make_way(self, step: int, urgency: Urgency) -> None:
-        """Have what matters less than the emergency at `step` give way to it, and everything go as fast as it can."""
+        """Have everything go as fast as it can, and what matters less than the emergency at `step` give way to it."""
         self.settle()
-        if self._ranks.rank != 0:
-            for job in self._answering.begun if urgency.gives_up else ():
-                self._executor.abandon(job, step)  # rank 0 decides, but this rank must not be what holds it up
-            return
-        while urgency.takes_over and self._supersede(step, replaceable=False):
-            pass
-        # What could not be taken back and is not in flight has been begun, and the worker has not said so yet.
-        given_up = {hand.job.id for hand in self._queued.newest_first(replaceable=False) if urgency.takes_over}
-        if urgency.gives_up:
-            given_up |= self._answering.begun  # noted there before it leaves the queue
-        for job in given_up:
-            self._answering.given_up(job, step)
-            self._executor.abandon(job, step)
+        self._giving_way.make(step, urgency)
 
     def _lease(
-        self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience, deadline: float | None
+        self, plan: Plan, step: int, on_busy: OnBusy, patience: Patience, urgency: Urgency | None
     ) -> Arena | None:
         lease = functools.partial(self._arenas.lease, plan.layout.size, least=lambda: least(plan))
         arena = lease()
         if self._ranks.rank != 0:
             on_busy = "wait"  # rank 0 decides; what it has let go is freed as soon as this rank has heard of it
-        if arena is None and on_busy == "coalesce" and self._supersede(step, replaceable=True):
+        if arena is None and on_busy == "coalesce" and self._giving_way.supersede(step, replaceable=True):
             arena = lease()
         if arena is None and on_busy == "wait":
             # A snapshot that is being verified waits for an optimizer step, which this thread would have to make.
             self.settle()
-            waiting = Waiting(patience.left, self.ends, deadline)
+            waiting = Waiting(patience.left, self.ends, None if urgency is None else urgency.deadline)
             with at_work(self._ranks, STEP_TASK), at_work(self._ranks, save_task(self._counts.saves)):
-                arena = waiting.found(lambda seconds: lease(wait=seconds))
+                if urgency is not None:
+                    arena = self._lease_soon(lambda seconds: lease(wait=seconds), step, urgency)
+                if arena is None:
+                    arena = waiting.found(lambda seconds: lease(wait=seconds))
             if arena is None and patience.gives_up and not waiting.is_cut_short:
                 raise patience.exhausted("no memory came free")
             if arena is None:
                 raise PreemptionTimeoutError(f"step {step} was not saved: no memory came free before the deadline")
         return arena
 
-    def _supersede(self, step: int, *, replaceable: bool) -> bool:
-        """Take the newest save (that is `replaceable`) out of the queue, if the worker has not begun it."""
-        for old in self._queued.newest_first(replaceable=replaceable):
-            if old.withdraw(self._executor.withdraw):
-                self._queued.remove(old.job.id)
-                self._ranks.end(save_task(old.job.ordinal))
-                try:
-                    old.snapshot.cancel(step)
-                finally:  # an interrupt too: the worker will never answer for what was taken back
-                    old.snapshot.release()
-                    self._ranks.tell(attempt_key(old.job.ordinal), {"declined": {"by_step": step}})
-                    self._outcomes.let_go(old.handle, step)
-                return True
-        return False
+    def _lease_soon(self, look: Callable[[float | None], Arena | None], step: int, urgency: Urgency) -> Arena | None:
+        """What comes free before the emergency at `step` has waited for long enough, and has the others give way."""
+        self._executor.hurry()
+        if urgency.memory_by is None:
+            return None
+        arena = Waiting(None, self.ends, urgency.memory_by).found(look)
+        if arena is None:
+            self._giving_way.for_memory(step)
+        return arena
 
     # -- what there is of it -------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ class Urgency:
 
     deadline: float | None = None
     """When whoever waits for it is let go, by the monotonic clock."""
+    memory_by: float | None = None
+    """When what is being written gives way where it still keeps the memory for it, by the monotonic clock."""
     leaves_out: tuple[str, ...] = ()
     """The parts of the state that there is no time for."""
     takes_over: bool = False

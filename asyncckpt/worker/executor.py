@@ -42,6 +42,10 @@ class Executor(Protocol):
         """Give a job up although it has been begun, see `Abandoning.abandon`. Waits for nothing."""
         ...
 
+    def hurry(self) -> None:
+        """What can be left undone is left, and no disk is waited for long: there is an emergency. Waits for nothing."""
+        ...
+
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """The arena of `job` holds its snapshot: call `tell` once whatever can be lost of it can be lost no more."""
         ...
@@ -118,6 +122,8 @@ class Keeper(Service, Protocol):
 
     def abandon(self, job: str, by_step: int) -> None: ...
 
+    def hurry(self) -> None: ...
+
     async def resume(self) -> Listing: ...
 
     async def go_on(
@@ -150,6 +156,14 @@ class ThreadExecutor:
             service.abandon(job, by_step)
 
         self.pool.start(abandon)
+
+    def hurry(self) -> None:
+        """See `Executor.hurry`."""
+
+        async def hurry(service: Keeper) -> None:
+            service.hurry()
+
+        self.pool.start(hurry)
 
     def staged(self, job: str, tell: Callable[[], None]) -> None:
         """At once: what is lost with this process was never anywhere else."""

@@ -94,7 +94,10 @@ class MemberService:
         return False
 
     def abandon(self, job: str, by_step: int) -> None:
-        """Only rank 0 decides what is given up; but nobody here waits long for the local disk any more."""
+        """Only rank 0 decides what is given up."""
+
+    def hurry(self) -> None:
+        """Nobody here waits long for the local disk any more; on the loop."""
         if self._local is not None:
             self._local.is_hurried = True
 

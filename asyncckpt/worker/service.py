@@ -122,10 +122,11 @@ class SaveService:
         with self._guard:
             self._queue.append(ticket)
         if ticket.job.emergency:
-            self._loop.call_soon_threadsafe(self._hurry)
+            self._loop.call_soon_threadsafe(self.hurry)
         self._loop.call_soon_threadsafe(self._arrived.set)
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
+        """Leave what can be done later to the next start, and wait for no disk for long; on the loop."""
         self.ownership.hurry()
         for tier in (self._mirroring, self._local):
             if tier is not None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asyncckpt.errors import SaveError, TransientError
 from asyncckpt.events import Durable, Failed
-from asyncckpt.preemption.plan import SAFETY, Flight, Plan, Situation, plan, sentence
+from asyncckpt.preemption.plan import LEAST, SAFETY, Flight, Plan, Situation, hangs_in, plan, sentence
 from asyncckpt.preemption.speed import Speed, Speedometer
 from asyncckpt.preemption.stop import closable, plan_of, usable
 
@@ -64,6 +64,20 @@ def test_a_save_under_way_is_finished_before_given_up_for_or_preferred_to_a_part
     assert (nearly.action, nearly.takes_over) == ("finish", False)
     part = decide(SAFETY * 10.1, Flight(7, 351 * MEGA, 0.0))
     assert (part.action, part.gives_up) == ("weights", True)
+
+
+def test_what_is_written_may_keep_memory_until_it_hangs_or_there_would_be_no_time_left() -> None:
+    whole = SAFETY * 35.1
+    flight = Flight(7, 351 * MEGA, 40.0)
+    after = decide(3 * whole, flight)
+    assert (after.action, after.gives_up, after.waits) == ("save", False, 2 * whole)
+    assert decide(100 * whole, flight).waits == 3 * whole - 40.0
+    assert decide(100 * whole, flight, Flight(8, 351 * MEGA)).waits == 3 * whole - 40.0
+    assert hangs_in([flight, Flight(8, MEGA, 0.5)], SPEED) == LEAST - 0.5
+    for nobody in (decide(100 * whole), decide(100 * whole, Flight(8, MEGA)), decide(100, flight, speed=None)):
+        assert nobody.waits is None
+    assert decide(100 * whole, replace(flight, is_near=True)).waits is None
+    assert hangs_in([flight], None) is None
 
 
 def test_a_save_that_hangs_is_not_taken_for_one_that_is_nearly_done() -> None:
@@ -243,4 +257,5 @@ def test_a_plan_reaches_other_ranks_as_it_is(now: Situation) -> None:
 def test_some_of_the_time_is_left_to_end_in(left: float) -> None:
     assert 0 <= usable(left) <= left
     assert left - usable(left) <= 2.0000001 * max(1.0, left * 1e-9)
+    assert left - usable(left) >= min(0.2 * left, 2.0) * 0.9999999
     assert usable(left) <= closable(left) <= left

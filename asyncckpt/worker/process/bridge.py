@@ -80,6 +80,7 @@ class ProcessExecutor:
         self._patience = process.answer_timeout
         self.withdraw = self._exchange.withdraw
         self.abandon = self._exchange.abandon
+        self.hurry = self._exchange.hurry
         try:
             self._workers = Succession(
                 *(storage.url, self._exchange, self._replies, self._relay, listeners),

@@ -95,6 +95,13 @@ class Exchange:
                 self._successor.abandon(job, by_step)
             self.tell({"kind": "abandon", "job": job, "by_step": by_step})
 
+    def hurry(self) -> None:
+        """See `Executor.hurry`."""
+        with self._lock:
+            if self._successor is not None:
+                self._successor.hurry()
+            self.tell({"kind": "hurry"})
+
     def pace(self, share: float, seconds: float | None) -> None:
         """See `Executor.pace`."""
         with self._lock:

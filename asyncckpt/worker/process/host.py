@@ -246,6 +246,7 @@ _HANDLERS: dict[str, Callable[[Host, Message, list[Descriptor]], None]] = {
     "abort": lambda host, *said: host._entrusted.abort(*said),
     "withdraw": lambda host, *said: host._entrusted.withdrawn(*said),
     "abandon": lambda host, *said: host._entrusted.abandoned(*said),
+    "hurry": lambda host, *said: host._service.hurry(),
     "pace": Host._paced,
     "hold": Host._hold,
     "release": Host._release,
