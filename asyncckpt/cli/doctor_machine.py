@@ -133,7 +133,7 @@ def _metrics() -> Check:
             exporter.serve()
             port = exporter.port
         finally:
-            exporter.close()
+            exporter.close(0.0)
     if said:
         return Check("metrics", "note", f"{said[0]}; unless a training of yours has it, take another one")
     if config.textfile is not None and not os.access(config.textfile, os.W_OK):

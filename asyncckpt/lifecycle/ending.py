@@ -11,6 +11,7 @@ from typing import TypeVar
 from asyncckpt.errors import CheckpointerClosed, PreemptionTimeoutError, SaveFailed, WorkerCrashed
 from asyncckpt.lifecycle.late import LateMetrics
 from asyncckpt.lifecycle.stopping import Stopping
+from asyncckpt.metrics import reporting
 from asyncckpt.metrics.exporter import Exporter
 from asyncckpt.saves.handle import ended, untold, wait_all
 from asyncckpt.saves.saving import Saver
@@ -64,7 +65,7 @@ class Ending:
         self._executor.close(waiting.left or 0.0)
         self._saver.close(waiting.left or 0.0)
         if self._exporter is not None:
-            self._exporter.close()
+            self._exporter.close(self._stopping.waiting(reporting.LAST).left or 0.0)
         return ended(self._saver.handles, left, spent)
 
     def answer(self, coming: Future[_T], timeout: float | None) -> _T:

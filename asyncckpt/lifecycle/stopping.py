@@ -138,7 +138,7 @@ class Stopping:
         end = time.monotonic() + usable(stop.seconds)
         self._killed_at = time.monotonic() + stop.seconds
         self._let_go_at = time.monotonic() + closable(stop.seconds)
-        leaving = Leaving(settings, self._count, is_leader=self._ranks.rank == 0)
+        leaving = Leaving(settings, self._count, self._killed_at, is_leader=self._ranks.rank == 0)
         self._tell(step, stop)
         if settings.exit == "flag":
             handles = self._carry_out(stop.plan, save, end)
@@ -202,7 +202,8 @@ class Stopping:
         why = "" if error is None else f": {error}"
         logger.log(level, "preempted after step %d: %s, %.1f s before the end%s", step, outcome, left, why)
         self._listeners.emit(PreemptionEnded(step, outcome, left))
-        leaving.requeue(max(0.1, left), is_others=self._signals.holds_back)
+        leaving.settle(max(0.0, (self._let_go_at or 0.0) - time.monotonic()))
+        leaving.requeue(max(0.1, self._left), is_others=self._signals.holds_back)
         return error
 
     def _count(self) -> int:
@@ -230,8 +231,9 @@ class Stopping:
         """Of a call from now on that is to wait for `timeout` seconds, and no longer than a notice leaves."""
         if self._killed_at is None or self._let_go_at is None:
             return Waiting(timeout, None if self._settings is None else self.ends)
-        is_overdue = self._let_go_at <= time.monotonic() < self._killed_at
-        return Waiting(timeout, self.ends, self._killed_at if is_overdue else None)
+        now = time.monotonic()
+        is_overdue = self._let_go_at <= now < self._killed_at
+        return Waiting(timeout, self.ends, now if is_overdue else None)
 
     def close(self) -> None:
         """Notices count no more; handlers are as they were. What follows a save that was waited for is done first."""

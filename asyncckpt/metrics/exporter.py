@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
@@ -119,13 +121,15 @@ class Exporter:
         if handler is not None and not (isinstance(event, Deleted | Pruned | Retained) and event.tier != HOME):
             handler(self, event)
 
-    def close(self) -> None:
-        """Stop serving, and report a last time."""
+    def close(self, timeout: float) -> None:
+        """Stop serving, and report a last time, for which `timeout` seconds are waited."""
         self._metrics.ended.set(time.time())
         if self._reporter is not None:
-            self._reporter.close()
+            self._reporter.close(timeout)
             self._reporter = None
         if self._server is not None:
+            with suppress(OSError):  # elsewhere than on Linux; then the server looks twice a second
+                self._server.socket.shutdown(socket.SHUT_RD)  # it wakes up, and sees that it is to end
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()

@@ -84,12 +84,13 @@ class Reporter:
         self._thread = threading.Thread(target=self._report, name="asyncckpt metrics", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Report once more, and no more after that."""
+    def close(self, timeout: float) -> None:
+        """Report once more, and no more after that; it is left to itself after `timeout` seconds."""
         self._over.set()
-        self._thread.join(LAST)
+        self._thread.join(timeout)
         if self._thread.is_alive():
-            logger.warning("the last metrics were not taken within %s s: %s", LAST, ", ".join(map(str, self._places)))
+            places = ", ".join(map(str, self._places))
+            logger.warning("the last metrics were not taken within %.1f s: %s", timeout, places)
         with _lock:
             _tasks.discard(self._task)
 

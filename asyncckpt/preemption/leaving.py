@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from asyncckpt.preemption.requeue import scontrol, slurm_job
@@ -20,14 +23,20 @@ _LONGEST = 1.0
 """Seconds that a tracker is waited for, at most."""
 
 
+_COLLECTING = 3.0
+"""Seconds within which the interpreter may not be done with its last garbage, of all that torch has imported."""
+
+
 class Leaving:
     """Of one process, once it was told to leave; `count` counts this preemption and says how many there were by now.
 
-    Counting and marking go on beside the save. `is_leader`: the other ranks only end.
+    Counting and marking go on beside the save. It ends before `killed_at`, by the monotonic clock. `is_leader`: the
+    other ranks only end.
     """
 
-    def __init__(self, settings: Preemption, count: Callable[[], int], *, is_leader: bool) -> None:
+    def __init__(self, settings: Preemption, count: Callable[[], int], killed_at: float, *, is_leader: bool) -> None:
         self._settings = settings
+        atexit.register(_hasten, killed_at)
         self._count = count
         self._counted: int | None = None
         self._is_leader = is_leader
@@ -49,12 +58,16 @@ class Leaving:
         most = self._settings.max_preemptions
         return most is not None and self._counted is not None and self._counted > most
 
+    def settle(self, seconds: float) -> None:
+        """Wait for what goes on beside the save for so many seconds at most: a store may hang, or a service."""
+        end = time.monotonic() + seconds
+        if self._counting is not None:
+            self._counting.join(max(0.0, end - time.monotonic()))
+        if self._marking is not None:
+            self._marking.join(max(0.0, min(end - time.monotonic(), _LONGEST)))
+
     def requeue(self, timeout: float, *, is_others: bool) -> None:
         """Put the job back within `timeout` seconds, if this process is to, and nobody else does (`is_others`)."""
-        if self._counting is not None:
-            self._counting.join(timeout)
-        if self._marking is not None:
-            self._marking.join(min(timeout, _LONGEST))
         if self.is_exceeded:
             most = self._settings.max_preemptions
             logger.error("preemption number %s, and max_preemptions=%s: the job is not put back", self._counted, most)
@@ -70,3 +83,9 @@ class Leaving:
         if self._settings.exit_code is not None:
             return self._settings.exit_code
         return 128 + (signum or signal.SIGTERM)
+
+
+def _hasten(killed_at: float) -> None:
+    """At exit: look for no garbage where the process would be killed meanwhile, which finalizes nothing either."""
+    if killed_at - time.monotonic() < _COLLECTING:
+        gc.freeze()

@@ -10,16 +10,23 @@ from asyncckpt.preemption.plan import Plan
 RESERVE = 0.2
 """The part of what is left that the process needs to end in order, at most `MOST_RESERVE` seconds."""
 MOST_RESERVE = 2.0
+LEAST_RESERVE = 0.3
+"""But no more than `MOST_PART` of what is left."""
+MOST_PART = 0.6
+ENDING = 0.25
+"""Seconds in which an interpreter ends that has imported torch, and looks for no garbage."""
 
 
 def usable(seconds: float) -> float:
     """Of the `seconds` until the kill, those in which something can be made durable."""
-    return max(0.0, seconds - min(RESERVE * seconds, MOST_RESERVE))
+    needed = max(RESERVE * seconds, min(LEAST_RESERVE, MOST_PART * seconds))
+    return max(0.0, seconds - min(needed, MOST_RESERVE))
 
 
 def closable(seconds: float) -> float:
     """Of the `seconds` until the kill, those after which nobody waits any more: the interpreter has to end, too."""
-    return (seconds + usable(seconds)) / 2
+    reserve = seconds - usable(seconds)
+    return seconds - min(reserve, max(reserve / 2, ENDING))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import socketserver
 import sys
+import threading
 
 import pytest
 
@@ -95,6 +97,19 @@ def test_an_address_in_the_environment_is_served_without_a_word_in_the_code(
         socket.create_connection(("127.0.0.2", ckpt.metrics_port), timeout=PATIENCE).close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", ckpt.metrics_port), timeout=PATIENCE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux wakes who waits for a socket that was shut down")
+def test_the_end_waits_for_no_look_of_the_server(monkeypatch: pytest.MonkeyPatch, store: GatedStorage) -> None:
+    """It looks twice a second whether it is to end: that would be all the time that some preemptions leave."""
+    look = socketserver.BaseServer.serve_forever
+    monkeypatch.setattr(socketserver.BaseServer, "serve_forever", lambda server: look(server, 2 * PATIENCE))
+    ckpt = AsyncCheckpointer(store, model=Toy(), metrics=0)
+    assert value(scrape(ckpt.metrics_port), "asyncckpt_durable_step") == 0  # it has begun to look
+    closing = threading.Thread(target=ckpt.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
 
 
 def test_a_port_that_is_no_number_is_a_warning_and_training_goes_on(

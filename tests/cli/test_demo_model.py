@@ -285,7 +285,7 @@ def exporter() -> Iterator[Exporter]:
     exporter.on_event(Stalled(step=1, seconds=0.2, where="guard"))
     exporter.on_event(Durable(step=7, seq=1, bytes=1000, seconds=0.2, created=0.0, written=1000))
     yield exporter
-    exporter.close()
+    exporter.close(0.0)
 
 
 def test_headlines_of_a_metrics_page(exporter: Exporter) -> None:

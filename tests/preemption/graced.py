@@ -5,6 +5,8 @@ Where a bucket is, it knows from its environment.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import sys
 
@@ -19,6 +21,7 @@ LAYERS = 4
 
 def main(root: str, grace: str, saves: str) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    atexit.register(lambda: gc.get_freeze_count() and print("no garbage is looked for", file=sys.stderr))
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)))

@@ -1,7 +1,7 @@
 """Real processes that get a real signal, saving to a real S3 server through a line of known bandwidth.
 
-Where there is time for what they plan they are not killed: nothing but a machine that has much else to do could make
-them late by then, and what they say of their own end shows whether they were. Where there is time for nothing they are.
+Nobody kills them: each has to end by itself, with the conventional status, whatever it had time for. What it was, and
+what it said of its own end, has to be what is there, also on a machine that has much else to do and makes it late.
 """
 
 from __future__ import annotations
@@ -31,12 +31,8 @@ pytestmark = pytest.mark.kills
 
 MEGA = 1e6
 
-LEFT = (143, -signal.SIGKILL)
-"""Half a second may be too little for an interpreter to end: it is killed then. All that is certain is that what it had
-said by then is so."""
-
-ENOUGH = 5.0
-"""Seconds of grace in which something can be saved."""
+ROUNDED = 0.11
+"""Seconds by which what is printed of two times may differ from what they are."""
 
 
 def _preempted(
@@ -47,7 +43,7 @@ def _preempted(
     environment: dict[str, str] | None = None,
     then: Callable[[], None] = lambda: None,
 ) -> tuple[int, str]:
-    """Its exit status, and what it logged; told after `then`, and killed once a grace that is too short is over."""
+    """Its exit status, and what it logged; told after `then`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.preemption.graced", root, str(grace), "saves" if saves else "does not"],
         stdout=subprocess.PIPE,
@@ -60,11 +56,21 @@ def _preempted(
     then()
     process.send_signal(signal.SIGTERM)
     try:
-        _, errors = process.communicate(timeout=grace if grace < ENOUGH else grace + PATIENCE)
+        _, errors = process.communicate(timeout=grace + PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
-        _, errors = process.communicate()
+        raise
+    _check_planned(errors)
     return process.returncode, errors
+
+
+def _check_planned(said: str) -> None:
+    """What it found to be in time was, by its own clock, and what it found to be too long was not."""
+    told = re.findall(r"this process will be killed in (\S+) s", said)
+    assert len(told) == 1, said
+    for seconds, found in re.findall(r"takes (\S+) s: (in time|too long)", said):
+        spare = usable(float(told[0])) - float(seconds)
+        assert abs(spare) < ROUNDED or found == ("in time" if spare > 0 else "too long"), said
 
 
 class Bucket:
@@ -123,27 +129,22 @@ def test_five_seconds_are_enough_for_the_weights(bucket: Bucket) -> None:
     status, said = bucket.preempted(3.5 * MEGA, 5)
     assert status == 143, said
     first, *last = bucket.listed()
-    wanted = (
-        r"the whole state takes \S+ s: too long; a part of it, without optimizer, takes (\S+) s: (in time|too long)"
+    assert re.search(
+        r"the whole state takes \S+ s: too long; a part of it, without optimizer, takes \S+ s: (in time|too long)", said
     )
-    told, planned = re.search(r"this process will be killed in (\S+) s", said), re.search(wanted, said)
-    assert told is not None, said
-    assert planned is not None, said
-    spare = usable(float(told[1])) - float(planned[1])
-    assert abs(spare) < 0.1 or planned[2] == ("in time" if spare > 0 else "too long")
     assert (first.step, first.partial) == (1, False)
     _check_partial(last, said)
 
 
 def test_half_a_second_is_enough_for_nothing_and_what_was_there_is_sound(bucket: Bucket) -> None:
-    """What was measured says so; and on a machine that ends its processes late nothing has come through either."""
+    """What was measured says so; what takes least is tried all the same, and given up for the end of the process."""
     status, said = bucket.preempted(8 * MEGA, 0.5, slower=MEGA / 10)
-    assert status in LEFT, said
+    assert status == 143, said
     (first,) = bucket.listed()
     assert (first.step, first.partial) == (1, False)
-    if status == 143:
-        assert "nothing is in time; what takes least is tried" in said
-        assert "late" in said
+    assert "nothing is in time; what takes least is tried: a part of it, without optimizer," in said
+    assert re.search(r"preempted after step \d+: late, \S+ s before the end", said), said
+    assert "no garbage is looked for" in said
 
 
 def test_before_a_first_save_five_seconds_have_the_weights_first(bucket: Bucket) -> None:
@@ -157,12 +158,12 @@ def test_before_a_first_save_five_seconds_have_the_weights_first(bucket: Bucket)
 def test_half_a_second_is_enough_for_a_small_state_on_a_quick_store(tmp_path: Path) -> None:
     """Or, on a machine that has much else to do, for less: what is said of the end is what is there."""
     status, said = _preempted(str(tmp_path / "run"), 0.5, saves=True)
-    assert status in LEFT, said
+    assert status == 143, said
     with AsyncCheckpointer(tmp_path / "run") as reader:
         first, *more = [(info.step, info.partial) for info in reader.checkpoints()]
     assert first == (1, False)
-    ended = re.search(r"preempted after step (\d+): (\w+)", said)
-    if ended is None or ended[2] == "late":
-        assert status == -signal.SIGKILL or ended is not None
-    else:
-        assert more == [(int(ended[1]), {"durable": False, "partial": True}[ended[2]])]
+    ended = re.search(r"preempted after step (\d+): (durable|partial|late), \S+ s before the end", said)
+    assert ended is not None, said
+    whole, part = [(int(ended[1]), False)], [(int(ended[1]), True)]
+    assert more in {"durable": [whole], "partial": [part], "late": [[], whole, part]}[ended[2]]
+    assert "no garbage is looked for" in said

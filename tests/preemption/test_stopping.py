@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -10,6 +11,8 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +27,15 @@ from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import PreemptionTimeoutError, SaveFailed, SaveSuperseded, StorageError, TransientError
 from asyncckpt.events import Durable, Listeners, PreemptionEnded, PreemptionNoticed, PreemptionPlanned, Retained
+from asyncckpt.lifecycle.stopping import urgency
+from asyncckpt.preemption import plan
+from asyncckpt.preemption.leaving import Leaving, _hasten
 from asyncckpt.preemption.notice import Notice
+from asyncckpt.preemption.plan import Plan
 from asyncckpt.preemption.speed import Speed
 from asyncckpt.preemption.stop import usable
+from asyncckpt.saves.giving_way import GivingWay
+from asyncckpt.saves.urgency import Urgency
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker.commitlog.ownership import Ownership
@@ -280,6 +289,37 @@ def test_who_waits_when_the_notice_comes_is_let_go_in_time(make: Make, store: Ga
     assert handle.wait().step == 2  # late is not lost: that notice is over, and nobody was killed
 
 
+def test_once_everybody_is_let_go_nobody_begins_to_wait(make: Make, store: GatedStorage) -> None:
+    ckpt = make(model=Toy(1), preemption=Preemption(deadline=60))
+    with store.hold("put", "data/*"):
+        ckpt.save(1)
+        store_is_reached(store)
+        ckpt._stopping._let_go_at = time.monotonic()
+        ckpt._stopping._killed_at = time.monotonic() + 3600
+        with pytest.raises(PreemptionTimeoutError, match=r"still under way: steps \[1\]"):
+            ckpt.wait()
+        with pytest.raises(SaveFailed, match=r"unfinished: steps \[1\]"):
+            ckpt.close()
+
+
+def test_who_would_be_killed_before_the_last_garbage_is_found_looks_for_none() -> None:
+    before = gc.get_freeze_count()
+    _hasten(time.monotonic() + 3600)
+    assert gc.get_freeze_count() == before
+    _hasten(time.monotonic())
+    assert gc.get_freeze_count() > before
+    gc.unfreeze()
+
+
+def test_a_tally_that_hangs_keeps_nobody_from_leaving() -> None:
+    counted = threading.Event()
+    leaving = Leaving(Preemption(max_preemptions=1), lambda: counted.wait(120), time.monotonic(), is_leader=True)
+    leaving.settle(0.0)
+    assert not leaving.is_exceeded
+    assert leaving.code(signal.SIGTERM) == 143
+    counted.set()
+
+
 def test_a_notice_while_it_is_closed_ends_that_in_time(make: Make, store: GatedStorage) -> None:
     ckpt = make(model=Toy(1), preemption=Preemption(deadline=0.5))
     ckpt.save(1).wait()
@@ -361,6 +401,43 @@ def test_what_is_being_written_is_given_up_where_there_is_time_for_one_only(
     assert "the whole state is saved, in place of what is being written" in caplog.text
     assert steps(ckpt) == [1, 3]
     assert [call for call in store.calls if call[0] == "delete" and "00000002" in call[1]] == []
+
+
+def test_what_keeps_the_memory_for_longer_than_was_planned_gives_way_too(
+    make: Make, store: GatedStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = time.monotonic()
+    planned = urgency(Plan("save", takes_over=True, waits=5.0), before + 9)
+    assert before + 5 <= planned.memory_by <= time.monotonic() + 5
+    ckpt = make(model=Toy(1), generations=1)
+    ckpt.save(1).wait()
+    with store.hold("put", "data/00000002*"):
+        second = ckpt.save(2)
+        assert second.id == "00000002"
+        now = time.monotonic()
+        third = ckpt._asking.save_now(3, None, None, replace(planned, deadline=now + 60, memory_by=now))
+        assert third.wait().step == 3
+        with pytest.raises(SaveSuperseded, match="step 3"):
+            second.wait()
+    assert "step 3 has waited for memory for as long as there was time" in caplog.text
+    assert steps(ckpt) == [1, 3]
+
+
+@pytest.mark.parametrize("deadline", [None, 60])
+def test_what_is_queued_before_a_save_that_hangs_gives_way_to_who_needs_the_memory(
+    make: Make, store: GatedStorage, deadline: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "LEAST", 0.0)
+    ckpt = make(model=Toy(1))
+    ckpt.save(1).wait()
+    measured(ckpt, 1e12)
+    with store.hold("put", "data/00000002*"):
+        second = ckpt.save(2)
+        assert second.id == "00000002"
+        third = ckpt.save(3)
+        assert ckpt.save(4, emergency=True, deadline=deadline).wait().step == 4
+    assert (second.status, third.status) == ("superseded", "superseded")
+    assert steps(ckpt) == [1, 4]
 
 
 def test_what_is_being_written_is_finished_where_there_is_time_for_both(make: Make, store: GatedStorage) -> None:
@@ -493,6 +570,51 @@ def test_P8_an_emergency_save_that_is_cut_off_at_any_request_lists_nothing_parti
         gates.release()
         ckpt.close()
     assert requests >= 3
+
+
+def test_P8_what_is_given_up_for_its_memory_is_listed_whole_or_not_at_all_at_whatever_request_it_is(
+    tmp_path: Path,
+) -> None:
+    ended = []
+    for cut in range(100):
+        inner, model = MemoryStorage(f"{tmp_path}-{cut}"), Toy(1)
+        store = GatedStorage(inner)
+        ckpt = AsyncCheckpointer(store, model=model, generations=1)
+        ckpt.save(1).wait()
+        ckpt.wait()
+        gates = _From(store, cut)
+        model.value = 2
+        second = ckpt.save(2)
+        is_held = gates.wait_until_held_or(second)
+        if is_held:
+            model.value = 3
+            _let_through_then(ckpt._saver._giving_way, gates.release)
+            hasty = Urgency(deadline=time.monotonic() + 60, memory_by=time.monotonic())
+            assert ckpt._asking.save_now(3, None, None, hasty).wait().step == 3
+        gates.release()
+        ckpt.close()
+        if not is_held:
+            break
+        ended.append(second.status)
+        found = Toy()
+        there = AsyncCheckpointer(inner, model=found)
+        assert steps(there) == ([1, 2, 3] if second.status == "durable" else [1, 3])
+        for step in steps(there):
+            assert there.restore(step).step == found.value == step
+        there.close()
+    assert ended == sorted(ended, reverse=True), "from some request on it is too late to give it up"
+    assert {*ended} == {"superseded", "durable"}
+
+
+def _let_through_then(giving_way: GivingWay, release: Callable[[], None]) -> None:
+    """As soon as the saves that are under way were given up, nothing is held any more."""
+    give_up = giving_way.for_memory
+
+    def for_memory(step: int) -> None:
+        give_up(step)
+        release()
+
+    mock.patch.object(giving_way, "for_memory", for_memory).start()
 
 
 class _From:
