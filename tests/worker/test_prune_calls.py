@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,7 @@ async def cost(root: Path, kept: int) -> Counter[str]:
             files.seen.clear()
             session.log.events.clear()
             await session.saved(step)
-            while not session.log.of(Deleted):
-                await asyncio.sleep(0)
+            await session.service.settled()
         assert [event.objects for event in session.log.of(Deleted)] == [3]  # pack, manifest, record
         return Counter(files.seen)
 
