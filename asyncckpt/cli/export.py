@@ -16,7 +16,7 @@ from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.amount import amount
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
-from asyncckpt.cli.select import Target, reading, target
+from asyncckpt.cli.select import Target, elsewhere, reading, target
 from asyncckpt.cli.status import StatusLine
 from asyncckpt.convert.exporting import Exported, Layout, Weights, export_weights
 from asyncckpt.convert.place import placed, taken
@@ -134,7 +134,8 @@ def _with_torch(chosen: Target, into: Path, form: str, parts: tuple[str, ...] | 
     status.show(f"reading {chosen.root}")
     from asyncckpt.convert.exporting_state import export_state
 
-    info, exported = export_state(chosen.root, chosen.chosen, into, "dcp" if form == "dcp" else "torch", parts)
+    with elsewhere(chosen.root):
+        info, exported = export_state(chosen.root, chosen.chosen, into, "dcp" if form == "dcp" else "torch", parts)
     return _Done(info.id, info.step, exported)
 
 

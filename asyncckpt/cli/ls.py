@@ -62,7 +62,8 @@ def ls(root: str, damaged: bool, unfinished: bool, as_json: bool) -> None:
     if found:
         _print_incomplete(found)
     if not (shown or lost or found or listing.lost):
-        click.echo(f"{root} holds nothing of that kind" if damaged or unfinished else nothing_in(root), err=True)
+        is_run = listing.head is not None
+        click.echo(f"{root} holds nothing of that kind" if is_run and not shows_whole else nothing_in(root), err=True)
 
 
 def _print(shown: list[Summary], lost: dict[int, str]) -> None:

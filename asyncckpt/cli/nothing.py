@@ -16,10 +16,17 @@ def nothing_in(root: str, what: str = "checkpoints") -> str:
 
     A bucket is not asked again: a script that starts a training meets this each first time.
     """
-    return printable(f"{root} holds no {what}{'' if '://' in root else _why(root)}")
+    return printable(f"{root} holds no {what}{_why(root)}")
+
+
+def is_elsewhere(root: str) -> bool:
+    """Whether `root` is a folder that is not there, or that is no run and has some in it."""
+    return bool(_why(root))
 
 
 def _why(root: str) -> str:
+    if "://" in root:
+        return ""
     if not Path(root).expanduser().exists():
         return ": there is no such folder"
     from asyncckpt.report import runs_in

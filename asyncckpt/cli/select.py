@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import Which
+from asyncckpt.cli.nothing import is_elsewhere, nothing_in
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.marks import check_tag
 from asyncckpt.storage import from_url
@@ -53,12 +55,28 @@ def target(text: str) -> Target:
 
 def reading(root: str, act: Callable[[Catalog], Awaitable[_T]]) -> _T:
     """What `act` finds in the catalog of `root`."""
+    found = list[_T]()
 
-    async def run() -> _T:
+    async def run() -> None:
         storage = from_url(root)
         try:
-            return await act(Catalog(storage))
+            found.append(await act(Catalog(storage)))
         finally:
             await storage.aclose()
 
-    return asyncio.run(run())
+    # Not what the task returns: Python 3.11 writes that out, twice, as it puts the handler of SIGINT back, which for
+    # ten thousand records takes a quarter of a second.
+    with elsewhere(root):
+        asyncio.run(run())
+    return found[0]
+
+
+@contextmanager
+def elsewhere(root: str) -> Iterator[None]:
+    """Where a checkpoint is not found: say if `root` is not there, or if it may be in a run below that."""
+    try:
+        yield
+    except CheckpointNotFoundError:
+        if is_elsewhere(root):
+            raise CheckpointNotFoundError(nothing_in(root)) from None
+        raise

@@ -105,7 +105,8 @@ class Watched:
         )
 
     def _changed(self, before: Listing, after: Listing, shown: dict[int, Summary]) -> Iterator[Change]:
-        reasons = {removal.seq: removal.reason for removal in after.head.removed} if after.head else {}
+        told_by = [*after.records, after.head] if after.head else ()  # several saves may lie between two looks
+        reasons = {removal.seq: removal.reason for record in told_by for removal in record.removed}
         for seq, former in shown.items():
             if seq not in self._shown:
                 why = reasons.get(seq)

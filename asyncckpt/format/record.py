@@ -7,6 +7,7 @@ part of a commit and a record that is merely present means nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
@@ -186,6 +187,10 @@ def checkpoint_json(c: Checkpoint) -> dict[str, Json]:
     return fields | ({"partial": list(c.partial)} if c.partial else {})
 
 
+_writer = functools.lru_cache(maxsize=64)(WriterId)
+"""Thousands of records have one writer."""
+
+
 def _record(fields: dict[str, Any], digest: str) -> Record:
     kind = fields["kind"]
     if kind not in _KINDS:
@@ -196,7 +201,7 @@ def _record(fields: dict[str, Any], digest: str) -> Record:
         kind=cast(Kind, kind),
         slot=int(fields["slot"]),
         inc=int(fields["inc"]),
-        writer=WriterId(writer["nonce"], writer["host"], writer["pid"], writer["started"]),
+        writer=_writer(writer["nonce"], writer["host"], writer["pid"], writer["started"]),
         previous=(previous[0], previous[1]) if previous else None,
         live=Slots(tuple((int(first), int(last)) for first, last in fields["live"])),
         latest=fields["latest"],

@@ -41,11 +41,13 @@ def lines(run: Gathered) -> list[Line]:
 
 def _listed(run: Gathered, durable: Mapping[Any, Mapping[str, Any]]) -> Iterator[Line]:
     listing = run.listing
-    latest, best = next(iter(listing.candidates()), None), listing.best
+    named: dict[int, list[str]] = {}
+    for name, one in (("latest", next(iter(listing.candidates()), None)), ("best", listing.best)):
+        if one is not None:
+            named.setdefault(one.seq, []).append(name)
     for checkpoint in listing.checkpoints:
         seq, told = checkpoint.seq, durable.get(checkpoint.seq, {})
-        why = [name for name, one in (("latest", latest), ("best", best)) if checkpoint is one]
-        why += map(str, listing.marks.get(seq, ()))
+        why = [*named.get(seq, ()), *map(str, listing.marks.get(seq, ()))]
         state, fate = "partial" if checkpoint.partial else "durable", "kept by the policy"
         if why:
             fate = f"kept: {', '.join(why)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from asyncckpt.metrics_log.growing import Growing
@@ -26,12 +27,12 @@ class Journal:
     async def look(self) -> Sequence[Row]:
         """The rows: the same object as before where nothing is new. Raises `StorageError`."""
         if any([await part.look() for part in self._parts.values()]):
-            rows = [row for part in self._parts.values() for row in part.rows]
-            self.rows = tuple(sorted(filter(_is_sound, rows), key=lambda row: row.timestamp))
+            sound = {place: list(filter(_is_sound, part.rows)) for place, part in self._parts.items()}
+            self.rows = tuple(sorted(itertools.chain(*sound.values()), key=lambda row: row.timestamp))
             self.problems = tuple(
                 f"{bad} lines of {place}.jsonl are no rows, and are left out"
                 for place, part in self._parts.items()
-                if (bad := part.bad + sum(not _is_sound(row) for row in part.rows))
+                if (bad := part.bad + len(part.rows) - len(sound[place]))
             )
         return self.rows
 

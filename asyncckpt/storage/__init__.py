@@ -62,6 +62,8 @@ def opened(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | 
 
 def _check_meant(url: str) -> None:
     """Refuse what looks like a URL and would be a folder with that name here: a training would start from nothing."""
+    if not url:  # a variable that is not set: what is meant is not the folder that this happens in
+        raise StorageError("an empty text is no root: give a folder (. is this one) or a URL")
     if _CHAINED.match(url) or (_SCHEME.match(url) and "::" in url):
         raise StorageError(
             f"{url}: chained URLs are no roots, since what is cached or packed is neither durable nor fresh; give the "

@@ -44,7 +44,8 @@ Exclusive: TypeAlias = Literal["whole", "torn", "none"]
 """What ``mode="create"`` gives: a created object is there whole or not at all (``whole``); exclusive, but a
 power loss may leave a torn object under its name (``torn``); not exclusive (``none``)."""
 
-_KEY = re.compile(r"[a-z0-9._-]+(/[a-z0-9._-]+)*")
+_NAME = r"[a-z0-9_-][a-z0-9._-]*"
+_KEY = re.compile(f"{_NAME}(/{_NAME})*")
 
 
 def check_key(key: str) -> str:
@@ -53,7 +54,7 @@ def check_key(key: str) -> str:
     Keys come out of manifests, that is from outside: this is the line that no path from there may cross.
     Names that begin with a dot are the backend's own (temporaries) and are refused too.
     """
-    if not _KEY.fullmatch(key) or any(name.startswith(".") for name in key.split("/")):
+    if not _KEY.fullmatch(key):
         raise StorageError(f"not a key of this store: {key!r}")
     return key
 

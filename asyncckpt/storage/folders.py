@@ -18,10 +18,11 @@ class Folders:
     def __init__(self, files: Files, root: str, fallbacks: dict[str, str]) -> None:
         self._files = files
         self.root = root
+        self._within = os.path.join(root, "")
         self._fallbacks = fallbacks
 
     def path(self, key: str) -> str:
-        return os.path.join(self.root, *key.split("/"))
+        return self._within + (key if os.sep == "/" else key.replace("/", os.sep))
 
     def check_root(self) -> None:
         """Raise NotADirectoryError or `StorageDenied` if something that is no folder stands in the root's place."""

@@ -168,7 +168,23 @@ def test_an_absent_root_stays_absent(run: Run, tmp_path: Path) -> None:
     result = run("ls", tmp_path / "none")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == f"{tmp_path}/none holds no checkpoints: there is no such folder\n"
-    assert not (tmp_path / "none").exists()
+    for command in (("ls", "--damaged"), ("show",), ("tag", "x"), ("cp", tmp_path / "copy"), ("diff", "@latest")):
+        assert run(command[0], tmp_path / "none", *command[1:]).stderr.removeprefix("asyncckpt: ") == result.stderr
+    out = ("export", tmp_path / "none", tmp_path / "out", "--to")
+    for form in ("torch", "hf"):
+        done = run(*out, form)
+        assert (done.exit_code, done.stderr) == (3, f"asyncckpt: {result.stderr}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["ls", ""], ["show", "@latest"], ["prune", "", "--keep-last", "1", "--yes"]])
+def test_a_root_that_a_script_has_not_set_is_not_the_folder_that_it_runs_in(
+    run: Run, saved: Saved, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(saved.root)
+    done = run(*arguments)
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert done.stderr == "asyncckpt: an empty text is no root: give a folder (. is this one) or a URL\n"
 
 
 def test_a_folder_of_runs_names_those_that_may_be_meant(run: Run, saved: Saved, tmp_path: Path) -> None:
@@ -178,6 +194,7 @@ def test_a_folder_of_runs_names_those_that_may_be_meant(run: Run, saved: Saved, 
     wanted = f"{tmp_path} holds no checkpoints, but the runs in it may: name one, as {named}, ...\n"
     assert run("ls", tmp_path).stderr == wanted
     assert run("verify", tmp_path).stderr == wanted
+    assert run("show", tmp_path).stderr == f"asyncckpt: {wanted}"
 
 
 def test_a_run_that_was_opened_and_never_saved_holds_nothing(run: Run, document: Document, tmp_path: Path) -> None:

@@ -221,4 +221,4 @@ def test_step_0_is_a_step_and_not_the_latest(run: Run, saved: Saved) -> None:
 def test_where_nothing_was_saved_there_is_nothing_to_show(run: Run, saved: Saved) -> None:
     result = run("show", saved.root.parent)
     assert (result.exit_code, result.stdout) == (3, "")
-    assert "the run holds none" in result.stderr
+    assert f"the runs in it may: name one, as {saved.root}" in result.stderr

@@ -17,11 +17,16 @@ pty = pytest.importorskip("pty", reason="needs POSIX terminals", exc_type=Import
 
 def on_terminal(*command: str, stdout: bool, stderr: bool, **environment: str) -> tuple[str, str]:
     """What a command writes to a terminal (stdout or stderr are one, as told), and what into a pipe."""
+    return running("-m", "asyncckpt", *command, stdout=stdout, stderr=stderr, **environment)
+
+
+def running(*arguments: str, stdout: bool, stderr: bool, **environment: str) -> tuple[str, str]:
+    """The same of Python with those arguments."""
     ours, theirs = pty.openpty()
     streams = {"stdout": theirs if stdout else subprocess.PIPE, "stderr": theirs if stderr else subprocess.PIPE}
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "CI")}
     environment = {**inherited, "TERM": "xterm", "COLUMNS": "80", **environment}
-    with subprocess.Popen([sys.executable, "-m", "asyncckpt", *command], **streams, env=environment) as process:
+    with subprocess.Popen([sys.executable, *arguments], **streams, env=environment) as process:
         os.close(theirs)
         seen = b"".join(iter(lambda: _read(ours), b""))
         piped = b"".join(pipe.read() for pipe in (process.stdout, process.stderr) if pipe)
@@ -42,6 +47,47 @@ def test_on_a_terminal_tables_are_drawn(saved: Saved) -> None:
     assert piped == ""
     assert "\u2500" in seen
     assert "00000003" in re.sub(r"\x1b\[[\d;]*m", "", seen)
+
+
+TABLES = """
+import os, sys
+from asyncckpt.cli.output import _fold, print_table
+headings, flush = ["NAME", "SIZE", "WHY"], [False, True, False]
+rows = [["a", "1 B", ""], ["long", "22 B", "x" * 12]]
+def table(rows, columns, **environment):
+    os.environ.update(environment, COLUMNS=str(columns))
+    print_table(headings, rows, right=["SIZE"])
+    print("|")
+table(rows, 30)
+_fold(headings, rows, flush)
+print("|")
+table(rows, 29)
+table([*rows, ["\u5927", "1 B", "\u5927" * 12]], 30)
+table([*rows] * 101, 29)
+table(rows, 80, TERM="dumb")
+sys.stdout.reconfigure(encoding="ascii")
+table(rows, 80)
+sys.modules["rich"] = None
+table(rows, 29)
+"""
+
+
+def test_a_table_is_drawn_as_rich_draws_it_which_is_asked_where_it_has_to_be_folded() -> None:
+    seen, _ = running("-c", TABLES, stdout=True, stderr=False)
+    assert re.search(r"^\x1b\[1m  NAME +SIZE +WHY\x1b\[0m\r\n", seen, re.MULTILINE)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", seen)
+    drawn = [[line.rstrip() for line in table.split("\r\n")][:-1] for table in re.split(r"(?<=\n)\|\r\n", plain)]
+    fits, by_rich, narrow, wide, long, dumb, ascii_only, without_rich, _ = drawn
+    rule = "\u2500" * 28
+    assert fits == ["", "  NAME   SIZE   WHY", f" {rule}", "  a       1 B", "  long   22 B   xxxxxxxxxxxx", ""]
+    assert by_rich == fits
+    assert [line.strip() for line in narrow[-3:-1]] == ["long   22 B   xxxxxxxxxxx", "x"], "folded, and not cut off"
+    assert "\u5927" * 6 in wide[-3], "of letters that take two columns as many as fit"
+    assert "\u5927" * 7 not in wide[-3]
+    assert long == [*fits[:3], *fits[3:5] * 101, ""], "of very many lines each stays as it is: the terminal folds them"
+    assert dumb == fits
+    assert ascii_only == without_rich == [*fits[:2], f" {'-' * 28}", *fits[3:]]
+    assert "\x1b" not in seen[seen.rindex(rule) :], "a terminal that knows no styles is sent none"
 
 
 def test_on_a_terminal_progress_is_shown_and_stdout_stays_clean(saved: Saved) -> None:

@@ -149,10 +149,24 @@ def test_that_a_store_is_away_is_told_once(saved: Saved) -> None:
         await watched.look()
         assert len(watched.took) == 3
         told = [watched.failed("it is away"), watched.failed("it is away still"), await watched.look()]
+        told += [await watched.look(), watched.failed("it is away again")]
         await store.aclose()
         return [[change.event for change in changes] for changes in told]
 
-    assert asyncio.run(act()) == [["unreachable"], [], ["reachable"]]
+    assert asyncio.run(act()) == [["unreachable"], [], ["reachable"], [], ["unreachable"]]
+
+
+def test_that_a_record_is_lost_is_told_once(saved: Saved) -> None:
+    flip(saved.record(1), 40)
+
+    async def act() -> list[list[str]]:
+        store = LocalStorage(saved.root)
+        watched = Watched(Catalog(store))
+        told = [await watched.look(), await watched.look()]
+        await store.aclose()
+        return [[change.event for change in changes] for changes in told]
+
+    assert asyncio.run(act()) == [["watching", "lost"], []]
 
 
 def test_a_folder_is_looked_at_more_often_than_a_store_over_a_network(

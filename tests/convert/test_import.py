@@ -219,6 +219,8 @@ def test_json_says_what_was_made_and_a_step_that_is_given_takes_the_place_of_the
         "SRC says no step: it is 0 (give another with --step)"
     ]
     assert "--step" in run("import", src, tmp_path / "fourth", "--step", "-1", code=2).stderr
+    run("export", tmp_path / "run", tmp_path / "checkpoint-12", "--to", "hf")
+    assert document("import", tmp_path / "checkpoint-12", tmp_path / "fifth")["step"] == 12, "as its name says"
 
 
 def test_a_model_by_its_names_beside_other_parts_is_found(run: Run, tmp_path: Path) -> None:
