@@ -181,7 +181,7 @@ class AsyncCheckpointer:
         several ranks all have to call it, at the same moments.
         """
         self._check_open()
-        step = whole("step", step)
+        step = step if type(step) is int else whole("step", step)
         stop = self._decision.midstep(step)
         if stop is None:
             return None
@@ -398,4 +398,5 @@ class AsyncCheckpointer:
     def _check_open(self) -> None:
         if self._closed:
             raise CheckpointerClosed(f"the checkpointer of {self._storage.url} is closed")
-        self._check_process()
+        if os.getpid() != self._process:
+            self._check_process()

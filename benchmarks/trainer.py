@@ -8,6 +8,11 @@ two rows of the metrics, or between two saves: all that is not done at each step
 A save goes on beside the steps that follow it. No bare step is made meanwhile, which would take half of that upon
 itself: what the trainer's take longer then is all counted, and is the checkpointer's. The same is measured with nothing
 saved: then what is added is the trainer's own, and what the checkpointer does at each step.
+
+The trainer's own part depends on what runs in between. With next to no computation it took 50 us a step; where each
+forward pass and each optimizer step went through 50 MB, 244 us (least of n=450, one thread, beside other work on the
+machine; medians 85 to 111 and 321 to 387). To offer the runtime to save took 28 us right after such a step and 4 us
+once more after that (medians, n=1,200). That looks like cold caches: no counters of the processor were to be had.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Decision:
 
     def _own(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
         stop = None if self._stop is None else self._stop(step)
-        self._look_at_saves()
+        if self._under_way:
+            self._look_at_saves()
         # A period that is one of numpy's numbers decides as numpy does.
         return bool(self._decider.at_step(step, self._watched(metrics))) if stop is None else stop
 

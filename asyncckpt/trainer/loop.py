@@ -41,7 +41,8 @@ class Loop:
     device: torch.device
     _ckpt: AsyncCheckpointer | None = None
     _told: Trackers
-    _scaler: torch.amp.GradScaler
+    _scaler: torch.amp.GradScaler | None
+    """Where losses are scaled."""
     _parameters: list[nn.Parameter]
     _batches: Batches
     _val_batches: Batches
@@ -98,18 +99,20 @@ class Loop:
     def _go(self) -> None:
         """To the end, or until the process is told to leave."""
         ckpt = self.ckpt
-        while self.phase is not P.TRAINING_COMPLETE and not ckpt.should_stop:
+        while self.phase is not P.TRAINING_COMPLETE:
             done = self.phase
             self.phase = done.then(self._do[done]())
             if self.phase.is_resumable:
-                self._offer(done)
+                self._offer(ckpt, done)
+                if ckpt.should_stop:
+                    return
 
-    def _offer(self, done: TrainerPhase) -> None:
+    def _offer(self, ckpt: AsyncCheckpointer, done: TrainerPhase) -> None:
         """Between two phases: what is due is saved, and who was told to leave does.
 
         A checkpoint that is made here says `phase`, which comes next.
         """
-        step, metrics, ckpt = self.global_step, self.logs or None, self.ckpt
+        step, metrics = self.global_step, self.logs or None
         if done is P.TRAIN_BATCH_END and self._train.micro_step == 0:
             if ckpt.step(step, epoch=self.epoch, metrics=metrics) is not None:
                 self._saved = step
@@ -142,7 +145,8 @@ class Loop:
 
     def _forward(self) -> TrainerPhase:
         given: Any = self._autocast(self.training_step, self._train.batch_idx)
-        if not isinstance(given, Mapping) or not isinstance(given.get("loss"), Tensor):
+        # A plain dict is known as one at once; to ask an abstract class takes longer than all else here.
+        if not isinstance(given, (dict, Mapping)) or not isinstance(given.get("loss"), Tensor):
             raise TrainerError(f"training_step() gave {given!r}: give a dict with a tensor as 'loss'")
         self._loss = given["loss"]
         detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in given.items()}
@@ -151,14 +155,17 @@ class Loop:
 
     def _backward(self) -> TrainerPhase:
         steps = self.config.gradient_accumulation_steps
-        self._scaler.scale(self._loss if steps == 1 else self._loss / steps).backward()
+        loss = self._loss if steps == 1 else self._loss / steps
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
         self._train.add(self._loss, samples_of(self._batch))
-        self._loss = self._batch = None  # neither the graph nor the batch outlives its phase
+        loss = self._loss = self._batch = None  # neither the graph nor the batch outlives its phase
         return P.TRAIN_BATCH_OPTIM_STEP if self._train.micro_step == steps else P.TRAIN_BATCH_END
 
     def _step(self) -> TrainerPhase:
-        for optimizer in self.optimizers:
-            self._scaler.unscale_(optimizer)
+        scaler = self._scaler
+        if scaler is not None:
+            for optimizer in self.optimizers:
+                scaler.unscale_(optimizer)
         short = self.config.gradient_accumulation_steps / self._train.micro_step
         if short != 1:  # fewer batches than usual: the mean over those that there are
             for parameter in self._parameters:
@@ -168,8 +175,12 @@ class Loop:
             norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
             self._train.additional_metrics["grad_norm"] = norm
         for optimizer in self.optimizers:
-            self._scaler.step(optimizer)
-        self._scaler.update()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
         self._zero_gradients()
         self.global_step += 1
         self._train.micro_step = 0

@@ -41,6 +41,9 @@ class TrainerPhase(Enum):
     ERROR_RECOVERABLE = "error_recoverable"
     ERROR_FATAL = "error_fatal"
 
+    is_resumable: bool
+    """Whether a checkpoint may say that this comes next: no batch is in hand then, and no graph of a loss."""
+
     @property
     def is_train(self) -> bool:
         """Whether it is about batches that are trained on."""
@@ -55,11 +58,6 @@ class TrainerPhase(Enum):
     def is_error(self) -> bool:
         """Whether the training was left by an exception."""
         return self in (TrainerPhase.ERROR_RECOVERABLE, TrainerPhase.ERROR_FATAL)
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether a checkpoint may say that this comes next: no batch is in hand then, and no graph of a loss."""
-        return self in _RESUMABLE
 
     @property
     def follows(self) -> frozenset[TrainerPhase]:
@@ -94,7 +92,8 @@ _TRAIN = frozenset(
 _VAL = frozenset({_P.VAL_BATCH_LOAD, _P.VAL_BATCH_FORWARD, _P.VAL_BATCH_END})
 _IN_HAND = frozenset({_P.TRAIN_BATCH_FORWARD, _P.TRAIN_BATCH_BACKWARD, _P.VAL_BATCH_FORWARD})
 _OVER = frozenset({_P.TRAINING_COMPLETE, _P.ERROR_RECOVERABLE, _P.ERROR_FATAL})
-_RESUMABLE = frozenset(TrainerPhase) - _IN_HAND - _OVER
+for _phase in TrainerPhase:  # asked of every phase, so that it is no call
+    _phase.is_resumable = _phase not in _IN_HAND | _OVER
 
 _NEXT: dict[TrainerPhase, frozenset[TrainerPhase]] = {
     _P.INIT: frozenset({_P.TRAIN_START_EPOCH}),

@@ -117,7 +117,7 @@ class GenericTrainer(Loop):
         self.model, self.optimizers, self.schedulers = model, _listed(optimizer), _listed(scheduler)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self._parameters = [p for each in self.optimizers for group in each.param_groups for p in group["params"]]
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
+        self._scaler = torch.amp.GradScaler(self.device.type) if config.amp == "float16" else None
         self._batches = Batches(train_loader, "train_loader")
         self._has_validation = val_loader is not None
         self._val_batches = Batches(() if val_loader is None else val_loader, "val_loader")
@@ -125,7 +125,7 @@ class GenericTrainer(Loop):
             "model": model,
             "optimizer": optimizer,
             "scheduler": scheduler or None,
-            "scaler": self._scaler if config.amp == "float16" else None,
+            "scaler": self._scaler,
             "extra": {"trainer": self},
         }
         with ExitStack() as stack:
