@@ -181,7 +181,7 @@ class AsyncCheckpointer:
         several ranks all have to call it, at the same moments.
         """
         self._check_open()
-        step = step if type(step) is int else whole("step", step)
+        step = whole("step", step)
         stop = self._decision.midstep(step)
         if stop is None:
             return None
@@ -398,5 +398,4 @@ class AsyncCheckpointer:
     def _check_open(self) -> None:
         if self._closed:
             raise CheckpointerClosed(f"the checkpointer of {self._storage.url} is closed")
-        if os.getpid() != self._process:
-            self._check_process()
+        self._check_process()
