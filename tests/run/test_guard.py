@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from asyncckpt import AsyncCheckpointer, Run, load
+from asyncckpt.distributed import coordinator
 from asyncckpt.distributed.coordinator import Place as PlaceOfRank
 from asyncckpt.errors import (
     CheckpointCorruptError,
@@ -34,7 +35,7 @@ from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.s3server import S3Server
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import pulse
-from tests.ranks.looking import OwnTime, wait_for_beats
+from tests.ranks.looking import OwnTime, error_of, is_leader, wait_for_beats
 
 from .conftest import Place
 
@@ -396,17 +397,29 @@ def test_b1_ranks_wait_for_rank_0_as_long_as_it_is_at_work(tmp_path: Path) -> No
     assert first[1] == "new"
 
 
-def _differing(root: Path) -> str:
-    mode = "auto" if torch.distributed.get_rank() == 0 else "new"
-    try:
-        Run.open(root, mode=mode)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "opened"
+def _differing(root: Path) -> list[str]:
+    """What a rank is told where rank 0 asks for something else, makes a checkpointer instead, or does neither."""
+    other = root.parent / "other"
+    said = [error_of(lambda: Run.open(root, mode="auto" if is_leader() else "new"))]
+    if is_leader():
+        with AsyncCheckpointer(other, model=torch.nn.Linear(2, 2), executor="thread"):
+            torch.distributed.barrier()
+    else:
+        said.append(error_of(lambda: Run.open(other)))
+        torch.distributed.barrier()
+        coordinator.FAREWELL = 0.1  # rank 0 says nothing any more, nor good-bye
+        OwnTime().fly()
+        said.append(error_of(lambda: Run.open(other)))
+    torch.distributed.barrier()
+    return said
 
 
 @pytest.mark.ranks
 def test_ranks_that_ask_for_different_things_are_told(tmp_path: Path) -> None:
-    _, second = run_ranks(_differing, 2, tmp_path / "run")
-    assert second.startswith("RanksDiffer")
-    assert "mode" in second
+    first, (mode, call, silent) = run_ranks(_differing, 2, tmp_path / "run")
+    assert first == ["no error"]
+    assert mode.startswith("RanksDiffer")
+    assert "mode: auto and new (on rank 0 and rank 1)" in mode
+    assert call.startswith("RanksDiffer")
+    assert "call: None and Run.open" in call
+    assert silent == "RankMissing: no run from rank 0 within 600 s: every rank has to call Run.open()"

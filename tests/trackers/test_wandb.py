@@ -288,6 +288,7 @@ def test_A25_an_artifact_that_W_and_B_refuses_is_tried_again_after_longer_and_lo
     rows = [row for row in begun(wandb).rows if "loss" in row]
     assert len(rows) == 2 * 19, "rows are sent meanwhile"
     assert len([record for record in caplog.records if record.getMessage().startswith("wandb")]) == 1
+    assert saved.trackers.status["wandb"].failed == 1, "the first in a row is counted, not each time that it is tried"
     refusing.is_refused = lambda aliases: False
     assert passed(1) == 0
     assert passed(299) == 1
