@@ -233,14 +233,19 @@ def test_a25_the_optimizer_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a25_another_architecture_is_refused_by_name_before_anything_is_changed(tmp_path: Path) -> None:
-    first, wider = Trained(), Trained(8)
+    """Also where the model fits, and what comes after it does not."""
+    first, wider, fewer = Trained(), Trained(8), Trained()
+    fewer.optimizer = torch.optim.SGD([fewer.model.weight], lr=0.1, momentum=0.9)
     first.step()
     with first.checkpointer(tmp_path / "run") as ckpt:
         ckpt.save(1).wait()
-    before = wider.model.weight.clone()
-    with wider.checkpointer(tmp_path / "run") as ckpt, pytest.raises(IncompatibleState, match="weight"):
-        ckpt.resume()
-    assert torch.equal(wider.model.weight, before)
+    for other, said in ((wider, "weight"), (fewer, "optimizer has groups")):
+        before = other.model.weight.clone()
+        with other.checkpointer(tmp_path / "run") as ckpt:
+            for act in (ckpt.resume, ckpt.restore):
+                with pytest.raises(IncompatibleState, match=said):
+                    act()
+        assert torch.equal(other.model.weight, before)
 
 
 @pytest.mark.parametrize("word", ["latest", True])

@@ -129,7 +129,7 @@ def _means() -> list[dict[str, float]]:
     """Of rank 0 alone, which has samples; of both, which have not as many; and of none."""
     leads = dist.get_rank() == 0
     alone = means({"val_loss": 6.0, "val_accuracy": torch.tensor(1.5)} if leads else {}, 3 if leads else 0)
-    return [alone, means({"loss": 1.0} if leads else {"loss": 8.0}, 1 if leads else 3), means({}, 0)]
+    return [alone, means({"loss": 1.0} if leads else {"loss": 8.0}, 1 if leads else 3), means({"loss": 0.0}, 0)]
 
 
 def test_e21_a_rank_without_samples_has_the_metrics_of_the_others() -> None:
