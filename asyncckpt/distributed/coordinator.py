@@ -209,7 +209,7 @@ def place() -> Place:
 
     Raises `RuntimeError` if the environment announces several ranks but no process group is there to agree by.
     """
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         return Place(dist.get_rank(), dist.get_world_size())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError(
@@ -232,7 +232,7 @@ def _own_client(store: Any) -> Store:
 
 def refuse_late_group(known: Ranks) -> None:
     """Raise `RuntimeError` if a process group came after the checkpointer: every rank would take the run for itself."""
-    if known.world == 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if known.world == 1 and dist.is_initialized() and dist.get_world_size() > 1:
         raise RuntimeError(
             "torch.distributed was initialised after AsyncCheckpointer(...): make the checkpointer after "
             "init_process_group(), so that the ranks save together"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from asyncckpt.distributed.coordinator import Place
+from asyncckpt.distributed.coordinator import FAREWELL, Place
 from asyncckpt.errors import CheckpointDirectoryExistsError, CheckpointNotFoundError, RunRefused
 from asyncckpt.worker.listening import Listening, wait
 from asyncckpt.worker.ranks import at_work
@@ -18,16 +18,12 @@ _KINDS: Mapping[str, type[Exception]] = {
 }
 """Errors that are the same on every rank."""
 
-_FAREWELL = 10.0
-
 
 def opened_by_all(here: Place, arguments: Mapping[str, str], act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``act()`` on rank 0 returns, which is JSON, on every rank; all raise if it does.
 
     Raises `RanksDiffer` where the ranks were given other `arguments`, and `RankMissing` if rank 0 does not answer.
     """
-    if here.world == 1:
-        return act()
     ranks = here.ranks({"call": "Run.open", **arguments})
     try:
         if here.rank != 0:
@@ -46,7 +42,7 @@ def opened_by_all(here: Place, arguments: Mapping[str, str], act: Callable[[], d
         ranks.tell(_KEY, {"run": opened})
         return opened
     finally:
-        ranks.part(_FAREWELL)
+        ranks.part(FAREWELL)
 
 
 def _words(error: BaseException, kind: str) -> str:

@@ -318,6 +318,9 @@ def test_a24_what_fails_is_superseded_or_is_saved_again_has_a_row_of_its_own() -
     assert (again.phases, again.rested, again.bytes, again.written) == ({"write": 3.0}, 0.5, 100, 60)
     assert (superseded.step, superseded.outcome) == (2, "superseded")
     assert "3000.0 ms" in str(profiler.profile())
+    profiler.on_event(Requested(5))
+    profiler.on_event(Durable(5, 8, 100, 4.0, 0.0))  # of which nothing else was heard
+    assert profiler.profile().median()["call"] == 0.25
 
 
 def test_a24_the_report_has_a_column_for_each_stage_and_a_median_of_what_is_durable() -> None:

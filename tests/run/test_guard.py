@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from asyncckpt import AsyncCheckpointer, Run, load
+from asyncckpt.distributed import coordinator
 from asyncckpt.distributed.coordinator import Place as PlaceOfRank
 from asyncckpt.errors import (
     CheckpointCorruptError,
@@ -34,7 +36,7 @@ from asyncckpt.testing.ranks import run_ranks
 from asyncckpt.testing.s3server import S3Server
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import pulse
-from tests.ranks.looking import OwnTime, wait_for_beats
+from tests.ranks.looking import OwnTime, error_of, is_leader, wait_for_beats
 
 from .conftest import Place
 
@@ -292,7 +294,7 @@ def test_d18_a_start_that_fails_half_way_lets_the_console_and_all_threads_go(
     assert Run.open(tmp_path / "run", mode="auto", logs=False).mode == "resume"
 
 
-def _opens(root: Path) -> tuple[str, str, bool]:
+def _opens(root: str) -> tuple[str, str, bool]:
     run = Run.open(root, config={"rank": int(os.environ.get("RANK", "0"))})
     with run, AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
         ckpt.save(1).wait()
@@ -302,11 +304,12 @@ def _opens(root: Path) -> tuple[str, str, bool]:
 
 @pytest.mark.ranks
 def test_b1_all_ranks_open_the_run_that_rank_0_opened(tmp_path: Path) -> None:
-    (first, second) = run_ranks(_opens, 2, tmp_path / "run")
+    (first, second) = run_ranks(_opens, 2, f"{tmp_path}/runs/{{id}}")
     assert first[:2] == second[:2]
     assert (first[2], second[2]) == (True, False)
-    identity = json.loads((tmp_path / "run/identity.json").read_text())
-    assert identity["id"] == first[0]
+    (root,) = (tmp_path / "runs").iterdir()
+    identity = json.loads((root / "identity.json").read_text())
+    assert identity["id"] == first[0] == root.name
     assert len(identity["starts"]) == 1
 
 
@@ -342,8 +345,25 @@ def test_b1_ranks_of_a_run_in_a_bucket_begin_it_together_and_are_refused_togethe
     assert len(json.loads(place.read("identity.json") or b"")["starts"]) == 2
 
 
-def _refused(root: Path) -> tuple[str, str, list[str]]:
-    """What a rank is told of a run that is not there, and of one that is; and the threads that it has left then."""
+class Slow:
+    """A time of which each look takes a millionth of a second: whoever gives up at all does so at once."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(0.001)
+
+
+def _refused(root: Path) -> tuple[str, str, list[str], list[str]]:
+    """What a rank is told of a run that is not there, and of one that is; the threads that it has left then, and what
+    it has said of the others."""
+    mock.patch.object(coordinator, "time", Slow()).start()
+    said = mock.patch.object(coordinator.logger, "warning").start()
     with pytest.raises(CheckpointNotFoundError) as absent:
         Run.open(root.parent / "absent", mode="resume")
     with pytest.raises(CheckpointDirectoryExistsError) as raised:
@@ -351,7 +371,8 @@ def _refused(root: Path) -> tuple[str, str, list[str]]:
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("asyncckpt")]
     for thread in ours:
         thread.join(PATIENCE)
-    return str(absent.value), str(raised.value), [thread.name for thread in ours if thread.is_alive()]
+    left = [thread.name for thread in ours if thread.is_alive()]
+    return str(absent.value), str(raised.value), left, list(map(str, said.mock_calls))
 
 
 @pytest.mark.ranks
@@ -359,10 +380,11 @@ def test_b1_all_ranks_are_refused_alike(tmp_path: Path) -> None:
     Run.open(tmp_path / "run", logs=False).close()
     first, second = run_ranks(_refused, 2, tmp_path / "run")
     assert first == second
-    absent, refused, threads = first
+    absent, refused, threads, said = first
     assert "holds no run to go on with" in absent
     assert '(2) go on with it: mode="resume"' in refused
     assert threads == []
+    assert said == [], "nobody leaves before the others have heard"
     assert not (tmp_path / "absent").exists()
 
 
@@ -385,7 +407,7 @@ def _opens_for_long(root: Path) -> tuple[str, str]:
 
     mock.patch.object(PlaceOfRank, "ranks", noted).start()
     mock.patch.object(guard, "look", looked).start()
-    with Run.open(root, logs=False) as run:
+    with Run.open(root if is_leader() else LocalStorage(root), logs=False) as run:  # which is the same place
         return run.id, run.mode
 
 
@@ -396,17 +418,32 @@ def test_b1_ranks_wait_for_rank_0_as_long_as_it_is_at_work(tmp_path: Path) -> No
     assert first[1] == "new"
 
 
-def _differing(root: Path) -> str:
-    mode = "auto" if torch.distributed.get_rank() == 0 else "new"
-    try:
-        Run.open(root, mode=mode)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "opened"
+def _differing(root: Path) -> list[str]:
+    """What a rank is told where rank 0 asks for something else, makes a checkpointer instead, or does neither."""
+    other = root.parent / "other"
+    said = [
+        error_of(lambda: Run.open(root, mode="auto" if is_leader() else "new")),
+        error_of(lambda: Run.open(root.parent / f"of rank {torch.distributed.get_rank()}")),
+    ]
+    if is_leader():
+        with AsyncCheckpointer(other, model=torch.nn.Linear(2, 2), executor="thread"):
+            torch.distributed.barrier()
+    else:
+        said.append(error_of(lambda: Run.open(other)))
+        torch.distributed.barrier()
+        coordinator.FAREWELL = 0.1  # rank 0 says nothing any more, nor good-bye
+        OwnTime().fly()
+        said.append(error_of(lambda: Run.open(other)))
+    torch.distributed.barrier()
+    return said
 
 
 @pytest.mark.ranks
 def test_ranks_that_ask_for_different_things_are_told(tmp_path: Path) -> None:
-    _, second = run_ranks(_differing, 2, tmp_path / "run")
-    assert second.startswith("RanksDiffer")
-    assert "mode" in second
+    first, (*differing, silent) = run_ranks(_differing, 2, tmp_path / "run")
+    assert first == ["no error"] * 2
+    roots = f"root: {tmp_path / 'of rank 0'} and {tmp_path / 'of rank 1'} (on rank 0 and rank 1)"
+    for told, said in zip(differing, ("mode: auto and new (on", roots, "call: None and Run.open"), strict=True):
+        assert told.startswith("RanksDiffer")
+        assert said in told
+    assert silent == "RankMissing: no run from rank 0 within 600 s: every rank has to call Run.open()"

@@ -548,7 +548,7 @@ def test_a21_reading_leaves_the_loop_free_too(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a21_who_is_cancelled_leaves_no_part_of_a_file(tmp_path: Path, is_there: bool) -> None:
-    path, begun = tmp_path / "config.json", threading.Event()
+    path, begun, gate = tmp_path / "config.json", threading.Event(), threading.Event()
     if is_there:
         save_config_to_json({"old": 1}, path)
 
@@ -556,6 +556,7 @@ def test_a21_who_is_cancelled_leaves_no_part_of_a_file(tmp_path: Path, is_there:
         for number in itertools.count():
             if number == 10_000:
                 begun.set()
+                assert gate.wait(PATIENCE)
             yield number
 
     async def act() -> None:
@@ -563,11 +564,15 @@ def test_a21_who_is_cancelled_leaves_no_part_of_a_file(tmp_path: Path, is_there:
         await asyncio.to_thread(begun.wait)
         assert [name for name in os.listdir(tmp_path) if name.endswith(".draft")]
         saving.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not saving.done(), "whoever waits for it hears once nothing is left"
+        gate.set()
         with pytest.raises(asyncio.CancelledError):
             await saving
+        assert os.listdir(tmp_path) == (["config.json"] if is_there else [])
 
     asyncio.run(act())
-    assert [entry.name for entry in tmp_path.iterdir()] == (["config.json"] if is_there else [])
     if is_there:
         assert load_config_from_json(path) == {"old": 1}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import inspect
 import json
@@ -40,6 +41,7 @@ from asyncckpt.errors import (
 )
 from asyncckpt.run import ConfigurationInvalid, find_latest_checkpoint, set_seed
 from asyncckpt.storage import LocalStorage
+from asyncckpt.storage.fsspec import FsspecStorage
 from asyncckpt.testing.files import WithoutSymlinks
 from asyncckpt.testing.s3server import S3Server
 
@@ -73,6 +75,7 @@ def test_a11_where_there_are_no_symlinks_a_training_goes_on_from_the_latest(tmp_
             state = ckpt.resume()
             assert (state.step if state else 0) == step - 1
             ckpt.save(step).wait()
+        assert "symlinks cannot be made here" in storage.fallbacks["symlinks"]
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_symlink()]
     assert asyncckpt.load(tmp_path / "run").info.step == 2
 
@@ -204,6 +207,33 @@ with AsyncCheckpointer(url, model=torch.nn.Linear(2, 2), storage_options=options
     reader.close()
 
 
+def test_a16_so_it_is_where_a_file_system_of_fsspec_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all ask for ``use_listings_cache``: what they know is to be forgotten before each look."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    known, find = dict[str, Any](), MemoryFileSystem.find
+
+    def remembered(files: Any, path: str, **named: Any) -> Any:
+        if path not in known:
+            known[path] = find(files, path, **named)
+        return known[path]
+
+    monkeypatch.setattr(MemoryFileSystem, "find", remembered)
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda *_: known.clear())
+    url = f"memory://{secrets.token_hex(8)}"
+
+    async def act() -> list[list[str]]:
+        writer, reader, seen = FsspecStorage(url), FsspecStorage(url), []
+        for name in ("a", "b"):
+            await writer.put(name, [b"it"])
+            seen.append([info.key async for info in reader.list()])
+        await writer.aclose()
+        await reader.aclose()
+        return seen
+
+    assert asyncio.run(act()) == [["a"], ["a", "b"]]
+
+
 class Trained:
     """A model with an optimizer that has momentum."""
 
@@ -233,20 +263,26 @@ def test_a25_the_optimizer_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a25_another_architecture_is_refused_by_name_before_anything_is_changed(tmp_path: Path) -> None:
-    first, wider = Trained(), Trained(8)
+    """Also where the model fits, and what comes after it does not."""
+    first, wider, fewer = Trained(), Trained(8), Trained()
+    fewer.optimizer = torch.optim.SGD([fewer.model.weight], lr=0.1, momentum=0.9)
     first.step()
     with first.checkpointer(tmp_path / "run") as ckpt:
         ckpt.save(1).wait()
-    before = wider.model.weight.clone()
-    with wider.checkpointer(tmp_path / "run") as ckpt, pytest.raises(IncompatibleState, match="weight"):
-        ckpt.resume()
-    assert torch.equal(wider.model.weight, before)
+    for other, said in ((wider, "weight"), (fewer, "optimizer has groups")):
+        before = other.model.weight.clone()
+        with other.checkpointer(tmp_path / "run") as ckpt:
+            for act in (ckpt.resume, ckpt.restore):
+                with pytest.raises(IncompatibleState, match=said):
+                    act()
+        assert torch.equal(other.model.weight, before)
 
 
 @pytest.mark.parametrize("word", ["latest", True])
 def test_a25_the_keyword_latest_goes_on_with_the_run(somewhere: Place, word: Any) -> None:
     for step in (1, 2):
-        begun = somewhere.open(config={"checkpoint": {"resume": word}}, mode="auto")
+        # The first has nothing to go on with; to the second the keyword alone says it.
+        begun = somewhere.open(config={"checkpoint": {"resume": word}}, mode="auto" if step == 1 else "new")
         with begun, AsyncCheckpointer(begun, model=nn.Linear(2, 2), executor="thread") as ckpt:
             state = ckpt.resume()
             assert (state.step if state else 0) == step - 1

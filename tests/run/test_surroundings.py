@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from asyncckpt import AsyncCheckpointer, Run, SavePolicy
 from asyncckpt.errors import RunRefused, StorageError
+from asyncckpt.run import guard
 from asyncckpt.storage import LocalStorage
 from asyncckpt.testing.ranks import run_ranks
 
@@ -136,12 +138,23 @@ def _saves(root: Path) -> None:
             ckpt.save(step).wait()
 
 
-def _fails(root: Path) -> str:
+def _fails(root: Path) -> list[str]:
+    """What a rank is told where rank 0 finds a file in place of a folder, and where it is interrupted."""
+
+    async def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
     if torch.distributed.get_rank() == 0:
         root.write_text("a file")
+    said = [_error_of(root)]
+    mock.patch.object(guard, "look", interrupted).start()
+    return [*said, _error_of(root.parent / "other")]
+
+
+def _error_of(root: Path) -> str:
     try:
         Run.open(root)
-    except Exception as error:
+    except BaseException as error:
         return f"{type(error).__name__}: {error}"
     return "opened"
 
@@ -149,5 +162,7 @@ def _fails(root: Path) -> str:
 @pytest.mark.ranks
 def test_all_ranks_are_told_why_rank_0_could_not_open_the_run(tmp_path: Path) -> None:
     first, second = run_ranks(_fails, 2, tmp_path / "run")
-    assert first.startswith("StorageDenied")
-    assert second.startswith(f"{RunRefused.__name__}: rank 0 could not open the run: StorageDenied")
+    assert first[0].startswith("StorageDenied")
+    assert first[1] == "KeyboardInterrupt: "
+    told = f"{RunRefused.__name__}: rank 0 could not open the run: "
+    assert second == [f"{told}{said}" for said in first]

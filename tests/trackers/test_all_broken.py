@@ -53,6 +53,7 @@ with ckpt:
     ckpt.wait()
     assert ckpt.latest().step == 6
 assert trackers.close(60) and plots.close(60)
+assert (plots.drawn, plots.failed) == (0, 1)  # what cannot be had is not asked for again
 print(loss.item())
 """
 

@@ -288,6 +288,7 @@ def test_A25_an_artifact_that_W_and_B_refuses_is_tried_again_after_longer_and_lo
     rows = [row for row in begun(wandb).rows if "loss" in row]
     assert len(rows) == 2 * 19, "rows are sent meanwhile"
     assert len([record for record in caplog.records if record.getMessage().startswith("wandb")]) == 1
+    assert saved.trackers.status["wandb"].failed == 1, "the first in a row is counted, not each time that it is tried"
     refusing.is_refused = lambda aliases: False
     assert passed(1) == 0
     assert passed(299) == 1
@@ -298,6 +299,21 @@ def test_A25_an_artifact_that_W_and_B_refuses_is_tried_again_after_longer_and_lo
     refusing.is_refused = lambda aliases: False
     saved.close()
     assert saved.aliases()[1:] == [(20, ["step-20", "latest"])], "and once more at the end, whatever the time"
+
+
+def test_A25_what_W_and_B_refuses_to_the_end_is_said(
+    wandb: Wandb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pause, "SYSTEM_CLOCK", Moved())
+    saved = Saved(MemoryStorage("refused to the end"), wandb)
+    saved.settle()
+    refusing = Refusing(begun(wandb), monkeypatch)
+    saved.save(10, 0.5)
+    saved.close()
+    assert len(refusing.asked) == 2
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("wandb")]
+    assert said == ["wandb did not take a Durable: 503; training goes on", "wandb did not end well: 503"]
+    assert begun(wandb).finished == 1
 
 
 @pytest.mark.parametrize("refused", ["best", "latest"])
