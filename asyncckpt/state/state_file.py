@@ -55,7 +55,7 @@ def _tensor_json(path: Path, tensor: Tensor) -> Json:
         name = logical_name(tensor.dtype)
         if tensor.layout is not torch.strided:
             raise UnsupportedState(f"tensors of layout {tensor.layout} cannot be held: make it dense (.to_dense())")
-        dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        dense = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     except UnsupportedState as error:
         raise UnsupportedState(f"{readable(path)}: {error}") from None
     data = b64encode(memory_of(dense)).decode("ascii") if dense.nbytes else ""

@@ -31,15 +31,16 @@ def test_D21_the_summary_has_every_metric(start: Open) -> None:
     log = start()
     for step, loss in ((0, 4.0), (10, 1.0), (20, math.nan), (30, 2.5)):
         log.log(step, {"loss": loss, "lr": 0.1} if step else {"loss": loss})
-    log.log(40, {"huge": 1.7e308, "bad": math.inf})
-    log.log(50, {"huge": 1.7e308, "none": None})
+    log.log(40, {"huge": 1.7e308, "bad": math.inf, "end": 1.0})
+    log.log(50, {"huge": 1.7e308, "none": None, "end": math.nan})
     history = log.history()
     assert (history.first_step, history.latest_step, history.total_steps) == (0, 50, 6)
     loss, huge, bad = (history.summary()[name] for name in ("loss", "huge", "bad"))
     assert (loss.min, loss.max, loss.mean, loss.final, loss.count, loss.not_finite) == (1.0, 4.0, 2.5, 2.5, 4, 1)
     assert (huge.mean, huge.final) == (1.7e308, 1.7e308)
     assert (math.isnan(bad.min), bad.final, bad.not_finite) == (True, math.inf, 1)
-    assert list(history.summary()) == ["loss", "lr", "huge", "bad"]
+    assert math.isnan(history.summary()["end"].final), "the last value, whatever it is"
+    assert list(history.summary()) == ["loss", "lr", "huge", "bad", "end"]
     assert history.series("lr") == ([10, 20, 30], [0.1, 0.1, 0.1])
     assert history.series("absent") == ([], [])
 
@@ -131,9 +132,10 @@ def test_D21_a_step_logged_twice_counts_once_and_the_later_value_does(start: Ope
     log.log(1, {"loss": 5.0})
     log.log(1, {"val_loss": 4.0})
     log.log(1, {"loss": 3.0})
+    log.log(0, {"loss": 6.0})  # an older step may come late, and series rise all the same
     history = log.history()
-    assert (history.series("loss"), history.total_steps) == (([1], [3.0]), 1)
-    assert (history.summary()["loss"].count, history.summary()["val_loss"].final) == (1, 4.0)
+    assert (history.series("loss"), history.total_steps) == (([0, 1], [6.0, 3.0]), 2)
+    assert (history.summary()["loss"].count, history.summary()["val_loss"].final) == (2, 4.0)
 
 
 def test_D21_a_checkpointer_tells_the_log_where_training_goes_on(tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_D21_the_checkpoint_log_knows_what_became_of_every_save(tmp_path: Path) 
 
 
 def test_D21_the_checkpoint_log_knows_how_long_training_stood_still_for_a_save(tmp_path: Path) -> None:
-    from asyncckpt.events import Durable, Stalled
+    from asyncckpt.events import Durable, Pruned, Stalled
     from asyncckpt.metrics_log import CheckpointLog
 
     log = CheckpointLog(tmp_path)
@@ -254,5 +256,6 @@ def test_D21_the_checkpoint_log_knows_how_long_training_stood_still_for_a_save(t
     for event in (Stalled(100, 0.25, "call"), Stalled(100, 0.5, "guard"), Durable(100, 1, 8, 1.0, 1.0)):
         log.on_event(event)
     log.on_event(Durable(1, 2, 8, 1.0, 1.0))
+    log.on_event(Pruned(1, 2, "more than 1 newer", "policy", "mirror"))  # the mirror's own, which is not the training's
     log.close()
     assert [row.metrics.get("stalled") for row in read_checkpoints(tmp_path)] == [0.75, None]

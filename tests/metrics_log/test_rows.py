@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from asyncckpt.metrics_log import MetricsLog, read_metrics
+from asyncckpt.metrics_log import MetricsLog, journal, read_metrics
+from asyncckpt.metrics_log.rows import numbers_of
 from asyncckpt.storage import MemoryStorage
 
 from .conftest import Open
@@ -107,6 +108,7 @@ def test_D20_tensors_and_scalars_of_every_kind_are_numbers(start: Open) -> None:
         "tensor": 0.5, "one": 1.0, "count": 7, "numpy": 0.25, "wide": 2**40, "flag": True, "array": 2.0,
         "decimal": 0.125, "fraction": 0.25, "enum": 3, "large": 10**30, "none": None, "bool": False,
     }  # fmt: skip
+    assert {type(value) for value in numbers_of(values).values()} == {float, int, bool, type(None)}
 
 
 def test_D20_a_metric_called_step_changes_no_step_and_is_not_lost(start: Open) -> None:
@@ -257,6 +259,18 @@ def test_D20_a_folder_that_cannot_be_made_stops_no_training(tmp_path: Path, capl
     assert len(said) == 2
     assert re.search(r"logs/metrics\.jsonl cannot be written \(.*\); training goes on", said[0])
     assert said[1].endswith("metrics.jsonl: 10000 rows could not be written and are lost")
+
+
+def test_D20_rows_that_wait_are_written_with_the_next_one_once_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "AGAIN", 0.0)
+    (tmp_path / "logs").write_text("in the way")
+    with MetricsLog(tmp_path / "logs") as log:
+        log.log(1, {"loss": 1.0})
+        (tmp_path / "logs").unlink()
+        log.log(2, {"loss": 1.0})
+        assert [strict(line)["step"] for line in lines(tmp_path / "logs")] == [1, 2]
 
 
 def test_D20_logging_after_close_is_an_error_of_the_call(start: Open) -> None:

@@ -62,10 +62,10 @@ def is_dark_picture(picture: bytes) -> bool:
 def test_D22_losses_rates_and_every_other_metric_have_their_panels(figures: Figures) -> None:
     found = history(
         **{"train/loss": lambda s: 1 / s, "val_loss": lambda s: 2 / s, "lr": lambda s: 0.1, "perplexity": float,
-           "gloss": float, "lr_scale_count": float},
+           "gloss": float, "lrap": float, "lr_scale_count": float},
     )  # fmt: skip
     assert is_dark_picture(training_curves(found, "Training"))
-    assert titles(figures[0]) == ["loss", "learning rate", "perplexity", "gloss"]
+    assert titles(figures[0]) == ["loss", "learning rate", "perplexity", "gloss", "lrap"]
     assert curves(figures[0].axes[0]) == {
         "train/loss": [1 / s for s in range(1, 21)],
         "val_loss": [2 / s for s in range(1, 21)],
@@ -99,7 +99,7 @@ def test_D22_no_history_is_too_odd_to_be_drawn(found: History, recwarn: pytest.W
 def test_D22_noise_gets_a_trend_and_a_curve_does_not(figures: Figures) -> None:
     training_curves(history(200, loss=lambda s: 5 + (s % 2), lr=lambda s: math.cos(s / 50)))
     loss, rate = figures[0].axes
-    assert len(loss.lines) == 2
+    assert (len(loss.lines), len(rate.lines)) == (2, 1)
     assert max(abs(value - 5.5) for value in loss.lines[1].get_ydata()[20:-20]) < 0.2
     assert list(rate.lines[0].get_ydata()) == [math.cos(s / 50) for s in range(1, 201)]
 
@@ -110,6 +110,7 @@ def test_D22_a_value_at_either_end_moves_the_trend_little(odd: int) -> None:
     usual = smoothed(values)[odd]
     values[odd] += 10
     assert abs(smoothed(values)[odd] - usual) < 3.5
+    assert smoothed([5.0] * 200) == pytest.approx([5.0] * 200)
 
 
 def test_D22_values_that_are_not_finite_are_marked_and_resumptions_too(figures: Figures) -> None:
@@ -131,7 +132,12 @@ def test_D22_more_metrics_than_there_is_room_for_are_said(figures: Figures) -> N
 def test_D22_a_large_range_of_losses_is_logarithmic(figures: Figures) -> None:
     training_curves(history(loss=lambda s: 10.0 ** (3 - s)))
     training_curves(history(loss=lambda s: 10.0 ** (3 - s) - 0.5))
-    assert [figure.axes[0].get_yscale() for figure in figures] == ["log", "linear"]
+    training_curves(history(loss=lambda s: max(0.0, 10.0 ** (3 - s) - 0.5)))
+    training_curves(history(loss=lambda s: math.inf if s == 3 else 1.0 + s))
+    training_curves(history(loss=lambda _: math.nan))
+    assert [figure.axes[0].get_yscale() for figure in figures] == ["log", *["linear"] * 4]
+    said = [[text.get_text() for text in figure.axes[0].texts] for figure in figures]
+    assert said == [*[[]] * 4, ["no values"]]
 
 
 ALONE = """
@@ -262,7 +268,7 @@ def test_D23_the_optimizer_by_what_it_keeps(figures: Figures) -> None:
 
 def test_D24_runs_of_unequal_length_and_without_a_metric_stand_side_by_side(figures: Figures) -> None:
     runs = {
-        "long": history(50, loss=lambda s: 1 / s, lr=lambda s: 0.1, perplexity=float),
+        "long": history(50, perplexity=float, lr=lambda s: 0.1, loss=lambda s: 1 / s),
         "short": history(5, loss=lambda s: 2 / s, lr=lambda s: 0.2),
         "other": history(5, accuracy=float),
         "empty": History(),

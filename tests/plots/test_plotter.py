@@ -182,7 +182,7 @@ def test_D22_without_matplotlib_one_line_names_the_extra_and_nothing_else_is_tri
     (line,) = said(caplog)
     assert line.startswith("pictures are not drawn: plots need matplotlib")
     assert line.endswith("pip install 'asyncckpt[plots]'; training goes on")
-    assert made.drawn == 0
+    assert (made.drawn, made.failed) == (0, 1)
     assert not (tmp_path / "plots").exists()
 
 
@@ -222,6 +222,21 @@ def test_D22_a_store_that_refuses_stops_nothing(caplog: pytest.LogCaptureFixture
             made.training(step, HISTORY)
     assert made.failed == 3
     assert said(caplog) == ["the picture 'training' was not drawn: [Errno 28] no space left; training goes on"]
+
+
+def test_D22_of_more_pictures_than_may_wait_the_oldest_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plotter, "training_curves", lambda history, title: b"a picture")
+    memory = MemoryStorage("many")
+    store = GatedStorage(memory)
+    made = Plotter(store)
+    with store.hold("put", "*") as gate:
+        made.training(1, HISTORY)
+        gate.wait_reached()
+        for step in range(2, 20):
+            made.training(step, HISTORY)
+    assert made.close()
+    assert sorted(int(name.split("_")[2]) for name in memory._objects) == [1, *range(4, 20)]
+    assert (made.drawn, made.left_out) == (17, 2)
 
 
 def test_D22_a_store_that_hangs_holds_up_no_training_and_closing_gives_up(

@@ -438,6 +438,7 @@ def test_d25_a_model_says_its_dimensions_through_what_wraps_it_and_of_its_own_co
             self.config = {"n_embd": 4, "n_layer": 2, "dropout": 0.5, "vocab_size": None}
             self.dim = torch.nn.Linear(2, 2)  # no number, whatever it is called
             self.hidden_size = torch.tensor(8)
+            self.n_layer = 3  # what the model itself says comes before its configuration
 
     run = folder.open(config={"lr": 1})
     assert "model" not in load_config(folder.root), "none was given yet"
@@ -449,7 +450,7 @@ def test_d25_a_model_says_its_dimensions_through_what_wraps_it_and_of_its_own_co
         "num_parameters": 6,
         "num_trainable_parameters": 6,
         "n_embd": 4,
-        "n_layer": 2,
+        "n_layer": 3,
         "dropout": 0.5,
     }
     assert found["dataset"] == {"name": "x", "api_key": "***"}

@@ -191,9 +191,11 @@ def test_d18_a_root_that_may_not_be_written_is_refused_at_once_in_words(tmp_path
         def mkdir(self, *arguments: Any, **named: Any) -> None:
             raise PermissionError(13, "Permission denied", "x")
 
+    threads = set(threading.enumerate())
     with pytest.raises(StorageDenied, match=r"permission denied; .* another root"):
         Run.open(LocalStorage(tmp_path / "run", files=ReadOnly()))
     assert not (tmp_path / "run").exists()
+    assert not [thread for thread in {*threading.enumerate()} - threads if thread.name.startswith("asyncckpt-run")]
 
 
 def test_a10_of_two_starts_in_one_empty_root_one_goes_on(somewhere: Place, monkeypatch: pytest.MonkeyPatch) -> None:

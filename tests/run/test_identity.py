@@ -35,11 +35,13 @@ NOW = datetime(2024, 12, 9, 14, 30, 22, tzinfo=UTC)
 def test_d1_the_id_is_name_time_and_commit(somewhere: Place, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(repository / "train.py"), raising=False)
+    (repository / "train.py").write_text("print('changed')\n")  # which is said beside the id, and not in it
     run = somewhere.open(name="wave_rgd")
     head = git(repository, "rev-parse", "HEAD")
     assert re.fullmatch(rf"wave_rgd_\d{{8}}_\d{{6}}_{head[:8]}", run.id)
     identity = json.loads(somewhere.read("identity.json") or b"")
     assert (identity["id"], identity["name"]) == (run.id, "wave_rgd")
+    assert identity["code_version"] == {"hash": head[:8], "dirty": True}
     made = datetime.fromisoformat(identity["created"])
     assert made.tzinfo is not None
     assert f"{made:%Y%m%d_%H%M%S}" in run.id
@@ -50,8 +52,9 @@ def test_d1_two_ids_of_one_second_differ(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("asyncckpt.run.identity._made", set())
     code = CodeVersion("a3f2b1c4")
-    ids = {new_id("twice", code, NOW)[0] for _ in range(3)}
-    assert ids == {f"twice_20241209_1430{second}_a3f2b1c4" for second in (22, 23, 24)}
+    made = [new_id("twice", code, NOW) for _ in range(3)]
+    assert [each for each, _ in made] == [f"twice_20241209_1430{second}_a3f2b1c4" for second in (22, 23, 24)]
+    assert [moment.second for _, moment in made] == [22, 23, 24], "the second that it names"
 
 
 def test_d1_two_ids_of_one_second_differ_where_there_is_no_temporary_folder(
@@ -232,7 +235,7 @@ def test_b17_a_tree_whose_state_cannot_be_had_is_not_called_clean(
     assert str(code_version(repository)) == f"{head}-dirty"
 
 
-def test_b17_every_checkpoint_carries_the_version_that_made_it(
+def test_b17_d6_every_checkpoint_carries_the_version_that_made_it(
     somewhere: Place, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(repository / "train.py"), raising=False)
@@ -240,8 +243,10 @@ def test_b17_every_checkpoint_carries_the_version_that_made_it(
         ckpt.save(1)
     (repository / "train.py").write_text("print('changed')\n")
     with somewhere.open(mode="resume") as run, AsyncCheckpointer(run, model=torch.nn.Linear(2, 2)) as ckpt:
-        ckpt.resume()
+        state = ckpt.resume()
         ckpt.save(2)
     head = git(repository, "rev-parse", "HEAD")[:8]
     found = [load(somewhere.root, step, storage_options=somewhere.options).info.code_version for step in (1, 2)]
     assert found == [head, f"{head}-dirty"]
+    assert state is not None
+    assert state.code_version == head

@@ -92,13 +92,17 @@ def test_c25_one_that_fails_harms_neither_the_others_nor_the_checkpoint(
     told = Told()
 
     def fails(state: TrainingState, checkpoint: str) -> None:
-        state.metrics.clear()  # what it is given is its own
+        for given in (state.metrics, state.loss_history, state.config):  # what it is given is its own
+            given.clear()
         raise RuntimeError("no network")
 
-    callbacks = Callbacks(fails, told.method)
+    about = TrainingState(loss_history=[0.75], config={"lr": 0.1})
+    seen: list[dict[str, float]] = []
+    callbacks = Callbacks(fails, told.method, lambda state, checkpoint: seen.append(state.metrics), about=about)
     with opened(tmp_path / "run", listeners=[callbacks]) as ckpt:
         assert ckpt.save(1, metrics={"loss": 0.5}).wait().metrics == {"loss": 0.5}
     assert told.notes == [("method", 1, "00000001")]
+    assert (seen, about.loss_history, about.config) == ([{"loss": 0.5}], [0.75], {"lr": 0.1})
     (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert "fails failed on the checkpoint of step 1" in record.getMessage()
     assert "no network" in caplog.text

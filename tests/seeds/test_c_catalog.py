@@ -72,6 +72,13 @@ def test_c17_late_metrics_and_a_restart_move_it_too(tmp_path: Path) -> None:
         ckpt.resume()
         assert tag.wait(60)
     assert asyncckpt.load(root, "m_best").info.step == 2
+    keywords = CheckpointConfig(save_on_best_metric="val_loss", minimize_metric=False).keywords(root, "other")
+    (other,) = keywords["listeners"]
+    assert isinstance(other, BestTag)
+    with opened(root, **keywords) as ckpt:  # what is best is decided otherwise from now on, and nothing is saved yet
+        ckpt.resume()
+        assert other.wait(60)
+    assert asyncckpt.load(root, "other_best").info.step == 1
 
 
 def test_c17_without_a_tag_the_best_is_known_all_the_same(tmp_path: Path) -> None:
@@ -122,8 +129,13 @@ def test_c18_an_experiments_name_goes_with_its_latest_checkpoint(tmp_path: Path)
     (tag,) = keywords["listeners"]
     assert isinstance(tag, LatestTag)
     with opened(root, **keywords) as ckpt:
-        for step in (1, 2, 3, 2):  # the last goes back, and is the latest
-            ckpt.save(step).wait()
+        for step, loss in (
+            (1, 0.4),
+            (2, 0.3),
+            (3, 0.2),
+            (2, 0.3),
+        ):  # the last goes back, and is the latest, not the best
+            ckpt.save(step, metrics={"loss": loss}).wait()
             assert tag.wait(60)
             assert ckpt.restore("experiment_001").step == step
             assert len([info for info in ckpt.checkpoints() if info.tags]) == 1
@@ -190,9 +202,9 @@ def test_c22_what_is_there_is_found_by_every_name_it_has(tmp_path: Path) -> None
     with opened(tmp_path / "run", monitor=LOSS) as ckpt:
         assert ckpt.resume() is None
         assert ckpt.latest() is None
-        saved(ckpt, [0.5, 0.1, 0.9])
-        assert [ckpt.restore(which).step for which in ("latest", "best", 1, "00000002")] == [3, 2, 1, 2]
-        assert (ckpt.restore().step, ckpt.restore("best").metrics) == (3, {"val_loss": 0.1})
+        saved(ckpt, [0.5, 0.1, 0.9], first=11)
+        assert [ckpt.restore(which).step for which in ("latest", "best", 11, "00000002")] == [13, 12, 11, 12]
+        assert (ckpt.restore().step, ckpt.restore("best").metrics) == (13, {"val_loss": 0.1})
     assert asyncckpt.load(tmp_path / "run", "best").state["model"].keys() == {"weight", "bias"}
 
 
@@ -262,6 +274,14 @@ def test_c23_every_checkpoint_is_listed_with_what_is_known_of_it(tmp_path: Path)
         assert ckpt.checkpoints()[0].metrics == {"val_loss": 0.5}
     rows = json.loads(cli("ls", tmp_path / "run", "--json"))["checkpoints"]
     assert [(row["step"], row["best"]) for row in rows] == [(1, False), (2, True), (3, False)]
+
+
+def test_c23_what_a_handle_has_told_is_the_callers_own(tmp_path: Path) -> None:
+    with opened(tmp_path / "run", monitor=LOSS, keep=RetentionPolicy(last=1)) as ckpt:
+        saved(ckpt, [0.1, 0.5])
+        ckpt.save(3, metrics={"val_loss": 0.4}).wait().metrics.update(val_loss=0)
+        saved(ckpt, [0.3, 0.2], first=4)
+        assert listed(ckpt) == [1, 5], "what is best is nobody's to change"
 
 
 def test_c24_one_checkpoint_is_looked_up_or_there_is_none(tmp_path: Path) -> None:
@@ -348,6 +368,9 @@ def test_c17_c27_a_tag_that_moves_after_the_history_was_written_is_in_it() -> No
         assert tag.wait(60)
         assert file.wait(60)
         assert [each["tags"] for each in written(memory)["checkpoints"]] == [["m_best"]]
+        saved(ckpt, [0.6], first=2)
+        assert tag.wait(60)
+        assert store.count("put", "user/*-tag-*") == 1, "where it is already it is not put again"
 
 
 def written(store: MemoryStorage) -> dict[str, Any]:
@@ -438,7 +461,8 @@ def test_c27_who_is_killed_while_it_is_written_leaves_a_whole_one_that_the_next_
 
 
 def test_c27_the_training_does_not_wait_for_it_and_it_is_never_half_written() -> None:
-    store = GatedStorage(MemoryStorage("c27"))
+    memory = MemoryStorage("c27")
+    store = GatedStorage(memory)
     file = HistoryFile(store)
     with AsyncCheckpointer(store, model=torch.nn.Linear(2, 2), listeners=[file], executor="thread") as ckpt:
         with store.hold("put", "history.json") as gate:
@@ -447,6 +471,7 @@ def test_c27_the_training_does_not_wait_for_it_and_it_is_never_half_written() ->
             assert not file.wait(0)
         assert file.wait(60)
         assert store.count("put", "history.json") <= 3
+        assert [each["step"] for each in written(memory)["checkpoints"]] == [1, 2, 3], "what came meanwhile is in it"
         store.fail("put", "history.json", lambda: StorageDenied(28, "No space left on device"))
         saved(ckpt, [None], first=4)
         assert file.wait(60)

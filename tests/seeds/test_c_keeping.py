@@ -98,6 +98,8 @@ def without_tag(config: CheckpointConfig) -> dict[str, Any]:
 def test_c8_of_an_epoch_that_is_kept_its_last_checkpoint_stays(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last_n_checkpoints=1, keep_checkpoint_every_n_epochs=2)
     with opened(tmp_path / "run", keep=config.retention_policy()) as ckpt:
+        for step, epoch in ((20, None), (21, 0)):  # in no epoch that is complete
+            ckpt.save(step, epoch=epoch).wait()
         for step in range(1, 13):
             ckpt.save(step, epoch=(step + 2) // 3).wait()
         assert [(info.epoch, info.step) for info in ckpt.checkpoints()] == [(2, 6), (4, 12)]

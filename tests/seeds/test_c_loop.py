@@ -17,7 +17,7 @@ from torch import nn
 
 import asyncckpt
 from asyncckpt.cli.app import app
-from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
+from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState, StorageError
 from asyncckpt.training import CheckpointConfig, EarlyStopping
 
 from .runs import INFINITY, NAN, Net, opened, steps
@@ -151,11 +151,12 @@ def test_c35_the_count_goes_on_after_a_resume(tmp_path: Path) -> None:
     assert (again.best, again.count, again.should_stop) == (0.5, 2, False)
     assert again.update({"val_loss": 0.55}) is False
     assert again.should_stop
-    with (
-        opened(tmp_path / "run", extra={"early": EarlyStopping(("accuracy", "max"), patience=3)}) as ckpt,
-        pytest.raises(IncompatibleState, match="it counted 'val_loss'"),
-    ):
-        ckpt.resume()
+    for other in (("accuracy", "min"), ("val_loss", "max")):
+        with (
+            opened(tmp_path / "run", extra={"early": EarlyStopping(other, patience=3)}) as ckpt,
+            pytest.raises(IncompatibleState, match=r"it counted 'val_loss' \(min\)"),
+        ):
+            ckpt.resume()
 
 
 # -- C35: what differs ---------------------------------------------------------------------------------------
@@ -229,6 +230,40 @@ def test_c35_tied_weights_and_another_order_of_memory_are_no_difference(tmp_path
     found = asyncckpt.diff(tmp_path / "tied", 1, other=tmp_path / "apart")
     assert not found.tensors
     assert found.similarity == 1.0
+
+
+class Held:
+    state: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def test_c35_the_same_bytes_in_another_form_are_a_difference_and_so_is_a_value_alone(tmp_path: Path) -> None:
+    held = Held()
+    with opened(tmp_path / "run", model=None, extra={"held": held}, save=asyncckpt.SavePolicy(exclude="rng")) as ckpt:
+        for step, state in enumerate(
+            (
+                {"a": torch.zeros(2, 3), "b": torch.zeros(4)},
+                {"a": torch.zeros(3, 2), "b": torch.zeros(4, dtype=torch.int32)},
+                {"n": 1},
+                {"n": 2},
+            ),
+            1,
+        ):
+            held.state = state
+            ckpt.save(step).wait()
+    forms, values = asyncckpt.diff(tmp_path / "run", 1, 2), asyncckpt.diff(tmp_path / "run", 3, 4)
+    assert (forms.tensors.changed, forms.same, forms.identical) == (("extra.held.a", "extra.held.b"), 0, False)
+    assert (values.values.changed, values.identical, values.similarity) == (("extra.held.n",), False, 1.0)
+
+
+def test_c35_each_root_has_options_of_its_own(root: Path, tmp_path: Path) -> None:
+    for options in ({"storage_options": {"key": "x"}}, {"other_options": {"key": "x"}}):
+        with pytest.raises(StorageError, match="no storage_options"):
+            asyncckpt.diff(root, 1, other=root, **options)
 
 
 def test_c35_a_diff_reads_no_tensor_and_names_what_is_not_there(root: Path) -> None:

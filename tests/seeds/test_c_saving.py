@@ -15,6 +15,7 @@ import asyncckpt
 from asyncckpt import SavePolicy
 from asyncckpt.errors import IncompatibleState
 from asyncckpt.events import Durable
+from asyncckpt.format.sealed import sealed_digest
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.training import Callbacks, CheckpointConfig
@@ -116,16 +117,20 @@ def test_c4_the_direction_decides_the_trigger_the_best_and_what_is_kept(
 
 
 def test_c5_any_condition_saves_and_several_make_one_save(tmp_path: Path) -> None:
-    config = CheckpointConfig(save_every_n_steps=3, save_every_n_epochs=1, save_on_best_metric="val_loss")
+    config = CheckpointConfig(save_every_n_steps=3, save_every_n_epochs=3, save_on_best_metric="val_loss")
     with opened(tmp_path / "run", save=config.save_policy(), monitor=config.monitor) as ckpt:
         # Step 3 is a multiple although the metric is there and has not improved: the original looked no further.
         assert due(ckpt, [0.9, 0.8, 0.9, 0.9, 0.85, 0.1]) == [1, 2, 3, 6]
-        assert ckpt.epoch_end(2, metrics={"val_loss": 0.1}) is None
+        assert ckpt.epoch_end(3, metrics={"val_loss": 0.1}) is None
         assert due(ckpt, [0.9], first=7) == []
-        handle = ckpt.epoch_end(3)
+        handle = ckpt.epoch_end(6)
         assert handle is not None
         assert handle.wait().step == 7
-        assert steps(ckpt.checkpoints()) == [1, 2, 3, 6, 7]
+        assert due(ckpt, [0.5], first=8) == []
+        handle = ckpt.epoch_end(7, metrics={"val_loss": 0.05})  # no multiple, and the best
+        assert handle is not None
+        assert handle.wait().step == 8
+        assert steps(ckpt.checkpoints()) == [1, 2, 3, 6, 7, 8]
 
 
 # -- C11 to C14: what of -------------------------------------------------------------------------------------
@@ -304,6 +309,8 @@ def test_c15_each_checkpoint_is_a_commit_with_a_digest_and_one_that_is_none_is_r
     with opened(tmp_path / "run") as ckpt:
         infos = [ckpt.save(step).wait() for step in (1, 2)]
         assert ckpt.restore(infos[0].id).step == 1
+    manifests = sorted((tmp_path / "run" / "data").glob("*/manifest.json"))
+    assert [info.digest for info in infos] == [sealed_digest(path.read_bytes()) for path in manifests]
     assert len({info.digest for info in infos}) == 2
     assert {info.digest for info in ckpt_infos(tmp_path / "run")} == {info.digest for info in infos}
 
@@ -394,6 +401,8 @@ def test_c20_to_ask_whether_to_save_changes_nothing() -> None:
         assert [epoch for epoch in range(5) if policy.is_due(7, ended_epoch=epoch)] == [2, 4]
         assert [policy.is_due(7, is_best=best) for best in (True, False)] == [True, False]
         assert not any(policy.is_due(0, ended_epoch=epoch, is_best=True) for epoch in (None, 1, 2))
+    by_step = SavePolicy(every_steps=10, every_seconds=60)
+    assert not by_step.is_due(10, ended_epoch=1, seconds=60), "at the end of an epoch only epochs count"
     timed = SavePolicy(every_seconds=60)
     assert [timed.is_due(1, seconds=seconds) for seconds in (59.9, 60, 60)] == [False, True, True]
 

@@ -17,6 +17,7 @@ import torch
 import asyncckpt
 from asyncckpt import TrainingState
 from asyncckpt.errors import CheckpointCorruptError, IncompatibleState, ObjectNotFound, UnsupportedState
+from asyncckpt.format.sealed import seal
 from asyncckpt.state import training_state
 
 from .runs import Net, opened
@@ -29,7 +30,7 @@ ABOUT: dict[str, Any] = {
     "batch_size": 32,
     "gradient_accumulation_steps": 4,
     "max_epochs": 10,
-    "max_steps": 1000,
+    "max_steps": 0,
     "model_name": "MyModel",
     "dataset_name": "größe",
     "experiment_name": "experiment_001",
@@ -82,6 +83,8 @@ def test_c28_what_a_user_says_comes_back_from_a_resume(tmp_path: Path) -> None:
     assert equal(whole.optimizer_state, net.optimizer.state_dict())
     assert equal(whole.scheduler_state["last_epoch"], 1)
     assert {"python", "torch"} <= whole.random_state.keys()
+    about.load_state_dict(TrainingState(notes="third").state_dict())
+    assert (about.notes, about.max_steps, about.model_name) == ("third", None, None), "what was not said is not known"
 
 
 def test_c28_an_extra_that_was_something_else_is_refused_by_name(tmp_path: Path) -> None:
@@ -143,6 +146,7 @@ def test_d6_losses_take_no_new_plan_at_each_save_and_are_bounded(
         about.loss_history[:] = map(float, range(size))
         said = about.state_dict()["training_state"]["loss_history"]
         rooms.append(said["values"])
+        assert said["count"] == min(size, 2048)
         assert said["values"][: said["count"]].tolist() == about.loss_history[-2048:]
     assert [len(room) for room in rooms] == [1024] * 3 + [2048] * 4
     same = [after.data_ptr() == before.data_ptr() for before, after in itertools.pairwise(rooms)]
@@ -165,11 +169,18 @@ def test_d6_a_loss_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_d6_a_file_and_a_dict_of_losses_and_configuration_are_lossless(tmp_path: Path) -> None:
     config = {"path": Path("/data"), "kind": Kind.ADAM, "rate": np.float32(0.5), "betas": (0.9, 0.999), "nan": -0.0}
-    state = TrainingState(loss_history=[1.0, float("nan"), float("-inf")], config=config, code_version="a3f2b1c4")
-    copied = TrainingState.from_dict(state.to_dict())
-    copied.loss_history.append(2.0)
-    copied.config["more"] = 1
-    assert len(state.loss_history) == 3
+    metrics = {"val": 0.5}
+    state = TrainingState(
+        metrics=metrics, loss_history=[1.0, float("nan"), float("-inf")], config=config, code_version="a3f2b1c4"
+    )
+    said = state.to_dict()
+    copied = TrainingState.from_dict(said)
+    for lists, of in ((copied.loss_history, copied.config), (said["loss_history"], said["config"])):
+        lists.append(2.0)
+        of["more"] = 1
+    said["metrics"]["more"] = copied.metrics["other"] = 1.0
+    assert (len(state.loss_history), state.metrics) == (3, {"val": 0.5})
+    assert (len(copied.loss_history), copied.metrics.keys()) == (4, {"val", "other"})
     assert "more" not in config
     state.save(tmp_path / "state.json")
     assert equal(TrainingState.load(tmp_path / "state.json").to_dict(), state.to_dict())
@@ -207,8 +218,12 @@ def test_c29_metrics_are_merged() -> None:
             {"epoch": 1, "step": 2, "learning_rate": 1.0, "loss": 0.5, "metrics": {"loss": 0.5}},
             "Epoch: 1 | Step: 2 | Learning Rate: 1.00e+00 | Loss: 0.5000",
         ),
+        (
+            {"epoch": 1, "step": 2, "loss": 0.5, "metrics": {"loss": 0.25}},
+            "Epoch: 1 | Step: 2 | Learning Rate: - | Loss: 0.5000 | loss: 0.2500",
+        ),
     ],
-    ids=["documented", "no metrics", "odd metrics", "the loss once"],
+    ids=["documented", "no metrics", "odd metrics", "the loss once", "another loss"],
 )
 def test_c30_the_summary_is_one_exact_line(given: dict[str, Any], expected: str) -> None:
     assert TrainingState(**given).format_summary() == expected
@@ -258,6 +273,7 @@ def test_c31_what_a_newer_version_knows_is_kept_and_said(tmp_path: Path, caplog:
 def test_c31_dicts_of_others_are_understood() -> None:
     made = TrainingState.from_dict({"epoch": 5, "global_step": 1000, "timestamp": "2026-11-29T10:00:00+00:00"})
     assert (made.step, made.epoch, made.timestamp) == (1000, 5, datetime(2026, 11, 29, 10, tzinfo=UTC).timestamp())
+    assert made.unknown == {}
     assert TrainingState.from_dict({"timestamp": datetime(2026, 11, 29, 10, tzinfo=UTC)}).timestamp == made.timestamp
     with pytest.raises(ValueError, match="step is 1 and global_step 2"):
         TrainingState.from_dict({"step": 1, "global_step": 2})
@@ -269,7 +285,8 @@ def test_c31_a_damaged_or_missing_file_is_an_error_that_names_it(tmp_path: Path)
         TrainingState.load(path)
     whole().save(path)
     data = bytearray(path.read_bytes())
-    for damaged in (b"", bytes(data[: len(data) // 2]), bytes(data).replace(b'"A', b'"B', 1), b"{}"):
+    others = (seal({"state": [1], "tensors": []}), seal({"step": 1}))  # whole, and something else
+    for damaged in (b"", bytes(data[: len(data) // 2]), bytes(data).replace(b'"A', b'"B', 1), b"{}", *others):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointCorruptError, match=r"state\.json"):
             TrainingState.load(path)
@@ -294,6 +311,8 @@ def test_c31_what_cannot_be_held_is_named_and_the_old_file_stays(tmp_path: Path)
         torch.tensor([True, False]),
         torch.arange(5, dtype=torch.uint8),
         torch.tensor([1 + 2j, 3 - 1j]).conj(),
+        torch.tensor([1 + 2j]).conj().imag,  # of one element, and so dense: its memory says 2
+        torch.nn.Parameter(torch.ones(2)),
         torch.tensor([float("nan"), -0.0, float("inf")], dtype=torch.float16),
         torch.zeros(2, dtype=torch.float8_e4m3fn),
         {0: {"step": torch.tensor(1.0)}, "0": None, (1, 2): [torch.ones(1), (2, None, [3])]},
@@ -308,7 +327,9 @@ def test_c32_tensors_stay_tensors_and_keys_and_tuples_what_they_are(tmp_path: Pa
     state = TrainingState(optimizer_state={"value": value})
     state.save(tmp_path / "state.json")
     found = TrainingState.load(tmp_path / "state.json").optimizer_state["value"]
-    expected = value.resolve_conj().contiguous() if isinstance(value, torch.Tensor) else value
+    expected = value
+    if isinstance(value, torch.Tensor):
+        expected = value.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     assert equal(found, expected)
 
 

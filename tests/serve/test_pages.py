@@ -139,6 +139,7 @@ def test_D36_the_list_of_runs_says_how_each_is(client: TestClient) -> None:
     text = page(client, "/").text
     assert re.search(r"plain finished 400 .* ago 3 .* loss 0\.8", text), text
     assert f"{EVIL_NAME} unfinished 150" in text
+    assert text.index(f"{EVIL_NAME} unfinished") < text.index("plain finished"), "what was saved last comes first"
 
 
 def test_D36_a_root_that_is_a_run_leads_to_it(runs: Path) -> None:
@@ -261,6 +262,7 @@ def test_D36_a_long_list_comes_in_pages(tmp_path: Path) -> None:
         jumped = page(client, "/run/long?step=21").text
         assert "00000010 20 " in jumped
         assert "101 to 118 of 118 saves" in jumped
+        assert "1 to 50 of 118 saves" in page(client, "/run/long?step=136").text, "it is the last of that page"
         assert client.get("/run/long?page=x").status_code == 400
 
 

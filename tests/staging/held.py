@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import asyncckpt
-from asyncckpt import AsyncCheckpointer
+from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.staging import schedule
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE
@@ -90,14 +90,15 @@ def tensors(state: Any, path: str = "") -> dict[str, Tensor]:
     return found
 
 
-def late(gate: Gate, change: Callable[[], object], **parts: Any) -> set[str]:
+def late(gate: Gate, change: Callable[[], object], *, exclude: tuple[str, ...] = (), **parts: Any) -> set[str]:
     """The tensors of `parts` that a checkpoint holds as they were after `change`, made before anything is copied.
 
     Nobody is asked before `change`, so that these are the LAZY ones, and all others the EAGER ones.
     """
     store = MemoryStorage("late")
-    with AsyncCheckpointer(store, verify="off", **parts) as checkpointer:
+    with AsyncCheckpointer(store, verify="off", save=SavePolicy(exclude=exclude), **parts) as checkpointer:
         handle = checkpointer.save(1)
+        parts = {name: part for name, part in parts.items() if name not in exclude}
         before = {name: tensor.clone() for name, tensor in tensors(_live(parts)).items()}
         change()
         after = tensors(_live(parts))

@@ -47,6 +47,11 @@ def test_P2_parameters_of_an_optimizer_that_was_not_given_are_eager(gate: Gate) 
     assert late(gate, add_one(model), model=model) == set()
 
 
+def test_c11_parameters_of_an_optimizer_that_is_not_saved_are_lazy_all_the_same(gate: Gate) -> None:
+    model = Net()
+    assert late(gate, add_one(model), exclude=("optimizer",), model=model, optimizer=sgd(model)) == PARAMETERS
+
+
 def test_P2_frozen_parameters_are_eager_unless_the_optimizer_has_them(gate: Gate) -> None:
     model = Net()
     model.linear.requires_grad_(False)
