@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -224,10 +225,13 @@ def test_it_is_a_module_too_and_without_click_names_the_extra() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_without_rich_tables_are_plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rich_nothing_is_folded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     print_table(["A"], [["drawn [b]as it is[/b]"]])
     assert "drawn [b]as it is[/b]" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "rich", None)
-    print_table(["A", "B"], [["1", "2"]])
-    assert capsys.readouterr().out == "A  B\n1  2\n"
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(["A", "B"], [["1", "too wide to be there as it is"]])
+    _, headings, _, row, _ = capsys.readouterr().out.splitlines()
+    assert click.unstyle(headings).split() == ["A", "B"]
+    assert row == "  1   too wide to be there as it is"
