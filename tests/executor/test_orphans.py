@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import select
@@ -15,10 +17,11 @@ import pytest
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, ProcessConfig
 from asyncckpt.errors import SaveFailed
-from asyncckpt.events import Fallback
+from asyncckpt.events import Fallback, Listeners
 from asyncckpt.testing.shared import SharedGates
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import logs
+from asyncckpt.worker.process.adopting import drained
 
 from ..checkpointer.trainings import Recorder, Toy, elsewhere, steps, worker_of
 from .conftest import Kill, Make, log_of, wait_for_workers
@@ -103,6 +106,24 @@ def test_P5_nobody_waits_for_the_worker_of_a_training_that_lives(
         os.kill(worker_of(first), signal.SIGCONT)
     with pytest.raises(SaveFailed, match="was taken by incarnation 2"):
         first.save(3).wait()
+
+
+def test_P5_whoever_was_heard_of_while_it_was_looked_for_orphans_is_none(tmp_path: Path, recorder: Recorder) -> None:
+    root = str(tmp_path / "run")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    heard: list[tuple[int, int | None]] = []
+
+    def family() -> list[tuple[int, int | None]]:
+        known = heard.copy()
+        heard.append((gone.pid, 1))  # right after a look that had begun without it
+        return known
+
+    with logs.begun(root) as log:
+        log.path.write_text(json.dumps({"root": root, "trainer": gone.pid, "started": 1}) + "\n")
+        assert logs.orphans(root) == [log.path]
+        asyncio.run(drained(root, PATIENCE, Listeners([recorder]), family=family))
+    assert recorder.of(Fallback) == []
 
 
 def test_P5_an_orphan_gives_up_at_its_deadline_and_says_so(killed: Kill, store: SharedGates) -> None:

@@ -9,14 +9,18 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypeAlias
 
 from asyncckpt.events import Fallback, Listeners
 
 logger = logging.getLogger("asyncckpt")
 
 _LOOK = 0.02
+
+Family: TypeAlias = Callable[[], Collection[tuple[int, int | None]]]
+"""The trainers of the same training as far as they are known by now: numbers, and when each began. It may block."""
 
 
 async def drained(
@@ -25,12 +29,13 @@ async def drained(
     listeners: Listeners,
     *,
     but: Path | None = None,
-    family: Collection[tuple[int, int | None]] = (),
+    family: Family = tuple,
 ) -> None:
     """Return once no worker on this machine that lost its trainer is at work in `root`, or after so many seconds.
 
-    Nobody waits for those of the `family`, the trainers of the same training: they wait for who takes the run.
-    A worker that is left then will be fenced, and what it has not committed is lost: that is a `Fallback` event.
+    Nobody waits for workers of the `family`: they wait for who takes the run. It is asked anew at each look, since all
+    of a training may be killed right after the last of them was heard of. A worker that is left then will be fenced,
+    and what it has not committed is lost: that is a `Fallback` event.
     """
     deadline = time.monotonic() + seconds
     is_told = False
@@ -45,12 +50,12 @@ async def drained(
         await asyncio.sleep(_LOOK)
 
 
-def _orphans(root: str, but: Path | None, family: Collection[tuple[int, int | None]]) -> list[Path]:
+def _orphans(root: str, but: Path | None, family: Family) -> list[Path]:
     if sys.platform == "linux":
         from asyncckpt.worker import logs
 
         try:
-            return logs.orphans(root, but=but, family=family)
+            return logs.orphans(root, but=but, family=family())
         except OSError as error:
             logger.warning("workers that earlier trainings may have left cannot be looked for: %s", error)
     return []

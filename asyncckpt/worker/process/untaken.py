@@ -42,10 +42,12 @@ class Untaken:
         """Wait for workers that others have left: what they commit is there before this one takes the run."""
         await self.first_look
         timeout, log = self._config["adopt_timeout"], Path(self._config["log"])
-        seen = [await asyncio.to_thread(self._ranks.presence, rank) for rank in range(self._ranks.world)]
-        family = [(presence.trainer, presence.started) for presence in seen if presence is not None]
-        await drained(self._url, timeout, self._listeners, but=log, family=family)
+        await drained(self._url, timeout, self._listeners, but=log, family=self._family)
         await self._look()
+
+    def _family(self) -> list[tuple[int, int | None]]:
+        seen = map(self._ranks.presence, range(self._ranks.world))
+        return [(presence.trainer, presence.started) for presence in seen if presence is not None]
 
     async def _look(self) -> None:
         """See what is there, as long as the trainer lives: whoever comes later may have come in its place."""
