@@ -12,11 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+from typing import TYPE_CHECKING, Any
 
 from asyncckpt.errors import TransientError
+from asyncckpt.storage import bounded
 from asyncckpt.storage.bounded import Asked, Bounded
 from asyncckpt.storage.recipe import Recipe
-from asyncckpt.testing.slow import GatedStorage, Request
+from asyncckpt.testing.files import Call, WatchedFiles
+from asyncckpt.testing.slow import PATIENCE, GatedStorage, Request
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Patient(Bounded):
@@ -74,3 +81,18 @@ class Hang:
     def end(self) -> None:
         """They come back."""
         self._gate.open()
+
+
+class HangingReads(WatchedFiles):
+    """Long reads do not come back before `go`; from the first of them on nobody waits for anything."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self._patch = patch
+
+    def around(self, call: Call) -> Any:
+        if call.name == "read" and len(call.arguments[1]) > 1 << 19:
+            self._patch.setattr(bounded, "PATIENCE", 0.0)
+            self.go.wait(2 * PATIENCE)
+        return super().around(call)

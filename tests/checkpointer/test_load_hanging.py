@@ -7,14 +7,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asyncckpt import AsyncCheckpointer, load
 from asyncckpt.errors import TransientError
 from asyncckpt.storage import LocalStorage, bounded
-from asyncckpt.testing.files import Call, WatchedFiles
+from asyncckpt.testing.hanging import HangingReads
 from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import stopped
 
@@ -23,21 +22,6 @@ from .trainings import Big
 WAY_OUT = (
     "hangs; mend that (umount -f, or its server), or load another copy: a mirror, or the root that a local tier is of"
 )
-
-
-class Reading(WatchedFiles):
-    """Long reads do not come back before `go`; from the first of them on nobody waits for anything."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.go = threading.Event()
-        self._patch = monkeypatch
-
-    def around(self, call: Call) -> Any:
-        if call.name == "read" and len(call.arguments[1]) > 1 << 19:
-            self._patch.setattr(bounded, "PATIENCE", 0.0)
-            self.go.wait(2 * PATIENCE)
-        return super().around(call)
 
 
 def test_what_is_being_read_when_the_disk_begins_to_hang_is_given_up(
@@ -49,7 +33,7 @@ def test_what_is_being_read_when_the_disk_begins_to_hang_is_given_up(
     root = tmp_path / "run"
     with AsyncCheckpointer(root, model=Big()) as ckpt:
         ckpt.save(1).wait()
-    files, before = Reading(monkeypatch), set(threading.enumerate())
+    files, before = HangingReads(monkeypatch), set(threading.enumerate())
     with pytest.raises(TransientError) as raised:
         load(LocalStorage(root, files=files))
     assert str(raised.value).startswith(f"the store cannot be read: {root}: get data/")

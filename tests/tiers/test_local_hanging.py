@@ -26,7 +26,7 @@ from asyncckpt.preemption import plan
 from asyncckpt.storage import LocalStorage, bounded
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.files import Call, WatchedFiles
-from asyncckpt.testing.hanging import Hang, Patient
+from asyncckpt.testing.hanging import Hang, HangingReads, Patient
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
 from asyncckpt.worker import room, stopped, tier
 
@@ -339,21 +339,6 @@ def test_a_checkpoint_whose_reading_hangs_there_is_read_in_the_root(
         assert sound(plain(mirror))[-1] == landed
 
 
-class Reading(WatchedFiles):
-    """Long reads do not come back before `go`; from the first of them on nobody waits for anything."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.go = threading.Event()
-        self._patch = monkeypatch
-
-    def around(self, call: Call) -> Any:
-        if call.name == "read" and len(call.arguments[1]) > 1 << 19:
-            self._patch.setattr(bounded, "PATIENCE", 0.0)
-            self.go.wait(2 * PATIENCE)
-        return super().around(call)
-
-
 @pytest.mark.executors("thread")
 @pytest.mark.parametrize("call", ["resume", "restore"])
 def test_what_was_being_read_into_live_tensors_comes_into_none_that_training_goes_on_with(
@@ -365,7 +350,7 @@ def test_what_was_being_read_into_live_tensors_comes_into_none_that_training_goe
         train(ckpt, model, 1, 2)
     monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
     monkeypatch.setattr(bounded, "_LOOK", 0.01)
-    files = Reading(monkeypatch)
+    files = HangingReads(monkeypatch)
     near, found = bounded.bounded(LocalStorage(tmp_path / "near", files=files)), Big()
     ckpt = make(local=near, model=found)
     state = ckpt.resume() if call == "resume" else ckpt.restore(2)
