@@ -25,6 +25,7 @@ from asyncckpt.worker.memory import mapped
 
 _SHM = Path("/dev/shm")  # noqa: S108 -- looked at, and nothing is put there
 _SMALL_SHM = 1 << 30
+_HUGE = 8 << 20
 
 _NOTICES = (*DEFAULT_SIGNALS, "SIGINT", "SIGHUP", "SIGXCPU")
 """By which trainings are told that they will end."""
@@ -35,6 +36,7 @@ def machine() -> Iterator[Check]:
     yield _memory()
     yield _memlock()
     yield _shared_memory()
+    yield _huge_pages()
     yield _shm()
     yield _signals()
     yield _metrics()
@@ -63,14 +65,25 @@ def _memlock() -> Check:
 def _shared_memory() -> Check:
     name = "shared memory"
     try:
-        descriptor, memory = mapped(1 << 20)
+        descriptor, _ = mapped(1 << 20)
     except OSError as error:
         return Check(name, "problem", f"no memory can be had that a worker process shares ({error}): saves would fail")
-    memory.close()
     if descriptor is None:
         return Check(name, "note", "there is no memfd here: saves run in a thread, and end with their process")
     descriptor.close()
     return Check(name, "ok", "snapshots lie in a memfd, which a worker process shares and no limit of shm bounds")
+
+
+def _huge_pages() -> Check:
+    name, slower = "huge pages", "copies, digests and writes of snapshots cost up to twice the processor time"
+    try:
+        descriptor, memory = mapped(_HUGE)
+        if descriptor is None or not memory.huge_page:
+            return Check(name, "note", f"there are none for shared memory here: {slower}")
+        memory.collapse(0, _HUGE)
+    except OSError as error:
+        return Check(name, "note", f"the kernel gives shared memory none ({error}; Linux 6.1 and later do): {slower}")
+    return Check(name, "ok", "snapshots lie in huge pages where memory is not in too small pieces")
 
 
 def _shm() -> Check:

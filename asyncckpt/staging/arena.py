@@ -2,7 +2,8 @@
 
 Memory is faulted in once, in the background: a first touch costs 0.9 s per GiB here, and 3 s where the host of the
 virtual machine has to find it first, which is more than the copy itself. On Linux the memory is a memfd, which
-another process can map and which no limit of /dev/shm bounds; elsewhere it is anonymous.
+another process can map and which no limit of /dev/shm bounds, in huge pages where there are any
+(`asyncckpt.worker.memory`); elsewhere it is anonymous.
 
 An arena is one mapping, as large as the snapshot to the page, and no set of slabs of a power of two. Torch's own pool
 of page-locked memory rounds each block up to one: a state of 17 GiB would lock 32. What is mapped here is registered
@@ -13,6 +14,7 @@ it is written. What slabs would save, a new mapping when the state grows, is rar
 
 from __future__ import annotations
 
+import errno
 import itertools
 import mmap
 import os
@@ -50,14 +52,16 @@ class Arena:
         self.id = f"arena-{next(_numbers)}"
         self.capacity = -(-max(capacity, 1) // PAGE) * PAGE
         self.window = window
-        self.descriptor, self._memory = mapped(self.capacity)
+        self.descriptor, self._mapping = mapped(self.capacity)
         """Of the memfd, for another process to map; None where there is none."""
-        self.view = memoryview(self._memory)
+        self.view = self._mapping.view
         self.tensor = torch.frombuffer(self.view, dtype=torch.uint8)
         self._pinned: dict[str, bool] = {}
         self._pinning = threading.Lock()
         self.unpinned = ""
         """Why it could not be page-locked."""
+        self.small_pages = ""
+        """Why the kernel gave it no huge pages, or not only such."""
         self.is_dropped = False
         """Whether no save will have it any more."""
 
@@ -77,7 +81,7 @@ class Arena:
         """Bytes before `end` are needed no more: whole pages of them are zero from now on, and cost nothing."""
         first, last = start // PAGE * PAGE, end // PAGE * PAGE  # what comes before `start` was given back too
         if sys.platform == "linux" and first < last:
-            self._memory.madvise(mmap.MADV_REMOVE, first, last - first)
+            self._mapping.advise(mmap.MADV_REMOVE, first, last - first)
 
     def pin(self, kind: str) -> bool:
         """Page-lock it for devices of `kind`, once, for as long as it lives; whether that could be done."""
@@ -100,10 +104,21 @@ class Arena:
         one by one, which takes the lock of this mapping only. MADV_POPULATE_WRITE is a third faster where memory is
         warm, but keeps the process's memory map locked: a training thread that asks for memory waited 12-16 ms.
         """
-        for start in range(0, self.capacity, _STRIDE):
+        stride = max(_STRIDE, self._mapping.huge_page)
+        for start in range(0, self.capacity, stride):
             if stop.is_set():
                 return
-            self.tensor[start : start + _STRIDE : PAGE].max()
+            if self._mapping.huge_page and not self.small_pages:
+                self._collapse(start, min(start + stride, self.capacity))
+            self.tensor[start : start + stride : PAGE].max()
+
+    def _collapse(self, start: int, end: int) -> None:
+        try:
+            self._mapping.collapse(start, end)
+        except OSError as error:
+            # EAGAIN: a save uses some of these pages, and the next ones are not tried in vain.
+            if error.errno != errno.EAGAIN:
+                self.small_pages = str(error)
 
 
 class Limits(Protocol):

@@ -23,6 +23,7 @@ class Prefault:
         self._listeners = listeners
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._has_told = False
 
     def start(self, arenas: Sequence[Arena], kinds: Collection[str]) -> None:
         """Fault `arenas` in, in a thread of their own: the copier, which a step may wait for, is not held up.
@@ -54,6 +55,10 @@ class Prefault:
                 os.nice(NICE)
         for arena in arenas:
             arena.prefault(self._stop)
+            if arena.small_pages and not self._has_told:
+                self._has_told = True
+                reason = f"staging memory is in small pages, slower to copy, digest and write: {arena.small_pages}"
+                self._listeners.emit(Fallback("huge pages", reason))
             for kind in kinds:
                 if not self._stop.is_set():
                     self._pin(arena, kind)

@@ -24,6 +24,7 @@ from asyncckpt.storage import LocalStorage, bounded
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing import files
 from asyncckpt.worker import stopped
+from asyncckpt.worker.memory import Mapping
 
 from .conftest import Document, Run, Saved, flip, train, tree
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from asyncckpt.storage.files import Files
     from asyncckpt.testing.s3server import S3Server
 
-MACHINE = ["memory", "memlock", "shared memory", "shm", "signals", "metrics", "extras"]
+MACHINE = ["memory", "memlock", "shared memory", "huge pages", "shm", "signals", "metrics", "extras"]
 
 
 @pytest.fixture(autouse=True)
@@ -321,13 +322,15 @@ def test_what_the_machine_does_not_give_is_told(document: Document, monkeypatch:
     monkeypatch.setattr(allowance, "memory", lambda: None)
     monkeypatch.setattr(allowance, "lockable", lambda: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=64 << 20, free=64 << 20))
-    monkeypatch.setattr(doctor_machine, "mapped", lambda length: (None, mmap.mmap(-1, length)))
+    monkeypatch.setattr(doctor_machine, "mapped", lambda length: (None, Mapping(mmap.mmap(-1, length), 0, length)))
     found = document("doctor", "--read-only")
-    told = {name: (states(found)[name], sentence(found, name)) for name in MACHINE[:4]}
+    told = {name: (states(found)[name], sentence(found, name)) for name in MACHINE[:5]}
     assert (told["memory"][0], "give Budget(memory=...)" in told["memory"][1]) == ("note", True)
     assert (told["memlock"][0], "may be page-locked" in told["memlock"][1]) == ("ok", True)
     assert told["shared memory"][0] == "note"
     assert told["shared memory"][1].startswith("there is no memfd here: saves run in a thread")
+    assert told["huge pages"][0] == "note"
+    assert told["huge pages"][1].startswith("there are none for shared memory here")
     assert told["shm"][0] == "note"
     assert "has 64.0 MiB, and data loaders pass batches through it" in told["shm"][1]
     assert "docker run --shm-size=8g" in told["shm"][1]
@@ -335,6 +338,8 @@ def test_what_the_machine_does_not_give_is_told(document: Document, monkeypatch:
     found = document("doctor", "--read-only")
     assert (states(found)["shared memory"], found["ok"]) == ("problem", False)
     assert "Cannot allocate memory" in sentence(found, "shared memory")
+    assert states(found)["huge pages"] == "note"
+    assert sentence(found, "huge pages").startswith("the kernel gives shared memory none ([Errno 12] Cannot allocate")
 
 
 def test_a_metrics_port_that_is_taken_is_a_note(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -20,12 +21,14 @@ import asyncckpt
 from asyncckpt import AsyncCheckpointer, SavePolicy
 from asyncckpt.allowance import Allowance
 from asyncckpt.errors import SaveFailed
-from asyncckpt.events import Fallback, Staged
+from asyncckpt.events import Fallback, Listeners, Staged
 from asyncckpt.saves.saving import Saver
 from asyncckpt.staging import arena as arenas
 from asyncckpt.staging.arena import PAGE, Arena, ArenaPool
-from asyncckpt.staging.prefault import NICE
+from asyncckpt.staging.prefault import NICE, Prefault
 from asyncckpt.storage import MemoryStorage
+from asyncckpt.worker import memory
+from asyncckpt.worker.memory import Mapping
 
 from ..checkpointer.trainings import Recorder
 from .held import Net
@@ -108,6 +111,48 @@ def test_P3_prefault_leaves_bytes_alone_since_a_save_may_write_them_at_the_same_
     arena.prefault(threading.Event())
     assert arena.tensor._version == written, "a byte that is read and written back may overwrite a newer one"
     assert arena.tensor.eq(3).all()
+
+
+class Refusing:
+    """What `Mapping.collapse` is replaced by: how often it was asked, and what it raises."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self._number = number
+        monkeypatch.setattr(Mapping, "collapse", lambda mapping, start, end: self._collapse(start, end))
+
+    def _collapse(self, start: int, end: int) -> None:
+        self.asked.append((start, end))
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no huge pages to ask for")
+@pytest.mark.parametrize(("number", "asks"), [(errno.ENOMEM, 1), (errno.EINVAL, 1), (errno.EAGAIN, 3)])
+def test_P3_every_page_is_resident_where_the_kernel_gives_no_huge_ones(
+    number: int, asks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that gives none is not asked again; one that could not, since a save uses these pages, is."""
+    monkeypatch.setattr(memory, "_huge_page", lambda: 2 << 20)
+    refusing = Refusing(monkeypatch, number)
+    arena = Arena((40 << 20) + PAGE)
+    arena.prefault(threading.Event())
+    whole = [(0, 16 << 20), (16 << 20, 32 << 20), (32 << 20, (40 << 20) + PAGE)]
+    assert refusing.asked == whole[:asks]
+    assert arena.small_pages == ("" if number == errno.EAGAIN else str(OSError(number, os.strerror(number))))
+    assert resident(arena) >= arena.capacity
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no huge pages to ask for")
+def test_P3_staging_memory_in_small_pages_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_huge_page", lambda: 2 << 20)
+    Refusing(monkeypatch, errno.ENOMEM)
+    recorder = Recorder()
+    prefault = Prefault(lambda arena, kind: None, Listeners([recorder]))
+    prefault.start([Arena(4 << 20), Arena(4 << 20)], [])
+    for thread in prefault._threads:
+        thread.join()
+    (told,) = recorder.of(Fallback)
+    assert (told.feature, "Cannot allocate memory" in told.reason) == ("huge pages", True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no memfd to begin with")

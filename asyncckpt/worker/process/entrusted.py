@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from asyncckpt.events import Durable
 from asyncckpt.worker import failures
 from asyncckpt.worker.descriptors import Descriptor
 from asyncckpt.worker.job import Committed, Landed, Layout, Missed, Rejected, Started
+from asyncckpt.worker.memory import Mapping, shared
 from asyncckpt.worker.process import wire
 from asyncckpt.worker.process.calls import text
 from asyncckpt.worker.process.roles import Outliving
@@ -80,8 +80,8 @@ class Entrusted:
 
     def arena(self, message: Message, descriptors: list[Descriptor]) -> None:
         """Memory that jobs lie in."""
-        memory = mmap.mmap(descriptors[0].fileno(), message["bytes"], prot=mmap.PROT_READ)
-        self._arenas[message["arena"]] = memoryview(memory)
+        memory = shared(descriptors[0], message["bytes"], is_writable=False)
+        self._arenas[message["arena"]] = memory.view
         if not message["windowed"]:  # to map it in would be to have it all in memory
             asyncio.get_running_loop().run_in_executor(None, _map_in, memory)
 
@@ -183,6 +183,6 @@ class Entrusted:
             self._post({"kind": "declined", "job": job, "by_step": answer.by_step})
 
 
-def _map_in(memory: mmap.mmap) -> None:
+def _map_in(memory: Mapping) -> None:
     with suppress(OSError):  # an older kernel: then page by page, when they are read
-        memory.madvise(_POPULATE_READ)
+        memory.advise(_POPULATE_READ, 0, len(memory.view))
