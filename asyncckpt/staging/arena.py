@@ -20,7 +20,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -62,6 +62,8 @@ class Arena:
         """Why it could not be page-locked."""
         self.small_pages = ""
         """Why the kernel gave it no huge pages, or not only such."""
+        self._in_use: list[tuple[int, int]] = []
+        """Of which there were none to be had because they were used meanwhile."""
         self.is_dropped = False
         """Whether no save will have it any more."""
 
@@ -104,20 +106,33 @@ class Arena:
         one by one, which takes the lock of this mapping only. MADV_POPULATE_WRITE is a third faster where memory is
         warm, but keeps the process's memory map locked: a training thread that asks for memory waited 12-16 ms.
         """
-        stride = max(_STRIDE, self._mapping.huge_page)
-        for start in range(0, self.capacity, stride):
+        for start, end in self._strides():
             if stop.is_set():
                 return
-            if self._mapping.huge_page and not self.small_pages:
-                self._collapse(start, min(start + stride, self.capacity))
-            self.tensor[start : start + stride : PAGE].max()
+            self._collapse(start, end)
+            self.tensor[start:end:PAGE].max()
+
+    def collapse_rest(self, stop: threading.Event) -> None:
+        """Ask once more for the huge pages of what a save was using at the time, until `stop` is set."""
+        rest, self._in_use = self._in_use, []
+        for start, end in rest:
+            if not stop.is_set():
+                self._collapse(start, end)
+
+    def _strides(self) -> Iterator[tuple[int, int]]:
+        stride = max(_STRIDE, self._mapping.huge_page)
+        for start in range(0, self.capacity, stride):
+            yield start, min(start + stride, self.capacity)
 
     def _collapse(self, start: int, end: int) -> None:
+        if not self._mapping.huge_page or self.small_pages:
+            return
         try:
             self._mapping.collapse(start, end)
         except OSError as error:
-            # EAGAIN: a save uses some of these pages, and the next ones are not tried in vain.
-            if error.errno != errno.EAGAIN:
+            if error.errno == errno.EAGAIN:
+                self._in_use.append((start, end))
+            else:  # the next ones are not asked for in vain
                 self.small_pages = str(error)
 
 

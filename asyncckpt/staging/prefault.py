@@ -55,10 +55,15 @@ class Prefault:
                 os.nice(NICE)
         for arena in arenas:
             arena.prefault(self._stop)
-            if arena.small_pages and not self._has_told:
-                self._has_told = True
-                reason = f"staging memory is in small pages, slower to copy, digest and write: {arena.small_pages}"
-                self._listeners.emit(Fallback("huge pages", reason))
             for kind in kinds:
                 if not self._stop.is_set():
                     self._pin(arena, kind)
+        for arena in arenas if not kinds else ():  # what is page-locked stays as it is
+            arena.collapse_rest(self._stop)
+        self._tell(next((arena.small_pages for arena in arenas if arena.small_pages), ""))
+
+    def _tell(self, refusal: str) -> None:
+        if refusal and not self._has_told:
+            self._has_told = True
+            reason = f"staging memory is in small pages, slower to copy, digest and write: {refusal}"
+            self._listeners.emit(Fallback("huge pages", reason))

@@ -131,7 +131,7 @@ class Refusing:
 def test_P3_every_page_is_resident_where_the_kernel_gives_no_huge_ones(
     number: int, asks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that gives none is not asked again; one that could not, since a save uses these pages, is."""
+    """One that gives none is not asked again; one that could not, since a save uses these pages, is, and once more."""
     monkeypatch.setattr(memory, "_huge_page", lambda: 2 << 20)
     refusing = Refusing(monkeypatch, number)
     arena = Arena((40 << 20) + PAGE)
@@ -140,6 +140,25 @@ def test_P3_every_page_is_resident_where_the_kernel_gives_no_huge_ones(
     assert refusing.asked == whole[:asks]
     assert arena.small_pages == ("" if number == errno.EAGAIN else str(OSError(number, os.strerror(number))))
     assert resident(arena) >= arena.capacity
+    refusing.asked.clear()
+    arena.collapse_rest(threading.Event())
+    assert refusing.asked == (whole if number == errno.EAGAIN else [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no huge pages to ask for")
+@pytest.mark.parametrize(("kinds", "times"), [([], 2), (["cuda"], 1)])
+def test_P3_what_a_save_was_using_is_asked_for_once_more_unless_it_is_page_locked_by_then(
+    kinds: list[str], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_huge_page", lambda: 2 << 20)
+    refusing = Refusing(monkeypatch, errno.EAGAIN)
+    recorder = Recorder()
+    prefault = Prefault(lambda arena, kind: None, Listeners([recorder]))
+    prefault.start([Arena(4 << 20), Arena(6 << 20)], kinds)
+    for thread in prefault._threads:
+        thread.join()
+    assert refusing.asked == [(0, 4 << 20), (0, 6 << 20)] * times
+    assert recorder.of(Fallback) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there are no huge pages to ask for")
