@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from asyncckpt.worker.memory import mapped
+
 _CHUNK = 16 << 20
 
 
@@ -23,14 +25,27 @@ def copy_seconds(nbytes: int) -> float:
 
 
 def write_seconds(nbytes: int, path: Path) -> float:
-    """A sequential write of `nbytes` past the page cache, synced; the file is preallocated, as ours are."""
-    block = mmap.mmap(-1, _CHUNK)
-    block.write(os.urandom(1 << 20) * 16)
+    """A sequential write of `nbytes` past the page cache, synced; the file is preallocated, as ours are.
+
+    From ordinary pages, as whoever asks for none has them.
+    """
+    return _write(nbytes, path, memoryview(mmap.mmap(-1, _CHUNK)))
+
+
+def huge_write_seconds(nbytes: int, path: Path) -> float:
+    """The same from huge pages, as our staging memory has them; raises `OSError` where the kernel makes none."""
+    _, memory = mapped(_CHUNK)
+    memory.collapse(0, _CHUNK)
+    return _write(nbytes, path, memory.view)
+
+
+def _write(nbytes: int, path: Path, block: memoryview) -> float:
+    block[:] = os.urandom(1 << 20) * 16
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         os.posix_fallocate(descriptor, 0, nbytes)
         began = time.perf_counter()
         for offset in range(0, nbytes, len(block)):
-            os.pwrite(descriptor, memoryview(block), offset)
+            os.pwrite(descriptor, block, offset)
         os.fsync(descriptor)
         return time.perf_counter() - began
 

@@ -6,7 +6,8 @@ beside a training that goes on. Steps without saving are timed before the system
 what it does in the background while it is there would make them slower, and saving look cheaper.
 
 The limit of the machine is a copy of the state in memory, which a save cannot do without, and a direct write of it,
-which training need not wait for: a save that does both while training waits costs it the two together.
+which training need not wait for: a save that does both while training waits costs it the two together. The write is
+from ordinary pages; from huge ones it is faster, and is told beside it.
 
 And what that asks of a simulated device: see `overhead_on_device`.
 """
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import suppress
 
 from benchmarks import overhead_on_device
 from benchmarks.bars import Bar
-from benchmarks.limits import copy_seconds, write_seconds
+from benchmarks.limits import copy_seconds, huge_write_seconds, write_seconds
 from benchmarks.loop import SMALL, Shape, Training
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
@@ -36,7 +38,7 @@ BARS = (
     *overhead_on_device.BARS,
 )
 
-PLAIN = 5
+PLAIN = 8
 """Steps without saving, before and after the saves."""
 
 SETTLED = 3
@@ -47,7 +49,7 @@ MOST_SETTLING = 40
 STEADY = 1.1
 """As long as without the system: what it prepares once is over by then."""
 
-SAVES = 4
+SAVES = 8
 """In a row."""
 
 
@@ -64,6 +66,8 @@ def run(options: Options) -> Report:
     limits = turns.of(LIMIT)
     rows.append(row("overhead", case, "limit: memory copy", "extra", "s", [s["copy"] for s in limits]))
     rows.append(row("overhead", case, "limit: direct write", "durable", "s", [s["write"] for s in limits]))
+    if huge := [s["huge"] for s in limits if "huge" in s]:
+        rows.append(row("overhead", case, "limit: direct write from huge pages", "durable", "s", huge))
     rows.append(row("overhead", case, "limit: memory copy and direct write", "extra", "s", [s["both"] for s in limits]))
     return Report([*rows, *simulated.rows], turns.notes, turns.disturbed)
 
@@ -119,7 +123,10 @@ def measure(turn: Turn) -> list[Sample]:
 
 def _limits(nbytes: int, turn: Turn) -> Sample:
     copy, write = copy_seconds(nbytes), write_seconds(nbytes, turn.folder / "limit")
-    return {"bytes": nbytes, "copy": copy, "write": write, "both": copy + write}
+    found: Sample = {"bytes": nbytes, "copy": copy, "write": write, "both": copy + write}
+    with suppress(OSError):  # no huge pages here
+        found["huge"] = huge_write_seconds(nbytes, turn.folder / "limit")
+    return found
 
 
 def _warmed_up(training: Training, system: System) -> list[Sample]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from benchmarks.bars import Bar
-from benchmarks.limits import copy_seconds, write_seconds
+from benchmarks.limits import copy_seconds, huge_write_seconds, write_seconds
 from benchmarks.options import Options
 from benchmarks.results import Report, Row, row
 from benchmarks.saves import series, warm
@@ -12,6 +14,8 @@ from benchmarks.systems import OWN, make
 from benchmarks.turns import Sample, Turn, take
 
 BARS = (Bar("rate / direct write", 0.9, at_least=True),)
+
+LIMITS = {"limit: memory copy": "copy", "limit: direct write": "write", "limit: direct write from huge pages": "huge"}
 
 NUMEL = 16 << 20
 """Numbers in each of 64 tensors."""
@@ -24,7 +28,9 @@ def run(options: Options) -> Report:
     nbytes = samples[0]["bytes"]
     case = f"{nbytes / 1e9:.2f} GB"
     rows = [r for name in turns.systems for r in _rows(case, name, warm(turns.of(name)))]
-    for name, key in (("limit: memory copy", "copy"), ("limit: direct write", "write")):
+    for name, key in LIMITS.items():
+        if key not in samples[0]:
+            continue
         rows.append(row("throughput", case, name, "durable", "s", [s[key] for s in samples]))
         rows.append(row("throughput", case, name, "rate", "GB/s", [nbytes / s[key] / 1e9 for s in samples]))
     return Report(rows, turns.notes, turns.disturbed)
@@ -42,7 +48,7 @@ def _rows(case: str, name: str, found: list[Sample]) -> list[Row]:
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn. Each save is between two direct writes and is compared with their average.
 
-    This disk's speed changes by half within seconds: one write, after the save, gave ratios of 0.7 to 1.9.
+    These are from ordinary pages. This disk's speed changes by half within seconds: one write, after the save, gave ratios of 0.7 to 1.9.
     """
     subject = Bare(64, NUMEL // 64 if turn.quick else NUMEL)
     _, nbytes = size_of(subject)
@@ -52,7 +58,10 @@ def measure(turn: Turn) -> list[Sample]:
         nonlocal before
         after = write_seconds(nbytes, turn.folder / "limit")
         write, before = (before + after) / 2, after
-        return {"bytes": nbytes, "copy": copy_seconds(nbytes // 4) * 4, "write": write}
+        found: Sample = {"bytes": nbytes, "copy": copy_seconds(nbytes // 4) * 4, "write": write}
+        with suppress(OSError):  # no huge pages here
+            found["huge"] = huge_write_seconds(nbytes, turn.folder / "limit")
+        return found
 
     system = make(turn.system, subject, turn.folder / "saves")
     samples = series(subject, system, saves=1 if turn.quick else 5, between=1, beside=limits)
