@@ -48,7 +48,8 @@ def _rows(case: str, name: str, found: list[Sample]) -> list[Row]:
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn. Each save is between two direct writes and is compared with their average.
 
-    These are from ordinary pages. This disk's speed changes by half within seconds: one write, after the save, gave ratios of 0.7 to 1.9.
+    These are from ordinary pages. This disk's speed changes by half within seconds: one write, after the save, gave
+    ratios of 0.7 to 1.9.
     """
     subject = Bare(64, NUMEL // 64 if turn.quick else NUMEL)
     _, nbytes = size_of(subject)
