@@ -12,6 +12,11 @@ What the trainer's take longer then is all counted. The same is measured with no
 trainer's own, and what the checkpointer does at each step.
 
 The step is made to last about 10 ms on two cores of a server of today; how long it was is in the rows.
+
+What is left is spread over the step. With one thread, by that thread's processor time (lower quarter of n=320 steps,
+beside other work on the machine), 5 us were added before the forward pass, 20 between that and the backward pass, 40
+between that and clipping (without freeing the graph, 50 us in either loop), 11 before the schedule and 30 at the end.
+Two equal bare loops in turn differed by 10 to 50 us, and each step took 100 to 400 page faults, 10 to 20 apart.
 """
 
 from __future__ import annotations
