@@ -89,6 +89,8 @@ class AsyncCheckpointer:
     ) -> None:
         self._process = os.getpid()
         self._closed = self._has_ended = False
+        self.may_stop = False
+        """Whether `midstep` has anything to ask: there was notice, or other ranks may have had it."""
         belongs = belonging(root, storage_options, listeners, overwrite=overwrite)
         asked = Options(
             root=belongs.root,
@@ -141,6 +143,8 @@ class AsyncCheckpointer:
         self._returning = parts.returning
         self._ending = parts.ending
         self._checkup = parts.checkup
+        self._lull = parts.lull
+        self._stopping.warn(self)
 
     def _succeed(self) -> None:
         """Be the one of its root in this process, and be scraped: a former one may have had the port."""
@@ -159,7 +163,9 @@ class AsyncCheckpointer:
         `SaveFailed`, once what is due now is under way. With `preemption`, once there was notice: saves what there is
         time for, and raises `Preempted`.
         """
-        self._check_open()
+        if not self.may_stop and self._lull.passes(step):
+            return None
+        self._wake()
         step = whole("step", step)
         self._saver.rhythm.told(step)
         self._cadence.step(step)
@@ -168,6 +174,7 @@ class AsyncCheckpointer:
             return self._stopping.act(step, due, functools.partial(self._asking.save_now, step, epoch, metrics))
         if not due:
             self._asking.nothing()
+            self._lull.begin(step)
             return None
         return self._asking.save(step, epoch, metrics, replaceable=True, on_busy=self._asked.on_busy)
 
@@ -178,10 +185,13 @@ class AsyncCheckpointer:
 
         With `preemption`, once there was notice, it does as `step` does, and what is saved takes the place of what was
         saved of that step before. For loops that can go on from there, in a part of a step or a validation. With
-        several ranks all have to call it, at the same moments.
+        several ranks all have to call it, at the same moments; as long as `may_stop` is False it may be left out.
         """
         self._check_open()
         step = whole("step", step)
+        if not self.may_stop:
+            return None
+        self._lull.end()
         stop = self._decision.midstep(step)
         if stop is None:
             return None
@@ -195,7 +205,7 @@ class AsyncCheckpointer:
         `step` defaults to the last one given to `step`, or that of the checkpoint that training goes on from. If that
         step was saved already, that save counts.
         """
-        self._check_open()
+        self._wake()
         epoch, step = whole("epoch", epoch), None if step is None else whole("step", step)
         at = self._decision.at_epoch_end(epoch, step, metrics)
         if at is None:
@@ -222,7 +232,7 @@ class AsyncCheckpointer:
         `deadline` (seconds) is when its handle's ``wait`` raises `PreemptionTimeoutError`; what there is no time for
         beside it gives way: saves that are under way, and parts of the state (see `CheckpointInfo.partial`).
         """
-        self._check_open()
+        self._wake()
         step = whole("step", step)
         if emergency or deadline is not None:
             check_emergency(deadline, emergency=emergency, on_busy=on_busy)
@@ -272,7 +282,7 @@ class AsyncCheckpointer:
         cannot be read: never a silent start from nothing. Where it raises when objects were changed already, saves are
         refused until a resume or restore has come to its end.
         """
-        self._check_open()
+        self._wake()
         return self._returning.resume(self, which, allow_partial=allow_partial, exclude=several(exclude))
 
     def restore(
@@ -290,7 +300,7 @@ class AsyncCheckpointer:
         object refused its part, or its file was damaged since it was checked: then saves are refused until a restore
         has come to its end. Where another rank failed, it is `RestoreError` that says so.
         """
-        self._check_open()
+        self._wake()
         only = None if only is None else several(only)
         return self._returning.restore(self, which, strict=strict, only=only, exclude=several(exclude))
 
@@ -355,6 +365,7 @@ class AsyncCheckpointer:
         Raises `TimeoutError` after `timeout` seconds, and `SaveFailed` for failures that nobody was told of.
         """
         self._check_process()
+        self._lull.end()
         self._ending.wait(timeout)
 
     def close(self, timeout: float | None = None) -> None:
@@ -365,6 +376,7 @@ class AsyncCheckpointer:
         """
         if self._has_ended or os.getpid() != self._process:
             return
+        self._lull.end()
         self._closed = True  # it takes nothing more; what it has is not given up by an interrupt
         self._beginning.close()
         failed = self._ending.close(self._asked.close_timeout if timeout is None else timeout)
@@ -394,6 +406,11 @@ class AsyncCheckpointer:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise CheckpointerClosed("this checkpointer belongs to the process that was forked; make one here")
+
+    def _wake(self) -> None:
+        """Before whatever may change what is due."""
+        self._check_open()
+        self._lull.end()
 
     def _check_open(self) -> None:
         if self._closed:

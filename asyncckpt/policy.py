@@ -112,6 +112,16 @@ class Decider:
         best = step != 0 and self.policy.on_best and self._improves(metrics)
         return self.policy.is_due(step, is_best=best, seconds=self._clock.monotonic() - self._saved_at)
 
+    def foreseen(self, step: int, most: int) -> tuple[int, float]:
+        """The first step after `step` that is due by its number, `most` steps ahead if none is before, and from when on
+        any step is due, by the clock. Where metrics decide, nothing is known ahead.
+        """
+        if self.policy.on_best:
+            return step, -math.inf
+        ahead = range(step + 1, step + most)
+        due = math.inf if self.policy.every_seconds is None else self._saved_at + self.policy.every_seconds
+        return next((number for number in ahead if self.policy.is_due(number)), ahead.stop), due
+
     def at_epoch_end(self, epoch: int, step: int, metrics: Mapping[str, float]) -> bool:
         """The same after `epoch` completed epochs, at `step`."""
         best = step != 0 and self.policy.on_best and self._improves(metrics)

@@ -22,6 +22,7 @@ from asyncckpt.lifecycle.asking import Asking
 from asyncckpt.lifecycle.beginning import Beginning
 from asyncckpt.lifecycle.ending import Ending
 from asyncckpt.lifecycle.late import LateMetrics
+from asyncckpt.lifecycle.lull import Lull
 from asyncckpt.lifecycle.returning import Returning
 from asyncckpt.restores.nearest import Nearest
 from asyncckpt.restores.restorer import Restorer
@@ -48,6 +49,7 @@ class Parts:
     returning: Returning
     ending: Ending
     checkup: Checkup
+    lull: Lull
 
 
 def assembled(plan: Blueprint) -> Parts:
@@ -85,7 +87,8 @@ def assembled(plan: Blueprint) -> Parts:
     returning = Returning(
         *(restorer, saver, ranks, beginning, decision, plan.cadence, plan.stopping, plan.listeners, plan.asked.run)
     )
-    return Parts(decision, executor, saver, beginning, asking, returning, ending, checkup)
+    lull = Lull(plan.clock, decision, saver, plan.cadence, beginning)
+    return Parts(decision, executor, saver, beginning, asking, returning, ending, checkup, lull)
 
 
 def _decision(plan: Blueprint, ranks: Ranks, counts: Counts) -> Decision:

@@ -80,6 +80,15 @@ class Beginning:
             self._next = 2 * self._calls
             self._plan()
 
+    def passed(self, steps: int) -> None:
+        """So many steps were made at which nothing was asked for."""
+        self._calls += steps
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the next save finds everything ready, as far as the state is what it is now."""
+        return self._prepared == self._held() and (self._is_begun or self._look is not None)
+
     def _plan(self) -> None:
         held = self._held()
         self._saver.prepare()

@@ -18,6 +18,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
+from weakref import ref
 
 from asyncckpt.checkpoints.listing import CheckpointInfo
 from asyncckpt.errors import AsyncCkptError, Preempted, PreemptionTimeoutError
@@ -44,6 +46,12 @@ from asyncckpt.worker.ranks import Ranks
 logger = logging.getLogger("asyncckpt")
 
 
+class Warned(Protocol):
+    """Whoever looks whether there may be notice, before it asks."""
+
+    may_stop: bool
+
+
 class Stopping:
     """Of one training; `speedometer` has to be told of its events.
 
@@ -58,7 +66,8 @@ class Stopping:
         self._settings = settings
         self._listeners = listeners
         self._speedometer = speedometer
-        self._notices = Notices()
+        self._notices = Notices(self._warn)
+        self._warned: ref[Warned] | None = None
         self._sources: list[Source] = [source(given) for given in settings.watch] if settings else []
         self._signals = Signals(settings.numbers() if settings else (), self._signalled, self._is_held_back)
         self._watching: Watching | None = None
@@ -80,6 +89,18 @@ class Stopping:
         self._watching = Watching(sources, self._notices, self._settings.deadline, self._listeners)
         self._watching.start()
         self._signals.install()
+
+    def warn(self, owner: Warned) -> None:
+        """Set its ``may_stop`` once there is notice; now where there are other ranks, who may have it."""
+        self._warned = ref(owner)
+        if self._notices.heard or (self._settings is not None and self._ranks.world > 1):
+            self._warn()
+
+    def _warn(self) -> None:
+        """In a handler, or whatever thread has heard something."""
+        owner = None if self._warned is None else self._warned()
+        if owner is not None:
+            owner.may_stop = True
 
     def resumed(self) -> None:
         """The training goes on from what the run holds: how often it was preempted counts on."""

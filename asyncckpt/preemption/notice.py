@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -22,14 +23,16 @@ class Notice:
 
 
 class Notices:
-    """Every notice given to one training. To give one takes no lock: a signal handler may."""
+    """Every notice given to one training, and `given` is called after each. No lock is taken: a signal handler may."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Callable[[], None] = lambda: None) -> None:
         self.heard: deque[Notice] = deque()
+        self._given = given
 
     def give(self, notice: Notice) -> None:
         """From any thread, and from a signal handler."""
         self.heard.append(notice)
+        self._given()
 
     @property
     def first(self) -> Notice | None:

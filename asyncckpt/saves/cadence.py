@@ -38,6 +38,7 @@ class Cadence:
         self._policy = policy
         self._clock = clock
         self._listeners = listeners
+        self._is_periodic = policy.every_steps is not None or policy.every_seconds is not None
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._usual: float | None = None
         self._next = ENOUGH
@@ -45,11 +46,16 @@ class Cadence:
         self._last: tuple[int, float] | None = None
         self._said: float | None = None
 
-    def step(self, step: int) -> None:
-        """Step `step` was completed now."""
-        if self._policy.every_steps is None and self._policy.every_seconds is None:
+    @property
+    def is_settled(self) -> bool:
+        """Whether it may hear of the next steps some steps later; until it has said something, it is waited for."""
+        return self._said is not None or not self._is_periodic
+
+    def step(self, step: int, now: float | None = None) -> None:
+        """Step `step` was completed at `now` seconds by the clock, or right now."""
+        if not self._is_periodic:
             return
-        now = self._clock.monotonic()
+        now = self._clock.monotonic() if now is None else now
         made = 0 if self._last is None else step - self._last[0]
         if self._last is not None and made > 0:
             self._time((now - self._last[1]) / made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import numbers as abstract
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -65,6 +66,16 @@ class Decision:
             self._look_at_saves()
         # A period that is one of numpy's numbers decides as numpy does.
         return bool(self._decider.at_step(step, self._watched(metrics))) if stop is None else stop
+
+    def foreseen(self, step: int, most: int) -> tuple[int, float]:
+        """The first step after `step` at which something may be due, `most` steps ahead if none is before that, and
+        from when on it may be due at any step, by the clock. Notice is not foreseen.
+        """
+        return (step, -math.inf) if self._ranks.world > 1 else self._decider.foreseen(step, most)
+
+    def passed(self, step: int) -> None:
+        """The training is at `step`, and nothing was due there, as was foreseen."""
+        self._decided = self._at = step
 
     def midstep(self, step: int) -> Stop | None:
         """Whether to stop on the way from `step` to the next; may be asked at any moments, and decides nothing else."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 from weakref import ref
 
 from torch.optim.optimizer import Optimizer
@@ -19,10 +20,16 @@ _FIRST = -(1 << 62)
 """So that no number that the loop gives follows one that was counted here."""
 
 
+class Over(Protocol):
+    """Is told that step `step` was completed at `now` seconds by the clock of the training, or right now."""
+
+    def __call__(self, step: int, now: float | None = None) -> None: ...
+
+
 class Rhythm:
     """Tells `over` of each step by a number that follows the one before, on the thread that has made this."""
 
-    def __init__(self, optimizers: Sequence[Optimizer], over: Callable[[int], None]) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer], over: Over) -> None:
         self._over = over
         self._leading = ref(optimizers[0]) if optimizers else None
         self._made = _FIRST
@@ -32,11 +39,11 @@ class Rhythm:
         if self._looks:
             follow(self)
 
-    def told(self, step: int) -> None:
-        """The loop says that `step` is over, and will say so of the next ones."""
+    def told(self, step: int, now: float | None = None) -> None:
+        """The loop says that `step` is over, since `now` seconds by the clock, and will say so of the next ones."""
         if self._looks:
             self.close()
-        self._over(step)
+        self._over(step, now)
 
     def stepping(self, optimizer: Optimizer) -> None:
         """`optimizer` is about to make a step: the time from one to the next is that of a step."""

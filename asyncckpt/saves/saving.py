@@ -121,14 +121,20 @@ class Saver:
         with self._reading:
             self._preparing.ahead(self._capture.read())
 
-    def _stepped(self, step: int) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether no save is under way, and none has failed that somebody is still to be told of."""
+        return all(handle.done() and not handle.is_untold for handle in self._outcomes.handles)
+
+    def _stepped(self, step: int, now: float | None = None) -> None:
         """The training thread has made step `step`: see what that took beside what is in flight."""
+        now = self._clock.monotonic() if now is None else now
         if not (handles := self._outcomes.handles):
-            self._interference.step(step, self._clock.monotonic(), Flight(False, False, self._saves))
+            self._interference.step(step, now, Flight(False, False, self._saves))
             return
         statuses = [handle.status for handle in handles]
         flight = Flight(bool({"staging", "writing"}.intersection(statuses)), "staging" in statuses, self._saves)
-        self._interference.step(step, self._clock.monotonic(), flight)
+        self._interference.step(step, now, flight)
 
     def settle(self) -> None:
         """Before a wait for any save: there will be no step meanwhile that would have to be spared, or guarded."""

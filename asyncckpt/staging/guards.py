@@ -54,28 +54,24 @@ def guarded(target: T) -> Guarded[T]:
 class _Weakly(Generic[T]):
     """Objects, each for as long as it lives, in the order in which they came.
 
-    Every step goes through them: `living` makes nothing of its own where there is none, as a ``WeakSet`` does.
+    Every step goes through them, where they are: a ``WeakSet`` would make something of its own for that.
     """
 
     def __init__(self) -> None:
-        self._refs: tuple[weakref.ref[T], ...] = ()
+        self.refs: tuple[weakref.ref[T], ...] = ()
         """Replaced, never changed: who goes through them takes no lock."""
         self._lock = threading.Lock()
 
     def add(self, added: T) -> None:
         with self._lock:
-            self._refs = (*self._others(added), weakref.ref(added))
+            self.refs = (*self._others(added), weakref.ref(added))
 
     def discard(self, discarded: T) -> None:
         with self._lock:
-            self._refs = tuple(self._others(discarded))
+            self.refs = tuple(self._others(discarded))
 
     def _others(self, one: T) -> list[weakref.ref[T]]:
-        return [known for known in self._refs if known() not in (None, one)]
-
-    def living(self) -> list[T]:
-        """Those that there are now."""
-        return [one for known in self._refs if (one := known()) is not None]
+        return [known for known in self.refs if known() not in (None, one)]
 
 
 _guards = _Weakly[Guard]()
@@ -121,14 +117,18 @@ def is_guarded_average(module: object) -> bool:
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for follower in _followers.living():
-        follower.stepping(optimizer)
+    for known in _followers.refs:
+        follower = known()
+        if follower is not None:
+            follower.stepping(optimizer)
     _ask_all()
 
 
 def _ask_all() -> None:
-    for guard in _guards.living():
-        guard.guard()
+    for known in _guards.refs:
+        guard = known()
+        if guard is not None:
+            guard.guard()
 
 
 def _guard_averages() -> None:

@@ -2,7 +2,7 @@
 
 It uses nothing of this package that a loop of your own could not, and is meant to be read::
 
-    trainer        `GenericTrainer`: the loop, one method for each phase
+    trainer        `GenericTrainer`: what connects the loop to the runtime
     phases         `TrainerPhase`: what a training can be doing, and what may follow
     resume_state   `ResumeState`: where a training stands, as plain data
     batches        the batches of a loader, and how to come back to the middle of them

@@ -49,7 +49,7 @@ def samples_of(batch: Any) -> int:
 def moved(batch: Any, device: torch.device) -> Any:
     """The batch with its tensors on `device`."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {name: moved(part, device) for name, part in batch.items()}
     if isinstance(batch, list | tuple):

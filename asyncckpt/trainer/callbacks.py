@@ -42,17 +42,24 @@ class TrainingCallback:
         """`logs`: what `training_step` has given, without the graph; after the step, where one was made."""
 
 
+_HOOKS = {name: hook for name, hook in vars(TrainingCallback).items() if name.startswith("on_")}
+
+
 class Callbacks:
     """Several, in the order in which they were added; among what a checkpoint holds by their classes' names."""
 
     def __init__(self) -> None:
         self._callbacks: list[TrainingCallback] = []
+        self.heard: set[str] = set()
+        """The hooks that one of them has; the others need not be called."""
 
     def add(self, callback: TrainingCallback) -> None:
         """Raises `TypeError` for what is none."""
         if not isinstance(callback, TrainingCallback):
             raise TypeError(f"{callback!r} is no TrainingCallback")
         self._callbacks.append(callback)
+        hooks = {name: getattr(getattr(callback, name), "__func__", None) for name in _HOOKS}
+        self.heard |= {name for name, hook in hooks.items() if hook is not _HOOKS[name]}
 
     def call(self, hook: str, *arguments: Any) -> None:
         """That method of each."""

@@ -1,7 +1,9 @@
-"""Loop: what a training does in each phase, one method for each, which returns the phase that comes next.
+"""Loop: what a training does in each phase, one method for each that it can go on in, which returns what comes next.
 
 `Loop._go` is the whole loop: do what the phase says, go to the next one, and offer the runtime to save. A checkpoint
 holds the phase that comes next and what `asyncckpt.trainer.trainer` says of it; to resume is to begin there.
+
+What this adds to a step is calls: each is read from afar, right after a pass through a model that fills all caches.
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ class Loop:
     _val_batches: Batches
     _has_validation = False
     _batch: Any = None
-    _loss: Any = None
     _saved: int | None = None
     """The step of the newest save that a policy asked for in this process."""
 
@@ -65,9 +66,7 @@ class Loop:
         self._do: dict[TrainerPhase, Callable[[], TrainerPhase]] = {
             P.INIT: lambda: P.TRAIN_START_EPOCH,
             P.TRAIN_START_EPOCH: self._start_epoch,
-            P.TRAIN_BATCH_LOAD: self._load,
-            P.TRAIN_BATCH_FORWARD: self._forward,
-            P.TRAIN_BATCH_BACKWARD: self._backward,
+            P.TRAIN_BATCH_LOAD: self._train_batch,
             P.TRAIN_BATCH_OPTIM_STEP: self._step,
             P.SCHEDULER_BATCH_STEP: self._schedule_step,
             P.TRAIN_BATCH_END: self._end_batch,
@@ -100,11 +99,13 @@ class Loop:
         """To the end, or until the process is told to leave."""
         ckpt = self.ckpt
         while self.phase is not P.TRAINING_COMPLETE:
+            after = self._do[self.phase]()
             done = self.phase
-            self.phase = done.then(self._do[done]())
-            if self.phase.is_resumable:
+            self.phase = after if after in done.follows else done.then(after)
+            # Nearly always nobody wants to know, and whatever is called here is called at each phase.
+            if (done.is_saved_after or ckpt.may_stop) and after.is_resumable:
                 self._offer(ckpt, done)
-                if ckpt.should_stop:
+                if ckpt.may_stop and ckpt.should_stop:
                     return
 
     def _offer(self, ckpt: AsyncCheckpointer, done: TrainerPhase) -> None:
@@ -123,7 +124,8 @@ class Loop:
                 ckpt.save(step, epoch=self.epoch, metrics=metrics)
             elif handle is None and self._saved == step:  # before it was validated
                 ckpt.record(step, self.logs)
-        ckpt.midstep(step, epoch=self.epoch, metrics=metrics)
+        if ckpt.may_stop:
+            ckpt.midstep(step, epoch=self.epoch, metrics=metrics)
 
     # -- an epoch of training ------------------------------------------------------------------------------
 
@@ -135,42 +137,43 @@ class Loop:
         self._batches.begin(self.epoch)
         return P.TRAIN_BATCH_LOAD
 
-    def _load(self) -> TrainerPhase:
+    def _train_batch(self) -> TrainerPhase:
+        """Load a batch, and add its gradients to those that there are: until then it is in hand, and nobody leaves."""
         batch = self._batches.take()
         if batch is NONE_LEFT:
             return P.TRAIN_BATCH_OPTIM_STEP if self._train.micro_step else self._end_of_batches()
-        self._batch = moved(batch, self.device)
-        self.callbacks.call("on_batch_start", self, self._train.batch_idx)
-        return P.TRAIN_BATCH_FORWARD
+        micro, steps = self._train, self.config.gradient_accumulation_steps
+        batch = self._batch = moved(batch, self.device)
+        samples = samples_of(batch)
+        if "on_batch_start" in self.callbacks.heard:
+            self.callbacks.call("on_batch_start", self, micro.batch_idx)
 
-    def _forward(self) -> TrainerPhase:
-        given: Any = self._autocast(self.training_step, self._train.batch_idx)
+        self.phase = P.TRAIN_BATCH_FORWARD
+        step, index = self.training_step, micro.batch_idx
+        given: Any = step(batch, index) if self.config.amp is None else self._autocast(step, index)
         # A plain dict is known as one at once; to ask an abstract class takes longer than all else here.
         if not isinstance(given, (dict, Mapping)) or not isinstance(given.get("loss"), Tensor):
             raise TrainerError(f"training_step() gave {given!r}: give a dict with a tensor as 'loss'")
-        self._loss = given["loss"]
-        detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in given.items()}
-        self._train.additional_metrics = detached
-        return P.TRAIN_BATCH_BACKWARD
+        detached = micro.additional_metrics = dict(given)
+        for name, value in given.items():
+            if isinstance(value, Tensor):
+                detached[name] = value.detach()
 
-    def _backward(self) -> TrainerPhase:
-        steps = self.config.gradient_accumulation_steps
-        loss = self._loss if steps == 1 else self._loss / steps
+        self.phase = P.TRAIN_BATCH_BACKWARD
+        loss = given["loss"] if steps == 1 else given["loss"] / steps
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
-        self._train.add(self._loss, samples_of(self._batch))
-        loss = self._loss = self._batch = None  # neither the graph nor the batch outlives its phase
-        return P.TRAIN_BATCH_OPTIM_STEP if self._train.micro_step == steps else P.TRAIN_BATCH_END
+        micro.add(detached["loss"], samples)
+        self._batch = None  # as the graph, which nobody holds any more: neither outlives its phase
+        return P.TRAIN_BATCH_OPTIM_STEP if micro.micro_step == steps else P.TRAIN_BATCH_END
 
     def _step(self) -> TrainerPhase:
         scaler = self._scaler
         if scaler is not None:
             for optimizer in self.optimizers:
                 scaler.unscale_(optimizer)
-        short = self.config.gradient_accumulation_steps / self._train.micro_step
-        if short != 1:  # fewer batches than usual: the mean over those that there are
-            for parameter in self._parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(short)
+        usual, made = self.config.gradient_accumulation_steps, self._train.micro_step
+        if made != usual:  # fewer batches than usual: the mean over those that there are
+            self._scale_gradients(usual / made)
         if self.config.max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
             self._train.additional_metrics["grad_norm"] = norm
@@ -181,7 +184,8 @@ class Loop:
                 scaler.step(optimizer)
         if scaler is not None:
             scaler.update()
-        self._zero_gradients()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         self._train.micro_step = 0
         self.logs = {}
@@ -196,7 +200,8 @@ class Loop:
     def _end_batch(self) -> TrainerPhase:
         micro = self._train
         if not self._batches.has_ended:  # else it was a step of what was left, without a batch of its own
-            self.callbacks.call("on_batch_end", self, micro.batch_idx, micro.additional_metrics)
+            if "on_batch_end" in self.callbacks.heard:
+                self.callbacks.call("on_batch_end", self, micro.batch_idx, micro.additional_metrics)
             micro.batch_idx += 1
         if micro.micro_step == 0 and self.global_step % self.config.log_every_n_steps == 0:
             values = {name: value for name, value in micro.additional_metrics.items() if is_amount(value)}
@@ -283,6 +288,11 @@ class Loop:
             return step(self._batch, batch_idx)
         with torch.autocast(self.device.type, dtype=getattr(torch, self.config.amp)):
             return step(self._batch, batch_idx)
+
+    def _scale_gradients(self, factor: float) -> None:
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
     def _zero_gradients(self) -> None:
         for optimizer in self.optimizers:

@@ -43,6 +43,10 @@ class TrainerPhase(Enum):
 
     is_resumable: bool
     """Whether a checkpoint may say that this comes next: no batch is in hand then, and no graph of a loss."""
+    is_saved_after: bool
+    """Whether a policy may want a save once this is done; at other moments there may be notice."""
+    follows: tuple[TrainerPhase, ...]
+    """What may come next, beside an error."""
 
     @property
     def is_train(self) -> bool:
@@ -60,20 +64,15 @@ class TrainerPhase(Enum):
         return self in (TrainerPhase.ERROR_RECOVERABLE, TrainerPhase.ERROR_FATAL)
 
     @property
-    def follows(self) -> frozenset[TrainerPhase]:
-        """What may come next, beside an error."""
-        return _NEXT[self]
-
-    @property
     def description(self) -> str:
         """In a few words."""
         return _WORDS[self]
 
     def then(self, phase: TrainerPhase) -> TrainerPhase:
         """`phase`, which comes next; raises `TrainerError` where it must not."""
-        if phase in _NEXT[self] or (phase.is_error and _NEXT[self]):
+        if phase in self.follows or (phase.is_error and self.follows):
             return phase
-        known = ", ".join(sorted(each.name for each in _NEXT[self])) or "nothing"
+        known = ", ".join(sorted(each.name for each in self.follows)) or "nothing"
         raise TrainerError(f"{phase.name} cannot follow {self.name}: after that comes {known}")
 
 
@@ -92,9 +91,6 @@ _TRAIN = frozenset(
 _VAL = frozenset({_P.VAL_BATCH_LOAD, _P.VAL_BATCH_FORWARD, _P.VAL_BATCH_END})
 _IN_HAND = frozenset({_P.TRAIN_BATCH_FORWARD, _P.TRAIN_BATCH_BACKWARD, _P.VAL_BATCH_FORWARD})
 _OVER = frozenset({_P.TRAINING_COMPLETE, _P.ERROR_RECOVERABLE, _P.ERROR_FATAL})
-for _phase in TrainerPhase:  # asked of every phase, so that it is no call
-    _phase.is_resumable = _phase not in _IN_HAND | _OVER
-
 _NEXT: dict[TrainerPhase, frozenset[TrainerPhase]] = {
     _P.INIT: frozenset({_P.TRAIN_START_EPOCH}),
     _P.TRAIN_START_EPOCH: frozenset({_P.TRAIN_BATCH_LOAD}),
@@ -119,6 +115,11 @@ _NEXT: dict[TrainerPhase, frozenset[TrainerPhase]] = {
     _P.ERROR_RECOVERABLE: frozenset(),
     _P.ERROR_FATAL: frozenset(),
 }
+
+for _phase in TrainerPhase:  # asked of every phase, so that it is no call
+    _phase.is_resumable = _phase not in _IN_HAND | _OVER
+    _phase.is_saved_after = _phase in (_P.TRAIN_BATCH_END, _P.CHECKPOINT_SAVE_START)
+    _phase.follows = tuple(_NEXT[_phase])
 
 _WORDS: dict[TrainerPhase, str] = {
     _P.INIT: "nothing has begun",

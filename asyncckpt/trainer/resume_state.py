@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from asyncckpt.errors import UnsupportedFormat
 from asyncckpt.state.rng import capture_rng, restore_rng
 from asyncckpt.trainer.among import means
@@ -34,9 +36,10 @@ class TrainMicroState:
     num_samples: int = 0
     additional_metrics: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, loss: Any, samples: int) -> None:
+    def add(self, loss: Tensor, samples: int) -> None:
         """Another batch, whose gradients were added to those that there are."""
-        self.loss_sum += weighted("loss", loss, samples)
+        # On a CPU it is read for next to nothing; a loss of which there are gradients is one number.
+        self.loss_sum += loss.item() * samples if loss.is_cpu else weighted("loss", loss, samples)
         self.num_samples += samples
         self.micro_step += 1
 

@@ -323,7 +323,7 @@ def test_the_pace_and_what_it_brings_are_scraped_as_a_training_goes_on(make: Mak
     ckpt = make(
         model=training.model, optimizer=training.optimizer, budget=Budget(slowdown=0.02), metrics=0, verify="off"
     )
-    ckpt._saver._clock = clock
+    ckpt._saver._clock, ckpt._lull._monotonic = clock, clock.monotonic
     at = 0
 
     def train(count: int, seconds: float) -> None:
@@ -394,7 +394,7 @@ def test_a_step_is_told_by_the_loop_else_by_the_first_optimizer_and_in_no_other_
 ) -> None:
     first, second = Training().optimizer, Training().optimizer
     told: list[int] = []
-    rhythm = Rhythm([first, second], told.append)
+    rhythm = Rhythm([first, second], lambda step, now=None: told.append(step))
     for _ in range(3):
         first.step()
         second.step()

@@ -195,12 +195,12 @@ class Limited:
 def test_e33_a_training_told_before_its_time_limit_comes_back_twice_to_the_same_loss(
     cluster: SlurmCluster, tmp_path: Path, least: dict[str, Any]
 ) -> None:
-    total, paced = 1500, 2
+    epochs, paced = 80, 2
     least["seed"] = 7
     least["slurm"] = {"time_limit": str(FAR), "cpus_per_task": 1, "job_name": "a training, twice put back"}
     least["preemption"] = {"grace_period_seconds": NOTICE, "max_preemptions": 3}
     config = experiment(least)
-    made = launcher(tmp_path, f"exec {sys.executable} {TRAINING} {{{{config_path}}}} {total} {paced}")
+    made = launcher(tmp_path, f"exec {sys.executable} {TRAINING} {{{{config_path}}}} {epochs} {paced}")
     folder = tmp_path / "out" / "tiny"
     job = made.submit_experiment(config)
     twin = tmp_path / "twin"
@@ -210,7 +210,7 @@ def test_e33_a_training_told_before_its_time_limit_comes_back_twice_to_the_same_
     limited.until(lambda: limited.has_started(0), "the start")
     limited.tell(1)
     limited.come_back(1)
-    undisturbed = [sys.executable, str(TRAINING), str(twin / "config.yaml"), str(total), "0"]
+    undisturbed = [sys.executable, str(TRAINING), str(twin / "config.yaml"), str(epochs), "0"]
     with subprocess.Popen(undisturbed) as straight:  # while the cluster is waited for
         limited.tell(2)
         limited.come_back(2)
@@ -218,9 +218,9 @@ def test_e33_a_training_told_before_its_time_limit_comes_back_twice_to_the_same_
     assert ended(made, job) is JobStatus.COMPLETED, cluster.told(job)
     starts = [tuple(map(int, line.split())) for line in (folder / "starts").read_text().splitlines()]
     assert [number for number, _ in starts] == [0, 1, 2]
-    assert 0 == starts[0][1] < starts[1][1] < starts[2][1] < total
+    assert 0 == starts[0][1] < starts[1][1] < starts[2][1] < 25 * epochs
     said = (folder / f"slurm-{job}.out").read_text()
     assert len(TOLD.findall(said)) == said.count("DUE TO JOB REQUEUE") == 2
     assert "TIME LIMIT" not in said
-    assert asyncckpt.load(folder / "checkpoints").info.step == starts[2][1]
+    assert asyncckpt.load(folder / "checkpoints").info.step == 25 * epochs
     assert (folder / "loss").read_text() == (twin / "loss").read_text()
