@@ -120,6 +120,8 @@ def test_d37_damage_is_said_and_the_rest_is_read(tmp_path: Path) -> None:
 
 
 DEEP = '{"a":' * 100_000
+HALF_AS_DEEP = '{"a":' * 500 + "1" + "}" * 500
+"""Of what is read, and cannot be gone through as it is."""
 ODD = {
     "identity.json": [
         '{"starts": 5}', '{"starts": null}', '{"starts": {"time": 1}}', '{"id": {"a": []}, "name": 3}',
@@ -128,7 +130,7 @@ ODD = {
     "results.json": [
         '{"final_metrics": 5}', f'{{"final_metrics": {{"loss": 1{"0" * 400}, "x": null, "y": [1]}}}}', "5",
         '{"timestamp": 3, "best_checkpoint": {}}', '{"generation_samples": {"a": 1}}',
-        '{"generation_samples": ["\\ud800"]}',
+        '{"generation_samples": ["\\ud800"]}', HALF_AS_DEEP,
     ],
     "config.json": ['{"config": 5}', '{"config": [1]}', '{"model": "x", "hardware": 3, "dataset": []}', "\xff"],
     "wandb_info.json": ['{"run_id": [1], "run_url": {}}'],
