@@ -145,6 +145,7 @@ ODD = {
         '{"step": 1, "timestamp": "", "event": "pruned", "seq": 1, "written": {}}',
         '{"step": 1, "timestamp": "", "event": "pruned", "seq": -10, "bytes": true}',
         '{"step": 1, "timestamp": "", "event": "superseded", "by_step": {}, "reason": 1}',
+        "\n".join(f'{{"step": 1, "timestamp": "", "event": "pruned", "seq": {seq}}}' for seq in ("1", "1.5", "null")),
     ],
 }  # fmt: skip
 
