@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,7 +60,11 @@ class Settings:
     grid: Any = dataclasses.field(default_factory=lambda: np.arange(3))
     nan: float = float("nan")
     infinite: float = float("-inf")
+    every: timedelta = timedelta(minutes=1, milliseconds=500)
+    salt: bytes = b"\x00\xff"
+    of: type = Inner
     api_key: str = "sk-123"
+    unset: int = dataclasses.field(init=False)
 
 
 def config_of(place: Place, key: str = "config.json") -> Any:
@@ -259,7 +263,11 @@ def test_a3_what_json_has_no_word_for_is_said_in_words(folder: Place) -> None:
         "grid": [0, 1, 2],
         "nan": "NaN",
         "infinite": "-Infinity",
+        "every": 60.5,
+        "salt": "00ff",
+        "of": f"{__name__}.Inner",
         "api_key": "***",
+        "unset": None,
     }
 
 

@@ -85,10 +85,11 @@ def test_b1_a_root_that_holds_logs_alone_is_one_of_a_run(somewhere: Place) -> No
 def test_b1_an_empty_folder_and_files_of_others_are_no_run(folder: Place) -> None:
     root = Path(folder.root)
     (root / "logs").mkdir(parents=True)
-    (root / "slurm-123.out").write_text("queued")
-    (root / "README.md").write_text("mine")
+    others = ("slurm-123.out", "README.md", "logs/slurm.txt", "config.mine", "results.csv", "metrics.db")
+    for name in others:
+        (root / name).write_text("mine")
     assert folder.open().mode == "new"
-    assert (root / "slurm-123.out").read_text() == "queued"
+    assert [(root / name).read_text() for name in others] == ["mine"] * len(others)
 
 
 def test_b1_commits_that_were_half_copied_are_not_taken_for_an_empty_root(folder: Place) -> None:
