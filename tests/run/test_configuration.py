@@ -90,6 +90,7 @@ def test_b3_the_file_is_kept_byte_for_byte(somewhere: Place, source: Path) -> No
         ("c.json", '{"lr": 0.5}', "config.original.json"),
         ("c.toml", "lr = 0.5", "config.toml"),
         ("c.yml", "lr: 0.5", "config.yml"),
+        ("C.YAML", "lr: 0.5", "config.yml"),
     ],
 )
 def test_b3_every_kind_of_file_is_read(folder: Place, tmp_path: Path, name: str, text: str, key: str) -> None:
@@ -114,10 +115,10 @@ def test_b3_a_changed_file_is_kept_beside_the_first(somewhere: Place, source: Pa
     somewhere.open(config=source, mode="resume").close()
     assert [key for key in somewhere.names() if key.startswith("config")] == ["config.json", "config.yml"]
     for number in range(2, 12):
-        source.write_text(f"lr: {number}")
+        source.write_text(f"lr: {min(number, 10)}{' # as it was, in other words' if number == 11 else ''}")
         somewhere.open(config=source, mode="resume").close()
         assert somewhere.read(f"config-{number}.yml") == source.read_bytes()
-        assert config_of(somewhere, f"config-{number}.json") == {"lr": number}
+        assert config_of(somewhere, f"config-{number}.json") == {"lr": min(number, 10)}
     assert somewhere.read("config.yml") == YAML
     source.write_bytes(YAML)  # back to what there was: nothing new
     somewhere.open(config=source, mode="resume").close()
@@ -150,10 +151,13 @@ def test_b7_what_cannot_be_understood_is_kept_and_said(
     assert f"nothing in the configuration {source} is understood" in caplog.text
 
 
-def test_b7_an_empty_file_says_nothing(folder: Place, source: Path) -> None:
+def test_b7_an_empty_file_says_nothing(folder: Place, source: Path, caplog: pytest.LogCaptureFixture) -> None:
     source.write_text("# nothing\n")
     assert folder.open(config=source).config == {}
     assert folder.read("config.yml") == b"# nothing\n"
+    (empty := source.with_suffix(".json")).write_text("\n")
+    assert folder.open(config=empty, mode="resume").config == {}
+    assert caplog.text == "", "it is understood"
 
 
 SAID: dict[str, str] = {

@@ -101,6 +101,19 @@ def test_b1_commits_that_were_half_copied_are_not_taken_for_an_empty_root(folder
         folder.open()
 
 
+def test_b1_an_identity_alone_is_a_run(folder: Place) -> None:
+    """As a start leaves it that is killed right after it has made the run its own."""
+    with folder.open() as begun:
+        pass
+    for key in folder.names():
+        if key != "identity.json":
+            Path(folder.root, key).unlink()
+    with pytest.raises(CheckpointDirectoryExistsError, match=begun.id):
+        folder.open()
+    with folder.open(mode="auto") as run:
+        assert (run.id, run.mode) == (begun.id, "resume")
+
+
 def test_b1_data_alone_is_of_a_run(somewhere: Place) -> None:
     somewhere.write("data/00000042-step-1000-i3-5f2c9a01/rank-00000-of-00001.p0.safetensors", b"precious")
     with pytest.raises(CheckpointDirectoryExistsError, match="holds checkpoints"):
