@@ -163,8 +163,7 @@ def _forms(contents: Contents) -> dict[Path, _Form]:
     for path, alias in contents.aliases.items():
         base = contents.tensors[alias.of]
         stride = _row_major(base.shape) if base.stride is None else base.stride
-        whole = (base.dtype, base.shape, stride, 0)
-        if (alias.dtype, alias.shape, alias.stride, alias.offset) == whole:
+        if (alias.dtype, alias.shape, alias.stride) == (base.dtype, base.shape, stride):  # of one memory: all of it
             found[path] = _form(base)
         else:
             found[path] = (alias.dtype, alias.shape, _content(base), alias.offset, alias.stride)

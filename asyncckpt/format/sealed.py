@@ -83,6 +83,12 @@ def sealed_digest(data: bytes | memoryview) -> str:
     return bytes(data[-34:-2]).decode("ascii", "replace")
 
 
+def is_sealed(data: bytes | memoryview, expected: str) -> bool:
+    """Whether `data`, to the last byte, is what was sealed with the digest `expected`."""
+    raw = bytes(data)
+    return raw[-_TAIL:] == b',"digest":"%s"}' % expected.encode("ascii") and digest(raw[:-_TAIL] + b"}") == expected
+
+
 def unseal(data: bytes | memoryview, what: str, *, also: int = 0) -> dict[str, Any]:
     """Decode sealed JSON, checking digest and format version; `what` names the object in errors.
 

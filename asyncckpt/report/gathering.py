@@ -212,17 +212,13 @@ async def _json(storage: Storage, key: str, problems: list[str]) -> Mapping[str,
         return {}
     try:
         found = json.loads(unpacked(data, key))
-        # Half of a character, which JSON can say, and no page.
-        found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        # Written by hand, or by an earlier version: no secret leaves the root by a report.
+        return masked(found)
     except AsyncCkptError as error:  # its key is not here, or its library
         problems.append(f"{key} cannot be read: {error}")
         return {}
     except (ValueError, RecursionError) as error:
         problems.append(f"{key} is damaged: {error}")
         return {}
-    if not isinstance(found, dict):
-        problems.append(f"{key} is damaged: it is no JSON object")
-        return {}
-    # Written by hand, or by an earlier version: no secret leaves the root by a report.
-    said: dict[str, Any] = masked(found)
-    return said

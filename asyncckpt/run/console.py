@@ -125,7 +125,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
     while asked is not None:
         if any(record.levelno >= handler.level and _is_heard(handler) for handler in asked.handlers):
             return True
-        asked = asked.parent if asked.propagate else None
+        asked = asked.parent  # it came to the root: all on the way let it pass
     return False
 
 

@@ -20,7 +20,7 @@ from asyncckpt.fetching.progress import Progress
 from asyncckpt.format.contents import Contents, Pack
 from asyncckpt.format.digest import digesting
 from asyncckpt.format.record import Checkpoint, ObjectRef
-from asyncckpt.format.sealed import sealed_digest
+from asyncckpt.format.sealed import is_sealed
 from asyncckpt.storage.base import Storage
 from asyncckpt.worker.pace import Pace
 
@@ -113,7 +113,7 @@ class Copying:
         what = f"{self.source.storage.url}/{ref.key}"
         with _source(), readable(what):
             data = await self.source.storage.get(ref.key)
-        if sealed_digest(data) != ref.digest:
+        if not is_sealed(data, ref.digest):  # it is read again, and may have been damaged since
             raise CheckpointCorruptError(f"{what} is not the manifest that was committed")
         await self.target.put(ref.key, [data], length=len(data))
         self.brought.add(ref.key)

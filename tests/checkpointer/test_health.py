@@ -17,8 +17,20 @@ import pytest
 from asyncckpt import AsyncCheckpointer, SaveHandle, SavePolicy, health
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.errors import CheckpointerClosed, SaveFailed, StorageDenied, TransientError
-from asyncckpt.events import Durable, Failed, Requested, Staged, Stalled, Superseded, TierDurable, TierFailed
+from asyncckpt.events import (
+    Durable,
+    Failed,
+    Fallback,
+    Requested,
+    Skipped,
+    Staged,
+    Stalled,
+    Superseded,
+    TierDurable,
+    TierFailed,
+)
 from asyncckpt.health import Checkup, Health, Vitals
+from asyncckpt.levels import Levels
 from asyncckpt.profile import Profiler, SaveTimes
 from asyncckpt.storage import MemoryStorage
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
@@ -81,6 +93,10 @@ def test_a23_one_that_does_what_it_should_has_no_problems(make: Make, executor: 
     ckpt.close()
     with pytest.raises(CheckpointerClosed):
         ckpt.health()
+    again = make(model=Toy())
+    assert again.health().durable_step is None
+    again.resume()
+    assert again.health().durable_step == 1
 
 
 def test_a23_a_store_that_hangs_holds_nobody_up_and_is_told(make: Make, store: GatedStorage, clock: Later) -> None:
@@ -154,7 +170,7 @@ def test_a23_saves_that_fail_for_a_full_disk_are_told_until_one_is_durable(make:
         with pytest.raises(SaveFailed):
             saving(ckpt, model, step).wait()
     found = ckpt.health()
-    assert found.failures == 2
+    assert (found.failures, found.oldest) == (2, None)
     (problem,) = found.problems
     assert problem.startswith("2 failed and none since step 1 is durable; last step 3 (")
     assert "no space left on device" in problem
@@ -355,6 +371,25 @@ def test_a24_only_recent_ones_are_remembered_and_none_is_a_header() -> None:
     for step in range(1, 500):
         profiler.on_event(Requested(step))
     assert [save.step for save in profiler.profile().saves] == list(range(400, 500))
+
+
+def test_a23_a_save_is_stuck_by_what_others_took_and_what_was_passed_over_is_not(make: Make, clock: Later) -> None:
+    vitals, ckpt = Vitals(clock), make(model=Toy())
+    ckpt.save(1).wait()  # a worker is there
+    checkup = Checkup(vitals, Levels, ckpt._executor, clock)
+    for event in (Requested(1), Skipped(1), Requested(2), Superseded(2, 3), Fallback("links", "there are none")):
+        vitals.on_event(event)
+    clock.by = 1000
+    found = checkup.health(PATIENCE)
+    assert (found.problems, found.oldest, found.fallbacks) == ((), None, ("links: there are none",))
+    vitals.on_event(Durable(3, 1, 100, 200.0, 0.0))
+    vitals.on_event(Requested(4))
+    clock.by = 2000
+    assert checkup.health(PATIENCE).problems == (), "they took 200 s"
+    clock.by = 4000
+    (problem,) = checkup.health(PATIENCE).problems
+    assert problem.startswith("the save of step 4 is under way for 30")
+    assert problem.endswith(" s, where others took 200.0 s")
 
 
 def test_a23_two_saves_of_one_step_are_two(clock: Later) -> None:

@@ -63,10 +63,14 @@ def plain(name: str) -> str:
 
 
 def test_the_tree_of_a_run_is_the_one_that_its_example_leaves(tmp_path: Path) -> None:
-    """Every file is named, and nothing is named that is not there."""
+    """Every file is named, in the README every file and folder of the root; and nothing is named that is not there."""
     pytest.importorskip("matplotlib")
+    (short,) = (block for block in blocks(README) if 'Run.open("runs/small"' in block)
     (block,) = (block for block in blocks(RUNS) if 'Run.open("runs/tiny"' in block)
-    subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", short + block], cwd=tmp_path, check=True, timeout=120)
+    tree = README.read_text().partition("```\nruns/small/\n")[2].partition("```")[0]
+    there = {path.name + "/" * path.is_dir() for path in (tmp_path / "runs/small").iterdir()}
+    assert there == {line.split()[0] for line in tree.splitlines()}
     root = tmp_path / "runs/tiny"
     there = {
         plain(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_symlink() or path.is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import subprocess
@@ -119,6 +120,8 @@ def test_d37_damage_is_said_and_the_rest_is_read(tmp_path: Path) -> None:
 
 
 DEEP = '{"a":' * 100_000
+HALF_AS_DEEP = '{"a":' * 500 + "1" + "}" * 500
+"""Of what is read, and cannot be gone through as it is."""
 ODD = {
     "identity.json": [
         '{"starts": 5}', '{"starts": null}', '{"starts": {"time": 1}}', '{"id": {"a": []}, "name": 3}',
@@ -127,7 +130,7 @@ ODD = {
     "results.json": [
         '{"final_metrics": 5}', f'{{"final_metrics": {{"loss": 1{"0" * 400}, "x": null, "y": [1]}}}}', "5",
         '{"timestamp": 3, "best_checkpoint": {}}', '{"generation_samples": {"a": 1}}',
-        '{"generation_samples": ["\\ud800"]}',
+        '{"generation_samples": ["\\ud800"]}', HALF_AS_DEEP,
     ],
     "config.json": ['{"config": 5}', '{"config": [1]}', '{"model": "x", "hardware": 3, "dataset": []}', "\xff"],
     "wandb_info.json": ['{"run_id": [1], "run_url": {}}'],
@@ -142,6 +145,7 @@ ODD = {
         '{"step": 1, "timestamp": "", "event": "pruned", "seq": 1, "written": {}}',
         '{"step": 1, "timestamp": "", "event": "pruned", "seq": -10, "bytes": true}',
         '{"step": 1, "timestamp": "", "event": "superseded", "by_step": {}, "reason": 1}',
+        "\n".join(f'{{"step": 1, "timestamp": "", "event": "pruned", "seq": {seq}}}' for seq in ("1", "1.5", "null")),
     ],
 }  # fmt: skip
 
@@ -149,16 +153,17 @@ ODD = {
 def test_d37_whatever_the_files_of_a_run_say_there_is_a_report(tmp_path: Path) -> None:
     root = tmp_path / "run"
     trained(str(root), {1: 0.5, 2: 0.4}, config=CONFIG)
-    for name, texts in ODD.items():
-        before = (root / name).read_bytes() if (root / name).exists() else None
-        for text in texts:
-            (root / name).write_bytes(text.encode("latin-1") + b"\n")
-            assert "run" in markdown(gather(root)).encode().decode(), (name, text[:80])
-            found = compare([root], sort="loss")
-            found.markdown().encode()
-            found.csv().encode()
-            json.dumps(found.json(), allow_nan=False)
-        (root / name).unlink() if before is None else (root / name).write_bytes(before)
+    sound = {name: (root / name).read_bytes() if (root / name).exists() else b"" for name in ODD}
+    for texts in itertools.zip_longest(*ODD.values()):  # all files at once: none is read for what another says
+        for name, text in zip(ODD, texts, strict=True):
+            (root / name).write_bytes(sound[name] if text is None else text.encode("latin-1") + b"\n")
+        said = gather(root)
+        assert "run" in markdown(said).encode().decode()
+        assert [line.id for line in lines(said) if int(line.id) > 0] == ["00000001", "00000002"], "each is there once"
+        found = compare([root], sort="loss")
+        found.markdown().encode()
+        found.csv().encode()
+        json.dumps(found.json(), allow_nan=False)
 
 
 def test_d37_a_run_whose_commits_are_lost_still_has_a_report(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,7 +60,11 @@ class Settings:
     grid: Any = dataclasses.field(default_factory=lambda: np.arange(3))
     nan: float = float("nan")
     infinite: float = float("-inf")
+    every: timedelta = timedelta(minutes=1, milliseconds=500)
+    salt: bytes = b"\x00\xff"
+    of: type = Inner
     api_key: str = "sk-123"
+    unset: int = dataclasses.field(init=False)
 
 
 def config_of(place: Place, key: str = "config.json") -> Any:
@@ -86,6 +90,7 @@ def test_b3_the_file_is_kept_byte_for_byte(somewhere: Place, source: Path) -> No
         ("c.json", '{"lr": 0.5}', "config.original.json"),
         ("c.toml", "lr = 0.5", "config.toml"),
         ("c.yml", "lr: 0.5", "config.yml"),
+        ("C.YAML", "lr: 0.5", "config.yml"),
     ],
 )
 def test_b3_every_kind_of_file_is_read(folder: Place, tmp_path: Path, name: str, text: str, key: str) -> None:
@@ -110,10 +115,10 @@ def test_b3_a_changed_file_is_kept_beside_the_first(somewhere: Place, source: Pa
     somewhere.open(config=source, mode="resume").close()
     assert [key for key in somewhere.names() if key.startswith("config")] == ["config.json", "config.yml"]
     for number in range(2, 12):
-        source.write_text(f"lr: {number}")
+        source.write_text(f"lr: {min(number, 10)}{' # as it was, in other words' if number == 11 else ''}")
         somewhere.open(config=source, mode="resume").close()
         assert somewhere.read(f"config-{number}.yml") == source.read_bytes()
-        assert config_of(somewhere, f"config-{number}.json") == {"lr": number}
+        assert config_of(somewhere, f"config-{number}.json") == {"lr": min(number, 10)}
     assert somewhere.read("config.yml") == YAML
     source.write_bytes(YAML)  # back to what there was: nothing new
     somewhere.open(config=source, mode="resume").close()
@@ -146,10 +151,13 @@ def test_b7_what_cannot_be_understood_is_kept_and_said(
     assert f"nothing in the configuration {source} is understood" in caplog.text
 
 
-def test_b7_an_empty_file_says_nothing(folder: Place, source: Path) -> None:
+def test_b7_an_empty_file_says_nothing(folder: Place, source: Path, caplog: pytest.LogCaptureFixture) -> None:
     source.write_text("# nothing\n")
     assert folder.open(config=source).config == {}
     assert folder.read("config.yml") == b"# nothing\n"
+    (empty := source.with_suffix(".json")).write_text("\n")
+    assert folder.open(config=empty, mode="resume").config == {}
+    assert caplog.text == "", "it is understood"
 
 
 SAID: dict[str, str] = {
@@ -259,7 +267,11 @@ def test_a3_what_json_has_no_word_for_is_said_in_words(folder: Place) -> None:
         "grid": [0, 1, 2],
         "nan": "NaN",
         "infinite": "-Infinity",
+        "every": 60.5,
+        "salt": "00ff",
+        "of": f"{__name__}.Inner",
         "api_key": "***",
+        "unset": None,
     }
 
 

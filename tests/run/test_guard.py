@@ -85,10 +85,11 @@ def test_b1_a_root_that_holds_logs_alone_is_one_of_a_run(somewhere: Place) -> No
 def test_b1_an_empty_folder_and_files_of_others_are_no_run(folder: Place) -> None:
     root = Path(folder.root)
     (root / "logs").mkdir(parents=True)
-    (root / "slurm-123.out").write_text("queued")
-    (root / "README.md").write_text("mine")
+    others = ("slurm-123.out", "README.md", "logs/slurm.txt", "config.mine", "results.csv", "metrics.db")
+    for name in others:
+        (root / name).write_text("mine")
     assert folder.open().mode == "new"
-    assert (root / "slurm-123.out").read_text() == "queued"
+    assert [(root / name).read_text() for name in others] == ["mine"] * len(others)
 
 
 def test_b1_commits_that_were_half_copied_are_not_taken_for_an_empty_root(folder: Place) -> None:
@@ -98,6 +99,19 @@ def test_b1_commits_that_were_half_copied_are_not_taken_for_an_empty_root(folder
             Path(folder.root, key).unlink()
     with pytest.raises(RunRefused):
         folder.open()
+
+
+def test_b1_an_identity_alone_is_a_run(folder: Place) -> None:
+    """As a start leaves it that is killed right after it has made the run its own."""
+    with folder.open() as begun:
+        pass
+    for key in folder.names():
+        if key != "identity.json":
+            Path(folder.root, key).unlink()
+    with pytest.raises(CheckpointDirectoryExistsError, match=begun.id):
+        folder.open()
+    with folder.open(mode="auto") as run:
+        assert (run.id, run.mode) == (begun.id, "resume")
 
 
 def test_b1_data_alone_is_of_a_run(somewhere: Place) -> None:

@@ -114,11 +114,13 @@ class Foreign(logging.Handler):
         records.append(record.getMessage())
 foreign = Foreign()
 to_file = logging.FileHandler("other.log")
-logging.basicConfig(level=logging.DEBUG, handlers=[foreign, to_file])
+strict = logging.StreamHandler()  # shows errors alone
+strict.setLevel(logging.ERROR)
+logging.basicConfig(level=logging.DEBUG, handlers=[foreign, to_file, strict])
 root = logging.getLogger()
 before = list(root.handlers), root.level
 with Run.open("run"):
-    assert root.handlers[:2] == [foreign, to_file]
+    assert root.handlers[:3] == [foreign, to_file, strict]
     assert root.level == logging.DEBUG
     logging.debug("once")
     print("printed")
@@ -154,6 +156,17 @@ def test_b5_the_streams_are_the_same_and_tell_the_truth(train: Train) -> None:
         "with Run.open('run'):\n"
         "    assert (sys.stdout, sys.stderr) == streams\n"
         "    assert told == [(s.isatty(), s.fileno(), s.encoding) for s in streams]\n"
+        "    assert logging.getLogger().level == logging.INFO\n"
+        "assert logging.getLogger().level == logging.WARNING, 'as it was'\n"
+        "class Gone:\n"
+        "    encoding = 'utf-8'\n"
+        "    def write(self, text):\n        raise BrokenPipeError\n"
+        "    def flush(self):\n        pass\n"
+        "sys.stdout = Gone()\n"
+        "with Run.open('gone') as run:\n"
+        "    try:\n        print('of nobody seen')\n"
+        "    except BrokenPipeError:\n        path = run.log_path\n"
+        "assert 'of nobody seen' in path.read_text()\n"
     )
 
 

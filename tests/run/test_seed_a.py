@@ -162,7 +162,7 @@ def test_a1_a_file_that_vanishes_while_the_folder_is_listed(tmp_path: Path, monk
 
 
 def test_a1_a_file_that_vanishes_between_the_look_and_the_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from asyncckpt.run import foreign
 
@@ -176,6 +176,7 @@ def test_a1_a_file_that_vanishes_between_the_look_and_the_check(
 
     monkeypatch.setattr(foreign, "_damage", vanished)
     assert find_latest_checkpoint(tmp_path) == str(tmp_path / "step1.pt")
+    assert caplog.records == [], "what is gone is not damaged"
 
 
 def test_a15_ten_thousand_files_are_looked_through_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

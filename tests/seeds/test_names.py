@@ -16,13 +16,16 @@ TEXT = (Path(__file__).parents[2] / "MIGRATING.md").read_text()
 
 PUBLIC = {
     "Keisei": """
-        find_latest_checkpoint save_config_to_json ensure_directories_exist set_seed initialize_wandb
+        find_latest_checkpoint checkpoints_dir save_config_to_json config filepath JSONEncodeError
+        ensure_directories_exist *directories set_seed seed PYTHONHASHSEED initialize_wandb run_name
+        run_artifact_dir project_name WANDB_API_KEY WANDB_MODE WANDB_DIR
     """,
     "TS-DIA": """
         unified_parser config_path Trainer CheckpointDirectoryExistsError _validate_checkpoint_directory
         _copy_config_file init_trackers save_wandb_info setup_file_logger validate checkpoint.resume
-        checkpoint-epoch*-step* best_checkpoint config.yml wandb_info.json hyperparameters.json model_summary.txt
-        logs/training_*.log interval interval_in_epochs save_total_limit save_best_only monitor_metric
+        checkpoint-epoch*-step* best_checkpoint config.yml wandb_info.json hyperparameters.json
+        model_summary.txt run_id run_name run_url project entity timestamp logs/training_*.log
+        logs/training_resume_*.log interval interval_in_epochs save_total_limit save_best_only monitor_metric
         snapshot_optimizer snapshot_scheduler resume_restore_optimizer resume_restore_scheduler
         resume_restore_trainer_state BEST_CHECKPOINT extra_state
     """,
@@ -30,22 +33,27 @@ PUBLIC = {
         CheckpointConfig save_every_n_steps save_every_n_epochs save_on_best_metric minimize_metric
         keep_last_n_checkpoints keep_best_n_checkpoints keep_checkpoint_every_n_epochs save_optimizer_state
         save_scheduler_state save_random_state use_incremental_saves auto_commit commit_message_template
-        tag_best_checkpoints CheckpointManager repository model_name experiment_name should_save_checkpoint
-        save_checkpoint load_checkpoint list_checkpoints get_checkpoint_info register_checkpoint_callback
+        tag_best_checkpoints CheckpointManager Repository repository config checkpoint_config model_name
+        experiment_name should_save_checkpoint save_checkpoint load_checkpoint commit_hash load_best weights
+        state list_checkpoints include_metrics only_best get_checkpoint_info register_checkpoint_callback
         unregister_checkpoint_callback clear_callbacks list_callbacks .coral/checkpoints/{experiment_name}.json
-        TrainingState global_step optimizer_state scheduler_state random_state update_metrics format_summary save load
-        to_dict from_dict CoralTrainer trainer.step trainer.epoch_end diff_checkpoints should_stop_early
-        no_improvement_count
+        TrainingState epoch learning_rate loss metrics timestamp batch_size gradient_accumulation_steps
+        max_epochs max_steps dataset_name notes global_step optimizer_state scheduler_state random_state
+        update_metrics format_summary save load to_dict from_dict CoralTrainer trainer.step trainer.epoch_end
+        trainer.load_checkpoint diff_checkpoints should_stop_early no_improvement_count
     """,
     "Spectral": """
-        generate_experiment_id create_experiment_directory CheckpointManager experiment_dir save_interval keep_last_n
-        should_checkpoint save_checkpoint load_latest_checkpoint load_checkpoint list_checkpoints
-        cleanup_old_checkpoints checkpoint_latest.pt MetricsLogger should_log log_metrics load_metrics get_latest_step
-        get_metrics_summary VisualizationManager should_visualize generate_training_plots generate_model_plots
-        generate_comparison_plots ConfigTracker save_config load_config save_results PaperGenerator ResultsAggregator
-        experiments/{experiment_id} checkpoint_step_*.pt model_state_dict optimizer_state_dict config timestamp git_hash
-        size_mb modified loss_history log_dir log_interval metrics.jsonl training.log viz_dir viz_interval config.json
-        dataset_info final_metrics best_checkpoint generation_samples results.json
+        generate_experiment_id create_experiment_directory root checkpoints logs visualizations
+        CheckpointManager experiment_dir save_interval keep_last_n should_checkpoint save_checkpoint
+        load_latest_checkpoint load_checkpoint list_checkpoints cleanup_old_checkpoints checkpoint_latest.pt
+        MetricsLogger should_log log_metrics flush metrics load_metrics get_latest_step get_metrics_summary
+        VisualizationManager should_visualize generate_training_plots generate_model_plots
+        generate_comparison_plots experiments ConfigTracker save_config load_config save_results PaperGenerator
+        ResultsAggregator experiments/{experiment_id} checkpoint_step_*.pt step model_state_dict
+        optimizer_state_dict config timestamp git_hash size_mb modified loss_history log_dir log_interval
+        metrics.jsonl training.log viz_dir viz_interval config.json experiment_id model num_parameters hardware
+        gpu_available gpu_model cuda_version cpu_count dataset_info final_metrics best_checkpoint
+        generation_samples results.json
     """,
     "Framework": """
         model_training_framework model_training_framework.config model_training_framework.trainer

@@ -22,7 +22,7 @@ from asyncckpt.worker.commitlog import keeping, ownership, sweep
 from asyncckpt.worker.job import Committed
 from tests.worker.drive import Session, changing, checked, drive, keys, leftovers, steps
 from tests.worker.mutants import mutate
-from tests.worker.stores import Ignoring, damage
+from tests.worker.stores import Ignoring, Reacting, damage
 
 E = TypeVar("E", bound=Event)
 Act = Callable[[MemoryStorage, MemoryStorage], Coroutine[Any, Any, None]]
@@ -560,6 +560,20 @@ def test_B20_a_copy_checks_every_byte_that_a_checkpoint_holds_in_whatever_pieces
 
     if size > 1:  # byte by byte only the first part
         run(act)
+
+
+def test_B20_a_manifest_that_is_damaged_between_two_looks_at_it_is_not_brought() -> None:
+    async def act(home: MemoryStorage, mirror: MemoryStorage) -> None:
+        async with Session(home) as session:
+            checkpoint = (await session.saved(1)).checkpoint
+        assert checkpoint is not None
+        key = checkpoint.manifest.key
+        source = Reacting(home, f"get {key}", lambda inner: damage(inner, key))
+        with pytest.raises(CheckpointCorruptError, match="is not the manifest that was committed"):
+            await copying.Copying(Catalog(source), mirror, mirroring.Pace()).copy(checkpoint, ())
+        assert key not in await keys(mirror)
+
+    run(act)
 
 
 class WithoutManifests(MemoryStorage):
