@@ -138,22 +138,12 @@ class Wanted:
             raise click.UsageError("--keep-best needs --monitor NAME:min or NAME:max: the training named no metric")
         found = Found(None if run is None else run.id, listing, PrunePlan((), (), 0))
         keeping = Keeping(catalog.storage, self.policy, self.judge or listing.monitor, Listeners(()))
-        agreed = self._of_plan(found) if self.plan is not None else self._of_damage(found)
-        given_up = found.damaged if self.plan is None else found.damaged & self.plan.damaged
-        return replace(found, planned=await keeping.preview(listing, agreed=agreed, given_up=given_up & agreed.keys()))
-
-    def _of_damage(self, found: Found) -> dict[int, str]:
-        return dict.fromkeys(found.damaged if self.damaged else (), "damaged")
-
-    def _of_plan(self, found: Found) -> dict[int, str]:
-        said: WrittenPlan = self.plan or WrittenPlan(None, {}, frozenset())
-        if said.run != found.run:
-            raise click.UsageError("the plan is of another run")
-        there = {checkpoint.seq for checkpoint in found.listing.checkpoints}
-        gone = len(said.removed.keys() - there)
-        if gone:
-            click.echo(f"{gone} of {len(said.removed)} in the plan are not listed any more", err=True)
-        return {seq: reason for seq, reason in said.removed.items() if seq in there}
+        if self.plan is None:
+            agreed = dict.fromkeys(found.damaged if self.damaged else (), "damaged")
+            given_up = frozenset(agreed)
+        else:
+            agreed, given_up = self.plan.agreed(found.run, listing), self.plan.damaged
+        return replace(found, planned=await keeping.preview(listing, agreed=agreed, given_up=given_up))
 
 
 def _wanted(policy: RetentionPolicy, judge: Monitor | None, path: Path | None, *, damaged: bool) -> Wanted:

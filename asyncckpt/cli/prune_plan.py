@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.inspection.schema import SCHEMA
 from asyncckpt.retention import PrunePlan
 
@@ -22,6 +23,18 @@ class WrittenPlan:
     removed: Mapping[int, str]
     damaged: frozenset[int]
     """Of those, what was known to be damaged then."""
+
+    def agreed(self, run: str | None, listing: Listing) -> dict[int, str]:
+        """What goes of that `run`, and why; tells what is not in its `listing` any more.
+
+        Raises `click.UsageError` for another run, whose checkpoints have the same numbers.
+        """
+        if self.run != run:
+            raise click.UsageError("the plan is of another run")
+        gone = len(self.removed.keys() - {checkpoint.seq for checkpoint in listing.checkpoints})
+        if gone:
+            click.echo(f"{gone} of {len(self.removed)} in the plan are not listed any more", err=True)
+        return dict(self.removed)
 
 
 def document(

@@ -289,7 +289,8 @@ def test_a_tag_moves_and_goes(root: Path) -> None:
 
 def test_what_cannot_be_a_tag_or_be_tagged_is_refused(root: Path) -> None:
     assert "cannot be a tag" in run("tag", root, "latest", code=2)
-    assert f"{root}: no checkpoint 99" in run("tag", f"{root}@99", "paper", code=3)
+    for command in (("tag", f"{root}@99", "paper"), ("diff", root, "@99"), ("show", f"{root}@99")):
+        assert f"{root}: no checkpoint 99" in run(*command, code=3)
     assert "leave out the @" in run("tag", "--delete", f"{root}@3", "paper", code=2)
     assert not (root / "user").exists()
 
