@@ -27,8 +27,6 @@ from benchmarks.turns import Sample, Turn, take
 
 COUNT, QUICK_COUNT = 10_000, 200
 REPEATS = 5
-BEGAN = 1.76e9
-"""Unix time of the first row in the logs."""
 PAUSE = 1.1
 """Seconds after which a folder is looked at again."""
 
@@ -64,9 +62,10 @@ def measure(turn: Turn) -> list[Sample]:
 def _log(folder: Path, count: int) -> None:
     """The metrics log and the checkpoint log of `count` steps, of which each is saved, and every other twice."""
     folder.mkdir()
+    began = time.time() - count
     with (folder / "metrics.jsonl").open("wb") as metrics, (folder / "checkpoints.jsonl").open("wb") as saves:
         for step in range(1, count + 1):
-            moment = BEGAN + step
+            moment = began + step
             metrics.write(encode(step, moment, {"loss": 1 / step, "lr": 1e-3, "grad_norm": 1 + 1 / step}))
             told = {"seq": step, "created": moment, "seconds": 0.1, "bytes": 5000, "written": 4000, "stalled": 0.001}
             saves.write(encode(step, moment, told, "durable"))
