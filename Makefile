@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 # One more than there are cores: tests wait for a third of their time, for servers, clusters and processes.
 TESTERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
-BENCHES ?= stall overhead throughput restore small_tensors incremental catalog memory python_bound interference chunks executor run_layer trainer survive upload download resume
+BENCHES ?= stall overhead throughput restore small_tensors incremental catalog serve memory python_bound interference chunks executor run_layer trainer survive upload download resume
 
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -24,6 +24,7 @@ NAMES = {
     "small_tensors": "20,000 tensors, 0.64 GB: the save call, and to durable beside one tensor of as many bytes",
     "incremental": "bytes on disk of a save after 1 % of the state has changed",
     "catalog": "10,000 checkpoints: list them, find the latest, save one and prune one",
+    "serve": "the page over 10,000 checkpoints: its first look, the next one, and one after a save",
     "memory": "1,000 saves: memory, threads, descriptors, and those of the worker process",
     "python_bound": "saves back to back beside a loop that needs the interpreter lock, and one that loads its data so",
     "interference": "how much longer steps take while saves are in flight, uncontrolled and paced to 2 %",

@@ -30,7 +30,7 @@ def model() -> torch.nn.Module:
 
 
 def make_run(root: Path, count: int) -> None:
-    """A run of `count` checkpoints at `root`, of steps 1 to `count`."""
+    """A run of `count` checkpoints at `root`, of steps 1 to `count`, a second from one to the next."""
     with AsyncCheckpointer(root, model=model()) as checkpointer:
         checkpointer.save(1)
     asyncio.run(_extend(root, count))
@@ -47,7 +47,8 @@ async def _extend(root: Path, count: int) -> None:
     packs = [(root / pack.key).read_bytes() for pack in manifest.contents.packs]
     for seq in range(checkpoint.seq + 1, count + 1):
         directory = DataDirectory(seq, seq, head.inc, f"{seq:08x}")
-        head = _written(root, head, _copied(root, checkpoint, manifest, packs, directory))
+        then = replace(checkpoint, created=checkpoint.created - (count - seq) * 1_000_000)
+        head = _written(root, head, _copied(root, then, manifest, packs, directory))
     # The hint that every save leaves.
     (root / names.LATEST).write_bytes(seal({"slot": head.slot, "seq": count, "step": count}))
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from asyncckpt.checkpoints.commits import Commits, Exclusive, Fenced
 from asyncckpt.checkpoints.damage import readable
-from asyncckpt.checkpoints.listing import CheckpointInfo, Listing, Which, info_of
+from asyncckpt.checkpoints.listing import CheckpointInfo, Listing, Which, find, info_of
 from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointCorruptError,
@@ -156,7 +156,7 @@ class Catalog:
         if which in ("latest", "best") and (found := await self._retried(lambda: self._shortcut(which))) is not None:
             return found
         listing = await self.listing_for(which)
-        checkpoint = listing.find(which)
+        checkpoint = find(listing, which, self.storage.url)
         return checkpoint, next(info for info in listing.infos() if info.seq == checkpoint.seq)
 
     async def _shortcut(self, which: Which) -> tuple[Checkpoint, CheckpointInfo] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -50,8 +51,7 @@ def copied_to(source: Target, destination: str, choose: Choose, *, dry_run: bool
     async def act(catalog: Catalog) -> Outcome:
         target = from_url(destination)
         try:
-            if target.url == catalog.storage.url:
-                raise click.UsageError(f"{destination} is where they are: name another root")
+            _check_apart(catalog.storage.url, target.url, destination)
             listing = await catalog.listing()
             wanted = choose(catalog, listing)
             copies = Copies(catalog, target, Listeners([_Told()]), SYSTEM_CLOCK)
@@ -69,6 +69,17 @@ def copied_to(source: Target, destination: str, choose: Choose, *, dry_run: bool
     else:
         _tell(source, destination, outcome, dry_run=dry_run)
     click.get_current_context().exit(outcome.status)
+
+
+def _check_apart(source: str, target: str, said: str) -> None:
+    """Refuse a root inside of the other one: whoever looks after one of them, or removes it, has both."""
+    one, other = (f"{url if '://' in url else os.path.realpath(url)}/" for url in (source, target))
+    if one == other:
+        raise click.UsageError(f"{said} is where they are: name another root")
+    if other.startswith(one):
+        raise click.UsageError(f"{said} is inside of the root that they are in: name one beside it")
+    if one.startswith(other):
+        raise click.UsageError(f"{said} is the folder that the root is in, and would be a run itself: name one in it")
 
 
 async def _copy(copies: Copies, listing: Listing, found: Outcome, *, shows: bool) -> None:

@@ -15,6 +15,7 @@ from asyncckpt import allowance
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.checks import Check, not_tried
+from asyncckpt.cli.counted import counted
 from asyncckpt.cli.exits import reason
 from asyncckpt.cli.lost import lost_records
 from asyncckpt.cli.rates import read, written
@@ -144,7 +145,7 @@ class Look:
             return Check("store", "problem", what)
         damaged = sum(info.damaged for info in listing.infos())
         latest = listing.get("latest")
-        what = f"{self._storage.url} can be read: {len(listing.records)} checkpoints"
+        what = f"{self._storage.url} can be read: {counted(len(listing.records), 'checkpoint')}"
         what += "" if latest is None else f", the latest of step {latest.step}"
         return Check("store", "note" if damaged else "ok", what + (f"; {damaged} found damaged" if damaged else ""))
 

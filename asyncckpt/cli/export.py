@@ -14,6 +14,7 @@ import click
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import Listing
 from asyncckpt.cli.amount import amount
+from asyncckpt.cli.counted import counted
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import Target, elsewhere, reading, target
@@ -93,7 +94,7 @@ def export(
     if as_json:
         print_json(_json(chosen, dest, form, done, files))
     else:
-        what = f"{done.exported.tensors} tensors" if done.exported.tensors else "the state"
+        what = counted(done.exported.tensors, "tensor") if done.exported.tensors else "the state"
         click.echo(f"{done.id} (step {done.step}): {what}, {size(sum(files.values()))}, in {dest}")
 
 
@@ -107,8 +108,9 @@ class _Done:
 
 
 def _check_options(form: str, dest: Path, most: int | None, config: Path | None) -> None:
-    if re.match(r"\w{2,}:/", str(dest)):  # a path has one slash of the two
-        raise click.UsageError(f"{dest} is a URL: an export is written on this machine; copy it there afterwards")
+    if (url := re.match(r"(\w{2,}:)/(.*)", str(dest))) is not None:  # a path has one slash of the two
+        said = f"{url[1]}//{url[2]}"
+        raise click.UsageError(f"{said} is a URL: an export is written on this machine; copy it there afterwards")
     if most is not None and form not in ("safetensors", "hf"):
         raise click.UsageError(f"--max-shard-size is for safetensors and hf, not for {form}")
     if config is not None and form != "hf":
@@ -132,6 +134,7 @@ def _weights(chosen: Target, wanted: Weights, into: Path, status: StatusLine) ->
 
 def _with_torch(chosen: Target, into: Path, form: str, parts: tuple[str, ...] | None, status: StatusLine) -> _Done:
     status.show(f"reading {chosen.root}")
+    reading(chosen.root, lambda catalog: catalog.named(chosen.chosen))  # before torch, which takes seconds to import
     from asyncckpt.convert.exporting_state import export_state
 
     with elsewhere(chosen.root):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from asyncckpt.checkpoints.catalog import Catalog
+from asyncckpt.cli.counted import counted
 from asyncckpt.cli.lost import lost_records
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_table
@@ -95,10 +96,8 @@ class Plan:
         if take_over and may_be_held(self.view.head):
             told = _Told()
             await tidy(storage, Listeners([told]), SYSTEM_CLOCK)
-            return (
-                f"took the run over from {self.view.head.writer.shown} and removed {told.removed} objects and uploads"
-            )
-        return f"removed {await carry_out(self.swept, storage)} objects and uploads, freed {size(self.bytes)}"
+            return f"took the run over from {self.view.head.writer.shown} and removed {_gone(told.removed)}"
+        return f"removed {_gone(await carry_out(self.swept, storage))}, freed {size(self.bytes)}"
 
     def show(self) -> None:
         """As a table, a line for each folder; what stays to standard error."""
@@ -109,8 +108,8 @@ class Plan:
         table = [[what, str(count), size(length), why] for (what, why), (count, length) in rows.items()]
         if table:
             print_table(["WHAT", "OBJECTS", "SIZE", "WHY"], table, right=("OBJECTS", "SIZE"))
-            uploads = f" and {len(self.swept.uploads)} unfinished uploads" if self.swept.uploads else ""
-            click.echo(f"{len(self.swept.keys)} objects{uploads} to remove, {size(self.bytes)} to free")
+            uploads = f" and {counted(len(self.swept.uploads), 'unfinished upload')}" if self.swept.uploads else ""
+            click.echo(f"{counted(len(self.swept.keys), 'object')}{uploads} to remove, {size(self.bytes)} to free")
         else:
             click.echo("nothing to remove")
         for line in self._stays():
@@ -142,6 +141,10 @@ class Plan:
             "unknown": list(self.swept.unknown),
             "hidden": None if self.swept.hidden is None else str(self.swept.hidden),
         }
+
+
+def _gone(number: int) -> str:
+    return counted(number, "object or upload", "objects and uploads")
 
 
 def _why(key: str, newest: int) -> str:

@@ -11,6 +11,7 @@ from typing import cast
 
 import click
 
+from asyncckpt.cli.counted import counted
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import reading, target
@@ -101,4 +102,6 @@ def _print(src: Path, root: str, kind: str, record: Record, tensors: int, notes:
             }
         )
     else:
-        click.echo(f"{identity} (step {checkpoint.step}): {tensors} tensors, {size(checkpoint.size)}, in {root}")
+        click.echo(
+            f"{identity} (step {checkpoint.step}): {counted(tensors, 'tensor')}, {size(checkpoint.size)}, in {root}"
+        )

@@ -22,7 +22,8 @@ from asyncckpt.format.record import Checkpoint
 def tag(checkpoint: str, name: str, delete: bool, as_json: bool) -> None:
     """Tag CHECKPOINT (the latest where only a ROOT is given) with NAME, taking it from any other.
 
-    Retention spares a tagged checkpoint, and ROOT@NAME names it. A training that is running takes that into account
+    Retention spares a tagged checkpoint, and ROOT@NAME names it; where there is a slash in NAME only load() takes it,
+    since ROOT@a/b may be a folder. A training that is running takes that into account
     from its next save on.
     """
     chosen = target(checkpoint)

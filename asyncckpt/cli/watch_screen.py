@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from asyncckpt.cli.counted import counted
 from asyncckpt.cli.output import age, between
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.watching import Change, Watched, state_of
@@ -68,7 +69,7 @@ class Screen:
             table.add_row(*map(Text, _row(summary, former, watched.took.get(summary.info.seq))))
         head = watched.listing.head if watched.listing is not None else None
         total = size(sum(summary.info.size for summary in shown))
-        title = f"{self._root}  {len(shown)} checkpoints, {total} of state; {state_of(head)}"
+        title = f"{self._root}  {counted(len(shown), 'checkpoint')}, {total} of state; {state_of(head)}"
         problem = [Text(f"cannot be read: {printable(watched.error)}", style="red")] if watched.error else []
         return Group(Text(title, style="bold"), *problem, table, *(Text(line, style="dim") for line in self._recent))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import Listing
+from asyncckpt.cli.counted import counted
 from asyncckpt.cli.printable import printable
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.format.record import Record
@@ -95,7 +96,7 @@ class Watched:
         what = f", the latest {latest.info.id} of step {latest.info.step}" if latest else ""
         return Change(
             "watching",
-            f"{number} checkpoints{what}; {state_of(head)}",
+            f"{counted(number, 'checkpoint')}{what}; {state_of(head)}",
             {
                 "url": self._catalog.storage.url,
                 "checkpoints": number,

@@ -13,7 +13,7 @@ from typing import Any
 MASK = "***"
 
 _NO_NUMBERS = r"secrets?|passwords?|passwd|passphrase"
-_SECRET = re.compile(rf"(^|[_\-. ])(key|token|credentials?|{_NO_NUMBERS})$|api_?key$", re.IGNORECASE)
+_SECRET = re.compile(rf"(^|[_\-. ])(key|token|credentials?|{_NO_NUMBERS})$|api_?keys?$", re.IGNORECASE)
 _NEVER_A_NUMBER = re.compile(rf"(^|[_\-. ])({_NO_NUMBERS})$", re.IGNORECASE)
 """A number under these is a secret that YAML took for one; one under ``token`` or ``key`` is a token's or a row's."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -11,8 +11,9 @@ from asyncckpt.storage.base import Storage
 
 LOGS = "logs"
 
-_OF_EVENTS = ("seq", "by_step", "bytes", "written", "seconds", "created", "stalled")
+_OF_EVENTS = frozenset({"seq", "by_step", "bytes", "written", "seconds", "created", "stalled"})
 """What an event says in numbers."""
+_NUMBERS = (int, float)
 _LARGEST = 2**53
 
 
@@ -41,5 +42,7 @@ def _is_sound(row: Row) -> bool:
     """Whether an event says in numbers what it has to; rows of metrics hold what anybody logs."""
     if row.event is None:
         return True
-    said = [row.metrics[name] for name in _OF_EVENTS if row.metrics.get(name) is not None]
-    return all(type(value) in (int, float) and -1 < value < _LARGEST for value in said)
+    for name, value in row.metrics.items():
+        if not (type(value) in _NUMBERS and -1 < value < _LARGEST) and name in _OF_EVENTS and value is not None:
+            return False
+    return True

@@ -112,7 +112,14 @@ def _altered(changes: Changes, first: Manifest, second: Manifest) -> list[Altere
     before = {value.name: value.text for value in masked(Contents(first).values())}
     after = {value.name: value.text for value in masked(Contents(second).values())}
     names = sorted((*changes.changed, *changes.added, *changes.removed))
-    return [Altered(name, before.get(name, ""), after.get(name, "")) for name in names]
+    return [Altered(name, _said(before, name), _said(after, name)) for name in names]
+
+
+def _said(values: Mapping[str, str], name: str) -> str:
+    """The value of that name, or what it stands in: a short sequence is shown as one value."""
+    while name not in values and "." in name:
+        name = name.rpartition(".")[0]
+    return values.get(name, "")
 
 
 def _parts(changes: Sequence[Change], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Part]:

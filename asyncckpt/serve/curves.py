@@ -53,6 +53,8 @@ class Chart:
     """Steps at which something happened, and what."""
     said: str = ""
     """The same in words, for those who do not see it."""
+    last: float | None = None
+    """The newest value, where there is one line."""
 
 
 def chart(
@@ -75,6 +77,7 @@ def chart(
         up=up.ticks(5),
         marks=[Tick(across.at(step), text) for step, text in marks if across.low <= step <= across.high],
         said=f"{title} over steps {across.low:,.0f} to {across.high:,.0f}" + _said(finite),
+        last=series[0].values[-1] if len(series) == 1 and series[0].values else None,
     )  # fmt: skip
 
 

@@ -28,6 +28,12 @@ def _environment() -> Environment:
     return made
 
 
+def prepare() -> None:
+    """Compile every template now, while nobody waits for a page: that takes longer than to write one."""
+    for name in _environment().list_templates():
+        _environment().get_template(name)
+
+
 def rendered(template: str, request: Request, context: Mapping[str, Any]) -> str:
     """The page; `up` in it leads to its own root, also where a proxy has put that below another."""
     depth = request.url.path.count("/") - 1

@@ -10,6 +10,7 @@ import uvicorn
 from asyncckpt.serve.application import application
 from asyncckpt.serve.extras import ServeUnavailable
 from asyncckpt.serve.reader import Reader
+from asyncckpt.serve.rendering import prepare
 from asyncckpt.serve.shelf import Shelf
 
 _BACKLOG = 128
@@ -28,6 +29,7 @@ def serve(
     with listening(address, port) as ear, Reader() as reader:
         shelf = Shelf(root, reader)
         shelf.begin()
+        prepare()
         config = uvicorn.Config(
             application(shelf, names), log_level="warning", access_log=False, server_header=False, lifespan="off",
             timeout_graceful_shutdown=_GRACE,

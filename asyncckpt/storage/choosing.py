@@ -45,6 +45,11 @@ def object_store(scheme: str, url: str, options: Mapping[str, Any] | None) -> St
     ``auto`` is obstore where it is installed and can be told all `options`; where it cannot, that is a fallback of the
     storage. Raises `StorageError`.
     """
+    if scheme in ("http", "https"):
+        raise StorageError(
+            f"{url}: a web server is no root: it takes nothing, and lists nothing that can be relied on. Write the "
+            "bucket, as s3://bucket/run, and the server's address as AWS_ENDPOINT_URL_S3 or in storage_options"
+        )
     given = dict(options or {})
     backend = given.pop("backend", "auto")
     if backend not in _BACKENDS:

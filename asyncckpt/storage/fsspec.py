@@ -61,14 +61,8 @@ class FsspecStorage:
             raise StorageError(f"{scheme}://...: a password in a URL ends up in logs; pass it in storage_options")
         self._url = url.rstrip("/")
         self._options = dict(options or {})
-        core = needed("fsspec.core", "fsspec", self._url)
-        own = {"skip_instance_cache": True, "use_listings_cache": False}
-        try:
-            self._files, root = core.url_to_fs(self._url, **{**self._options, **own})
-        except ImportError as error:
-            raise StorageError(f"{self._url} needs a library that is not installed: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise StorageError(f"{self._url}: fsspec cannot open this: {error}") from error
+        with translated(self._url):  # some connect at once, by whatever library
+            self._files, root = self._opened()
         self._root = root.rstrip("/")
         self._is_object_store = bool(self._files.async_impl)
         # What is not made for it cannot be trusted to serve several threads.
@@ -80,6 +74,18 @@ class FsspecStorage:
             self._gives = "none"
             self._fallbacks["conditional_writes"] = "fsspec's file systems cannot create exclusively"
             self._fallbacks["durability"] = "fsspec cannot tell a file system to write to the disk"
+
+    def _opened(self) -> tuple[Any, str]:
+        """The file system, and where in it the root is."""
+        core = needed("fsspec.core", "fsspec", self._url)
+        own = {"skip_instance_cache": True, "use_listings_cache": False}
+        try:
+            files, root = core.url_to_fs(self._url, **{**self._options, **own})
+        except ImportError as error:
+            raise StorageError(f"{self._url} needs a library that is not installed: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise StorageError(f"{self._url}: fsspec cannot open this: {error}") from error
+        return files, root
 
     @property
     def url(self) -> str:

@@ -217,6 +217,22 @@ def test_another_run_is_never_mixed_in(run: Run, document: Document, saved: Save
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("command", ["cp", "sync"])
+def test_no_root_is_put_into_another(run: Run, saved: Saved, command: str) -> None:
+    (saved.root.parent / "link").symlink_to(saved.root, target_is_directory=True)
+    before = tree(saved.root.parent)
+    for destination, said in {
+        saved.root / "copy": "is inside of the root that they are in: name one beside it",
+        saved.root.parent / "link" / "copy": "is inside of the root that they are in",
+        saved.root.parent / "link": "is where they are",
+        saved.root.parent: "is the folder that the root is in, and would be a run itself: name one in it",
+    }.items():
+        done = run(command, saved, destination)
+        assert (done.exit_code, f"{destination} {said}" in done.output) == (2, True), done.output
+    assert tree(saved.root.parent) == before
+    assert run(command, saved, f"{saved}-2", "--dry-run").exit_code == 0, "a name that only begins so"
+
+
 def test_a_run_goes_to_a_bucket_and_comes_back(
     run: Run, document: Document, saved: Saved, bucket: str, s3: S3Server, tmp_path: Path
 ) -> None:

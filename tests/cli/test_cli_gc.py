@@ -98,6 +98,12 @@ def test_without_yes_there_is_a_plan_with_reasons_and_nothing_goes(run: Run, sav
     assert tree(saved.root) == before
 
 
+def test_one_is_one(run: Run, saved: Saved) -> None:
+    put(saved.root, "user/00000000-pin.json")
+    assert run("gc", saved).stdout.splitlines()[-1] == "1 object to remove, 2 B to free"
+    assert run("gc", saved, "--yes").stdout.splitlines()[-1] == "removed 1 object or upload, freed 2 B"
+
+
 def test_with_yes_it_goes_and_every_checkpoint_stays_whole(run: Run, document: Document, saved: Saved) -> None:
     before = {path for path in tree(saved.root) if Path(path).is_file()}
     left = [leave(saved.root, seq=9, inc=1), leave(saved.root, seq=2, inc=1), put(saved.root, PROBE)]

@@ -18,6 +18,8 @@ from asyncckpt import AsyncCheckpointer
 from asyncckpt.cli.app import app
 from asyncckpt.errors import Fenced, SaveFailed, StorageDenied
 
+from .conftest import flip
+
 LOSSES = {1: 0.5, 2: 0.1, 3: 0.9, 4: math.nan, 5: 0.7, 6: 0.6}
 
 
@@ -55,6 +57,11 @@ def listed(root: Path) -> list[int]:
 
 def folders(root: Path) -> list[int]:
     return sorted(int(path.name.split("-")[2]) for path in root.glob("data/*"))
+
+
+def flip_pack(root: Path, step: int) -> None:
+    (pack,) = root.glob(f"data/*-step-{step}-*/*.safetensors")
+    flip(pack)
 
 
 # -- prune -----------------------------------------------------------------------------------------------------
@@ -117,6 +124,51 @@ def test_a_wrong_command_line_says_so_and_removes_nothing(root: Path, arguments:
 
 def test_one_checkpoint_cannot_be_pruned(root: Path) -> None:
     assert "leave out the @" in run("prune", f"{root}@2", "--keep-last", 1, code=2)
+
+
+def test_a_plan_that_was_looked_at_is_carried_out_as_it_was(root: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(run("prune", root, "--keep-last", 1, "--dry-run", "--json"))
+    assert [row["step"] for row in json.loads(plan.read_text())["removed"]] == [1, 3, 4, 5]
+    run("prune", root, "--keep-last", 5, "--yes")  # the first is gone
+    run("tag", f"{root}@3", "paper")
+    flip_pack(root, 4)
+    run("verify", f"{root}@4", "--note", code=1)
+    with AsyncCheckpointer(root, model=torch.nn.Linear(1, 1, bias=False), monitor=("loss", "min")) as ckpt:
+        ckpt.resume()
+        ckpt.save(7, metrics={"loss": 0.5}).wait()
+    shown = run("prune", root, "--apply", plan, "--dry-run")
+    assert shown.startswith("1 of 4 in the plan are not listed any more\n")
+    assert "remove  no rule keeps it: last 1" in shown
+    assert listed(root) == [2, 3, 4, 5, 6, 7]
+    assert "removed 1, freed" in run("prune", root, "--apply", plan, "--yes")
+    assert listed(root) == [2, 3, 4, 6, 7], "marked, or found damaged, since then; or saved since then"
+    assert "nobody is there to ask" not in run("prune", root, "--apply", plan)
+
+
+def test_a_plan_takes_what_it_knew_to_be_damaged(root: Path, tmp_path: Path) -> None:
+    flip_pack(root, 4)
+    run("verify", f"{root}@4", "--note", code=1)
+    (tmp_path / "plan").write_text(run("prune", root, "--damaged", "--dry-run", "--json"))
+    assert "removed 1, freed" in run("prune", root, "--apply", tmp_path / "plan", "--yes")
+    assert listed(root) == [1, 2, 3, 5, 6]
+
+
+def test_what_is_no_plan_of_this_run_is_refused(root: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    said = json.loads(run("prune", root, "--keep-last", 1, "--dry-run", "--json"))
+    for text, why in {
+        "no JSON": "is no plan that prune --json has printed",
+        json.dumps({**said, "removed": [{"seq": 1}]}): "is no plan that prune --json has printed",
+        json.dumps({**said, "schema": 2}): "is of schema 2, and this reads 1",
+        json.dumps({**said, "run": "another"}): "is of another run",
+    }.items():
+        plan.write_text(text)
+        assert why in run("prune", root, "--apply", plan, "--yes", code=2)
+    plan.write_text(json.dumps(said))
+    for option in (("--keep-last", 1), ("--damaged",), ("--monitor", "loss:min")):
+        assert "leave out rules" in run("prune", root, "--apply", plan, *option, code=2)
+    assert listed(root) == list(LOSSES)
 
 
 def test_without_a_metric_there_is_no_best(tmp_path: Path) -> None:
@@ -237,7 +289,8 @@ def test_a_tag_moves_and_goes(root: Path) -> None:
 
 def test_what_cannot_be_a_tag_or_be_tagged_is_refused(root: Path) -> None:
     assert "cannot be a tag" in run("tag", root, "latest", code=2)
-    assert f"{root}: no checkpoint 99" in run("tag", f"{root}@99", "paper", code=3)
+    for command in (("tag", f"{root}@99", "paper"), ("diff", root, "@99"), ("show", f"{root}@99")):
+        assert f"{root}: no checkpoint 99" in run(*command, code=3)
     assert "leave out the @" in run("tag", "--delete", f"{root}@3", "paper", code=2)
     assert not (root / "user").exists()
 

@@ -123,14 +123,19 @@ def test_nothing_is_written_to_the_root(run: Run, saved: Saved, arguments: list[
     assert tree(saved.root.parent) == before
 
 
-@pytest.mark.parametrize(
-    "arguments", [["gc"], ["resume-path"], ["ls", "--incomplete"], ["doctor"], ["bench", "--size=1MiB"]]
-)
+@pytest.mark.parametrize("arguments", [
+    ["gc"], ["resume-path"], ["ls", "--incomplete"], ["doctor"], ["bench", "--size=1MiB"],
+    ["export", "@99", "--to=torch"], ["export", "@99", "--to=dcp"],
+])  # fmt: skip
 def test_commands_need_no_torch(saved: Saved, arguments: list[str], tmp_path: Path) -> None:
+    """Nor do those that need it for what is not there."""
+    name, *more = arguments
+    root, more = (f"{saved}{more[0]}", [str(tmp_path / "out"), *more[1:]]) if name == "export" else (str(saved), more)
     done = python(
         "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
-        f"sys.argv = {['asyncckpt', arguments[0], str(saved), *arguments[1:]]!r};"
+        f"sys.argv = {['asyncckpt', name, root, *more]!r};"
         "from asyncckpt.cli import main; main()",
         ASYNCCKPT_RUNTIME_DIR=str(tmp_path / "runtime"),
     )
     assert done.stderr.splitlines()[-1] == "False"
+    assert done.returncode == (3 if name == "export" else 0), done.stderr

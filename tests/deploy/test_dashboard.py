@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import runpy
@@ -97,7 +98,9 @@ def trained(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_every_query_of_every_panel_has_data_beside_a_real_training(trained: PrometheusServer) -> None:
     chosen = {"$job": "trainer", "$instance": ".*", "$__rate_interval": "1h", "$__range": "1h"}
     for expression in expressions():
-        trained.wait_for(re.sub(r"\$\w+", lambda found: chosen[found[0]], expression))
+        asked = re.sub(r"\$\w+", lambda found: chosen[found[0]], expression)
+        trained.wait_for(asked)
+        assert any(math.isfinite(number) for _, number in trained.query(asked)), f"Grafana draws nothing of {asked}"
 
 
 def test_what_is_checked_in_is_what_the_code_builds() -> None:

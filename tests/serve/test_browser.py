@@ -73,7 +73,9 @@ PATHS = ["", "run/plain", "run/plain/00000002", EVIL_RUN, "diff?a=plain@best&b=p
 def test_every_page_is_quiet_and_asks_nobody_else(browser: Browser, url: str, path: str) -> None:
     page = browser.open(url + (path + quote(EVIL_NAME) if path.endswith("=") else path))
     assert_quiet(page, url)
-    assert page.value("document.documentElement.scrollWidth <= innerWidth")
+    for width in (1280, 390):  # a telephone's
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        assert page.value("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
 
 
 def test_what_is_in_a_run_is_shown_and_does_nothing(browser: Browser, url: str) -> None:

@@ -51,6 +51,12 @@ def test_a_line_is_broken_where_it_is_not_finite() -> None:
     assert len(line.odd) == 1
 
 
+def test_of_one_line_the_newest_value_is_told() -> None:
+    assert chart("x", [Series("x", [0, 1], [1.0, 2.0])]).last == 2
+    assert chart("x", [Series("x", [], [])]).last is None
+    assert chart("x", [Series("a", [0], [1.0]), Series("b", [0], [2.0])]).last is None
+
+
 def test_of_many_saves_there_are_as_many_marks_as_pixels_and_what_failed_stays() -> None:
     made = [Line(f"{n:08d}", n, "durable", "", created=1e9 + n, size=n) for n in range(10_000)]
     made[1234] = Line("00001234", 1234, "damaged", "", created=1e9 + 1234, size=1)

@@ -10,15 +10,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import torch
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from asyncckpt import AsyncCheckpointer
 from asyncckpt.cli.app import app
 from asyncckpt.configuration.masking import MASK
 from asyncckpt.serve.pages import Pages
 from asyncckpt.testing.s3server import S3Server
 
-from .conftest import EVIL, EVIL_NAME, HIDDEN, served, train
+from .conftest import EVIL, EVIL_NAME, HIDDEN, Settings, served, train
 
 VOID = {"meta", "link", "input", "img", "br"}
 OURS = {
@@ -199,9 +201,26 @@ def test_D36_a_checkpoint_that_is_gone_says_why(client: TestClient) -> None:
 
 def test_D36_two_checkpoints_differ_by_tensors_and_values(client: TestClient) -> None:
     text = page(client, "/diff?a=plain@best&b=plain@latest").text
-    assert "1 tensors changed, 0 came, 0 went" in text
+    assert "1 tensor changed, 0 came, 0 went" in text
     assert "changed model.0.weight float32 4 × 4 float32 4 × 4 64 B" in text
     assert "hold the same state" in page(client, "/diff?a=plain@best&b=plain@200").text
+
+
+def test_of_a_value_in_a_sequence_all_of_that_is_shown(tmp_path: Path) -> None:
+    mine = Settings(schedule=[1, 2], api_keys=[HIDDEN])
+    with AsyncCheckpointer(tmp_path / "run", model=torch.nn.Linear(1, 1), extra={"mine": mine}) as ckpt:
+        for step in (1, 2):
+            ckpt.save(step).wait()
+            mine.values = {"schedule": [1, 3, 5], "api_keys": [HIDDEN[::-1]]}
+    with served(tmp_path / "run") as client:
+        text = page(client, "/diff?a=run@1&b=run@2").text
+    assert "extra.mine.schedule.1 [1, 2] [1, 3, 5]" in text
+    assert "extra.mine.schedule.2 [1, 2] [1, 3, 5]" in text
+    assert f"extra.mine.api_keys.0 {MASK} {MASK}" in text
+
+
+def test_what_the_timeline_shows_is_named(client: TestClient) -> None:
+    assert "Saves: seconds until durable pruned durable" in page(client, "/run/plain").text
 
 
 def test_D36_runs_side_by_side_have_one_line_each(client: TestClient) -> None:
@@ -286,6 +305,6 @@ def test_D36_a_bucket_of_runs_is_shown_as_a_folder_is(s3: S3Server, monkeypatch:
         assert "one finished 200" in text
         assert "two unfinished 100" in text
         assert "durable kept: latest, best" in page(client, "/run/one").text
-        assert "1 tensors changed" in page(client, "/diff?a=one@100&b=one@200").text
+        assert "1 tensor changed" in page(client, "/diff?a=one@100&b=one@200").text
         assert page(client, "/run/one/00000001?tensors=0.weight").text.count("float32") == 1
     assert EVIL not in text

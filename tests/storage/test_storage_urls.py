@@ -15,6 +15,7 @@ from asyncckpt.storage.fsspec import FsspecStorage
 from asyncckpt.storage.obstore import ObstoreStorage
 from asyncckpt.storage.recipe import made, recipe_of
 from asyncckpt.storage.s3 import S3Storage
+from asyncckpt.testing.servers import HeldPorts
 from asyncckpt.testing.store import use
 
 
@@ -104,6 +105,17 @@ def test_an_implementation_that_fsspec_misses_is_named() -> None:
         from_url("oss://bucket", {"backend": "fsspec"})
     with pytest.raises(StorageError, match="no-such-scheme"):
         from_url("no-such-scheme://x")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTP"])
+def test_a_web_server_is_no_root(scheme: str) -> None:
+    with pytest.raises(StorageError, match=r"a web server is no root: .* s3://bucket/run, .*AWS_ENDPOINT_URL_S3"):
+        from_url(f"{scheme}://127.0.0.1:1/bucket/run")
+
+
+def test_an_implementation_that_connects_at_once_and_cannot_is_an_error_of_ours() -> None:
+    with HeldPorts(1) as nobodys, pytest.raises(StorageError, match=r"ftp://127\.0\.0\.1:\d+/run: "):
+        from_url(f"ftp://127.0.0.1:{nobodys.numbers[0]}/run")
 
 
 @pytest.mark.parametrize("url", ["runs/one", "file:///runs/one", "memory://name"])

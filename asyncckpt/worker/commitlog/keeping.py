@@ -141,11 +141,18 @@ class Keeping:
         return found, Verdict(found.removed, wishes.acknowledged(writer.listed), wishes.requests)
 
     async def preview(
-        self, listing: Listing, parent: int | None = None, given_up: Mapping[int, str] | None = None
+        self,
+        listing: Listing,
+        parent: int | None = None,
+        agreed: Mapping[int, str] | None = None,
+        given_up: Collection[int] = (),
     ) -> PrunePlan:
-        """What pruning would do now, if `given_up`, which are damaged, are to go too; raises `StorageError`."""
-        wishes, given_up = await read_wishes(self._storage, self._listeners), given_up or {}
-        return self._plan(listing, wishes, parent, given_up, given_up)
+        """What pruning would do now, if `agreed` are to go too, of which `given_up` are known to be damaged.
+
+        Raises `StorageError`.
+        """
+        wishes = await read_wishes(self._storage, self._listeners)
+        return self._plan(listing, wishes, parent, agreed or {}, given_up)
 
     def _plan(
         self,
