@@ -229,6 +229,7 @@ def test_b7_a_key_that_is_there_twice_is_said(
 
 def test_b7_what_a_merge_replaces_is_not_there_twice(source: Path) -> None:
     text = "root: &root {a: 1, b: 1}\ndeep: {base: &base {<<: *root, a: 2}}\nmodel: {<<: *base, b: 3}\n"
+    text += "two: {<<: *root, <<: *base}\n"
     source.write_text(text)
     assert configuration(source).problem is None
     assert configuration(source).plain == yaml.safe_load(text)

@@ -284,7 +284,7 @@ def test_b6_two_starts_in_one_moment_have_a_log_each(folder: Place, monkeypatch:
             with folder.open(mode="resume", logs=True):
                 print("said by", number)
     logs = sorted(key for key in folder.names() if key.startswith("logs/"))
-    assert logs[0] == "logs/training_resume_1_20241209_143022.log"
+    assert logs == ["logs/training_resume_1_20241209_143022.log", "logs/training_resume_2_20241209_143023.log"]
     assert [f"said by {number}\n" in (folder.read(key) or b"").decode() for number, key in enumerate(logs)] == [
         True
     ] * 2

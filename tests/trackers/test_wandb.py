@@ -393,7 +393,7 @@ def test_B7_a_file_that_cannot_be_read_is_a_warning_and_a_part_of_what_was_parse
         "model": {"d_model": 512},
         "training": {
             "epochs": 3, "batch_size": 8, "optimizer": {"type": "adamw", "lr": 0.1, "weight_decay": 0.01},
-            "scheduler": {"type": "cosine", "warmup_steps": 10}, "mixed_precision": "bf16",
+            "scheduler": {"type": Path("cosine"), "warmup_steps": 10}, "mixed_precision": "bf16",
             "gradient_accumulation_steps": 2, "gradient_clipping": 1.0, "other": 1,
         },
     }  # fmt: skip
