@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,9 +146,16 @@ def test_a_store_that_cannot_be_read_for_a_while_is_told_once_and_waited_for(sav
         watch.change("reachable")
 
 
-def test_a_root_that_cannot_be_read_at_first_ends_it(run: Run, saved: Saved, tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_read_at_first_ends_it(
+    run: Run, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     assert run("watch", tmp_path / "file").exit_code == 4
+
+    async def follow(watched: Watched, pause: float, show: object) -> None:
+        """What would go on for ever."""
+
+    monkeypatch.setattr(watching_command, "_follow", follow)
     assert "leave out the @" in run("watch", f"{saved}@10").output
     assert run("watch", saved, "--interval", "0").exit_code == 2
 
@@ -225,8 +233,11 @@ def on_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 def until(terminal: int, wanted: str, seen: bytes = b"") -> str:
     """What is on the terminal once `wanted` is, without colours."""
+    deadline = time.monotonic() + PATIENCE
     while wanted not in (text := re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.decode(errors="replace"))):
-        assert select.select([terminal], [], [], PATIENCE)[0], f"no {wanted} came after: {text}"
+        left = deadline - time.monotonic()  # it is drawn again and again
+        ready = select.select([terminal], [], [], left)[0] if left > 0 else []
+        assert ready, f"no {wanted} came after: {text}"
         try:
             seen += os.read(terminal, 65536)
         except OSError:  # how Linux says that nobody has the other end open any more
