@@ -32,6 +32,7 @@ from asyncckpt.saves.deciding import Decision
 from asyncckpt.saves.saving import Saver
 from asyncckpt.state.capture import Capture
 from asyncckpt.storage.choosing import import_ahead
+from asyncckpt.storage.live import bounded_live
 from asyncckpt.worker.executor import Executor, ThreadExecutor
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.sharing import Sharing
@@ -138,7 +139,7 @@ def _code(plan: Blueprint, ranks: Ranks) -> Callable[[], str | None]:
 def _nearest(plan: Blueprint, executor: Executor) -> Nearest:
     catalog = partial(Catalog, only_encrypted=plan.service.only_encrypted)
     return Nearest(
-        {} if plan.mirror is None else {"mirror": catalog(plan.mirror)},
+        {} if plan.mirror is None else {"mirror": catalog(bounded_live(plan.mirror))},
         plan.listeners,
         executor.damaged,
         nearer={} if plan.local is None else {LOCAL: catalog(plan.local)},
