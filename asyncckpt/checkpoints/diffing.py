@@ -6,10 +6,8 @@ says what the manifests say; whether the bytes are what they say, ``asyncckpt ve
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +19,8 @@ from asyncckpt.format.sealed import Json
 from asyncckpt.format.tagged import SHARED, is_tensor, parts, tagged
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import bounded_reading
+from asyncckpt.storage.stopped import unheld
 
 Root: TypeAlias = str | os.PathLike[str] | Storage
 
@@ -92,7 +92,8 @@ def diff(
 
     `a` and `b` are "latest", "best", a step (int), or an id or a tag (str). `storage_options` are those of `root`, and
     `other_options` those of `other`. Raises `CheckpointNotFoundError`, `CheckpointCorruptError` for a damaged manifest,
-    and `StorageError`. Writes nothing.
+    and `StorageError`; of a disk that hangs nothing is waited for that has not gone on for a minute (`TransientError`).
+    Writes nothing.
     """
 
     async def act() -> Diff:
@@ -100,17 +101,15 @@ def diff(
         second = await _read(*(root, b, storage_options) if other is None else (other, b, other_options))
         return compared(*first, *second)
 
-    # A thread of its own: the caller may be on an event loop, as a notebook is.
-    with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-diff") as thread:
-        return thread.submit(asyncio.run, act()).result()
+    return unheld(act(), "asyncckpt-diff")
 
 
 async def _read(root: Root, which: Which, options: Mapping[str, Any] | None) -> tuple[CheckpointInfo, Contents]:
-    storage = opened(root, options)
+    storage = bounded_reading(opened(root, options))
     try:
         return await contents_of(Catalog(storage), which_of(which))
     finally:
-        if storage is not root:
+        if isinstance(root, str | os.PathLike):
             await storage.aclose()
 
 

@@ -16,7 +16,7 @@ from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.printable import printable
-from asyncckpt.cli.select import Target, reading
+from asyncckpt.cli.select import Target, acting
 from asyncckpt.cli.status import StatusLine
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners
@@ -63,7 +63,7 @@ def copied_to(source: Target, destination: str, choose: Choose, *, dry_run: bool
         finally:
             await target.aclose()
 
-    outcome = reading(source.root, act)
+    outcome = acting(source.root, act)
     if as_json:
         print_json({"source": source.root, "destination": destination, **_json(outcome)})
     else:

@@ -14,7 +14,7 @@ from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.select import target
 from asyncckpt.cli.status import StatusLine
-from asyncckpt.worker.stopped import unheld
+from asyncckpt.storage.stopped import unheld
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 

@@ -17,7 +17,7 @@ from asyncckpt.cli.amount import amount
 from asyncckpt.cli.counted import counted
 from asyncckpt.cli.output import print_json
 from asyncckpt.cli.printable import printable
-from asyncckpt.cli.select import Target, elsewhere, reading, target
+from asyncckpt.cli.select import Target, acting, elsewhere, reading, target
 from asyncckpt.cli.status import StatusLine
 from asyncckpt.convert.exporting import Exported, Layout, Weights, export_weights
 from asyncckpt.convert.place import placed, taken
@@ -129,7 +129,7 @@ def _weights(chosen: Target, wanted: Weights, into: Path, status: StatusLine) ->
 
         return await follow(catalog, chosen.chosen, one)
 
-    return reading(chosen.root, act)
+    return acting(chosen.root, act)
 
 
 def _with_torch(chosen: Target, into: Path, form: str, parts: tuple[str, ...] | None, status: StatusLine) -> _Done:

@@ -14,7 +14,7 @@ from asyncckpt.cli.lost import lost_records
 from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import print_json, print_table
 from asyncckpt.cli.printable import printable
-from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.select import acting, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners, Swept
 from asyncckpt.format import names
@@ -57,7 +57,7 @@ def gc(root: str, yes: bool, alone: bool, take_over: bool, as_json: bool) -> Non
             plan.show()
         return plan, await plan.carry_out(take_over=take_over) if yes and plan.is_due else None
 
-    found = reading(root, act)
+    found = acting(root, act)
     if found is None:
         click.echo(nothing_in(root, "run"), err=True)
     plan, done = found or (None, None)

@@ -8,7 +8,7 @@ from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.marking import mark
 from asyncckpt.cli.notice import notice
 from asyncckpt.cli.output import print_json
-from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.select import acting, target
 from asyncckpt.clock import SYSTEM_CLOCK
 
 
@@ -27,7 +27,7 @@ def pin(checkpoint: str, as_json: bool) -> None:
         await notice(catalog)
         return found.seq, found.step
 
-    seq, step = reading(chosen.root, act)
+    seq, step = acting(chosen.root, act)
     if as_json:
         print_json({"root": chosen.root, "id": f"{seq:08d}", "pinned": True})
     else:

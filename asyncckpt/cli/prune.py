@@ -18,7 +18,7 @@ from asyncckpt.cli.nothing import nothing_in
 from asyncckpt.cli.output import age, print_json, print_table
 from asyncckpt.cli.printable import printable
 from asyncckpt.cli.prune_plan import WrittenPlan, document, written
-from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.select import acting, reading, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.events import Event, Leftover, Listeners
 from asyncckpt.retention import Monitor, PrunePlan, RetentionPolicy
@@ -180,7 +180,7 @@ def _carry_out(root: str, found: Found, judge: Monitor | None, take_over: bool) 
         async def request(catalog: Catalog) -> None:
             await ask(catalog.storage, unwanted, author(), SYSTEM_CLOCK, given_up)
 
-        reading(root, request)
+        acting(root, request)
         return f"asked {head.writer.shown} to remove {len(unwanted)} with its next save; if it is dead, use --take-over"
 
     async def remove(catalog: Catalog) -> PrunePlan:
@@ -189,7 +189,7 @@ def _carry_out(root: str, found: Found, judge: Monitor | None, take_over: bool) 
         told = Listeners([_Leftovers()])
         return await drop(catalog.storage, unwanted, told, SYSTEM_CLOCK, monitor=judge, on=on, given_up=given_up)
 
-    removed = reading(root, remove)
+    removed = acting(root, remove)
     return f"removed {len(removed.removed)}, freed {size(removed.freed)}"
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
+
+import click
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import Which
@@ -15,6 +18,8 @@ from asyncckpt.cli.nothing import is_elsewhere, nothing_in
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.marks import check_tag
 from asyncckpt.storage import from_url
+from asyncckpt.storage.bounded import bounded_reading
+from asyncckpt.storage.stopped import unheld
 
 _T = TypeVar("_T")
 
@@ -53,8 +58,23 @@ def target(text: str) -> Target:
     return Target(root, selector if len(selector) >= _ID_DIGITS else int(selector))
 
 
-def reading(root: str, act: Callable[[Catalog], Awaitable[_T]]) -> _T:
-    """What `act` finds in the catalog of `root`."""
+def reading(root: str, act: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
+    """What `act`, which only reads, finds in the catalog of `root`; nobody waits for a disk that hangs."""
+
+    async def run() -> _T:
+        storage = bounded_reading(from_url(root))
+        try:
+            return await act(Catalog(storage))
+        finally:
+            await storage.aclose()
+
+    as_here = partial(click.get_current_context().scope, cleanup=False)  # how it is printed
+    with elsewhere(root):
+        return unheld(run(), "asyncckpt-command", as_here)
+
+
+def acting(root: str, act: Callable[[Catalog], Awaitable[_T]]) -> _T:
+    """What `act` comes to, which changes something there, or goes on until it is interrupted."""
     found = list[_T]()
 
     async def run() -> None:
@@ -64,8 +84,6 @@ def reading(root: str, act: Callable[[Catalog], Awaitable[_T]]) -> _T:
         finally:
             await storage.aclose()
 
-    # Not what the task returns: Python 3.11 writes that out, twice, as it puts the handler of SIGINT back, which for
-    # ten thousand records takes a quarter of a second.
     with elsewhere(root):
         asyncio.run(run())
     return found[0]

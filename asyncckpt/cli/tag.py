@@ -9,7 +9,7 @@ from asyncckpt.checkpoints.marking import mark, unmark
 from asyncckpt.cli.exits import Exit
 from asyncckpt.cli.notice import notice
 from asyncckpt.cli.output import print_json
-from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.select import acting, target
 from asyncckpt.clock import SYSTEM_CLOCK
 from asyncckpt.format.record import Checkpoint
 
@@ -38,7 +38,7 @@ def tag(checkpoint: str, name: str, delete: bool, as_json: bool) -> None:
         return marked
 
     try:
-        found = reading(chosen.root, act)
+        found = acting(chosen.root, act)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if isinstance(found, Checkpoint):

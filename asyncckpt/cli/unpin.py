@@ -8,7 +8,7 @@ from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import find
 from asyncckpt.checkpoints.marking import unmark
 from asyncckpt.cli.output import print_json
-from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.select import acting, target
 
 
 @click.command()
@@ -22,7 +22,7 @@ def unpin(checkpoint: str, as_json: bool) -> None:
         found = find(await catalog.listing(), chosen.chosen, catalog.storage.url)
         return found.seq, await unmark(catalog, f"{found.seq:08d}", None)
 
-    seq, gone = reading(chosen.root, act)
+    seq, gone = acting(chosen.root, act)
     if as_json:
         print_json({"root": chosen.root, "id": f"{seq:08d}", "pinned": False})
     else:

@@ -12,7 +12,7 @@ import click
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.cli.exits import Exit, reason
 from asyncckpt.cli.output import json_line
-from asyncckpt.cli.select import reading, target
+from asyncckpt.cli.select import acting, target
 from asyncckpt.cli.watching import Change, Watched
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.storage.base import Opening
@@ -54,7 +54,7 @@ def watch(root: str, interval: float | None, as_json: bool) -> None:
         await _follow(watched, pause, _print_json if as_json else _print)
 
     try:
-        reading(root, act)
+        acting(root, act)
     except KeyboardInterrupt:
         click.get_current_context().exit(Exit.OK)
 

@@ -32,7 +32,8 @@ from asyncckpt.saves.deciding import Decision
 from asyncckpt.saves.saving import Saver
 from asyncckpt.state.capture import Capture
 from asyncckpt.storage.choosing import import_ahead
-from asyncckpt.worker.executor import Executor
+from asyncckpt.storage.live import bounded_live
+from asyncckpt.worker.executor import Executor, ThreadExecutor
 from asyncckpt.worker.ranks import Ranks
 from asyncckpt.worker.sharing import Sharing
 
@@ -60,7 +61,8 @@ def assembled(plan: Blueprint) -> Parts:
     service = replace(plan.service, code_version=_code(plan, ranks))
     executor = executing.made(plan.asked.executor, plan.size, plan.home, service, plan.listeners, plan.clock, ranks)
     for storage in filter(None, (plan.home, plan.local, plan.mirror)):
-        import_ahead(storage.url)  # now: a worker process starts meanwhile, and nothing here has asked a store yet
+        # Now: a worker process starts meanwhile, and nothing here has asked a store yet.
+        import_ahead(storage, writes=isinstance(executor, ThreadExecutor))
     stepping = optimizers(saved_here(plan.tracked, plan.here))
     saver = _saver(plan, executor, ranks, counts, admission, stepping)
     if plan.exporter is not None:
@@ -137,7 +139,7 @@ def _code(plan: Blueprint, ranks: Ranks) -> Callable[[], str | None]:
 def _nearest(plan: Blueprint, executor: Executor) -> Nearest:
     catalog = partial(Catalog, only_encrypted=plan.service.only_encrypted)
     return Nearest(
-        {} if plan.mirror is None else {"mirror": catalog(plan.mirror)},
+        {} if plan.mirror is None else {"mirror": catalog(bounded_live(plan.mirror))},
         plan.listeners,
         executor.damaged,
         nearer={} if plan.local is None else {LOCAL: catalog(plan.local)},

@@ -21,6 +21,7 @@ from asyncckpt.fetching.reading import check_digest
 from asyncckpt.format.contents import Extent, Pack, Path
 from asyncckpt.format.digest import digesting
 from asyncckpt.storage.base import Opened, Opening
+from asyncckpt.storage.live import Waiting
 
 _CHUNK = 1 << 20
 """Bytes of one read: few enough to be in the processor's cache when they are digested."""
@@ -106,14 +107,25 @@ class Places:
             finally:
                 rooms.put(room)
 
-        _each(check, self._pieces(()))
+        self._each(check, self._pieces(()))
 
     def fill(self, part: Path) -> None:
         """Read what belongs to `part` of the state into its places, after `open`.
 
         Raises as `asyncckpt.fetching.reading.fetch` does: then the part is changed, but not wholly.
         """
-        _each(lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), self._pieces(part))
+        self._each(lambda piece: self._read(piece, lambda at, size: piece.memory[at : at + size]), self._pieces(part))
+
+    def _each(self, act: Callable[[_Piece], None], pieces: Iterable[_Piece]) -> None:
+        """`act` on each in several threads; they have ended when this returns or raises, or nobody waits for them."""
+        if not (todo := list(pieces)):
+            return
+        if isinstance(self._storage, Waiting):
+            self._storage.each(f"get {self._packs[todo[0].extent.pack].key}", act, todo)
+            return
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncckpt-place") as pool:
+            for _ in pool.map(act, todo):
+                pass
 
     def close(self) -> None:
         """Let the packs go; again does nothing."""
@@ -153,12 +165,3 @@ class Places:
 def _close(opened: Mapping[int, Opened]) -> None:
     for each in opened.values():
         each.close()
-
-
-def _each(act: Callable[[_Piece], None], pieces: Iterable[_Piece]) -> None:
-    """`act` on each in several threads; they have ended when this returns or raises."""
-    todo = list(pieces)
-    if todo:
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncckpt-place") as pool:
-            for _ in pool.map(act, todo):
-                pass

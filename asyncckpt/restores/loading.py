@@ -12,16 +12,14 @@ import torch
 from asyncckpt.arguments import several
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.listing import CheckpointInfo, Which
-from asyncckpt.errors import IncompatibleState, TransientError
+from asyncckpt.errors import IncompatibleState
 from asyncckpt.restores.restoring import SHARED, own_scope, read_named
 from asyncckpt.state.apply import only_parts
 from asyncckpt.state.training_state import TrainingState, training_state
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import Bounded, bounded_reading
-from asyncckpt.worker.stopped import unheld
-
-_WAY_OUT = "mend that (umount -f, or its server), or load another copy: a mirror, or the root that a local tier is of"
+from asyncckpt.storage.bounded import bounded_reading
+from asyncckpt.storage.stopped import unheld
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +77,6 @@ async def _load(
     try:
         found, info = await read_named(catalog, which, (SHARED, own_scope(0)), only=only, device=device)
         return Loaded(found.state if only is None else _parts(found.state, only, info), info)
-    except TransientError as error:
-        if isinstance(storage, Bounded) and storage.is_held:
-            raise TransientError(f"{error}; {_WAY_OUT}") from error
-        raise
     finally:
         if isinstance(root, str | os.PathLike):
             await storage.aclose()

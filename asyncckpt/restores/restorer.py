@@ -34,6 +34,7 @@ from asyncckpt.restores.fitting import Fitted, apply, fit, unclaimed
 from asyncckpt.restores.nearest import Nearest
 from asyncckpt.restores.restoring import Loaded, failure_told, live_parts, overtaken
 from asyncckpt.state.capture import Tree
+from asyncckpt.storage.live import check_untouched
 from asyncckpt.worker.executor import Executor
 from asyncckpt.worker.ranks import Ranks
 
@@ -162,6 +163,7 @@ class Restorer:
         With `ahead` every digest is checked before anything is changed.
         """
         began = time.monotonic()
+        check_untouched()
         self._nearest.begin()
 
         def load(checkpoint: Checkpoint, scopes: list[str]) -> Fitted:

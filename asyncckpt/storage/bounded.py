@@ -50,7 +50,7 @@ PATIENCE = 60.0
 HURRY = 5.0
 """The same where there is no time: before a start, in an emergency, and for whoever is told to stop."""
 
-_LOOK = 1.0
+LOOK = 1.0
 _FEW = 16
 _PIECE = 8 << 20
 """Bytes that are read at a time where they have to be copied."""
@@ -81,6 +81,9 @@ class Asked:
 class Bounded(Storage):
     """`inner`, which is waited for no longer than for one that goes on; from any number of event loops."""
 
+    way_out = ""
+    """What whoever waits no more is told to do."""
+
     def __init__(self, inner: Storage) -> None:
         self.inner = inner
         self.is_hurried = False
@@ -102,7 +105,7 @@ class Bounded(Storage):
         while True:
             if (left := self._patience - asked.still) <= 0:
                 return
-            await asyncio.sleep(min(left, _LOOK))  # it may have to be over sooner by then
+            await asyncio.sleep(min(left, LOOK))  # it may have to be over sooner by then
 
     async def within(self, what: str, ask: Callable[[Asked], Coroutine[Any, Any, _T]]) -> _T:
         """What `ask` returns or raises; where it is left behind `TransientError`, or `OutcomeUnknown` of a put.
@@ -141,7 +144,8 @@ class Bounded(Storage):
 
     def _leave(self, asked: Asked, work: _Work) -> StorageError:
         asked.is_left = True
-        said = f"{self.url}: {asked.what} has not gone on for {asked.still:.0f} s: its disk, or its server, hangs"
+        late = f"{asked.what} has not gone on for {asked.still:.0f} s"
+        said = f"{self.url}: {late}: its disk, or its server, hangs{self.way_out}"
         self._left[work] = said
         work.add_done_callback(self._is_back)
         return (OutcomeUnknown if asked.what.startswith("put ") else TransientError)(said)
@@ -308,7 +312,7 @@ class BoundedDisk(Bounded):
             if (left := self._patience - asked.still) <= 0:
                 work.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
                 raise self._leave(asked, work)
-            futures.wait([work], min(left, _LOOK))
+            futures.wait([work], min(left, LOOK))
         return work.result()
 
     def _closed(self, close: Callable[[], None]) -> None:
@@ -331,6 +335,10 @@ class BoundedDisk(Bounded):
 
 class BoundedReading(BoundedDisk):
     """One for whoever reads alone, into memory that nobody else has or gets once a request was left behind."""
+
+    way_out = (
+        "; mend that (umount -f, or its server), or load another copy: a mirror, or the root that a local tier is of"
+    )
 
     async def _fill(self, key: str, start: int, piece: memoryview) -> None:
         await self.within(f"get {key}", lambda asked: self.inner.get(key, start=start, length=len(piece), into=piece))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from asyncckpt.errors import StorageError
 from asyncckpt.storage.base import Storage
@@ -17,22 +17,26 @@ _BACKENDS = ("auto", "obstore", "fsspec")
 _FSSPECS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
 """What obstore has a store for, and the library that fsspec uses there."""
 
-_LATER = {
-    scheme: ("fsspec.core", "obstore.store", library, *(("aiobotocore.session",) if library == "s3fs" else ()))
-    for scheme, library in _FSSPECS.items()
-}
-"""What is imported when a store is asked for the first time, on whatever thread that is."""
+
+@runtime_checkable
+class Importing(Protocol):
+    """A storage whose libraries are imported when it is asked for the first time, on whatever thread that is."""
+
+    def imports(self, *, writes: bool) -> Sequence[str]:
+        """The modules that are imported then; with `writes` also those that only a writer needs, which sweeps."""
+        ...
 
 
-def import_ahead(url: str) -> None:
-    """Import here and now what the store at `url` will need, for a training that goes on meanwhile.
+def import_ahead(storage: Storage, *, writes: bool) -> None:
+    """Import here and now what `storage` will need, for a training that goes on meanwhile.
 
-    One of those libraries imports another that draws from Python's own generator as it is imported. In the midst of a
-    training that would be another order of its data; so it is done before, and the generator is put back.
+    One of those libraries may import another that draws from Python's own generator as it is imported. In the midst of
+    a training that would be another order of its data; so it is done before, and the generator is put back. What only a
+    writer needs is left to the process that writes: a start waits for all that is imported here.
     """
     drawn = random.getstate()
     try:
-        for module in _LATER.get(url.partition("://")[0], ()):
+        for module in storage.imports(writes=writes) if isinstance(storage, Importing) else ():
             with suppress(ImportError):  # who needs it will say so
                 importlib.import_module(module)
     finally:

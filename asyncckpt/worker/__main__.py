@@ -24,12 +24,12 @@ from asyncckpt.worker.process import wire
 from asyncckpt.worker.process.wire import Message
 
 if sys.platform == "linux":
+    from asyncckpt.storage.stopped import stopped
     from asyncckpt.worker import logs
     from asyncckpt.worker.process import watchdog
     from asyncckpt.worker.process.channel import Channel
     from asyncckpt.worker.process.host import Host
     from asyncckpt.worker.process.priority import give_way
-    from asyncckpt.worker.stopped import stopped
 
 assert sys.platform == "linux"  # noqa: S101 -- so that type checkers for other systems leave this module out
 

@@ -17,6 +17,7 @@ from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import PrunePlan
+from asyncckpt.storage.bounded import Bounded
 from asyncckpt.worker.pace import Pace
 from asyncckpt.worker.pool import Service, WorkerPool
 from asyncckpt.worker.ticket import Ticket
@@ -116,7 +117,7 @@ class Keeper(Service, Protocol):
     """A service that saves, or takes part in it."""
 
     @property
-    def catalog(self) -> Catalog: ...
+    def reading(self) -> Catalog: ...
 
     def hold(self, seq: int) -> AbstractContextManager[None]: ...
 
@@ -171,11 +172,11 @@ class ThreadExecutor:
 
     def read(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
         """See `Executor.read`."""
-        return self.pool.run(lambda service: call(service.catalog))
+        return self.pool.run(lambda service: call(service.reading))
 
     def look(self, call: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> Future[_T] | None:
         """See `Executor.look`."""
-        return self.pool.ask(lambda service: call(service.catalog))
+        return self.pool.ask(lambda service: call(service.reading))
 
     @property
     def is_alive(self) -> bool | None:
@@ -184,7 +185,7 @@ class ThreadExecutor:
 
     def listing(self) -> Future[Listing]:
         """See `Executor.listing`."""
-        return self.pool.start(lambda service: service.catalog.listing())
+        return self.pool.start(lambda service: service.reading.listing())
 
     @contextmanager
     def held(self, find: Callable[[Catalog], Coroutine[Any, Any, Checkpoint]]) -> Iterator[Checkpoint]:
@@ -192,7 +193,7 @@ class ThreadExecutor:
         held = ExitStack()
 
         async def hold(service: Keeper) -> Checkpoint:
-            checkpoint = await find(service.catalog)
+            checkpoint = await find(service.reading)
             held.enter_context(service.hold(checkpoint.seq))
             return checkpoint
 
@@ -206,6 +207,7 @@ class ThreadExecutor:
 
     def resume(self) -> Listing:
         """See `Executor.resume`."""
+        self.pool.run(_looked)  # what takes the run waits for its disk as long as that hangs
         return self.pool.run(lambda service: service.resume())
 
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:
@@ -223,3 +225,8 @@ class ThreadExecutor:
     def record(self, step: int, metrics: Mapping[str, float]) -> Future[None]:
         """See `Executor.record`."""
         return self.pool.start(lambda service: service.record(step, metrics))
+
+
+async def _looked(service: Keeper) -> None:
+    if isinstance(service.reading.storage, Bounded):
+        await service.reading.run()

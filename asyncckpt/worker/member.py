@@ -24,6 +24,7 @@ from asyncckpt.format.names import DataDirectory
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import Bounded, bounded
+from asyncckpt.storage.live import bounded_live
 from asyncckpt.worker.announcements import Announcements, Said, directory_in
 from asyncckpt.worker.commitlog.keeping import Keeping
 from asyncckpt.worker.config import ServiceConfig
@@ -43,6 +44,8 @@ class MemberService:
     ) -> None:
         self.storage = storage
         self.catalog = Catalog(storage, config.monitor, only_encrypted=config.only_encrypted)
+        self.reading = Catalog(bounded_live(storage), config.monitor, only_encrypted=config.only_encrypted)
+        """The same for whoever restores from it, and waits for no disk that hangs."""
         self._listeners = listeners
         self._keeping = Keeping(storage, config.keep, config.monitor, listeners)
         self._clock = clock

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from asyncckpt.errors import CheckpointerClosed, WorkerCrashed
+from asyncckpt.storage.stopped import stopped
 from asyncckpt.worker.job import Committed, Declined, Landed, Rejected, Started
-from asyncckpt.worker.stopped import stopped
 from asyncckpt.worker.ticket import Reply, Ticket
 
 logger = logging.getLogger("asyncckpt")

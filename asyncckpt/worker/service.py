@@ -29,6 +29,7 @@ from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import bounded, bounded_disk
+from asyncckpt.storage.live import bounded_live
 from asyncckpt.worker.answers import Answers
 from asyncckpt.worker.bringing import Bringing, Source
 from asyncckpt.worker.carrying import Carrier, Near
@@ -54,6 +55,8 @@ class SaveService:
         self, storage: Storage, config: ServiceConfig, listeners: Listeners, clock: Clock, ranks: Ranks
     ) -> None:
         self.catalog = Catalog(storage, config.monitor, only_encrypted=config.only_encrypted)
+        self.reading = Catalog(bounded_live(storage), config.monitor, only_encrypted=config.only_encrypted)
+        """The same for whoever restores from it, and waits for no disk that hangs."""
         self.storage = storage
         self.ownership = Ownership(
             self.catalog,

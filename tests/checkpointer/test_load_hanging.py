@@ -12,10 +12,9 @@ import pytest
 
 from asyncckpt import AsyncCheckpointer, load
 from asyncckpt.errors import TransientError
-from asyncckpt.storage import LocalStorage, bounded
+from asyncckpt.storage import LocalStorage, bounded, stopped
 from asyncckpt.testing.hanging import HangingReads
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import stopped
 
 from .trainings import Big
 
@@ -28,7 +27,7 @@ def test_what_is_being_read_when_the_disk_begins_to_hang_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
-    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    monkeypatch.setattr(bounded, "LOOK", 0.01)
     monkeypatch.setattr(stopped, "HELD", 0.0)
     root = tmp_path / "run"
     with AsyncCheckpointer(root, model=Big()) as ckpt:
@@ -52,7 +51,7 @@ import sys
 import asyncckpt
 from asyncckpt.errors import TransientError
 from asyncckpt.storage import bounded
-from asyncckpt.worker import stopped
+from asyncckpt.storage import stopped
 bounded.PATIENCE = bounded.HURRY = stopped.HELD = 0.0
 try:
     asyncckpt.load(sys.argv[1])

@@ -20,10 +20,9 @@ import pytest
 from asyncckpt import allowance
 from asyncckpt.allowance import Allowance
 from asyncckpt.cli import doctor_machine, doctor_store
-from asyncckpt.storage import LocalStorage, bounded
+from asyncckpt.storage import LocalStorage, bounded, stopped
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing import files
-from asyncckpt.worker import stopped
 from asyncckpt.worker.memory import Mapping
 
 from .conftest import Document, Run, Saved, flip, train, tree
@@ -129,7 +128,7 @@ def test_a_disk_that_does_not_say_how_much_room_it_has_is_a_problem(
         go.wait()
         return None
 
-    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    monkeypatch.setattr(bounded, "LOOK", 0.01)
     monkeypatch.setattr(stopped, "HELD", 0.0)
     monkeypatch.setattr(doctor_store, "free", hang)
     try:

@@ -8,9 +8,8 @@ import pytest
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointerClosed
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, stopped
 from asyncckpt.testing.slow import PATIENCE
-from asyncckpt.worker import stopped
 from asyncckpt.worker.process.reader import Reader
 from tests.storage.test_storage_threads import Holding
 

@@ -155,7 +155,7 @@ def test_P8_a_trainer_killed_at_any_request_of_a_save_is_gone_on_from_as_it_was_
     assert len({key.split("/")[1] for key in objects if key.startswith("data/")}) == 2
 
 
-def overtaken(s3: S3Server, root: str, number: int, patch: pytest.MonkeyPatch) -> tuple[bool, int]:
+def overtaken(s3: S3Server, root: str, number: int, library: str, patch: pytest.MonkeyPatch) -> tuple[bool, int]:
     """Whether a save of step 2 becomes durable that is held at a request while another writer goes on; and from what.
 
     `number` counts its requests that change something; where it is -1, none is held, and what comes of it is their
@@ -163,7 +163,7 @@ def overtaken(s3: S3Server, root: str, number: int, patch: pytest.MonkeyPatch) -
     """
     model, other = Big(), Big()
     with Proxy(s3.port) as proxy:
-        first = checkpointer(model, root, s3.options(proxy.endpoint, asyncckpt=TUNING))
+        first = checkpointer(model, root, s3.options(proxy.endpoint, asyncckpt=TUNING, backend=library))
         model.fill(1)
         first.save(1).wait()
         first.wait()
@@ -196,10 +196,11 @@ def overtaken(s3: S3Server, root: str, number: int, patch: pytest.MonkeyPatch) -
     return handle.status == "durable", state.step
 
 
+@pytest.mark.parametrize("library", ["obstore", "fsspec"])
 def test_P8_whoever_is_overtaken_at_any_request_of_a_save_commits_nothing_after_it(
-    s3: S3Server, url: str, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, url: str, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    _, count = overtaken(s3, url, -1, monkeypatch)
-    found = [overtaken(s3, f"{url}-{number}", number, monkeypatch) for number in range(count)]
+    _, count = overtaken(s3, url, -1, library, monkeypatch)
+    found = [overtaken(s3, f"{url}-{number}", number, library, monkeypatch) for number in range(count)]
     assert all(from_step == (2 if is_durable else 1) for is_durable, from_step in found), found
     assert {is_durable for is_durable, _ in found} == {True, False}

@@ -13,7 +13,10 @@ from .conftest import HASTY
 from .test_training import checkpointer
 
 
-@pytest.mark.parametrize("refused", ["", "PUT .*/commits/", "PUT .*manifest"])
+@pytest.mark.parametrize(
+    ("refused", "library"),
+    [("", "fsspec"), ("", "obstore"), ("PUT .*/commits/", "fsspec"), ("PUT .*manifest", "obstore")],
+)
 @pytest.mark.parametrize(
     ("code", "status"),
     [
@@ -25,10 +28,10 @@ from .test_training import checkpointer
     ],
 )
 def test_a_store_that_refuses_for_a_while_costs_the_saves_of_that_time_alone(
-    s3: S3Server, proxy: Proxy, url: str, code: str, status: int, refused: str
+    s3: S3Server, proxy: Proxy, url: str, code: str, status: int, refused: str, library: str
 ) -> None:
     training = Training()
-    with checkpointer(training, url, s3.options(proxy.endpoint, asyncckpt=HASTY)) as ckpt:
+    with checkpointer(training, url, s3.options(proxy.endpoint, asyncckpt=HASTY, backend=library)) as ckpt:
         training.step()
         ckpt.save(1).wait()
         answer = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()

@@ -135,10 +135,10 @@ def test_options_that_no_other_process_can_be_told_keep_saves_in_this_one(s3: S3
     ],
 )
 def test_a_wrong_root_is_an_error_and_never_a_fresh_start(
-    s3: S3Server, root: str, options: dict[str, str], said: str
+    s3: S3Server, root: str, options: dict[str, str], said: str, backend: Backend
 ) -> None:
     training = Training()
-    given = s3.options(**options)
+    given = s3.options(**options, backend=backend)
     with pytest.raises(StorageDenied, match=said):
         load(root, storage_options=given)
     with checkpointer(training, root, given) as ckpt:
@@ -148,11 +148,13 @@ def test_a_wrong_root_is_an_error_and_never_a_fresh_start(
             ckpt.save(1).wait()
 
 
-def test_a_store_that_cannot_be_reached_is_an_error_and_never_a_fresh_start(s3: S3Server, url: str) -> None:
+def test_a_store_that_cannot_be_reached_is_an_error_and_never_a_fresh_start(
+    s3: S3Server, url: str, backend: Backend
+) -> None:
     training = Training()
     with Proxy(s3.port) as proxy:
         proxy.refuse()
-        options = s3.options(proxy.endpoint, asyncckpt=HASTY)
+        options = s3.options(proxy.endpoint, asyncckpt=HASTY, backend=backend)
         with checkpointer(training, url, options) as ckpt, pytest.raises(TransientError, match="check the network"):
             ckpt.resume()
 
@@ -237,9 +239,11 @@ def test_training_goes_on_while_the_store_is_gone_and_the_next_start_finds_all_i
     assert len({key.split("/")[1] for key in objects if key.startswith("data/")}) == 2
 
 
-def test_a_slow_store_holds_up_no_step_and_costs_no_save(s3: S3Server, proxy: Proxy, url: str) -> None:
+def test_a_slow_store_holds_up_no_step_and_costs_no_save(
+    s3: S3Server, proxy: Proxy, url: str, backend: Backend
+) -> None:
     training = Training()
-    with checkpointer(training, url, s3.options(proxy.endpoint, asyncckpt=HASTY)) as ckpt:
+    with checkpointer(training, url, s3.options(proxy.endpoint, asyncckpt=HASTY, backend=backend)) as ckpt:
         ckpt.resume()
         ckpt.save(1).wait()
         proxy.add("linger", "PUT .*safetensors", seconds=60)
@@ -254,10 +258,12 @@ def test_a_slow_store_holds_up_no_step_and_costs_no_save(s3: S3Server, proxy: Pr
         assert steps(ckpt) == [1, 2]
 
 
-def test_half_of_all_requests_refused_for_too_much_costs_no_save(s3: S3Server, proxy: Proxy, url: str) -> None:
+def test_half_of_all_requests_refused_for_too_much_costs_no_save(
+    s3: S3Server, proxy: Proxy, url: str, backend: Backend
+) -> None:
     training, recorder = Training(), Recorder()
     proxy.add("answer", every=2)
-    options = s3.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 12})
+    options = s3.options(proxy.endpoint, asyncckpt={**HASTY, "attempts": 12}, backend=backend)
     with checkpointer(training, url, options, listeners=[recorder], metrics=0, executor="process") as ckpt:
         ckpt.resume()
         for step in (1, 2, 3):
@@ -269,14 +275,14 @@ def test_half_of_all_requests_refused_for_too_much_costs_no_save(s3: S3Server, p
         assert total(scrape(ckpt.metrics_port), "asyncckpt_storage_retries_total", reason="slow_down") >= told
 
 
-def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Proxy, url: str) -> None:
+def test_a_wrong_byte_on_the_way_back_is_never_taken_in(s3: S3Server, proxy: Proxy, url: str, backend: Backend) -> None:
     training, other = Training(), Training()
     with checkpointer(training, url, s3.options()) as ckpt:
         for step in (1, 2):
             training.step()
             ckpt.save(step).wait()
     proxy.add("corrupt", "GET .*00000002-.*safetensors")
-    with checkpointer(other, url, s3.options(proxy.endpoint, asyncckpt=HASTY)) as ckpt:
+    with checkpointer(other, url, s3.options(proxy.endpoint, asyncckpt=HASTY, backend=backend)) as ckpt:
         state = ckpt.resume()
         assert state is not None
         assert state.step == 1
@@ -299,6 +305,7 @@ def test_a_store_that_cannot_be_read_from_the_middle_of_a_resume_on_never_makes_
     url: str,
     turns: Callable[[Proxy], None],
     raised: str,
+    backend: Backend,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(arriving, "PIECE", 1 << 20)
@@ -318,7 +325,7 @@ def test_a_store_that_cannot_be_read_from_the_middle_of_a_resume_on_never_makes_
 
     other = Training()
     other.model = torch.nn.Linear(2048, 2048)
-    options = s3.options(proxy.endpoint, asyncckpt=HASTY)
+    options = s3.options(proxy.endpoint, asyncckpt=HASTY, backend=backend)
     with checkpointer(other, url, options, optimizer=None, listeners=[recorder, Amid()], overwrite=True) as ckpt:
         with pytest.raises(StorageError, match=f"the store cannot be read: .*({raised})"):
             ckpt.resume()

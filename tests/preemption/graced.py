@@ -1,4 +1,4 @@
-"""A training that is told to leave; run as a program: a root, a grace, and whether it saves before that.
+"""A training that is told to leave; run as a program: a root, a grace, whether it saves before that, and a library.
 
 Where a bucket is, it knows from its environment.
 """
@@ -19,7 +19,7 @@ LAYERS = 4
 """4 MB of weights, and 8 MB that the optimizer holds."""
 
 
-def main(root: str, grace: str, saves: str) -> None:
+def main(root: str, grace: str, saves: str, library: str) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     atexit.register(lambda: gc.get_freeze_count() and print("no garbage is looked for", file=sys.stderr))
     torch.set_num_threads(1)
@@ -27,7 +27,10 @@ def main(root: str, grace: str, saves: str) -> None:
     model = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)))
     optimizer = torch.optim.Adam(model.parameters())
     told = Preemption(deadline=float(grace))
-    with AsyncCheckpointer(root, model=model, optimizer=optimizer, preemption=told, executor="thread") as ckpt:
+    options = {"backend": library} if library else None
+    with AsyncCheckpointer(
+        root, model=model, optimizer=optimizer, preemption=told, storage_options=options, executor="thread"
+    ) as ckpt:
         state = ckpt.resume()
         step = state.step if state else 0
         while True:

@@ -40,12 +40,13 @@ def _preempted(
     grace: float,
     *,
     saves: bool,
+    library: str = "",
     environment: dict[str, str] | None = None,
     then: Callable[[], None] = lambda: None,
 ) -> tuple[int, str]:
     """Its exit status, and what it logged; told after `then`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.preemption.graced", root, str(grace), "saves" if saves else "does not"],
+        [sys.executable, "-m", "tests.preemption.graced", root, str(grace), "saves" if saves else "does not", library],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -74,10 +75,11 @@ def _check_planned(said: str) -> None:
 
 
 class Bucket:
-    """A root that nobody else has, behind a line of known bandwidth."""
+    """A root that nobody else has, behind a line of known bandwidth, which one `library` or the other talks through."""
 
-    def __init__(self, server: S3Server, line: Proxy) -> None:
+    def __init__(self, server: S3Server, line: Proxy, library: str) -> None:
         self._server = server
+        self._library = library
         self._line = line
         self._url = f"s3://tests/{secrets.token_hex(8)}/run"
 
@@ -88,7 +90,11 @@ class Bucket:
         self._line.limit(rate)
         environment = self._server.variables(self._line.endpoint)
         status, said = _preempted(
-            self._url, grace, saves=saves, environment=environment, then=lambda: self._line.limit(slower or rate)
+            *(self._url, grace),
+            saves=saves,
+            library=self._library,
+            environment=environment,
+            then=lambda: self._line.limit(slower or rate),
         )
         for measured in re.findall(r"(\S+) MB/s and \S+ s were measured, at worst, with 1 of the last saves", said):
             assert 0 < float(measured) * MEGA <= 1.01 * rate
@@ -108,10 +114,10 @@ def _check_partial(listed: list[CheckpointInfo], said: str) -> None:
     )
 
 
-@pytest.fixture
-def bucket(s3: S3Server) -> Iterator[Bucket]:
+@pytest.fixture(params=["obstore", "fsspec"])
+def bucket(s3: S3Server, request: pytest.FixtureRequest) -> Iterator[Bucket]:
     with Proxy(s3.port) as line:
-        yield Bucket(s3, line)
+        yield Bucket(s3, line, request.param)
 
 
 def test_thirty_seconds_are_enough_for_everything(bucket: Bucket) -> None:
@@ -147,6 +153,7 @@ def test_half_a_second_is_enough_for_nothing_and_what_was_there_is_sound(bucket:
     assert "no garbage is looked for" in said
 
 
+@pytest.mark.parametrize("bucket", ["fsspec"], indirect=True)
 def test_before_a_first_save_five_seconds_have_the_weights_first(bucket: Bucket) -> None:
     """At 2.5 MB/s they take 1.7 s, and the rest 3.4 s more: nobody has measured that, and nobody has to."""
     status, said = bucket.preempted(2.5 * MEGA, 5, saves=False)

@@ -143,7 +143,7 @@ class Held(WatchedFiles):
 
 def _emergency(folder: Path, generations: int) -> list[str]:
     """Nobody waits for a disk here for longer than a moment in a hurry, and for ever else."""
-    bounded.PATIENCE, bounded.HURRY, bounded._LOOK = 3600.0, 0.05, 0.01
+    bounded.PATIENCE, bounded.HURRY, bounded.LOOK = 3600.0, 0.05, 0.01
     plan.LEAST = 0.0
     me, files, training = dist.get_rank(), Held(2), Training()
     local = LocalStorage(folder / "local", files=files) if me else folder / "local"

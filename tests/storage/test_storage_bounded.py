@@ -18,6 +18,7 @@ from asyncckpt.storage import bounded as bounded_
 from asyncckpt.storage.aside import OpenedAside
 from asyncckpt.storage.base import Lasting, Linking, Opening, Storage
 from asyncckpt.storage.bounded import Bounded, BoundedDisk, bounded, bounded_reading
+from asyncckpt.storage.live import bounded_live
 from asyncckpt.storage.recipe import recipe_of
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.testing.storage import LinkingTests, OpeningTests, StorageSuite
@@ -54,6 +55,15 @@ class TestBoundedReading(StorageSuite, OpeningTests, LinkingTests):
         return bounded_reading(LocalStorage(self.path))
 
 
+class TestBoundedLive(StorageSuite, OpeningTests, LinkingTests):
+    @pytest.fixture(autouse=True)
+    def _root(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "run"
+
+    def make(self) -> Storage:
+        return bounded_live(LocalStorage(self.path))
+
+
 class Clock:
     """The time for which requests stand still: each look is `step` later, however slow the machine is."""
 
@@ -75,7 +85,7 @@ def patience(monkeypatch: pytest.MonkeyPatch, *, usual: float = NEVER, hurry: fl
     monkeypatch.setattr(bounded_, "time", clock)
     monkeypatch.setattr(bounded_, "PATIENCE", usual)
     monkeypatch.setattr(bounded_, "HURRY", hurry)
-    monkeypatch.setattr(bounded_, "_LOOK", SOON)
+    monkeypatch.setattr(bounded_, "LOOK", SOON)
     return clock
 
 

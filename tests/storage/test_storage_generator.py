@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from torch import nn
 
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.storage import MemoryStorage, choosing
+from asyncckpt.storage import MemoryStorage
 from asyncckpt.storage.bucket.faults import Fault
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.bucket.tuning import Tuning
@@ -47,12 +47,19 @@ def test_what_is_tried_again_draws_nothing_from_it() -> None:
     assert random.getstate() == drawn
 
 
+class Drawing(MemoryStorage):
+    """One whose library draws from the generator as it is imported; to write takes one that is not there."""
+
+    def imports(self, *, writes: bool) -> Sequence[str]:
+        """See `asyncckpt.storage.choosing.Importing`."""
+        return ("no_such_library", "drawing_library") if writes else ()
+
+
 @pytest.fixture
 def drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """A library of `memory://` stores that draws from the generator as it is imported; tells whether it was."""
+    """A library that draws; tells whether it was imported."""
     (tmp_path / "drawing_library.py").write_text("import random\n\nrandom.random()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(choosing, "_LATER", {"memory": ("no_such_library", "drawing_library")})
     monkeypatch.delitem(sys.modules, "drawing_library", raising=False)
     return lambda: "drawing_library" in sys.modules
 
@@ -62,7 +69,7 @@ def test_what_a_store_needs_is_imported_when_a_checkpointer_is_made(
     drawing: Callable[[], bool], tmp_path: Path, tier: str
 ) -> None:
     drawn = random.getstate()
-    store = MemoryStorage("drawing")
+    store = Drawing("drawing")
     roots = {"root": store} if tier == "root" else {"root": tmp_path / "run", "mirror": store}
     with AsyncCheckpointer(**roots, model=nn.Linear(1, 1), executor="thread"):
         assert drawing()

@@ -23,12 +23,12 @@ from asyncckpt.errors import SaveFailed, SaveSuperseded, TransientError
 from asyncckpt.events import Fallback, Leftover, PreemptionEnded, PreemptionPlanned, Restored, TierFailed
 from asyncckpt.format import names
 from asyncckpt.preemption import plan
-from asyncckpt.storage import LocalStorage, bounded
+from asyncckpt.storage import LocalStorage, bounded, stopped
 from asyncckpt.storage.base import Storage
 from asyncckpt.testing.files import Call, WatchedFiles
 from asyncckpt.testing.hanging import Hang, HangingReads, Patient
 from asyncckpt.testing.slow import PATIENCE, GatedStorage
-from asyncckpt.worker import room, stopped, tier
+from asyncckpt.worker import room, tier
 
 from ..checkpointer.conftest import Make
 from ..checkpointer.trainings import Big, Recorder, Toy
@@ -349,7 +349,7 @@ def test_what_was_being_read_into_live_tensors_comes_into_none_that_training_goe
     with make(local=tmp_path / "near", model=model) as ckpt:
         train(ckpt, model, 1, 2)
     monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
-    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    monkeypatch.setattr(bounded, "LOOK", 0.01)
     files = HangingReads(monkeypatch)
     near, found = bounded.bounded(LocalStorage(tmp_path / "near", files=files)), Big()
     ckpt = make(local=near, model=found)
@@ -389,7 +389,7 @@ def test_a_disk_that_does_not_say_how_much_room_it_has_costs_one_wait_and_holds_
     model = Toy()
     ckpt = make(local=tmp_path / "near", model=model)
     save(ckpt, model, 1)
-    monkeypatch.setattr(bounded, "_LOOK", 0.01)
+    monkeypatch.setattr(bounded, "LOOK", 0.01)
     monkeypatch.setattr(stopped, "HELD", 0.0)
     monkeypatch.setattr(room, "free", held)
     second = save(ckpt, model, 2)

@@ -28,6 +28,9 @@ logger = logging.getLogger("asyncckpt")
 LIFETIME = timedelta(minutes=10)
 """After half of that, obstore asks for credentials again; whoever has them renews them long before they expire."""
 
+_PROFILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+"""Where profiles are, and the variables that name other files."""
+
 _KINDS = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
 
 
@@ -114,6 +117,20 @@ class ObstoreConnection:
             await self._straight.aclose()
 
 
+def asks_botocore(said: Said) -> bool:
+    """Whether botocore is asked where the bucket is and who asks, which takes a quarter of a second to import.
+
+    It is not where it could say no more than the options and the environment do: they name the endpoint and the keys,
+    and there is no file of profiles.
+    """
+    if find_spec("botocore") is None:
+        return False
+    is_told = "endpoint" in said.config and said.config.keys() & {"access_key_id", "skip_signature"}
+    is_named = said.profile or os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+    files = (Path(os.environ.get(name) or place) for name, place in _PROFILES.items())
+    return not is_told or bool(is_named) or any(file.expanduser().exists() for file in files)
+
+
 def _told_by_aws(
     url: str, said: Said, config: dict[str, Any], client: dict[str, Any]
 ) -> Callable[[], dict[str, Any]] | None:
@@ -123,11 +140,14 @@ def _told_by_aws(
     """
     session, verify = None, said.verify
     endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if find_spec("botocore") is not None:
+    if asks_botocore(said):
         session = importlib.import_module("botocore.session").Session(profile=said.profile)
         region, endpoint = _place(session, config)
         config["region"] = "us-east-1" if region in (None, "aws-global") else region
         verify = session.get_config_variable("ca_bundle") if verify is None else verify
+    elif find_spec("botocore") is not None:
+        config.setdefault("region", os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+        verify = os.environ.get("AWS_CA_BUNDLE") if verify is None else verify
     elif said.profile is not None:
         raise StorageError(f"{url}: storage_options['profile'] needs botocore: pip install 'asyncckpt[s3]'")
     config["virtual_hosted_style_request"] = said.is_virtual

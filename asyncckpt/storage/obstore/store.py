@@ -13,10 +13,10 @@ from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.bucket.store import BucketStorage
 from asyncckpt.storage.bucket.tuning import tuning_of
 from asyncckpt.storage.obstore.client import ObstoreClient
-from asyncckpt.storage.obstore.connection import ObstoreConnection
+from asyncckpt.storage.obstore.connection import ObstoreConnection, asks_botocore
 from asyncckpt.storage.obstore.options import translated
 from asyncckpt.storage.recipe import Recipe
-from asyncckpt.storage.s3.store import S3Storage, s3_client
+from asyncckpt.storage.s3.store import IMPORTED, S3Storage, s3_client
 
 _UNSWEPT = "{} that a killed process has left cannot be found here: give the bucket a lifecycle rule that aborts them"
 
@@ -45,6 +45,12 @@ class ObstoreStorage(BucketStorage):
             client.weaker["uploads"] = _UNSWEPT.format("uploads")
         super().__init__(names, client, tuning)
         self._obstore = client
+        self._asks_botocore = scheme == "s3" and asks_botocore(said)
+
+    def imports(self, *, writes: bool) -> Sequence[str]:
+        """See `asyncckpt.storage.choosing.Importing`."""
+        asked = ("botocore.session",) if self._asks_botocore else ()
+        return ("obstore.store", *asked, *(IMPORTED if writes and self._obstore.sweeper is not None else ()))
 
     async def scatter(self, key: str, start: int, into: Sequence[memoryview]) -> None:
         """Read one range into several pieces of memory, see `Scattering.scatter`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,9 @@ from asyncckpt.storage.bucket.tuning import Tuning, tuning_of
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.s3.client import S3Client
 from asyncckpt.storage.s3.connection import S3Connection
+
+IMPORTED = ("s3fs", "aiobotocore.session")
+"""What a first request imports."""
 
 
 class S3Storage(BucketStorage):
@@ -28,6 +31,10 @@ class S3Storage(BucketStorage):
         self._weaker = dict(weaker or {})
         tuning = tuning_of(self._options.get("asyncckpt", {}), names.url)
         super().__init__(names, s3_client(names, self._options, tuning, Counter(), self._weaker), tuning)
+
+    def imports(self, *, writes: bool) -> Sequence[str]:
+        """See `asyncckpt.storage.choosing.Importing`."""
+        return IMPORTED
 
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""

@@ -24,9 +24,12 @@ from asyncckpt.events import HOME, Listeners
 from asyncckpt.format import record as records
 from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
+from asyncckpt.format.marks import Mark
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import Bounded
+from asyncckpt.storage.live import bounded_live
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.worker.commitlog.past import Past
 from asyncckpt.worker.config import ServiceConfig
@@ -72,7 +75,8 @@ class ProcessExecutor:
         ignored = IgnoredMessages("the worker process", listeners)
         self._relay = Relay(ranks)
         self._reader = Reader(
-            Catalog(storage, config.monitor, only_encrypted=config.only_encrypted), config.beside.values()
+            Catalog(bounded_live(storage), config.monitor, only_encrypted=config.only_encrypted),
+            config.beside.values(),
         )
         self._exchange = Exchange(Brief(recipe, config, process, ranks, clock, computing), listeners, ignored)
         self._replies = Replies(self._exchange, self._relay, ignored, listeners, clock)
@@ -146,7 +150,7 @@ class ProcessExecutor:
     def resume(self) -> Listing:
         """See `Executor.resume`."""
         # Before the run is taken, as the service does: what it lists then must not grow old.
-        marks = self._looked_up(lambda catalog: catalog.marks())
+        marks = self._looked_up(_first_look)
         answer = self._exchange.ask("resume")
         if isinstance(answer, Future):
             head = records.decode(answer.result().encode("ascii"), "the worker's record")
@@ -206,6 +210,12 @@ class ProcessExecutor:
         self._reader.close(_left(deadline))
         if successor is not None:
             successor.close(_left(deadline))
+
+
+async def _first_look(catalog: Catalog) -> dict[int, tuple[Mark, ...]]:
+    if isinstance(catalog.storage, Bounded):
+        await catalog.run()  # what takes the run waits for its disk as long as that hangs, and nobody here does
+    return await catalog.marks()
 
 
 def _left(deadline: float | None) -> float | None:

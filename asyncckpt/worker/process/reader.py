@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import CheckpointerClosed
 from asyncckpt.storage.base import Storage
-from asyncckpt.worker.stopped import stopped
+from asyncckpt.storage.stopped import stopped
 
 _T = TypeVar("_T")
 
