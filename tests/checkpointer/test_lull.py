@@ -113,3 +113,10 @@ def test_a_closed_one_passes_nothing_by(make: Make) -> None:
     ckpt.close()
     with pytest.raises(CheckpointerClosed):
         ckpt.step(40)
+
+
+def test_the_end_of_an_epoch_is_at_the_step_that_was_made_last(make: Make, clock: Clock) -> None:
+    ckpt = make(model=Toy(), save=SavePolicy(every_steps=1000, every_epochs=1))
+    for step in range(1, 40):
+        ckpt.step(step)
+    assert ckpt.epoch_end(1).wait().step == 39
