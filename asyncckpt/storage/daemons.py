@@ -68,23 +68,30 @@ class Daemons(Executor):
 
 def _serve(work: SimpleQueue[_Item | None], idle: threading.Semaphore) -> None:
     while (item := work.get()) is not None:
-        _carry_out(*item)
+        _carry_out(idle, *item)
         del item  # while it waits it keeps nothing alive
-        idle.release()
     work.put(None)  # for the others
 
 
 def _carry_out(
-    done: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
+    idle: threading.Semaphore,
+    done: Future[Any],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
 ) -> None:
+    """Idle comes before done: whoever is told would else begin one more thread for what comes next, now and then."""
     if not done.set_running_or_notify_cancel():
+        idle.release()
         return
     try:
         result = function(*arguments, **named)
     except BaseException as error:  # whoever has asked for it is told
+        idle.release()
         done.set_exception(error)
         del done, function, arguments, named  # which the error's traceback would keep, and `done` the error
     else:
+        idle.release()
         done.set_result(result)
 
 

@@ -14,7 +14,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -29,6 +28,7 @@ from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bounded import bounded, bounded_disk
+from asyncckpt.storage.daemons import Daemons
 from asyncckpt.storage.live import bounded_live
 from asyncckpt.worker.answers import Answers
 from asyncckpt.worker.bringing import Bringing, Source
@@ -72,7 +72,8 @@ class SaveService:
         self._clock = clock
         self._ranks = ranks
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="asyncckpt-worker")
+        # As many as are needed at once; `ThreadPoolExecutor` begins more, now and then, up to its most.
+        self._threads = Daemons(4, "asyncckpt-worker")
         self._queue: deque[Ticket] = deque()
         self._guard = threading.Lock()
         self._arrived = asyncio.Event()

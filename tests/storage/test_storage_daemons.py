@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from concurrent.futures import Future
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_results_and_errors_come_back_and_no_more_threads_are_begun_than_are_nee
     pool = Daemons(3, "test-needed")
     for number in range(20):
         assert pool.submit(divmod, number, 3).result(PATIENCE) == divmod(number, 3)
-    assert 1 <= len(alive("test-needed")) <= 3
+    assert len(alive("test-needed")) == 1
     with pytest.raises(ZeroDivisionError):
         pool.submit(divmod, 1, 0).result(PATIENCE)
     meet = threading.Barrier(3)
@@ -40,6 +41,28 @@ def test_results_and_errors_come_back_and_no_more_threads_are_begun_than_are_nee
     assert alive("test-needed") == []
     with pytest.raises(RuntimeError, match="ended"):
         pool.submit(divmod, 1, 1)
+
+
+@pytest.mark.parametrize("divisor", [1, 0])
+def test_who_is_told_that_work_is_done_has_its_thread_for_the_next(divisor: int) -> None:
+    pool, go, told = Daemons(2, "test-next"), threading.Event(), threading.Event()
+    follow: list[Future[int]] = []
+
+    def then(_: object) -> None:
+        follow.append(pool.submit(threading.get_ident))
+        told.set()
+
+    def work() -> None:
+        go.wait(PATIENCE)
+        divmod(1, divisor)
+
+    pool.submit(work).add_done_callback(then)
+    (thread,) = alive("test-next")
+    go.set()
+    assert told.wait(PATIENCE)
+    assert follow[0].result(PATIENCE) == thread.ident
+    assert alive("test-next") == [thread]
+    pool.shutdown()
 
 
 def test_they_end_once_nobody_has_them() -> None:
