@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -68,7 +68,8 @@ def reading(root: str, act: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
         finally:
             await storage.aclose()
 
-    as_here = partial(click.get_current_context().scope, cleanup=False)  # how it is printed
+    context = click.get_current_context(silent=True)
+    as_here = nullcontext if context is None else partial(context.scope, cleanup=False)  # how it is printed
     with elsewhere(root):
         return unheld(run(), "asyncckpt-command", as_here)
 
