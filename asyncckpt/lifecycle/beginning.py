@@ -86,8 +86,9 @@ class Beginning:
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the next save finds everything ready, as far as the state is what it is now."""
-        return self._prepared == self._held() and (self._is_begun or self._look is not None)
+        """Whether the next save finds everything ready, and no optimizer is still to get its state."""
+        held = self._held()
+        return held == self._prepared and all(held) and (self._is_begun or self._look is not None)
 
     def _plan(self) -> None:
         held = self._held()

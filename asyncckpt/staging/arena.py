@@ -61,7 +61,8 @@ class Arena:
         self.unpinned = ""
         """Why it could not be page-locked."""
         self.small_pages = ""
-        """Why the kernel gave it no huge pages, or not only such."""
+        """Why the kernel makes no huge pages of it."""
+        self._asks_for_huge = self._mapping.huge_page > 0
         self._in_use: list[tuple[int, int]] = []
         """Of which there were none to be had because they were used meanwhile."""
         self.is_dropped = False
@@ -125,7 +126,7 @@ class Arena:
             yield start, min(start + stride, self.capacity)
 
     def _collapse(self, start: int, end: int) -> None:
-        if not self._mapping.huge_page or self.small_pages:
+        if not self._asks_for_huge:
             return
         try:
             self._mapping.collapse(start, end)
@@ -133,6 +134,8 @@ class Arena:
             if error.errno == errno.EAGAIN:
                 self._in_use.append((start, end))
             else:  # the next ones are not asked for in vain
+                self._asks_for_huge = False
+            if error.errno == errno.EINVAL:  # and not that memory is short, or in small pieces, just now
                 self.small_pages = str(error)
 
 

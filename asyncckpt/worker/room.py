@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import Bounded
 from asyncckpt.storage.local import LocalStorage
 
 
 def free(storage: Storage) -> int | None:
     """Bytes that are free on the disk of `storage`; None where that is no disk, or nobody can tell."""
+    if isinstance(storage, Bounded):
+        return free(storage.inner)
     if not isinstance(storage, LocalStorage):
         return None
     folder = Path(storage.url)
