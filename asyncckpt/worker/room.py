@@ -6,14 +6,13 @@ import shutil
 from pathlib import Path
 
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import Bounded
+from asyncckpt.storage.bounded import unbounded
 from asyncckpt.storage.local import LocalStorage
 
 
 def free(storage: Storage) -> int | None:
     """Bytes that are free on the disk of `storage`; None where that is no disk, or nobody can tell."""
-    if isinstance(storage, Bounded):
-        return free(storage.inner)
+    storage = unbounded(storage)
     if not isinstance(storage, LocalStorage):
         return None
     folder = Path(storage.url)
