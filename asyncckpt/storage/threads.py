@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, TypeVarTuple
 
-from asyncckpt.storage.daemons import Daemons
+from asyncckpt.storage.daemons import Daemons, beside
 from asyncckpt.storage.reasons import translated
 
 _T = TypeVar("_T")
@@ -36,7 +36,8 @@ class Threads:
             return await _settled(work)
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self.pool.shutdown)
+        """Waits for what is under way; the interpreter's end does not wait with it, where that hangs."""
+        await beside(self.pool.shutdown)
 
 
 async def _settled(work: Awaitable[_T]) -> _T:
