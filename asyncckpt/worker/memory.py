@@ -43,8 +43,7 @@ class Mapping:
 
     def advise(self, option: int, start: int, length: int) -> None:
         """madvise(2), without the GIL, which `mmap` would keep meanwhile; raises `OSError`."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.madvise(ctypes.c_void_p(self._at + start), ctypes.c_size_t(length), option):
+        if _libc().madvise(ctypes.c_void_p(self._at + start), ctypes.c_size_t(length), option):
             raise _failed()
 
     def collapse(self, start: int, end: int) -> None:
@@ -80,11 +79,9 @@ def shared(descriptor: Descriptor, size: int, *, is_writable: bool) -> Mapping:
     border = _border(size)
     memory = mmap.mmap(descriptor.fileno(), size + border)
     start = -_address(memory) % border if border else 0
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
     at = ctypes.c_void_p(_address(memory) + start)
     protection, flags = (_READ_WRITE if is_writable else _READ), _SHARED | _FIXED
-    if libc.mmap(at, ctypes.c_size_t(size), protection, flags, descriptor.fileno(), ctypes.c_long(0)) != at.value:
+    if _libc().mmap(at, ctypes.c_size_t(size), protection, flags, descriptor.fileno(), ctypes.c_long(0)) != at.value:
         raise _failed()
     mapping = Mapping(memory, start, size, border, is_writable=is_writable)
     # A forked data loader must not keep gigabytes of snapshot mapped.
@@ -104,6 +101,13 @@ def _huge_page() -> int:
         return int(_HUGE_PAGE.read_text())
     except (OSError, ValueError):  # a kernel without any
         return 0
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    return libc
 
 
 def _failed() -> OSError:

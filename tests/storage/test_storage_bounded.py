@@ -37,29 +37,23 @@ class TestBoundedMemory(StorageSuite):
         return self.store
 
 
-class TestBoundedDisk(StorageSuite, OpeningTests, LinkingTests):
+class OfADisk(StorageSuite, OpeningTests, LinkingTests):
     @pytest.fixture(autouse=True)
     def _root(self, tmp_path: Path) -> None:
         self.path = tmp_path / "run"
 
+
+class TestBoundedDisk(OfADisk):
     def make(self) -> Storage:
         return bounded(LocalStorage(self.path))
 
 
-class TestBoundedReading(StorageSuite, OpeningTests, LinkingTests):
-    @pytest.fixture(autouse=True)
-    def _root(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "run"
-
+class TestBoundedReading(OfADisk):
     def make(self) -> Storage:
         return bounded_reading(LocalStorage(self.path))
 
 
-class TestBoundedLive(StorageSuite, OpeningTests, LinkingTests):
-    @pytest.fixture(autouse=True)
-    def _root(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "run"
-
+class TestBoundedLive(OfADisk):
     def make(self) -> Storage:
         return bounded_live(LocalStorage(self.path))
 
