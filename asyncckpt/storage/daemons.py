@@ -95,23 +95,34 @@ def _carry_out(
         done.set_result(result)
 
 
-def _begun(act: Callable[[], _T]) -> Future[_T]:
+def _begun(act: Callable[[], _T]) -> tuple[Daemons, Future[_T]]:
     threads = Daemons(1, "asyncckpt-look")
     try:
-        return threads.submit(act)
+        return threads, threads.submit(act)
     finally:
         threads.shutdown(wait=False)
 
 
 async def beside(act: Callable[[], _T]) -> _T:
     """What `act` returns or raises, in a thread of its own: the loop does not wait for that at its end."""
-    return await asyncio.wrap_future(_begun(act))
+    threads, asked = _begun(act)
+    try:
+        return await asyncio.wrap_future(asked)
+    finally:
+        _leave(threads, asked)
 
 
 def within(seconds: float, act: Callable[[], _T]) -> _T:
     """What `act` returns or raises, in a thread of its own; raises `TimeoutError` where that takes too long."""
-    asked = _begun(act)
+    threads, asked = _begun(act)
     wait([asked], seconds)
+    _leave(threads, asked)
     if not asked.done():
         raise TimeoutError(f"no answer within {seconds:g} s")
     return asked.result()
+
+
+def _leave(threads: Daemons, asked: Future[Any]) -> None:
+    """Whoever has an answer finds no thread left behind: it is told a moment before the thread ends, and no sooner."""
+    if asked.done():
+        threads.shutdown()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -113,6 +116,23 @@ def test_nobody_waits_longer_than_was_said_and_no_loop_at_its_end() -> None:
         go.set()
         for thread in alive("asyncckpt-look"):
             thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("divisor", [1, 0])
+def test_who_has_an_answer_finds_no_thread_left_behind(divisor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = daemons._serve
+
+    def slow(*arguments: Any) -> None:
+        serve(*arguments)
+        time.sleep(0.05)  # a thread ends a moment after it has told: here the moment is long
+
+    monkeypatch.setattr(daemons, "_serve", slow)
+    with contextlib.suppress(ZeroDivisionError):
+        daemons.within(PATIENCE, lambda: 1 // divisor)
+    assert alive("asyncckpt-look") == []
+    with contextlib.suppress(ZeroDivisionError):
+        asyncio.run(daemons.beside(lambda: 1 // divisor))
+    assert alive("asyncckpt-look") == []
 
 
 END = """
