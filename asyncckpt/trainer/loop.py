@@ -154,17 +154,34 @@ class Loop:
         # A plain dict is known as one at once; to ask an abstract class takes longer than all else here.
         if not isinstance(given, (dict, Mapping)) or not isinstance(given.get("loss"), Tensor):
             raise TrainerError(f"training_step() gave {given!r}: give a dict with a tensor as 'loss'")
-        detached = micro.additional_metrics = dict(given)
-        for name, value in given.items():
-            if isinstance(value, Tensor):
-                detached[name] = value.detach()
+        # As detach(), in half the time.
+        micro.additional_metrics = {name: v.data if isinstance(v, Tensor) else v for name, v in given.items()}
 
         self.phase = P.TRAIN_BATCH_BACKWARD
         loss = given["loss"] if steps == 1 else given["loss"] / steps
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
-        micro.add(detached["loss"], samples)
-        self._batch = None  # as the graph, which nobody holds any more: neither outlives its phase
-        return P.TRAIN_BATCH_OPTIM_STEP if micro.micro_step == steps else P.TRAIN_BATCH_END
+        micro.add(micro.additional_metrics["loss"], samples)
+        self._batch = None
+        return self._complete() if micro.micro_step == steps else P.TRAIN_BATCH_END
+
+    def _complete(self) -> TrainerPhase:
+        """The rest of a step: its phases one right after the other, unless somebody may have to leave between them.
+
+        Each way back to `_go`, after all that a phase goes through, is read from afar again: 8 us.
+        """
+        ckpt = self.ckpt
+        if ckpt.may_stop:
+            return P.TRAIN_BATCH_OPTIM_STEP
+        self.phase = P.TRAIN_BATCH_OPTIM_STEP
+        after = self._step()
+        if ckpt.may_stop:
+            return after
+        self.phase = P.SCHEDULER_BATCH_STEP
+        after = self._schedule_step()
+        if ckpt.may_stop:
+            return after
+        self.phase = P.TRAIN_BATCH_END
+        return self._end_batch()
 
     def _step(self) -> TrainerPhase:
         scaler = self._scaler

@@ -49,7 +49,9 @@ def test_e21_it_leaves_in_every_phase_and_is_its_twin(seed: int, tmp_path: Path)
     assert run(tmp_path / "left", plan, seed_of_process=99) == 0
     assert traced(tmp_path / "left") == traced(tmp_path / "twin")
     for phase, state in zip(PHASES, left, strict=True):
-        assert state.phase is phase or not phase.is_resumable, (phase, state)
+        # It is told as it comes to `phase`, which may be made before it is looked at.
+        assert state.phase in (phase, *phase.follows) or not phase.is_resumable, (phase, state)
+    assert {state.phase for state in left} >= {phase for phase in PHASES if phase.is_resumable}
     assert any(state.train is not None and state.train.micro_step for state in left)
     assert any(state.val is not None and state.val.num_samples for state in left)
 
@@ -80,6 +82,6 @@ def test_e21_with_a_worker_process_and_a_policy_that_saves_at_each_step(tmp_path
     plan = Plan(executor="process", save=SavePolicy(every_steps=1, every_epochs=1), interval="epoch")
     assert run(tmp_path / "twin", plan) == 0
     for number, phase in enumerate(["train_batch_optim_step", "scheduler_batch_step", "checkpoint_save_end"]):
-        assert run(tmp_path / "left", replace(plan, leave_at=phase, after=2), number) == TERMINATED
+        assert run(tmp_path / "left", replace(plan, leave_at=phase), number) == TERMINATED
     assert run(tmp_path / "left", plan, 9) == 0
     assert traced(tmp_path / "left") == traced(tmp_path / "twin")
