@@ -32,6 +32,9 @@ logger = logging.getLogger("asyncckpt")
 
 P = TrainerPhase
 
+_REST = (P.TRAIN_BATCH_OPTIM_STEP, P.SCHEDULER_BATCH_STEP, P.TRAIN_BATCH_END)
+"""What completes a step, once there are all gradients of it."""
+
 
 class Loop:
     """Of `config`; `GenericTrainer.fit` sets what is trained, and where it begins."""
@@ -170,18 +173,12 @@ class Loop:
         Each way back to `_go`, after all that a phase goes through, is read from afar again: 8 us.
         """
         ckpt = self.ckpt
-        if ckpt.may_stop:
-            return P.TRAIN_BATCH_OPTIM_STEP
-        self.phase = P.TRAIN_BATCH_OPTIM_STEP
-        after = self._step()
-        if ckpt.may_stop:
-            return after
-        self.phase = P.SCHEDULER_BATCH_STEP
-        after = self._schedule_step()
-        if ckpt.may_stop:
-            return after
-        self.phase = P.TRAIN_BATCH_END
-        return self._end_batch()
+        for phase in _REST:
+            if ckpt.may_stop:
+                return phase
+            self.phase = phase
+            self._do[phase]()
+        return P.TRAIN_BATCH_LOAD
 
     def _step(self) -> TrainerPhase:
         scaler = self._scaler
