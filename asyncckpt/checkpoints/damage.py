@@ -8,27 +8,44 @@ out of reach or has no file descriptor left says nothing of them, however often 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
-from asyncckpt.errors import CheckpointCorruptError, ObjectNotFound, StorageDenied, StorageError, TransientError
+from asyncckpt.errors import (
+    AsyncCkptError,
+    CheckpointCorruptError,
+    ObjectNotFound,
+    StorageDenied,
+    StorageError,
+    TransientError,
+)
 
 _OF_THE_BYTES = {None, errno.EINVAL, errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}
 """A range that an object does not have (EINVAL), a disk that cannot read it, a file system whose checksum is wrong."""
 
 
-@contextmanager
-def readable(what: str) -> Iterator[None]:
+class readable:
     """Around requests for the object at `what`: raises `CheckpointCorruptError` for damage.
 
     Raises the `StorageError`, which says that the store cannot be read, for what is none.
     """
-    try:
-        yield
-    except ObjectNotFound as error:
-        raise CheckpointCorruptError(f"{what} is missing", "missing") from error
-    except StorageError as error:
-        if isinstance(error, StorageDenied | TransientError) or error.errno not in _OF_THE_BYTES:
-            said = f"the store cannot be read: {error.strerror or error}"
-            raise (type(error)(said) if error.errno is None else type(error)(error.errno, said)) from error
-        raise CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable") from error
+
+    # Not a generator, as in `asyncckpt.storage.reasons`.
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, StorageError):
+            raise _said(self._what, error) from error
+
+
+def _said(what: str, error: StorageError) -> AsyncCkptError:
+    if isinstance(error, ObjectNotFound):
+        return CheckpointCorruptError(f"{what} is missing", "missing")
+    if isinstance(error, StorageDenied | TransientError) or error.errno not in _OF_THE_BYTES:
+        said = f"the store cannot be read: {error.strerror or error}"
+        return type(error)(said) if error.errno is None else type(error)(error.errno, said)
+    return CheckpointCorruptError(f"{what} cannot be read: {error}", "unreadable")

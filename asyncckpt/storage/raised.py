@@ -8,8 +8,7 @@ is no refusal leaves open whether the object is there, and whoever asked has to 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from asyncckpt.errors import ObjectExists, ObjectNotFound, OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.storage.bucket.faults import Fault, answered
@@ -37,22 +36,28 @@ _LOST = frozenset(
 """What aiohttp, requests and the clouds' own clients call a connection that failed; none of them is imported here."""
 
 
-@contextmanager
-def translated(what: str, *, shows: bool = False) -> Iterator[None]:
+class translated:
     """Around calls about `what`: whatever an implementation raises is raised as an error of this package.
 
     With `shows` the call may have an object appear, and is `OutcomeUnknown` unless it was refused.
     """
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        meant, is_refused = _meant(error, what)
-        if shows and not is_refused:
-            message = f"{what}: whether it was stored is not known: {_said(error)}"
-            meant = OutcomeUnknown(errno.EIO, message)
-        raise meant from error
+
+    # Not a generator, as in `asyncckpt.storage.reasons`.
+    def __init__(self, what: str, *, shows: bool = False) -> None:
+        self._what = what
+        self._shows = shows
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, StorageError):
+            meant, is_refused = _meant(error, self._what)
+            if self._shows and not is_refused:
+                message = f"{self._what}: whether it was stored is not known: {_said(error)}"
+                meant = OutcomeUnknown(errno.EIO, message)
+            raise meant from error
 
 
 def _meant(error: Exception, what: str) -> tuple[StorageError, bool]:

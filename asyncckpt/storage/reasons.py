@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageError, TransientError
 
@@ -42,15 +41,21 @@ def translate(error: OSError, path: str) -> StorageError:
     return StorageError(number, f"{path}: {error.strerror or error}")
 
 
-@contextmanager
-def translated(path: str) -> Iterator[None]:
+class translated:
     """Around calls about `path`: their OSError is raised translated."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise translate(error, path) from error
+
+    # Not a generator: since Python 3.12 an error that passes one which raises another keeps itself alive, and with it
+    # all that its frames have, files and memory too, until the garbage collector comes.
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise translate(error, self._path) from error
 
 
 def named(error: OSError) -> str:

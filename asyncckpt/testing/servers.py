@@ -20,6 +20,9 @@ PATIENCE = 60.0
 """Seconds that it may take to start."""
 
 HOST = "127.0.0.1"
+_CLOSE_WAIT = 8
+"""As the kernel writes it."""
+
 _DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
@@ -89,8 +92,11 @@ class Server:
         self._signal("SIGSTOP")
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it go on; returns once it has done what those asked of it who have hung up meanwhile."""
         self._signal("SIGCONT")
+        deadline = time.monotonic() + PATIENCE
+        while self._process is not None and _hung_up(self.port) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End it at once; what it has not written is lost. Asked to end, it would take half a minute."""
@@ -117,6 +123,16 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _hung_up(port: int) -> bool:
+    """Whether a connection to this port was closed by whoever asked, and not by the server yet."""
+    with suppress(FileNotFoundError):  # not Linux
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, here, _, state, *_ = line.split()
+            if int(here.rpartition(":")[2], 16) == port and int(state, 16) == _CLOSE_WAIT:
+                return True
+    return False
 
 
 def dying_with_parent(*command: str) -> list[str]:

@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,12 @@ def test_P5_a_thousand_saves_leave_both_processes_as_they_were(make: Make, tmp_p
 
     before = save(1, 200)
     after = save(200, 1200)
+    deadline = time.monotonic() + PATIENCE
+    while any(late["descriptors"] > early["descriptors"] for early, late in zip(before, after, strict=True)):
+        assert time.monotonic() < deadline, (before, after)
+        after = [held(os.getpid()), held(worker_of(ckpt))]  # one may be open for a moment; what leaks stays
     for early, late in zip(before, after, strict=True):
-        for name in ("descriptors", "arenas"):
-            assert late[name] <= early[name], (name, before, after)
+        assert late["arenas"] <= early["arenas"], (before, after)
         # Pools begin a thread when all they have are at work, up to four; and this process has other tests' threads.
         assert late["threads"] <= early["threads"] + 4, (before, after)
         assert late["mappings"] <= early["mappings"] + 32, (before, after)  # each thread has a stack, and its own heap

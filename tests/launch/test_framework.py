@@ -333,6 +333,6 @@ def test_e2_an_interrupt_ends_what_runs_and_begins_no_other(tmp_path: Path, fram
 
 def has_ended(process: int) -> bool:
     """Whether it is gone, or only waits for somebody to ask after it."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # also between opening and reading
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
