@@ -57,6 +57,12 @@ class Catalog:
         self._id: str | None = None
         self.commits: Commits = Exclusive(storage)
 
+    def through(self, storage: Storage) -> Catalog:
+        """The same by way of `storage`; this one where that is its own."""
+        if storage is self.storage:
+            return self
+        return Catalog(storage, self.monitor, only_encrypted=self._only_encrypted)
+
     async def run(self) -> RunFile | None:
         """The run file, or None where no run was ever opened; one torn before anything was committed is none too.
 

@@ -13,8 +13,9 @@ from asyncckpt.cli.amount import amount
 from asyncckpt.cli.bench_measures import Bench, Measured
 from asyncckpt.cli.output import print_json, print_line
 from asyncckpt.cli.scratch import scratch
-from asyncckpt.cli.select import target
+from asyncckpt.cli.select import reading, target
 from asyncckpt.cli.status import StatusLine
+from asyncckpt.format import names
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
@@ -51,6 +52,8 @@ def bench(root: str | None, nbytes: int, state: int, as_json: bool) -> None:
     if root is not None and target(root).which is not None:
         raise click.UsageError(f"{root} names one checkpoint: leave out the @")
     _check_memory(nbytes)
+    if root is not None:
+        reading(root, lambda catalog: catalog.storage.head(names.RUN))  # nobody waits for a disk that hangs
     found = asyncio.run(_all(root, nbytes, state, shows=not as_json))
     if as_json:
         notes = [measured.json for measured in found if measured.name == "note"]

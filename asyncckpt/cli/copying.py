@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import click
@@ -23,6 +24,9 @@ from asyncckpt.events import Event, Leftover, Listeners
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import Bounded
+from asyncckpt.storage.changing import bounded_changing
 from asyncckpt.worker.copies import Copied, Copies
 
 Choose: TypeAlias = Callable[[Catalog, Listing], Sequence[Checkpoint]]
@@ -49,9 +53,9 @@ def copied_to(source: Target, destination: str, choose: Choose, *, dry_run: bool
     """Copy, tell, and exit: 0 where all is there, 1 where something is damaged, 3 where there is nothing."""
 
     async def act(catalog: Catalog) -> Outcome:
-        target = from_url(destination)
+        target = bounded_changing(from_url(destination))
         try:
-            _check_apart(catalog.storage.url, target.url, destination)
+            _check_apart(await _place(catalog.storage), await _place(target), destination)
             listing = await catalog.listing()
             wanted = choose(catalog, listing)
             copies = Copies(catalog, target, Listeners([_Told()]), SYSTEM_CLOCK)
@@ -71,9 +75,16 @@ def copied_to(source: Target, destination: str, choose: Choose, *, dry_run: bool
     click.get_current_context().exit(outcome.status)
 
 
+async def _place(storage: Storage) -> str:
+    """Where it is, whatever links lead there."""
+    if isinstance(storage, Bounded):
+        return await storage.blocking("a look at it", partial(os.path.realpath, storage.url))
+    return storage.url
+
+
 def _check_apart(source: str, target: str, said: str) -> None:
     """Refuse a root inside of the other one: whoever looks after one of them, or removes it, has both."""
-    one, other = (f"{url if '://' in url else os.path.realpath(url)}/" for url in (source, target))
+    one, other = f"{source}/", f"{target}/"
     if one == other:
         raise click.UsageError(f"{said} is where they are: name another root")
     if other.startswith(one):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -24,6 +23,7 @@ from asyncckpt.format.record import Record
 from asyncckpt.inspection.schema import finite
 from asyncckpt.sizes import size
 from asyncckpt.storage import from_url
+from asyncckpt.storage.changing import bounded_changing
 
 
 @click.command("import")
@@ -67,7 +67,7 @@ def import_(src: Path, root: str, kind: str, step: int | None, as_json: bool) ->
         about = about if step is None else replace(about, step=step)
         memory = gathered(image, _telling(status, "reading"))
         status.show(f"writing {size(image.layout.bytes)} to {root}")
-        record = commit(functools.partial(from_url, root), image, memory, about, f"imported from {src.name}")
+        record = commit(lambda: bounded_changing(from_url(root)), image, memory, about, f"imported from {src.name}")
     notes = [*about.notes]
     if about.step is None:
         notes.append("SRC says no step: it is 0 (give another with --step)")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -17,9 +16,10 @@ from asyncckpt.checkpoints.listing import Which
 from asyncckpt.cli.nothing import is_elsewhere, nothing_in
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.marks import check_tag
-from asyncckpt.storage import from_url
-from asyncckpt.storage.bounded import bounded_reading
-from asyncckpt.storage.stopped import unheld
+from asyncckpt.storage import LocalStorage, from_url
+from asyncckpt.storage.bounded import BoundedReading, bounded_reading
+from asyncckpt.storage.changing import bounded_changing
+from asyncckpt.storage.stopped import put_in_order, unheld
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ def target(text: str) -> Target:
     `CheckpointNotFoundError` for what can be none of these.
     """
     root, at, selector = text.rpartition("@")
-    if not at or {"/", os.sep} & set(selector) or os.path.exists(os.path.expanduser(text)):
+    if not at or {"/", os.sep} & set(selector) or _is_there(text):
         return Target(text, None)
     if not (selector.isascii() and selector.isdecimal()):
         try:
@@ -56,6 +56,20 @@ def target(text: str) -> Target:
             named = "after the @ comes latest, best, a step, an id of 8 digits, or a tag"
             raise CheckpointNotFoundError(f"{text}: {named} ({error})") from None
     return Target(root, selector if len(selector) >= _ID_DIGITS else int(selector))
+
+
+def _is_there(path: str) -> bool:
+    """Whether anything is; nobody waits for a disk that hangs."""
+    disk = LocalStorage(os.path.expanduser(path))
+
+    async def look() -> bool:
+        storage = BoundedReading(disk, disk)
+        try:
+            return await storage.blocking("a look at it", partial(os.path.exists, disk.url))
+        finally:
+            await storage.aclose()
+
+    return unheld(look(), "asyncckpt-command")
 
 
 def reading(root: str, act: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
@@ -68,26 +82,31 @@ def reading(root: str, act: Callable[[Catalog], Coroutine[Any, Any, _T]]) -> _T:
         finally:
             await storage.aclose()
 
-    context = click.get_current_context(silent=True)
-    as_here = nullcontext if context is None else partial(context.scope, cleanup=False)  # how it is printed
     with elsewhere(root):
-        return unheld(run(), "asyncckpt-command", as_here)
+        return unheld(run(), "asyncckpt-command", as_here())
 
 
 def acting(root: str, act: Callable[[Catalog], Awaitable[_T]]) -> _T:
-    """What `act` comes to, which changes something there, or goes on until it is interrupted."""
-    found = list[_T]()
+    """What `act` comes to, which changes something there, or goes on until it is interrupted.
 
-    async def run() -> None:
-        storage = from_url(root)
+    Nobody waits for a disk that hangs; of a change that was under way then it is said that nobody knows.
+    """
+
+    async def run() -> _T:
+        storage = bounded_changing(from_url(root))
         try:
-            found.append(await act(Catalog(storage)))
+            return await act(Catalog(storage))
         finally:
             await storage.aclose()
 
     with elsewhere(root):
-        asyncio.run(run())
-    return found[0]
+        return put_in_order(run(), "asyncckpt-command", as_here())
+
+
+def as_here() -> Callable[[], AbstractContextManager[Any]]:
+    """How a command prints, for another thread of it."""
+    context = click.get_current_context(silent=True)
+    return nullcontext if context is None else partial(context.scope, cleanup=False)
 
 
 @contextmanager

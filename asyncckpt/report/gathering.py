@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,6 +30,8 @@ from asyncckpt.metrics_log.rows import Row, iso
 from asyncckpt.report.journal import LOGS, Journal
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import bounded_reading
+from asyncckpt.storage.stopped import unheld
 
 _CONFIG = re.compile(r"config(?:-(\d+))?\.json(?:\.zst)?(?:\.enc)?")
 _FILES = ("identity.json", "hyperparameters.json", "results.json", "wandb_info.json")
@@ -106,17 +107,17 @@ def gather(root: str | os.PathLike[str] | Storage, *, storage_options: Mapping[s
 
     Raises `CheckpointNotFoundError` where there is no run, and `StorageError` where that cannot be found out.
     """
-    storage = opened(root, storage_options)
+    given = opened(root, storage_options)
 
     async def once() -> Gathered:
+        storage = bounded_reading(given)  # nobody waits for a disk that hangs
         try:
             return await Gathering(storage).look()
         finally:
-            if storage is not root:
+            if given is not root:
                 await storage.aclose()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-report") as thread:
-        return thread.submit(asyncio.run, once()).result()
+    return unheld(once(), "asyncckpt-report")
 
 
 class Gathering:

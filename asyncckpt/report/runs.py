@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format import names
-from asyncckpt.storage import LocalStorage, from_url
+from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.reasons import translate
+from asyncckpt.storage.bounded import Bounded, bounded_reading
+from asyncckpt.storage.stopped import unheld
 
 _OF_A_RUN = ("identity.json", names.RUN)
 _BEHIND = "0"
@@ -25,16 +25,19 @@ def runs_in(root: str | os.PathLike[str], *, storage_options: Mapping[str, Any] 
 
     Raises `CheckpointNotFoundError` where there is none, and `StorageError`.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-report") as thread:
-        return thread.submit(asyncio.run, _found(os.fspath(root), storage_options)).result()
+    return unheld(found_in(os.fspath(root), storage_options), "asyncckpt-report")
 
 
-async def _found(root: str, options: Mapping[str, Any] | None) -> list[str]:
-    storage = from_url(root, options)
+async def found_in(root: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """The same, for whoever is on an event loop."""
+    storage = bounded_reading(from_url(root, options))  # nobody waits for a disk that hangs
     try:
         if await _is_run(storage, ""):
             return [root]
-        found = _local(storage) if isinstance(storage, LocalStorage) else [name async for name in _below(storage)]
+        if isinstance(storage, Bounded):
+            found = await storage.blocking("a look at it", partial(_local, storage.url))
+        else:
+            found = [name async for name in _below(storage)]
     finally:
         await storage.aclose()
     if not found:
@@ -49,15 +52,13 @@ async def _is_run(storage: Storage, folder: str) -> bool:
     return False
 
 
-def _local(storage: LocalStorage) -> list[str]:
+def _local(folder: str) -> list[str]:
     """On disks a run may be called what no key can be, with capital letters for one."""
-    root = Path(storage.url)
+    root = Path(folder)
     try:
         return [path.name for path in root.iterdir() if any((path / name).is_file() for name in _OF_A_RUN)]
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise translate(error, storage.url) from error
 
 
 async def _below(storage: Storage) -> AsyncIterator[str]:

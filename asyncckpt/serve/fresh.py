@@ -94,7 +94,10 @@ class Fresh(Generic[_T]):
         if self._known is None:
             if self._error is not None:
                 raise self._error.with_traceback(None)
-            raise StoreSlow(f"{self._what} has not answered yet: load this page again in a while")
+            raise StoreSlow(
+                f"{self._what} has not answered yet: load this page again in a while; where its disk, or its server, "
+                "hangs, mend that (umount -f)"
+            )
         value, at = self._known
         trouble = sentence(self._error) if self._error else "the store has not answered yet" if is_late else ""
         return Known(value, at, trouble)

@@ -5,7 +5,6 @@ Nothing that a browser asks for is ever put together to a path: a name is one of
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,12 +15,13 @@ from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import unless_removed
-from asyncckpt.report import Gathered, Gathering, runs_in
+from asyncckpt.report import Gathered, Gathering, found_in
 from asyncckpt.serve.fresh import Fresh, Known
 from asyncckpt.serve.reader import Reader, StoreSlow
 from asyncckpt.serve.view import View
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Opening
+from asyncckpt.storage.bounded import bounded_reading
 
 NEAR, FAR = 1.0, 15.0
 """Seconds for which what was read counts as new: of a folder, and of a store over a network."""
@@ -43,7 +43,7 @@ class Volume:
     def __init__(self, name: str, root: str, reader: Reader) -> None:
         self._name = name
         self._reader = reader
-        self._storage = from_url(root)
+        self._storage = bounded_reading(from_url(root))
         self._gathering = Gathering(self._storage)
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._view: View | None = None
@@ -86,8 +86,7 @@ class Shelf:
         self._runs: Fresh[Mapping[str, str]] = Fresh(f"the store of {root}", reader, self._found, FAR)
 
     async def _found(self) -> Mapping[str, str]:
-        found = await asyncio.to_thread(runs_in, self.root)
-        return {_called(root): root for root in found}
+        return {_called(root): root for root in await found_in(self.root)}
 
     def runs(self) -> Known[Mapping[str, str]]:
         """The roots of the runs, by name. Raises as `runs_in` does, and `StoreSlow`."""

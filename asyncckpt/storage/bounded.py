@@ -145,10 +145,14 @@ class Bounded(Storage):
     def _leave(self, asked: Asked, work: _Work) -> StorageError:
         asked.is_left = True
         late = f"{asked.what} has not gone on for {asked.still:.0f} s"
-        said = f"{self.url}: {late}: its disk, or its server, hangs{self.way_out}"
+        said = f"{self.url}: {late}: its disk, or its server, hangs{self.way_out_of(asked.what)}"
         self._left[work] = said
         work.add_done_callback(self._is_back)
         return (OutcomeUnknown if asked.what.startswith("put ") else TransientError)(said)
+
+    def way_out_of(self, what: str) -> str:
+        """What whoever has asked for `what` is told to do."""
+        return self.way_out
 
     def _is_back(self, work: _Work) -> None:
         _seen(work)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 
 HELD = 5.0
 """Seconds after which what was cancelled and has not ended is held by a disk that hangs, and nobody waits for it."""
+
+LOOK = 1.0
 
 
 async def stopped() -> set[asyncio.Task[Any]]:
@@ -34,37 +36,83 @@ def unheld(
 ) -> _T:
     """As `asyncio.run`, `around` it, in a thread of that name, which is left to itself where it cannot come to its end.
 
-    A thread of its own: whoever calls may be on an event loop, as a notebook is.
+    A thread of its own: whoever calls may be on an event loop, as a notebook is. Whoever interrupts it waits for
+    nothing.
     """
-    done: Future[_T] = Future()
-    held: set[asyncio.Task[Any]] = set()
-    thread = threading.Thread(target=_turn, args=(around, work, done, held), name=name, daemon=True)
-    thread.start()
+    turn = _Turn(work, name, around)
+    turn.wait()
+    return turn.result()
+
+
+def put_in_order(
+    work: Coroutine[Any, Any, _T], name: str, around: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> _T:
+    """As `unheld`, of what has something to put in order at its end: whoever interrupts it waits for that.
+
+    Whoever interrupts it twice waits for nothing.
+    """
+    turn = _Turn(work, name, around)
     try:
-        return done.result()
-    finally:
-        if done.done() and not held:  # whoever interrupts it waits for nothing
-            thread.join()
-        del done  # which the error's traceback would keep, and `done` the error
+        turn.wait()
+    except KeyboardInterrupt:
+        turn.cancel()
+        turn.wait()
+        if turn.was_cancelled:
+            raise
+    return turn.result()
 
 
-def _turn(
-    around: Callable[[], AbstractContextManager[Any]],
-    work: Coroutine[Any, Any, _T],
-    done: Future[_T],
-    held: set[asyncio.Task[Any]],
-) -> None:
-    with around():
-        asyncio.run(_act(work, done, held))
+class _Turn(Generic[_T]):
+    """`work` on an event loop in a thread of its own, which begins at once."""
 
+    def __init__(
+        self, work: Coroutine[Any, Any, _T], name: str, around: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._done: Future[_T] = Future()
+        self._held: set[asyncio.Task[Any]] = set()
+        self._begun: Future[Callable[[], object]] = Future()
+        self._thread = threading.Thread(target=self._main, args=(work, around), name=name, daemon=True)
+        self._thread.start()
 
-async def _act(work: Coroutine[Any, Any, _T], done: Future[_T], held: set[asyncio.Task[Any]]) -> None:
-    try:
-        result = await work
-    except BaseException as error:  # whatever it is, whoever waits for it has it
-        held.update(await stopped())
-        done.set_exception(error)
-        del work, done
-    else:
-        held.update(await stopped())
-        done.set_result(result)
+    def wait(self) -> None:
+        """Return once it has ended."""
+        while not self._done.done():
+            wait([self._done], LOOK)  # not for long at once: on Windows nothing interrupts that
+        if not self._held:
+            self._thread.join()
+
+    def result(self) -> _T:
+        """What it has returned or raised."""
+        done, self._done = self._done, Future()  # which the error's traceback would keep, and `done` the error
+        try:
+            return done.result()
+        finally:
+            del done
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether it has ended because of `cancel`."""
+        return isinstance(self._done.exception(), asyncio.CancelledError)
+
+    def cancel(self) -> None:
+        """Have it put in order what it has begun, and end."""
+        with suppress(RuntimeError):  # its loop is closed
+            self._begun.result()()
+
+    def _main(self, work: Coroutine[Any, Any, _T], around: Callable[[], AbstractContextManager[Any]]) -> None:
+        with around():
+            asyncio.run(self._act(work))
+
+    async def _act(self, work: Coroutine[Any, Any, _T]) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 -- so `asyncio.run` runs it
+        self._begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        try:
+            result = await work
+        except BaseException as error:  # whatever it is, whoever waits for it has it
+            self._held.update(await stopped())
+            self._done.set_exception(error)
+            del work
+        else:
+            self._held.update(await stopped())
+            self._done.set_result(result)

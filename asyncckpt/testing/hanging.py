@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from asyncckpt.errors import TransientError
@@ -83,16 +84,24 @@ class Hang:
         self._gate.open()
 
 
-class HangingReads(WatchedFiles):
-    """Long reads do not come back before `go`; from the first of them on nobody waits for anything."""
+class HangingFiles(WatchedFiles):
+    """Calls for which `hangs` do not come back before `go`; from the first of them on nobody waits for anything."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, hangs: Callable[[Call], bool]) -> None:
         super().__init__()
         self.go = threading.Event()
         self._patch = patch
+        self._hangs = hangs
 
     def around(self, call: Call) -> Any:
-        if call.name == "read" and len(call.arguments[1]) > 1 << 19:
+        if not self.go.is_set() and self._hangs(call):
             self._patch.setattr(bounded, "PATIENCE", 0.0)
             self.go.wait(2 * PATIENCE)
         return super().around(call)
+
+
+class HangingReads(HangingFiles):
+    """Long reads do."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        super().__init__(patch, lambda call: call.name == "read" and len(call.arguments[1]) > 1 << 19)

@@ -207,7 +207,7 @@ class ThreadExecutor:
 
     def resume(self) -> Listing:
         """See `Executor.resume`."""
-        self.pool.run(_looked)  # what takes the run waits for its disk as long as that hangs
+        self.pool.run(_looked)  # a save that is under way holds the run, and waits for its disk as long as that hangs
         return self.pool.run(lambda service: service.resume())
 
     def go_on(self, seq: int, damaged: Collection[int], *, named: bool, verified: Contents | None) -> None:

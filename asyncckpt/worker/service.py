@@ -27,7 +27,7 @@ from asyncckpt.format.contents import Contents
 from asyncckpt.format.findings import Damage, Finding
 from asyncckpt.retention import PrunePlan
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bounded import bounded, bounded_disk
+from asyncckpt.storage.bounded import Bounded, bounded, bounded_disk
 from asyncckpt.storage.daemons import Daemons
 from asyncckpt.storage.live import bounded_live
 from asyncckpt.worker.answers import Answers
@@ -195,6 +195,10 @@ class SaveService:
                 if tier is not None:
                     await tier.finish(tidy=not (self._is_hasty() or self.ownership.is_lost))
         self._threads.shutdown(wait=False)
+        for storage in (self.ownership.storage, self.reading.storage):
+            if isinstance(storage, Bounded) and storage.is_held:
+                await storage.aclose()  # it says so, and leaves it: its threads are held
+                return
         await self.storage.aclose()
 
     # -- the run -------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from asyncckpt import AsyncCheckpointer
-from asyncckpt.errors import RestoreError, TransientError
+from asyncckpt.checkpoints.listing import Which
+from asyncckpt.errors import RestoreError, StorageError, TransientError
 from asyncckpt.storage import LocalStorage, bounded, stopped
-from asyncckpt.testing.hanging import HangingReads
+from asyncckpt.testing.files import Call
+from asyncckpt.testing.hanging import HangingFiles, HangingReads
 from asyncckpt.testing.slow import PATIENCE
 
 from .test_load_hanging import WAY_OUT
@@ -62,6 +64,47 @@ def test_what_is_being_read_when_the_disk_begins_to_hang_is_given_up_and_comes_i
                 break
         assert found.value == 2
     ckpt.close()
+
+
+@pytest.mark.parametrize(("which", "record"), [("latest", 1), (1, 2)], ids=["its open record", "its rollback"])
+def test_the_run_that_is_being_taken_when_the_disk_begins_to_hang_is_resumed_once_that_is_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch, which: Which, record: int
+) -> None:
+    with AsyncCheckpointer(root, model=(model := Big()), executor="thread") as ckpt:
+        ckpt.resume()
+        model.value = 1
+        ckpt.save(1).wait()
+        model.value = 3
+        ckpt.save(3).wait()
+    published = list[Call]()
+
+    def hangs(call: Call) -> bool:
+        is_record = call.name in ("link", "link_unnamed") and "/commits/" in call.paths[-1]
+        published.extend([call] * is_record)
+        return is_record and len(published) == record
+
+    files, found = HangingFiles(monkeypatch, hangs), Big()
+    ckpt = AsyncCheckpointer(LocalStorage(root, files=files), model=found, executor="thread")
+    with pytest.raises(StorageError) as raised:
+        ckpt.resume(which=which)
+    assert f"{root}: put commits/" in str(raised.value)
+    assert "hangs; whether that was done, or will be, is not known: mend that" in str(raised.value)
+    monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
+    files.go.set()
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            state = ckpt.resume(which=which)
+        except TransientError:
+            assert time.monotonic() < deadline
+        else:
+            break
+    assert state is not None
+    assert (state.step, found.value) == ((3, 3) if which == "latest" else (1, 1))
+    found.value = 4
+    ckpt.save(4).wait()
+    ckpt.close()
+    assert [info.step for info in AsyncCheckpointer(root, model=found, executor="thread").checkpoints()] == [2, 1, 3, 4]
 
 
 _ASKS = """

@@ -737,7 +737,9 @@ def test_E6_a_preemption_counts_also_where_its_save_sweeps_the_tally_away(make: 
     assert codes == [143, 1]
 
 
-def test_submitits_handler_is_called_once_the_save_is_durable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submitits_handler_is_called_once_the_save_is_durable_and_nobody_else_puts_the_job_back(
+    make: Make, scontrol: Path
+) -> None:
     calls: list[list[int]] = []
 
     class SignalHandler:
@@ -754,6 +756,7 @@ def test_submitits_handler_is_called_once_the_save_is_durable(make: Make, monkey
     with pytest.raises(SystemExit) as raised:
         ckpt.step(1)
     assert (raised.value.code, calls) == (-1, [[1]])
+    assert not scontrol.exists()
     ckpt.close()
     signal.signal(signal.SIGUSR2, signal.SIG_DFL)
 

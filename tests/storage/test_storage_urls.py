@@ -93,13 +93,6 @@ def test_without_obstore_everything_goes_through_fsspec(monkeypatch: pytest.Monk
     assert store.fallbacks == {}
 
 
-def test_without_s3fs_uploads_that_were_left_are_for_a_lifecycle_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    store = from_url("s3://bucket/run")
-    assert isinstance(store, ObstoreStorage)
-    assert "lifecycle rule" in store.fallbacks["uploads"]
-
-
 def test_an_implementation_that_fsspec_misses_is_named() -> None:
     with pytest.raises(StorageError, match=r"oss://bucket needs a library that is not installed.*ossfs"):
         from_url("oss://bucket", {"backend": "fsspec"})

@@ -13,6 +13,7 @@ from asyncckpt.storage.bucket.client import TOKEN, Found, Settle, Upload
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.obstore.connection import Stores
+from asyncckpt.storage.obstore.leftovers import Leftovers
 from asyncckpt.storage.obstore.signed import Signed
 from asyncckpt.storage.obstore.straight import Answered, Straight, Truncated, between
 from asyncckpt.storage.obstore.upload import ObstoreUpload
@@ -43,6 +44,8 @@ class ObstoreClient:
         self.weaker: dict[str, str] = {}
         self.sweeper: S3Storage | None = None
         """Finds uploads that were left, which obstore cannot."""
+        self.leftovers: Leftovers | None = None
+        """Finds them where nothing else is installed that does."""
         self.creator: S3Client | None = None
         """Creates in parts, which obstore cannot; on the same loop."""
         self._names = names
@@ -222,11 +225,15 @@ class ObstoreClient:
 
     async def unfinished(self, prefix: str) -> list[UploadInfo]:
         """See `Client.unfinished`."""
+        if self.leftovers is not None:
+            return await self.leftovers.unfinished(prefix)
         return [] if self.sweeper is None else [upload async for upload in self.sweeper.uploads(prefix)]
 
     async def forget(self, upload: UploadInfo) -> None:
         """See `Client.forget`."""
-        if self.sweeper is not None:
+        if self.leftovers is not None:
+            await self.leftovers.forget(upload)
+        elif self.sweeper is not None:
             await self.sweeper.abort(upload)
 
     async def _sweep(self, name: str) -> None:

@@ -45,6 +45,8 @@ class Stores:
     """Reads what signed URLs name, where they can be made without asking anybody."""
     unfit: str | None = None
     """Why nothing can be read so here."""
+    ending_in: Callable[[str], Any] = lambda endpoint: None
+    """A store for no objects, at an endpoint of its own: to have its names signed."""
 
 
 class ObstoreConnection:
@@ -97,7 +99,12 @@ class ObstoreConnection:
         if (why := unfit(config.get("endpoint") or "https://s3.amazonaws.com", config)) is not None:
             return Stores(obstore, asking, sending, unfit=why)
         self._straight = self._straight or Straight(self._tuning, client)
-        return Stores(obstore, asking, sending, self._straight)
+
+        def ending_in(endpoint: str) -> Any:
+            as_it_is = {"endpoint": endpoint, "virtual_hosted_style_request": True}
+            return kind(self._bucket, **{**given, "config": config | as_it_is})
+
+        return Stores(obstore, asking, sending, self._straight, ending_in=ending_in)
 
     def _retries(self, often: bool) -> dict[str, Any]:
         return {

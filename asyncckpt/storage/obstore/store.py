@@ -14,11 +14,10 @@ from asyncckpt.storage.bucket.store import BucketStorage
 from asyncckpt.storage.bucket.tuning import tuning_of
 from asyncckpt.storage.obstore.client import ObstoreClient
 from asyncckpt.storage.obstore.connection import ObstoreConnection, asks_botocore
+from asyncckpt.storage.obstore.leftovers import UNSWEPT, Leftovers
 from asyncckpt.storage.obstore.options import translated
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.storage.s3.store import IMPORTED, S3Storage, s3_client
-
-_UNSWEPT = "{} that a killed process has left cannot be found here: give the bucket a lifecycle rule that aborts them"
 
 
 class ObstoreStorage(BucketStorage):
@@ -40,9 +39,9 @@ class ObstoreStorage(BucketStorage):
             client.sweeper = S3Storage(url, self._options)
             client.creator = s3_client(names, self._options, tuning, requests.retries)
         elif scheme == "s3":
-            client.weaker["uploads"] = _UNSWEPT.format("without s3fs (pip install 'asyncckpt[s3]') uploads")
+            client.leftovers = Leftovers(requests, names, client.weaker)
         elif scheme == "gs":
-            client.weaker["uploads"] = _UNSWEPT.format("uploads")
+            client.weaker["uploads"] = UNSWEPT.format("uploads")
         super().__init__(names, client, tuning)
         self._obstore = client
         self._asks_botocore = scheme == "s3" and asks_botocore(said)

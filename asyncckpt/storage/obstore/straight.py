@@ -74,6 +74,20 @@ class Straight:
             reading.exception()  # seen: asyncio would complain about one that nobody asked for
         raise cancelled
 
+    async def ask(self, method: str, url: str) -> tuple[int, str]:
+        """The status and the body of an answer that is no object. Raises what breaks a connection."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, method, url)
+
+    def _ask(self, method: str, url: str) -> tuple[int, str]:
+        place = urlsplit(url)
+        connection = self.made(place.scheme, place.netloc)  # seldom enough
+        try:
+            connection.request(method, f"{place.path}?{place.query}")
+            with connection.getresponse() as answer:
+                return answer.status, answer.read().decode(errors="replace")
+        finally:
+            connection.close()
+
     def lent(self, scheme: str, host: str) -> tuple[http.client.HTTPConnection, bool]:
         """A connection that nobody else uses, and whether it was used before."""
         with self._lock:

@@ -18,6 +18,8 @@ from asyncckpt.clock import Clock
 from asyncckpt.errors import AsyncCkptError, CheckpointDirectoryExistsError, Fenced, OutcomeUnknown, StorageError
 from asyncckpt.events import Leftover, Listeners, Swept
 from asyncckpt.format.record import Checkpoint, WriterId
+from asyncckpt.storage.base import Storage
+from asyncckpt.storage.changing import bounded_changing
 from asyncckpt.worker.commitlog.home import Home, Seen
 from asyncckpt.worker.commitlog.keeping import Keeping
 from asyncckpt.worker.commitlog.past import Claim
@@ -56,6 +58,7 @@ class Ownership:
         """Told of what a successor would have to know, before anything rests on it."""
         self.pruner = Pruner(listeners)
         self._catalog = catalog
+        self._bounded = catalog.through(bounded_changing(catalog.storage))
         self._listeners = listeners
         self._clock = clock
         self._overwrite = overwrite
@@ -78,6 +81,11 @@ class Ownership:
         """Go on where a service that crashed was: its run is taken anew, unless somebody else has it by now."""
         self._me, self.resumed, self._fenced = claim.me, claim.resumed, claim.fenced
         self._inc, self._first_seq = claim.inc, claim.first_seq
+
+    @property
+    def storage(self) -> Storage:
+        """The run's, which nobody waits for once it hangs."""
+        return self._bounded.storage
 
     def follow(self, home: Home) -> None:
         """The run is that of `home` in another tier: it is taken under the same numbers, and anew where those change.
@@ -107,7 +115,7 @@ class Ownership:
         if self._fenced is not None:
             raise self._fenced
 
-    async def _open(self) -> Writer:
+    async def _open(self, through: Catalog | None = None) -> Writer:
         self.check()
         if self.writer is None:
             if self._inc is None and self._drained is not None:
@@ -115,13 +123,15 @@ class Ownership:
             try:
                 now = int(self._clock.time() * 1e6)
                 writer = await open_run(
-                    *(self._catalog, self._me, now), after=self._inc, on=self.on, home=self._home, seen=self.seen
-                )
+                    *(through or self._catalog, self._me, now),
+                    after=self._inc, on=self.on, home=self._home, seen=self.seen,
+                )  # fmt: skip
             except Fenced as error:
                 self._fenced = error
                 raise
             if self._inc is None:
                 self._first_seq = writer.first_seq
+            writer.catalog = self._catalog
             self.writer, self._inc = writer, writer.inc
             self.told(self.claim)
             self._sweep_planned.clear()
@@ -131,20 +141,28 @@ class Ownership:
     async def view(self) -> Listing:
         """Take the run to go on from one of its checkpoints: what the own open record lists.
 
-        It may be written to once that was done: `go_on`. Where there is nothing to go on from, at once.
+        It may be written to once that was done: `go_on`. Where there is nothing to go on from, at once. A training
+        waits for this, and for no disk that hangs: raises as `BoundedChanging` does.
         """
-        marks = await self._catalog.marks()  # first: once the run is taken, what it lists must not grow old
-        writer = await self._open()
+        marks = await self._bounded.marks()  # first: once the run is taken, what it lists must not grow old
+        writer = await self._open(self._bounded)
         return replace(writer.listing, marks=marks)
 
     async def go_on(self, seq: int, *, named: bool) -> Writer:
-        """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so."""
-        writer = await self._open()
+        """Training goes on from `seq`. One that the user named becomes the latest, by a record that says so.
+
+        As with `view`, nobody waits for a disk that hangs.
+        """
+        writer = await self._open(self._bounded)
         self.resumed = True
         self.told(self.claim)
         if named and writer.head.latest != seq:
-            with self.recording(writer):
-                await writer.roll_back(seq)
+            writer.catalog = self._bounded
+            try:
+                with self.recording(writer):
+                    await writer.roll_back(seq)
+            finally:
+                writer.catalog = self._catalog
         writer.parent = seq
         return writer
 
