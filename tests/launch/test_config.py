@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from asyncckpt import AsyncCheckpointer, Preempted, RetentionPolicy, SavePolicy
 from asyncckpt.errors import AsyncCkptError, ConfigurationError, ValidationError
-from asyncckpt.launch.config import CheckpointConfig, ConfigurationManager, ExperimentConfig, experiment
+from asyncckpt.launch.config import CheckpointConfig, ConfigurationManager, ExperimentConfig, experiment, files
 from asyncckpt.run.seeding import set_seed
 
 from .conftest import COMPLETE
@@ -84,6 +84,9 @@ def test_e4_numbers_in_quotes_are_numbers_and_a_time_without_quotes_is_one(
     assert expected.slurm is not None
     expected.slurm.mem = "32"
     assert found == expected
+    values = manager.load_config("quoted.yaml")
+    assert (values["optimizer"]["eps"], values["model"]["hidden_size"], values["version"]) == (1e-8, 512, "1.0")
+    assert values["checkpoint"]["save_on_best"] is False  # what is left out is its default
 
 
 def test_e4_a_word_that_yaml_takes_for_a_truth_value_is_told(manager: ConfigurationManager, tmp_path: Path) -> None:
@@ -169,6 +172,8 @@ def test_e6_the_emergency_save_gets_no_more_than_it_may_take_and_than_there_is(l
     assert deadline(timeout_minutes=0.01, grace_period_seconds=60) == 0.6
     with pytest.raises(ValidationError, match=r"grace_period_seconds: is 0\.0; use a number above 0"):
         deadline(grace_period_seconds=0)
+    for requeue, expected in ((True, "auto"), (False, "none")):
+        assert experiment({**least, "preemption": {"requeue": requeue}}).preemption.settings().requeue == expected
 
 
 # -- E12 ---------------------------------------------------------------------------------------------------
@@ -228,6 +233,25 @@ def test_e12_a_changed_file_is_read_again_also_within_one_tick_of_the_clock(
     assert manager.load_config("a.yaml", validate=False, use_cache=False) == {"value": 2}
 
 
+def test_e12_a_file_that_is_the_same_is_parsed_once_unless_that_is_not_wanted(
+    manager: ConfigurationManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("value: 1")
+    parsed: list[Path] = []
+    read = files.read
+
+    def told(path: Path, data: bytes) -> dict[str, Any]:
+        parsed.append(path)
+        return read(path, data)
+
+    monkeypatch.setattr(files, "read", told)
+    for _ in range(3):
+        manager.load_config("a.yaml", validate=False)
+    assert len(parsed) == 1
+    manager.load_config("a.yaml", validate=False, use_cache=False)
+    assert len(parsed) == 2
+
+
 def test_e12_references_are_looked_up_in_the_environment_and_in_the_configuration(
     manager: ConfigurationManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,19 +260,23 @@ def test_e12_references_are_looked_up_in_the_environment_and_in_the_configuratio
     monkeypatch.delenv("NOWHERE", raising=False)
     (tmp_path / "a.yaml").write_text(
         "a: ${HERE}/x\nb: ${NOWHERE:-none}\nc: ${d.e}\nd: {e: 3}\nf: ['${HERE}']\ng: '\\${HERE}'\n"
+        "h: ${oc.env:NOWHERE, none}\n"
     )
     found = manager.load_config("a.yaml", validate=False)
-    assert found == {"a": "/data/x", "b": "none", "c": 3, "d": {"e": 3}, "f": ["/data"], "g": "${HERE}"}
+    assert found == {"a": "/data/x", "b": "none", "c": 3, "d": {"e": 3}, "f": ["/data"], "g": "${HERE}", "h": "none"}
     monkeypatch.setenv("HERE", "/other")
     assert manager.load_config("a.yaml", validate=False)["a"] == "/other/x"
     (tmp_path / "b.yaml").write_text(COMPLETE.read_text().replace("512", "${SIZE}"))
     assert manager.load_experiment("b.yaml").model.hidden_size == 64
     (tmp_path / "c.yaml").write_text("a: {b: ['${NOWHERE}']}")
-    with pytest.raises(ConfigurationError, match=r"a\.b\[0\] needs NOWHERE, which is not set"):
+    with pytest.raises(ConfigurationError, match=r"^a\.b\[0\] needs NOWHERE, which is not set"):
         manager.load_config("c.yaml", validate=False)
     (tmp_path / "d.yaml").write_text("a: ${b.c}")
     with pytest.raises(ConfigurationError, match=r"leads nowhere: .*b"):
         manager.load_config("d.yaml", validate=False)
+    (tmp_path / "e.yaml").write_text("a: {b: '???'}")
+    with pytest.raises(ConfigurationError, match=r"leads nowhere: (?s:.)*a\.b"):
+        manager.load_config("e.yaml", validate=False)
 
 
 def test_e12_a_configuration_that_is_wrong_is_not_loaded(manager: ConfigurationManager, tmp_path: Path) -> None:
@@ -296,6 +324,8 @@ def test_e13_what_came_from_the_environment_is_saved_as_it_was_written(
             manager.save_config(found, f"saved{number}.{form}", form)
             assert "hunter2" not in (tmp_path / f"saved{number}.{form}").read_text()
             assert ConfigurationManager(tmp_path).load_experiment(f"saved{number}.{form}") == expected
+    ConfigurationManager(tmp_path).save_config(expected, "by another.yaml")
+    assert "hunter2" not in (tmp_path / "by another.yaml").read_text()
     another = replace(expected, experiment_name="another", model=replace(expected.model, dropout=0.5))
     manager.save_config(another, "another.yaml")
     assert "hunter2" not in (tmp_path / "another.yaml").read_text()
@@ -328,11 +358,16 @@ def test_e12_what_is_in_a_variable_is_no_reference(
 
 
 def test_e15_numbers_of_numpy_are_numbers(least: dict[str, Any]) -> None:
+    least["optimizer"]["betas"] = (np.float32(0.5), 0)
+    least["model"] |= {"hidden_size": 64.0, "num_layers": np.array(3)}
+    least["benchmark"] = "False"
     least["training"] |= {"epochs": np.int64(3), "learning_rate": np.float32(0.5)}
     least |= {"deterministic": np.bool_(False), "seed": np.uint32(7)}
     found = experiment(least)
     assert (found.training.epochs, found.training.learning_rate, found.deterministic, found.seed) == (3, 0.5, False, 7)
     assert [type(each) for each in (found.training.epochs, found.training.learning_rate)] == [int, float]
+    assert (found.optimizer.betas, found.model.hidden_size, found.model.num_layers) == ((0.5, 0.0), 64, 3)
+    assert (type(found.model.hidden_size), found.benchmark) == (int, False)
 
 
 class Colour(Enum):
@@ -349,15 +384,18 @@ def test_e13_what_is_saved_is_what_is_loaded(manager: ConfigurationManager, tmp_
     for name, form in (("made/on/the/way.yml", "yaml"), ("a.json", "json")):
         manager.save_config(values, name, form)
         assert manager.load_config(name, validate=False) == expected
-    assert json.loads((tmp_path / "a.json").read_text()) == expected
+        assert "nuß" in (text := (tmp_path / name).read_text("utf-8"))
+        assert text.index("time") < text.index("pair") < text.index("colour")  # as they were given
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == expected
 
 
 def test_e13_what_cannot_be_said_is_refused_by_its_path_and_changes_nothing(
     manager: ConfigurationManager, tmp_path: Path
 ) -> None:
     manager.save_config({"a": 1}, "a.yaml")
-    with pytest.raises(ConfigurationError, match=r"a\.b\[1\] is a function, which no file can say"):
-        manager.save_config({"a": {"b": [1, lambda: 0]}}, "a.yaml")
+    for value, kind in ((lambda: 0, "function"), (CheckpointConfig, "type"), (np.ones(2), "ndarray")):
+        with pytest.raises(ConfigurationError, match=rf"^a\.b\[1\] is a {kind}, which no file can say"):
+            manager.save_config({"a": {"b": [1, value]}}, "a.yaml")
     with pytest.raises(ConfigurationError, match="a is nan"):
         manager.save_config({"a": float("nan")}, "a.yaml")
     with pytest.raises(ConfigurationError, match="format='toml': use yaml or json"):
@@ -374,6 +412,7 @@ def test_e13_a_write_that_fails_leaves_the_old_file(
     manager.save_config({"a": 1}, "a.yaml")
 
     def full(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_size == len("a: 2\n")  # nothing is left for after that
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -420,6 +459,7 @@ def test_e14_what_cannot_be_put_together_is_named(manager: ConfigurationManager)
 def test_e15_all_problems_are_told_at_once_each_by_its_path(least: dict[str, Any]) -> None:
     del least["experiment_name"], least["data"]
     least["model"] |= {"hidden_size": 0, "dropout": 1.0, "dropot": 0.1}
+    least["model"]["name"] = " "
     least["training"] |= {"epochs": 1.5, "batch_size": True, "learning_rate": float("nan")}
     least["optimizer"] |= {"betas": [0.9, 1.0], "eps": 0}
     least["slurm"] = {
@@ -427,10 +467,10 @@ def test_e15_all_problems_are_told_at_once_each_by_its_path(least: dict[str, Any
     }  # fmt: skip
     least |= {"seed": 2**32, "scheduler": "cosine", "tags": "one", "checkpoint": {"every_seconds": "often"}}
     assert set(problems(least)) == {
-        "experiment_name", "data", "model.hidden_size", "model.dropout", "model.dropot", "training.epochs",
-        "training.batch_size", "training.learning_rate", "optimizer.betas", "optimizer.eps", "slurm.nodes", "slurm.mem",
-        "slurm.time_limit", "slurm.gres", "slurm.job_name", "slurm.additional_args", "seed", "scheduler", "tags",
-        "checkpoint.every_seconds",
+        "experiment_name", "data", "model.name", "model.hidden_size", "model.dropout", "model.dropot",
+        "training.epochs", "training.batch_size", "training.learning_rate", "optimizer.betas", "optimizer.eps",
+        "slurm.nodes", "slurm.mem", "slurm.time_limit", "slurm.gres", "slurm.job_name", "slurm.additional_args", "seed",
+        "scheduler", "tags", "checkpoint.every_seconds",
     }  # fmt: skip
     assert issubclass(ValidationError, ConfigurationError)
     assert issubclass(ConfigurationError, AsyncCkptError)
@@ -447,6 +487,40 @@ def test_e15_times_of_slurm_are_times(least: dict[str, Any], time: object) -> No
 def test_e15_the_ends_of_a_range_are_in_it(least: dict[str, Any], seed: int) -> None:
     assert experiment({**least, "seed": seed}).seed == seed
     assert experiment({**least, "model": {"name": "x", "dropout": 0}}).model.dropout == 0
+
+
+def test_e15_what_a_value_has_to_be_is_said_with_it(least: dict[str, Any]) -> None:
+    least["model"] |= {"name": ["x"], "hidden_size": "many", "num_layers": float("inf"), "num_heads": 2.5}
+    least["training"] |= {"epochs": np.ones(2), "learning_rate": "fast", "batch_size": True}
+    least["optimizer"] |= {"betas": [0.9], "eps": [1]}
+    least |= {"deterministic": 1, "benchmark": "on", "created_by": True, "tags": {"a": 1}, "custom_params": [1]}
+    found = problems(least)
+    assert found.pop("training.epochs").endswith("it has to be a whole number")
+    assert found == {
+        "model.name": "is ['x']; it has to be a text",
+        "model.hidden_size": "is 'many'; it has to be a whole number",
+        "model.num_layers": "is inf; it has to be a whole number",
+        "model.num_heads": "is 2.5; it has to be a whole number",
+        "training.learning_rate": "is 'fast'; it has to be a number",
+        "training.batch_size": "is True; it has to be a number",
+        "optimizer.betas": "has 1 values; it has to have 2",
+        "optimizer.eps": "is [1]; it has to be a number",
+        "deterministic": "is 1; it has to be true or false",
+        "benchmark": "is 'on'; it has to be true or false",
+        "created_by": "is True; it has to be a text; YAML takes yes, no, on and off for that: put them in quotes",
+        "tags": "is {'a': 1}; it has to be a list",
+        "custom_params": "is [1]; it has to be a mapping",
+    }
+
+
+def test_e15_what_is_no_section_is_told_and_options_are_lines(least: dict[str, Any]) -> None:
+    least |= {"model": 3, "training": "long", "slurm": {"additional_args": ["--comment=a\nb"]}}
+    least["optimizer"]["lr"] = 0.1
+    assert problems(least) == {
+        "model": "is 3; it has to be a section with fields of its own",
+        "training": "is 'long'; it has to be a section with fields of its own",
+        "slurm.additional_args": "has '--comment=a\\nb'; each is one option with its value: --account=vision",
+    }
 
 
 # -- aliases (X20, X27) --------------------------------------------------------------------------------------
@@ -469,6 +543,55 @@ def test_e45_words_of_others_are_taken_for_ours_with_a_warning(
     assert "checkpoint.max_checkpoints is called checkpoint.keep_last here" in caplog.text
     assert len(caplog.records) == 9
     assert "max_checkpoints" in least["checkpoint"]
+    assert experiment({**least, "checkpoint": {"minimize_metric": True}}).checkpoint.mode == "min"
+    assert experiment({**least, "checkpoint": {"keep_every_n_steps": 5, "keep_last": 1}}).checkpoint.retention() == (
+        RetentionPolicy(last=1, every_steps=5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "value"),
+    [
+        ("experiment_name", "name", "other"),
+        ("model.name", "type", "other"),
+        ("training.epochs", "num_epochs max_epochs num_train_epochs", 7),
+        ("training.batch_size", "train_batch_size per_device_train_batch_size", 7),
+        ("training.learning_rate", "lr optimizer.learning_rate optimizer.lr", 0.7),
+        ("training.gradient_accumulation_steps", "grad_accumulation accumulate_grad_batches", 7),
+        ("training.max_grad_norm", "gradient_clipping grad_clip clip_grad_norm", 0.7),
+        ("data.dataset_name", "name dataset", "other"),
+        ("optimizer.name", "type", "other"),
+        ("scheduler.name", "type", "other"),
+        ("scheduler.warmup_steps", "num_warmup_steps warmup", 7),
+        ("slurm.time_limit", "time", "7:00:00"),
+        ("slurm.mem", "memory", "7G"),
+        ("logging.log_level", "level", "ERROR"),
+        ("checkpoint.save_every_n_epochs", "every_epochs save_every_epochs", 7),
+        ("checkpoint.save_every_n_steps", "every_steps save_every_steps save_interval", 7),
+        ("checkpoint.save_on_best", "on_best save_best save_on_best_metric", True),
+        ("checkpoint.save_top_k", "best keep_best keep_best_n", 7),
+        ("checkpoint.keep_last", "last keep_last_n max_checkpoints save_total_limit", 7),
+        ("checkpoint.keep_every_n_epochs", "keep_every_epochs every_n_epochs", 7),
+        ("checkpoint.keep_every_n_steps", "keep_every_steps", 7),
+        ("checkpoint.monitor", "metric best_metric monitor_metric", "other"),
+        ("checkpoint.checkpoint_dir", "root dir save_dir", "other"),
+        ("preemption.requeue", "requeue_job", False),
+    ],
+)
+def test_e45_each_word_of_others_has_its_place(
+    least: dict[str, Any], caplog: pytest.LogCaptureFixture, path: str, words: str, value: Any
+) -> None:
+    section, _, name = path.rpartition(".")
+    least["scheduler"] = {"name": "cosine"}
+    (least.get(section, {}) if section else least).pop(name, None)
+    for word in words.split():
+        said = word if "." in word or not section else f"{section}.{word}"
+        where, _, alias = said.rpartition(".")
+        values = copy.deepcopy(least)
+        (values.setdefault(where, {}) if where else values)[alias] = value
+        found = experiment(values)
+        assert getattr(getattr(found, section) if section else found, name) == value
+        assert f": {said} is called {path} here" in caplog.text
 
 
 def test_b22_intervals_and_the_best_alone_are_understood(
@@ -611,6 +734,9 @@ assert "torch" not in sys.modules
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "omegaconf", None)
     with pytest.raises(ConfigurationError, match=r"needs OmegaConf .*pip install 'asyncckpt\[launch\]'"):
+        ConfigurationManager(tmp_path).load_config(COMPLETE)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigurationError, match=r"needs PyYAML .*pip install 'asyncckpt\[launch\]'"):
         ConfigurationManager(tmp_path).load_config(COMPLETE)
 
 

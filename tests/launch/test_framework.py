@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -117,6 +118,15 @@ def test_e2_a_dry_run_touches_nothing_but_its_output(
     written = ["grid_search.csv", "grid_search.json", "tiny_0001/config.yaml", "tiny_0002/config.yaml", *scripts]
     assert everything(tmp_path) == sorted([*before, *(f"out/{name}" for name in written)])
     assert framework.get_config_manager().load_experiment("out/tiny_0002/config.yaml").seed == 1
+    values = {
+        "CONFIG_PATH": tmp_path / "out/tiny_0002/config.yaml", "EXPERIMENT_NAME": "tiny_0002", "JOB_NAME": "tiny_0002",
+        "OUTPUT_DIR": tmp_path / "out/tiny_0002", "PROJECT_ROOT": tmp_path,
+    }  # fmt: skip
+    for script in scripts[1:]:
+        said = (tmp_path / "out" / script).read_text()
+        assert re.findall(r"export ASYNCCKPT_(\w+)=(.*)", said) == [
+            (name, str(value)) for name, value in values.items()
+        ]
 
 
 def test_e2_all_run_and_the_one_that_fails_says_why(tmp_path: Path, framework: ModelTrainingFramework) -> None:
@@ -167,6 +177,21 @@ def test_e2_a_word_that_no_program_can_be_given_is_a_reason(framework: ModelTrai
     assert list(found.failed.values()) == ["could not be run: embedded null byte"] * 2
 
 
+def test_e2_what_is_in_the_way_of_a_folder_is_a_reason(tmp_path: Path, framework: ModelTrainingFramework) -> None:
+    first, second = framework.run_grid_search(
+        seeds(2), "base.yaml", execution_mode=ExecutionMode.DRY_RUN, output_dir="planned"
+    ).outcomes
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / first.name).touch()
+    for mode in (ExecutionMode.LOCAL, ExecutionMode.DRY_RUN):
+        found = framework.run_grid_search(
+            seeds(2), "base.yaml", execution_mode=mode, output_dir="out", command=[sys.executable, "-c", ""]
+        )
+        assert [*found.failed] == [first.name]
+        assert first.name in found.failed[first.name]
+        assert [each.name for each in found.outcomes] == [first.name, second.name]
+
+
 def test_e2_an_experiment_with_values_that_files_say_otherwise_goes_on(
     framework: ModelTrainingFramework, least: dict[str, Any]
 ) -> None:
@@ -213,10 +238,12 @@ def test_e2_a_program_that_is_not_there_is_a_reason(framework: ModelTrainingFram
 
 
 ALONE = """
+import subprocess
 mark = pathlib.Path("running")
 mark.touch(exist_ok=False)      # fails where another one runs
 with open("order", "a") as file:
     print(c["seed"], file=file)
+subprocess.run([sys.executable, "-c", ""], check=True)      # long enough for another one to have begun, if it may
 mark.unlink()
 """
 

@@ -126,6 +126,9 @@ def test_e34_a_detached_head_comes_back(repository: Path) -> None:
     with GitManager(repository).branch_context("main"):
         assert (repository / "c.txt").exists()
     assert (branch(repository), git(repository, "rev-parse", "HEAD")) == ("", first)
+    with GitManager(repository).branch_context("work"):
+        git(repository, "checkout", "--quiet", "--detach", "main")  # another commit, and no branch either
+    assert (branch(repository), git(repository, "rev-parse", "HEAD")) == ("", first)
 
 
 def test_e34_a_dirty_tree_is_refused_as_it_is(repository: Path) -> None:
@@ -167,13 +170,16 @@ def test_e34_only_what_is_in_the_way_is_put_away(repository: Path) -> None:
     (repository / "folder" / "a*.txt").write_text("ours\n")
     GitManager(repository).commit_changes("a folder", add_all=True)
     with GitManager(repository).branch_context("work"):
-        git(repository, "rm", "--quiet", "-r", "a.txt", "folder")
+        git(repository, "rm", "--quiet", "-r", "a.txt", "b.txt", "folder")
         (repository / ".gitignore").write_text("a.txt\nlarge.bin\n")
         GitManager(repository).commit_changes("removed", add_all=True)
         for name in ("a.txt", "folder", "large.bin", "folderless.txt"):
             (repository / name).write_text("of a run\n")
+        (repository / "b.txt").mkdir()  # where there is a file
+        (repository / "b.txt" / "deep.txt").write_text("of a run\n")
     assert (branch(repository), (repository / "a.txt").read_text()) == ("main", "a.txt\n")
-    assert git(repository, "ls-tree", "--name-only", "stash@{0}^3").split() == ["a.txt", "folder"]
+    assert (repository / "b.txt").read_text() == "b.txt\n"
+    assert git(repository, "ls-tree", "--name-only", "stash@{0}^3").split() == ["a.txt", "b.txt", "folder"]
     for name in ("large.bin", "folderless.txt"):
         assert (repository / name).read_text() == "of a run\n"
 
@@ -244,6 +250,11 @@ def test_e34_whatever_is_checked_out_inside(repository: Path) -> None:
     with GitManager(repository).branch_context("main"):
         git(repository, "switch", "--quiet", "other")
     assert branch(repository) == "main"
+    before = git(repository, "rev-parse", "HEAD")
+    with GitManager(repository).branch_context("work"):
+        commit(repository)
+        git(repository, "branch", "--quiet", "-D", "main")
+    assert (branch(repository), git(repository, "rev-parse", "HEAD")) == ("", before)  # its commit, where it is gone
 
 
 def test_e34_contexts_are_nested(repository: Path) -> None:
@@ -335,7 +346,7 @@ def test_e35_a_branch_is_made_once_and_nothing_is_checked_out(repository: Path) 
         made = commit(repository)
     assert manager.create_branch("two", "one")
     assert git(repository, "rev-parse", "two") == made
-    assert not manager.create_branch("two")
+    assert manager.create_branch("two") is False
     assert git(repository, "rev-parse", "two") == made
     assert branch(repository) == "main"
 

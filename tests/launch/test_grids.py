@@ -55,6 +55,7 @@ def test_e7_all_combinations_in_a_fixed_order() -> None:
 
 def test_e7_a_grid_without_parameters_has_no_combination() -> None:
     grid = ParameterGrid("empty", "of nothing")
+    assert (grid.name, grid.description) == ("empty", "of nothing")
     assert grid.get_parameter_count() == len(list(grid.generate_permutations())) == 0
 
 
@@ -195,9 +196,11 @@ def test_e8_a_reference_in_a_grid_is_one_as_in_the_base(least: dict[str, Any], m
     monkeypatch.setenv("SECRET", "hunter2")
     least["experiment_name"] = "of_${SECRET}"
     search = ParameterGridSearch(least)
-    search.add_grid(grid_of(custom_params__x=["${SECRET}", "${training.epochs}", "\\${SECRET}"]))
+    search.add_grid(
+        grid_of(custom_params__x=["${SECRET}", "${training.epochs}", "\\${SECRET}", [["${training.epochs}"]]])
+    )
     found = list(search.generate_experiments())
-    assert [each.custom_params["x"] for each in found] == ["hunter2", 1, "${SECRET}"]
+    assert [each.custom_params["x"] for each in found] == ["hunter2", 1, "${SECRET}", [[1]]]
     assert all(each.experiment_name.startswith("of_hunter2_") for each in found)
     again = ParameterGridSearch(found[0])
     again.add_grid(grid_of(seed=[1]))
@@ -272,6 +275,10 @@ def test_e10_values_that_no_file_name_can_hold_make_names_that_one_can(least: di
     least["experiment_name"] = "../my experiment;"
     found = names(least, NamingStrategy.DESCRIPTIVE, grid_of(custom_params__x=values))
     assert found[0].startswith("my-experiment_x=etc-passwd_")
+    near = grid_of(training__learning_rate=[0.1 + 0.2, 0.3], seed=[1])  # told apart by themselves, not by their order
+    assert [re.sub("_[0-9a-f]{8}$", "#", name) for name in names(least, NamingStrategy.DESCRIPTIVE, near)] == [
+        "my-experiment_learning_rate=0.3_seed=1#", "my-experiment_learning_rate=0.3_seed=1"
+    ]  # fmt: skip
     many = ParameterGrid("many")
     for number in range(40):
         many.add_parameter(f"custom_params.parameter{number}", [number, number + 1] if number > 35 else [number])

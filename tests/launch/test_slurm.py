@@ -7,6 +7,7 @@ import logging
 import shlex
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from asyncckpt.errors import AsyncCkptError, ConfigurationError, JobSubmissionEr
 from asyncckpt.launch import ExecutionMode, JobStatus, SLURMLauncher
 from asyncckpt.launch.config import ConfigurationManager, ExperimentConfig, experiment
 from asyncckpt.launch.git import GitManager
+from asyncckpt.launch.slurm import commands
 from asyncckpt.launch.slurm.template import NAMES, Template
 
 TEMPLATE = "#!/bin/bash\nexec python train.py {{config_path}}\n"
@@ -157,6 +159,8 @@ def test_e29_a_time_limit_that_leaves_nothing_before_the_grace_is_refused(
         ('#SBATCH --time="2"', {}, '"2" (120 s)'),
         ("", {"time_limit": "3:01"}, None),
         ("", {"time_limit": "0-1"}, None),
+        ("", {"time_limit": "1-0:1"}, None),
+        ("#SBATCH --time=1:1:1:1", {}, None),
         ("", {"time_limit": "0"}, None),
         ("", {"time_limit": "UNLIMITED"}, None),
         ("#SBATCH --time-min=1", {}, None),
@@ -212,6 +216,9 @@ def test_e29_a_dry_run_writes_the_script_and_calls_nobody(
     assert launcher.submit_experiment(config, ExecutionMode.DRY_RUN) == "dry-run"
     assert sorted(path.name for path in (tmp_path / "out" / "tiny").iterdir()) == ["config.yaml", "job.sh"]
     assert calls() == []
+    launcher.submit_experiment(config)
+    assert launcher.submit_experiment(config, ExecutionMode.DRY_RUN) == "dry-run"
+    assert [call[0] for call in calls()] == ["sbatch"]
     with pytest.raises(ConfigurationError, match="runs nothing locally"):
         launcher.submit_experiment(config, ExecutionMode.LOCAL)
 
@@ -249,6 +256,41 @@ def test_e29_whether_a_job_still_runs_is_known_before_there_is_another(
     answer("squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
     answer("sbatch", "8\n")
     assert launcher.submit_experiment(config) == "8"
+
+
+def test_e29_where_sbatch_does_not_answer_there_may_be_a_job(
+    launcher: SLURMLauncher, config: ExperimentConfig, answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer("sbatch")
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nexec /bin/sleep 600\n")
+    monkeypatch.setattr(commands, "PATIENCE", 0.3)
+    with pytest.raises(JobSubmissionError, match=r"sbatch has not answered for 0\.3 s; what it was asked for may be"):
+        launcher.submit_experiment(config)
+    begun = tmp_path / "out" / "tiny" / "submitting.json"
+    assert json.loads(begun.read_text()).keys() == {"since", "host", "pid"}
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    answer("sbatch", "7\n")
+    with pytest.raises(JobSubmissionError, match=r"submitting\.json is there"):
+        launcher.submit_experiment(config)
+    assert launcher.submit_experiment(config, resubmit=True) == "7"
+    assert not begun.exists()
+    answer("sbatch", "who knows\n")
+    with pytest.raises(JobSubmissionError, match="the job may be submitted"):
+        launcher.submit_experiment(config, resubmit=True)
+    assert begun.exists()
+
+
+def test_e29_notes_that_a_kill_has_cut_off_do_not_hide_the_job_before(
+    launcher: SLURMLauncher, config: ExperimentConfig, answer: Answer, tmp_path: Path
+) -> None:
+    answer("sbatch", "7\n")
+    launcher.submit_experiment(config)
+    with (tmp_path / "out" / "tiny" / "submissions.jsonl").open("a") as file:
+        file.write('{}\n[1]\n{"job_id": "8')
+    answer("squeue", "RUNNING\n")
+    assert launcher.submit_experiment(config) == "7"
 
 
 def test_e29_a_job_that_cannot_be_noted_is_told_all_the_same(
@@ -306,6 +348,8 @@ def test_e29_what_came_from_the_environment_is_in_no_file(
     made = SLURMLauncher(tmp_path / "job.template", tmp_path / "out")
     made.submit_experiment(manager.load_experiment("base.yaml"))
     assert {"--export=ALL,TOKEN=hunter2", "--partition=hunter2"} <= {*calls()[-1]}
+    noted = json.loads((tmp_path / "out" / "tiny" / "submissions.jsonl").read_text())["command"]
+    assert {"sbatch", "--parsable", "--partition=${SECRET}", "--export=ALL,TOKEN=${SECRET}"} <= {*noted}
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(written) == 3
     for path in written:
@@ -354,8 +398,10 @@ def test_e29_a_template_that_cannot_be_is_refused(tmp_path: Path, text: str, sai
     (tmp_path / "job").write_text(text)
     with pytest.raises(ConfigurationError, match=said):
         SLURMLauncher(tmp_path / "job", tmp_path)
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        SLURMLauncher(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "latin").write_bytes("#!/bin/bash\n# ß {{config_path}}\n".encode("latin-1"))
+    for name in ("nowhere", "latin"):
+        with pytest.raises(ConfigurationError, match=f"{name} cannot be read"):
+            SLURMLauncher(tmp_path / name, tmp_path)
 
 
 HOSTILE = [
@@ -403,6 +449,17 @@ def test_e29_no_value_is_taken_for_a_command_wherever_its_name_stands(tmp_path: 
     directives = [line for line in script.split("\n") if line.startswith("#SBATCH")]
     assert len(directives) == 1 + 5 * value.count("\n#SBATCH")  # those stand in quotes, after the first command
     assert script.index("#SBATCH") < script.index("export ASYNCCKPT_CONFIG_PATH=")
+
+
+def test_e29_a_line_for_sbatch_has_the_value_in_its_quotes_and_all_else_stays(tmp_path: Path) -> None:
+    (tmp_path / "job").write_text(
+        "#!/bin/bash\n\n#SBATCH --comment={{job_name}}\n# {{job_name}}\n\n#SBATCH -o {{output_dir}}/log\n"
+        'python "$ASYNCCKPT_CONFIG_PATH" {{job_name}} --more\necho the end\n'
+    )
+    script = Template(tmp_path / "job").filled({**dict.fromkeys(NAMES, "x"), "job_name": 'a "b" \\ $(c)\n#SBATCH -x'})
+    quoted = '"a \\"b\\" \\\\ $(c)_#SBATCH -x"'
+    assert script.startswith(f'#!/bin/bash\n\n#SBATCH --comment={quoted}\n# {quoted}\n\n#SBATCH -o "x"/log\nexport ')
+    assert script.endswith('\npython "$ASYNCCKPT_CONFIG_PATH" "${ASYNCCKPT_JOB_NAME}" --more\necho the end\n')
 
 
 READ_AGAIN = [
@@ -510,6 +567,20 @@ def test_e30_at_most_so_many_run_at_once_and_one_that_fails_stops_no_other(
     ]  # fmt: skip
 
 
+def test_e30_nobody_waits_for_what_has_ended_and_a_folder_that_cannot_be_made_stops_no_other(
+    launcher: SLURMLauncher, least: dict[str, Any], answer: Answer, calls: Callable[[], list[list[str]]]
+) -> None:
+    first, second, third = several(least, 3)
+    answer("sbatch", "7\n")
+    launcher.submit_experiment(first)
+    answer("squeue", "COMPLETED\n")
+    (launcher.output_dir / "e1").touch()
+    found = launcher.submit_experiment_batch([first, second, third], max_concurrent_jobs=1)
+    assert dict(found.successful) == {"e0": "7", "e2": "7"}
+    assert "e1" in found.failed["e1"]
+    assert not any(word.startswith("--dependency") for word in calls()[-1])
+
+
 def test_e30_none_are_none_and_what_cannot_be_is_refused_before_anything_is_submitted(
     launcher: SLURMLauncher, least: dict[str, Any], answer: Answer, calls: Callable[[], list[list[str]]]
 ) -> None:
@@ -532,6 +603,8 @@ def test_e30_none_are_none_and_what_cannot_be_is_refused_before_anything_is_subm
         *[(f"{each.value}\n", each) for each in JobStatus if each is not JobStatus.UNKNOWN],
         ("CANCELLED by 1000\n", JobStatus.CANCELLED),
         ("CANCELLED+\n", JobStatus.CANCELLED),
+        ("CLUSTER: c1\n\nCOMPLETED\n", JobStatus.COMPLETED),
+        ("FAILED\nRUNNING\n", JobStatus.RUNNING),
         ("RUNNING+\n", JobStatus.RUNNING),
         ("COMPLETING\n", JobStatus.RUNNING),
         ("CONFIGURING\n", JobStatus.PENDING),
@@ -585,7 +658,7 @@ def test_e32_a_job_is_cancelled_or_it_is_not(
     ordered = [call for call in calls() if call[0] == "scancel"]
     assert ordered == [["scancel", "123"], ["scancel", "123_4"]]
     answer("scancel", "", 1, "scancel: error: Kill job error on job id 123: Access/permission denied")
-    assert not launcher.cancel_job("123")
+    assert launcher.cancel_job("123") is False
 
 
 @pytest.mark.parametrize("status", ["", "COMPLETED\n", "FAILED\n"])
@@ -605,8 +678,7 @@ def test_e32_what_is_no_job_reaches_no_program(
 ) -> None:
     for program in ("scancel", "squeue", "sacct", "scontrol"):
         answer(program)
-    assert not launcher.cancel_job(job)
-    assert not launcher.requeue_job(job)
+    assert launcher.cancel_job(job) is launcher.requeue_job(job) is False
     assert launcher.get_job_status(job) is JobStatus.UNKNOWN
     assert calls() == []
 
@@ -648,3 +720,4 @@ def test_e29_the_code_version_of_the_repository_is_noted(
     ).stdout
     noted = json.loads((tmp_path / "out" / "tiny" / "submissions.jsonl").read_text())
     assert noted["code_version"] == head[:8]
+    assert datetime.fromisoformat(noted["submitted"]).tzinfo is UTC

@@ -92,8 +92,7 @@ def renamed(values: Values) -> tuple[list[str], dict[str, str]]:
     if best_only:
         if others := [path for path in _PERIODIC if _get(values, path) is not None]:
             problems[_BEST_ONLY] = f"is True, and {others[0]} saves others too; leave one out"
-        if not _holds(values, _PERIODIC[0]):
-            _put(values, _PERIODIC[0], None)  # left out, it means each epoch
+        _put(values, _PERIODIC[0], None)  # left out, it means each epoch
     return warnings, problems
 
 

@@ -103,7 +103,7 @@ class SLURMLauncher:
         failed: dict[str, str] = {}
         running: deque[str] = deque(maxlen=max_concurrent_jobs)
         for each in experiments:
-            after = running[0] if max_concurrent_jobs is not None and len(running) == max_concurrent_jobs else None
+            after = running[0] if len(running) == max_concurrent_jobs else None
             try:
                 job = self._submit(each, execution_mode, after, resubmit)
             except (AsyncCkptError, OSError) as error:
