@@ -46,7 +46,7 @@ class Ranges:
     def __init__(self, requests: Requests, library: Library, weaker: dict[str, str]) -> None:
         self._requests = requests
         self._library = library
-        self._weaker = weaker
+        self.weaker = weaker
         self._signed = Signed(library.sign)
 
     async def first(self, name: str, start: int, count: int, into: memoryview | None) -> tuple[Found, memoryview]:
@@ -105,7 +105,7 @@ class Ranges:
         return found
 
     def _straight(self, client: Any) -> Straight | None:
-        if "reads" in self._weaker:
+        if "reads" in self.weaker:
             return None
         straight = self._library.straight(client)
         if isinstance(straight, str):
@@ -114,7 +114,7 @@ class Ranges:
         return straight
 
     def _tell(self, why: str) -> None:
-        self._weaker["reads"] = _WITHOUT.format(why, self._library.name)
+        self.weaker["reads"] = _WITHOUT.format(why, self._library.name)
 
 
 @dataclass(slots=True)
