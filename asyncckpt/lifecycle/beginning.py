@@ -3,7 +3,8 @@
 Once it is known what a save will hold, the run is looked at, threads are started, the state is planned and the arenas
 are faulted in, so that the first save costs what later ones do. That is known once the optimizers have their state:
 after a first step that is not saved, after a resume, before an optimizer's second step where the loop says nothing
-meanwhile, or from the start where they have it then. A state that has grown since is prepared anew.
+meanwhile, or from the start where they have it then. A state that has grown since is prepared anew. After a resume the
+arenas are left for after the first step, which somebody waits for.
 """
 
 from __future__ import annotations
@@ -57,26 +58,30 @@ class Beginning:
         self._prepared: tuple[int, ...] | None = None
         """For how many parameters the optimizers held state when it was planned last."""
         self._calls = self._next = 0
+        self._is_faulted = True
+        """Whether nothing of what was prepared is still to be faulted in."""
 
     def constructed(self) -> None:
         """Where the optimizers have their state already, training goes on from somewhere, and a save will come."""
         if self._optimizers and all(self._held()):
             self._quietly(self._plan)
 
-    def prepare(self, *, anew: bool = False) -> None:
-        """After a step that is not saved, or a resume (`anew`); raises `UnsupportedState` for what cannot be held.
+    def prepare(self) -> None:
+        """After a step that is not saved; raises `UnsupportedState` for what cannot be held.
 
         Does nothing where the state is prepared as it is now, or where it is not known yet what it will be.
         """
         self._calls += 1
+        if not self._is_faulted:
+            self._fault()
         held = self._held()
-        if not (anew or self._is_known(held)):
+        if not self._is_known(held):
             return
         if not self._is_begun and self._look is None:
             with suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
                 self._look = self._listing()
         # A state that goes on growing is not planned anew at every step: that takes a while for many tensors.
-        if anew or (held != self._prepared and self._calls >= self._next):
+        if held != self._prepared and self._calls >= self._next:
             self._next = 2 * self._calls
             self._plan()
 
@@ -88,15 +93,21 @@ class Beginning:
     def is_prepared(self) -> bool:
         """Whether the next save finds everything ready, and no optimizer is still to get its state."""
         held = self._held()
-        return held == self._prepared and all(held) and (self._is_begun or self._look is not None)
+        is_planned = held == self._prepared and all(held)
+        return is_planned and self._is_faulted and (self._is_begun or self._look is not None)
 
     def _plan(self) -> None:
         held = self._held()
         self._saver.prepare()
         self._prepared = held
+        self._fault()
+
+    def _fault(self) -> None:
+        self._saver.fault()
+        self._is_faulted = True
 
     def _round_is_complete(self) -> None:
-        if self._prepared is None:
+        if self._prepared is None or not self._is_faulted:
             self._quietly(self.prepare)
 
     def _quietly(self, prepare: Callable[[], None]) -> None:
@@ -117,6 +128,13 @@ class Beginning:
         """The training goes on from what the run holds."""
         self._is_begun = True
 
+    def returned(self) -> None:
+        """The state is that of a checkpoint; raises `UnsupportedState` for what cannot be held."""
+        self._calls += 1
+        self._next, held = 2 * self._calls, self._held()
+        self._saver.prepare()
+        self._prepared, self._is_faulted = held, False
+
     def check(self) -> None:
         """Before every save: raises `CheckpointDirectoryExistsError` beside an earlier training that nobody resumed.
 
@@ -124,6 +142,7 @@ class Beginning:
         """
         self._rounds.close()
         self._prepared = self._held()  # the save plans what there is now
+        self._is_faulted = True  # which the save does
         refuse_late_group(self._ranks)
         if self._is_begun:
             return

@@ -70,7 +70,7 @@ class Returning:
             self._decision.told(self._restorer.best.metrics)
         self._stopping.resumed()
         self._listeners.emit(Resumed(state.step, loaded.checkpoint.seq, state.timestamp))
-        self._beginning.prepare(anew=True)
+        self._beginning.returned()
         return state
 
     def restore(

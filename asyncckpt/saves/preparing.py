@@ -30,6 +30,8 @@ class Preparing:
         self.stager = Stager(listeners, self.arenas)
         self.planned: Plan | None = None
         """The newest plan."""
+        self._fresh: list[Arena] = []
+        """Arenas that are still to be faulted in."""
         self._of: object = None
         """What it was made of."""
         self._admitted = 0
@@ -58,19 +60,27 @@ class Preparing:
             self._admission.check(self._admitted, self._generations, plan.devices, allowed)
 
     def ahead(self, captured: Captured) -> None:
-        """Plan the state, and fault the arenas for it in, so that the first save finds both ready. Raises as `plan`."""
+        """Plan the state, and make arenas for it, which `fault` faults in. Raises as `plan`."""
         with contextlib.suppress(RuntimeError):  # no thread to be had: the save that needs it will say so
             self.stager.start()  # ahead of the faults: starting a thread waits for those that are under way
         plan = self.plan(captured)
         # A budget that is too small, or a device that is full, is the save's to tell: it is no reason to stop training.
         with contextlib.suppress(SaveFailed, RuntimeError, MemoryError):
-            fresh = self.arenas.spares(plan.layout.size)
-            self.stager.prepare(plan, self.arenas.free, fresh)
+            self._fresh += self.arenas.spares(plan.layout.size)
+            self.stager.prepare(plan, self.arenas.free)
+
+    def fault(self) -> None:
+        """Fault in what `ahead` has made, in the background, so that the first save need not."""
+        fresh, self._fresh = self._fresh, []
+        if self.planned is not None:
+            self.stager.prefault.start([arena for arena in fresh if not arena.is_dropped], self.planned.devices)
 
     def next(self, plan: Plan, arena: Arena) -> None:
         """Fault the generation after `arena` in, where there is to be one."""
         if arena.window is None:
-            self.stager.prefault.start(self.arenas.spares(plan.layout.size), plan.devices)
+            self._fresh += self.arenas.spares(plan.layout.size)
+            self._fresh = [fresh for fresh in self._fresh if fresh is not arena]  # its copies do that
+            self.fault()
             return
         size, late = plan.layout.size, plan.layout.size - arena.window
         self._degrade(

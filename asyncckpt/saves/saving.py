@@ -114,12 +114,17 @@ class Saver:
         return self._outcomes.handles
 
     def prepare(self) -> None:
-        """Plan the state as it is now, and have memory for it ready, so that the first save finds both.
+        """Plan the state as it is now, and have memory for it, so that the first save finds both; not faulted in yet.
 
         Raises `UnsupportedState` for what cannot be held: better now than at the first save.
         """
         with self._reading:
             self._preparing.ahead(self._capture.read())
+
+    def fault(self) -> None:
+        """Have the memory faulted in, beside whatever the training does now."""
+        with self._reading:
+            self._preparing.fault()
 
     @property
     def is_idle(self) -> bool:

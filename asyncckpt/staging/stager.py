@@ -89,11 +89,10 @@ class Stager:
             if snapshot.verifying and os.getpid() == self._process:
                 snapshot.guard()
 
-    def prepare(self, plan: Plan, free: Sequence[Arena], fresh: Sequence[Arena]) -> None:
-        """Have everything that the first `begin` of `plan` in each of the `free` arenas needs; `fresh` ones are new."""
+    def prepare(self, plan: Plan, free: Sequence[Arena]) -> None:
+        """Have everything that the first `begin` of `plan` in each of the `free` arenas needs, but for their pages."""
         for arena in free:
             self._schedule(plan, arena)
-        self.prefault.start(fresh, plan.devices)
 
     def guard(self) -> None:
         """Return once no LAZY tensor is copied before it may change; costs nothing when none is being copied."""

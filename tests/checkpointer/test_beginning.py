@@ -206,6 +206,40 @@ def test_a_resume_prepares_what_it_has_brought_back_in_the_arenas_that_are_there
         ckpt.save(2).wait()
 
 
+def test_the_first_step_after_a_resume_is_made_beside_no_faults(make: Make, made: Made, store: GatedStorage) -> None:
+    first = Training()
+    with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
+        first.step()
+        ckpt.save(1).wait()
+    made.faulted.clear()
+    again = Training()
+    ckpt = make(model=again.model, optimizer=again.optimizer, save=SavePolicy(every_steps=10))
+    ckpt.resume()
+    again.step()
+    assert made.faulted == []
+    ckpt.step(2)
+    assert made.faulted == made.arenas[-2:]
+    with made.nothing():
+        again.step()
+        ckpt.save(3).wait()
+
+
+def test_a_loop_that_only_saves_has_its_memory_faulted_in_once_it_has_resumed(
+    make: Make, made: Made, store: GatedStorage
+) -> None:
+    first = Training()
+    with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
+        first.step()
+        ckpt.save(1).wait()
+    made.faulted.clear()
+    again = Training()
+    ckpt = make(model=again.model, optimizer=again.optimizer)
+    ckpt.resume()
+    again.step()
+    ckpt.save(2).wait()  # into the one
+    assert made.faulted == made.arenas[-1:]
+
+
 def test_state_that_appears_after_a_first_save_is_prepared_for(make: Make, made: Made) -> None:
     two = Two(64)
     ckpt = make(model=two.model, optimizer=two.optimizers, save=SavePolicy(every_steps=5))

@@ -1,9 +1,8 @@
-"""What obstore reads through sockets of this package's own: whatever happens to them, obstore itself reads the rest."""
+"""What is read through sockets of this package's own: whatever happens to them, the client's library reads the rest."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -17,21 +16,18 @@ import pytest
 from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.obstore import signed
-from asyncckpt.storage.obstore.straight import unfit
+from asyncckpt.storage.bucket import signed
+from asyncckpt.storage.obstore.client import ObstoreClient
+from asyncckpt.storage.obstore.connection import unfit
+from asyncckpt.storage.s3.client import S3Client
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import S3Server
 from asyncckpt.testing.store import use
 
-from .conftest import HASTY, SOON, Open
+from .conftest import HASTY, SOON, Backend, Open
 from .test_s3_faults import MIB, WHOLE
 
 SIGNED = r"GET .*/big\?.*X-Amz-Signature"
-
-
-@pytest.fixture
-def backend() -> str:
-    return "obstore"
 
 
 async def read(store: Storage, start: int = 0, length: int = len(WHOLE)) -> None:
@@ -65,7 +61,7 @@ def test_a_read_into_memory_goes_straight_and_in_ranges(through: Open, proxy: Pr
         (lambda proxy: proxy.add("answer", SIGNED, times=2), "slow_down"),
     ],
 )
-def test_what_fails_is_counted_and_read_by_obstore(
+def test_what_fails_is_counted_and_read_by_the_library(
     through: Open, proxy: Proxy, happens: Callable[[Proxy], None], reason: str
 ) -> None:
     async def act(store: Any) -> None:
@@ -124,17 +120,17 @@ def test_what_fails_of_several_pieces_is_read_again_whole(
 
 
 def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
-    through: Open, monkeypatch: pytest.MonkeyPatch
+    through: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    obstore = importlib.import_module("obstore")
+    kind: Any = ObstoreClient if backend == "obstore" else S3Client
     made: list[str] = []
-    real = obstore.sign_async
+    real = kind.sign
 
-    def sign(store: object, method: str, name: str, lifetime: object) -> Any:
+    def sign(asked: Any, client: Any, name: str) -> Any:
         made.append(name.rpartition("/")[2])
-        return real(store, method, name, lifetime)
+        return real(asked, client, name)
 
-    monkeypatch.setattr(obstore, "sign_async", sign)
+    monkeypatch.setattr(kind, "sign", sign)
     now = [0.0]
     monkeypatch.setattr(signed, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -156,7 +152,7 @@ def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
     use(through(), act)
 
 
-def test_where_signed_urls_are_refused_obstore_reads_and_that_is_told(through: Open, proxy: Proxy) -> None:
+def test_where_signed_urls_are_refused_the_library_reads_and_that_is_told(through: Open, proxy: Proxy) -> None:
     async def act(store: Any) -> None:
         await store.put("big", [WHOLE])
         proxy.add("answer", SIGNED, status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
@@ -170,7 +166,7 @@ def test_where_signed_urls_are_refused_obstore_reads_and_that_is_told(through: O
     use(through(), act)
 
 
-def test_what_is_refused_to_obstore_too_is_an_error_and_no_fallback(through: Open, proxy: Proxy) -> None:
+def test_what_is_refused_to_the_library_too_is_an_error_and_no_fallback(through: Open, proxy: Proxy) -> None:
     async def act(store: Storage) -> None:
         await store.put("big", [WHOLE])
         proxy.add("answer", "GET .*/big", status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
@@ -211,16 +207,19 @@ def test_who_is_cancelled_gets_the_memory_back_at_once_and_nobody_writes_to_it(t
     use(through(), act)
 
 
-@pytest.mark.parametrize("trust", ["certificate", "nothing"])
-def test_over_tls(s3: S3Server, url: str, tmp_path: Path, trust: str) -> None:
+@pytest.mark.parametrize("trust", ["certificate", "environment", "nothing"])
+def test_over_tls(
+    s3: S3Server, url: str, tmp_path: Path, backend: Backend, trust: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "cert"]
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]
     subprocess.run(["openssl", *made, *name], check=True, capture_output=True)
 
     async def act() -> None:
         async with _with_tls(s3, tmp_path) as endpoint:
-            verify = str(tmp_path / "cert") if trust == "certificate" else False
-            said = {"backend": "obstore", "client_kwargs": {"verify": verify}, "asyncckpt": HASTY}
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / ("cert" if trust == "environment" else "none")))
+            verify = {"certificate": str(tmp_path / "cert"), "environment": None, "nothing": False}[trust]
+            said = {"backend": backend, "client_kwargs": {"verify": verify}, "asyncckpt": HASTY}
             store = from_url(url, s3.options(endpoint, **said))
             try:
                 await store.put("big", [WHOLE])
@@ -272,3 +271,22 @@ def test_what_has_no_signed_url_or_goes_through_a_proxy_is_left_to_obstore(monke
     assert unfit("http://store.example", {}) is None
     monkeypatch.setenv("no_proxy", "store.example")
     assert unfit("https://store.example", {}) is None
+
+
+def test_what_s3fs_is_told_of_connections_is_left_to_it(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        await store.put("big", [WHOLE])
+        await read(store)
+        assert proxy.count(SIGNED) == 0
+        assert "how to connect (proxies_config)" in store.fallbacks["reads"]
+
+    use(through(backend="fsspec", config_kwargs={"proxies_config": {}}), act)
+
+
+def test_what_is_asked_by_nobody_is_left_to_the_library(through: Open, proxy: Proxy) -> None:
+    async def act(store: Storage) -> None:
+        with pytest.raises(StorageDenied):
+            await read(store)
+        assert proxy.count(SIGNED) == 0
+
+    use(through(backend="fsspec", anon=True, key=None, secret=None), act)

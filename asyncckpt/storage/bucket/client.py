@@ -114,6 +114,10 @@ class Client(Protocol):
         """Read what begins at `start`, of that version, into all of `into`."""
         ...
 
+    async def scatter(self, name: str, into: Sequence[memoryview], start: int) -> None:
+        """Fill one piece of memory after the other with what begins at `start`, by one request."""
+        ...
+
     async def objects(self, prefix: str, start_after: str | None) -> list[ObjectInfo]:
         """The objects below the root whose keys begin with `prefix` and come after `start_after`, sorted by key."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -97,6 +98,20 @@ def answered(code: str, status: int, said: str) -> Fault:
     if status >= 500 and code not in _DENIED:
         return Fault("transient", "server_error", said, applied=True)
     return _refused(code, status, said)
+
+
+_CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
+_SAID = re.compile(r"<Message>([^<]*)")
+_LONGEST = 300
+
+
+def told(status: int, said: str) -> Fault:
+    """What the store means that answered with this `status`; `said` holds the body of the answer."""
+    if status in (301, 307):
+        return answered("PermanentRedirect", 301, said[:_LONGEST])
+    code, message = _CODE.search(said), _SAID.search(said)
+    word = code[1] or code[2] if code is not None else str(status)
+    return answered(word, status, message[1] if message is not None else said[:_LONGEST])
 
 
 def _refused(code: str, status: int, said: str) -> Fault:

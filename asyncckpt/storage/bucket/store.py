@@ -220,6 +220,11 @@ class BucketStorage:
             raise ObjectNotFound(errno.ENOENT, f"{self.url}/{key}: there is no such object")
         return found, memoryview(b"")
 
+    async def scatter(self, key: str, start: int, into: Sequence[memoryview]) -> None:
+        """Read one range into several pieces of memory, see `Scattering.scatter`."""
+        name = self._names.whole(check_key(key))
+        await self._about(key, lambda: self._client.scatter(name, into, start))
+
     async def get_each(self, keys: Sequence[str]) -> list[memoryview | StorageError]:
         """Read many small objects whole, see `Storage.get_each`; as many at once as the store may be asked for."""
         return await each_got(self, keys, 4 * self._tuning.concurrency)

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
 from asyncckpt.storage.bucket.client import TOKEN, Found, Settle, Upload
 from asyncckpt.storage.bucket.names import Names
+from asyncckpt.storage.bucket.ranges import Ranges, Reading
 from asyncckpt.storage.bucket.requests import Requests
+from asyncckpt.storage.bucket.signed import LIFETIME
+from asyncckpt.storage.bucket.straight import Straight
 from asyncckpt.storage.obstore.connection import Stores
 from asyncckpt.storage.obstore.leftovers import Leftovers
-from asyncckpt.storage.obstore.signed import Signed
-from asyncckpt.storage.obstore.straight import Answered, Straight, Truncated, between
 from asyncckpt.storage.obstore.upload import ObstoreUpload
 from asyncckpt.storage.s3 import S3Storage
 from asyncckpt.storage.s3.client import S3Client
-from asyncckpt.storage.spans import span
 
 _PIECE = 256 << 10
 _PAGE = 1000
-
-_NOT_AS_ASKED = (200, 400, 401, 403)
-"""What a store answers that takes no signed URLs, or no ranges with them."""
-
-_WITHOUT = "{}: reads go through obstore's own connections, and take three times the processor time"
 
 _UNCOUNTED = "obstore itself tries parts of uploads again, and does not say how often"
 
@@ -50,7 +43,7 @@ class ObstoreClient:
         """Creates in parts, which obstore cannot; on the same loop."""
         self._names = names
         self._extra = extra
-        self._signed = Signed()
+        self._ranges = Ranges(requests, self, self.weaker)
 
     @property
     def creates_in_parts(self) -> bool:
@@ -119,65 +112,33 @@ class ObstoreClient:
         self, name: str, start: int, count: int, into: memoryview | None = None
     ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
-        reading = _Reading(name, start, count, None if into is None else [into[:count]])
-
-        async def attempt(stores: Stores) -> tuple[Found, memoryview]:
-            reading.filled = 0  # it may be another object by now
-            found = await self._read(stores, reading)
-            return found, reading.room[0][: reading.filled]
-
-        return await self.requests.make(attempt)
+        return await self._ranges.first(name, start, count, into)
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
-        """See `Client.fill`; what was cut short goes on from where it was cut."""
-        reading = _Reading(name, start, len(into), [into], version)
-
-        async def attempt(stores: Stores) -> None:
-            await self._read(stores, reading)
-            _check(len(into) - reading.filled)
-
-        await self.requests.make(attempt)
+        """See `Client.fill`."""
+        await self._ranges.fill(name, into, start, version)
 
     async def scatter(self, name: str, into: Sequence[memoryview], start: int) -> None:
-        """Fill one piece of memory after the other with what begins at `start`, by one request."""
-        reading = _Reading(name, start, sum(map(len, into)), into)
+        """See `Client.scatter`."""
+        await self._ranges.scatter(name, into, start)
 
-        async def attempt(stores: Stores) -> None:
-            reading.filled = 0  # it may be another object by now
-            found = await self._read(stores, reading)
-            span(name, found.length, start, reading.count, None)
-            _check(reading.count - reading.filled)
+    def straight(self, client: Stores) -> Straight | str | None:
+        """See `Library.straight`."""
+        return client.unfit or client.straight
 
-        await self.requests.make(attempt)
+    async def sign(self, client: Stores, name: str) -> str:
+        """See `Library.sign`; it takes obstore's own threads and a turn of this loop."""
+        return str(await client.obstore.sign_async(client.asking, "GET", name, LIFETIME))
 
-    async def _read(self, stores: Stores, reading: _Reading) -> Found:
-        """Read what is missing: straight where there is memory for it, and where that failed, as obstore reads."""
-        is_again, reading.is_again = reading.is_again, True
-        refused: Exception | None = None
-        if reading.into is not None and not is_again and (straight := self._straight(stores)) is not None:
-            url = await self._signed.url(stores, reading.name)
-            try:
-                found, reading.filled = await straight.read(url, reading.start, reading.room, reading.version)
-            except (Answered, ssl.SSLCertVerificationError) as error:
-                if isinstance(error, Answered) and error.status not in _NOT_AS_ASKED:
-                    raise
-                self._signed.forget(reading.name)
-                refused = error  # whatever else is wrong, obstore says so
-            else:
-                return found
-        got = await self._answer(stores.obstore.get_async(stores.asking, reading.name, options=reading.options))
-        wanted = reading.expect(got.meta["size"])
-        async for piece in self._body(got, in_pieces=is_again):
+    async def get(self, client: Stores, reading: Reading) -> Found:
+        """See `Library.get`."""
+        condition = {} if reading.version is None else {"if_match": reading.version}
+        asked = {"range": (reading.start + reading.filled, reading.start + reading.count), **condition}
+        got = await self._answer(client.obstore.get_async(client.asking, reading.name, options=asked))
+        reading.expect(got.meta["size"])
+        async for piece in self._body(got, in_pieces=reading.is_in_pieces):
             reading.add(piece)
-        _check(wanted - reading.filled)
-        if refused is not None:
-            self.weaker["reads"] = _WITHOUT.format(f"signed URLs are refused ({refused})")
         return _found(got)
-
-    def _straight(self, stores: Stores) -> Straight | None:
-        if stores.unfit is not None:
-            self.weaker["reads"] = _WITHOUT.format(stores.unfit)
-        return None if "reads" in self.weaker else stores.straight
 
     async def _body(self, got: Any, *, in_pieces: bool) -> AsyncIterator[Any]:
         """What an answer holds; `in_pieces` as they come, each within the time that the store may be silent for.
@@ -259,52 +220,6 @@ class ObstoreClient:
         return {**self._extra, TOKEN: token}
 
 
-@dataclass(slots=True)
-class _Reading:
-    """At most `count` bytes of one object, from `start`, of which some are there; without `into` in new memory."""
-
-    name: str
-    start: int
-    count: int
-    into: Sequence[memoryview] | None
-    version: str | None = None
-    filled: int = 0
-    is_again: bool = False
-    """Whether it was begun before."""
-    room: Sequence[memoryview] = field(init=False)
-    """Where the bytes go, one after the other."""
-
-    def __post_init__(self) -> None:
-        self.room = [memoryview(b"")] if self.into is None else self.into
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What obstore is asked for."""
-        condition = {} if self.version is None else {"if_match": self.version}
-        return {"range": (self.start + self.filled, self.start + self.count), **condition}
-
-    def expect(self, size: int) -> int:
-        """Have room for what an object of `size` bytes has of it; how much that is."""
-        wanted = min(self.count, size - self.start)
-        if self.into is None:
-            self.room = [memoryview(bytearray(wanted))]
-        return wanted
-
-    def add(self, piece: Any) -> None:
-        """The next bytes."""
-        came = memoryview(piece)
-        for part in between(self.room, self.filled, self.filled + len(came)):
-            part[:], came = came[: len(part)], came[len(part) :]
-            self.filled += len(part)
-        if came:
-            raise ConnectionError(f"{len(came)} bytes more came than were asked for")
-
-
 def _found(got: Any) -> Found:
     meta = got.meta
     return Found(meta["size"], meta["e_tag"], got.attributes.get(TOKEN), meta["last_modified"].timestamp())
-
-
-def _check(missing: int) -> None:
-    if missing > 0:
-        raise Truncated(f"{missing} bytes did not come")

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,16 +18,14 @@ from urllib.parse import urlsplit
 from asyncckpt.errors import StorageError
 from asyncckpt.storage.bucket.faults import Fault
 from asyncckpt.storage.bucket.requests import LONGEST_PAUSE
+from asyncckpt.storage.bucket.signed import LIFETIME
+from asyncckpt.storage.bucket.straight import Straight, is_proxied, trusting
 from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.extras import needed
 from asyncckpt.storage.obstore.options import Said
 from asyncckpt.storage.obstore.reasons import fault_of
-from asyncckpt.storage.obstore.straight import Straight, unfit
 
 logger = logging.getLogger("asyncckpt")
-
-LIFETIME = timedelta(minutes=10)
-"""After half of that, obstore asks for credentials again; whoever has them renews them long before they expire."""
 
 _PROFILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 """Where profiles are, and the variables that name other files."""
@@ -98,7 +97,7 @@ class ObstoreConnection:
             return Stores(obstore, asking, sending)
         if (why := unfit(config.get("endpoint") or "https://s3.amazonaws.com", config)) is not None:
             return Stores(obstore, asking, sending, unfit=why)
-        self._straight = self._straight or Straight(self._tuning, client)
+        self._straight = self._straight or Straight(self._tuning, lambda: _trust(client))
 
         def ending_in(endpoint: str) -> Any:
             as_it_is = {"endpoint": endpoint, "virtual_hosted_style_request": True}
@@ -193,6 +192,19 @@ def _place(session: Any, config: Mapping[str, Any]) -> tuple[str | None, str]:
         asked.close()
 
 
+def unfit(endpoint: str, config: Mapping[str, Any]) -> str | None:
+    """Why what obstore has been told with `config` cannot be read straight, or None if it can."""
+    if config.get("skip_signature") or config.get("request_payer"):
+        return "requests that are not signed, or are to be paid for, have no signed URLs"
+    return "a proxy is to be asked" if is_proxied(endpoint) else None
+
+
+def _trust(client: Mapping[str, Any]) -> ssl.SSLContext:
+    certificate: bytes | None = client.get("root_certificate")
+    given = None if certificate is None else certificate.decode("ascii")
+    return trusting(given, checks=not client.get("allow_invalid_certificates"))
+
+
 def _protect(config: dict[str, Any]) -> None:
     """Have the store check every body that it gets: by the signature, or where TLS does, by a cheaper checksum."""
     place = urlsplit(config.get("endpoint") or "https://s3.amazonaws.com")
@@ -215,5 +227,6 @@ class _Credentials:
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
+            # After half of that, obstore asks for them again; whoever has them renews them long before they expire.
             "expires_at": datetime.now(UTC) + LIFETIME,
         }

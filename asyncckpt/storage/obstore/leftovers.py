@@ -14,8 +14,9 @@ from urllib.parse import quote
 from asyncckpt.storage.base import UploadInfo
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Failed, Requests
-from asyncckpt.storage.obstore.connection import LIFETIME, Stores
-from asyncckpt.storage.obstore.straight import Answered, Straight
+from asyncckpt.storage.bucket.signed import LIFETIME
+from asyncckpt.storage.bucket.straight import Answered, Straight
+from asyncckpt.storage.obstore.connection import Stores
 
 UNSWEPT = "{} that a killed process has left cannot be found here: give the bucket a lifecycle rule that aborts them"
 

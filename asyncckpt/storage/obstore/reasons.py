@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-from asyncckpt.storage.bucket.faults import CREDENTIALS, Fault, answered
-from asyncckpt.storage.obstore.straight import Answered
+from asyncckpt.storage.bucket.faults import CREDENTIALS, Fault, answered, told
 from asyncckpt.storage.s3 import reasons
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
-_SAID = re.compile(r"<Message>([^<]*)")
+_CODE = re.compile(r"<Code>|\(code: ")
 _BROKE = re.compile(r"HttpError \{\s*kind: (\w+)")
 _CAUSE = re.compile(r'message: "([^"]*)"')
 _LONGEST = 300
@@ -20,8 +18,6 @@ _EMULATED = "this server knows only the other interface of Google's store; give 
 
 def fault_of(error: Exception) -> Fault:
     """What `error` means, raised by obstore or on the way to it."""
-    if isinstance(error, Answered):
-        return _answered(error.status, error.body)
     said, found, details = str(error).partition("\n\nDebug source:\n")
     if not found:
         return reasons.fault_of(error)
@@ -40,13 +36,9 @@ def fault_of(error: Exception) -> Fault:
 
 
 def _answered(status: int, said: str) -> Fault:
-    if status in (301, 307):
-        return answered("PermanentRedirect", 301, said[:_LONGEST])
     if "invalid uploadType" in said:
         return Fault("denied", "NotImplemented", f"{_EMULATED} ({said[:_LONGEST]})")
-    code, message = _CODE.search(said), _SAID.search(said)
-    word = code[1] or code[2] if code is not None else str(status)
-    return answered(word, status, message[1] if message is not None else said[:_LONGEST])
+    return told(status, said)
 
 
 def _unanswered(said: str, details: str) -> Fault:

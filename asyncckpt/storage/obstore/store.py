@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from asyncckpt.storage.base import check_key
 from asyncckpt.storage.bucket.names import Names
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.bucket.store import BucketStorage
@@ -50,11 +49,6 @@ class ObstoreStorage(BucketStorage):
         """See `asyncckpt.storage.choosing.Importing`."""
         asked = ("botocore.session",) if self._asks_botocore else ()
         return ("obstore.store", *asked, *(IMPORTED if writes and self._obstore.sweeper is not None else ()))
-
-    async def scatter(self, key: str, start: int, into: Sequence[memoryview]) -> None:
-        """Read one range into several pieces of memory, see `Scattering.scatter`."""
-        name = self._names.whole(check_key(key))
-        await self._about(key, lambda: self._obstore.scatter(name, into, start))
 
     def recipe(self) -> Recipe | None:
         """How another process makes it; None for options that cannot be told it."""

@@ -9,9 +9,13 @@ from typing import Any
 from asyncckpt.storage.base import ObjectInfo, PutMode, UploadInfo
 from asyncckpt.storage.bucket.client import TOKEN, Found, Settle
 from asyncckpt.storage.bucket.names import Names
+from asyncckpt.storage.bucket.ranges import Ranges, Reading
 from asyncckpt.storage.bucket.requests import Requests
+from asyncckpt.storage.bucket.signed import LIFETIME
+from asyncckpt.storage.bucket.straight import Straight
 from asyncckpt.storage.s3.body import Body
-from asyncckpt.storage.s3.download import fill, first, found_in
+from asyncckpt.storage.s3.connection import S3Connection
+from asyncckpt.storage.s3.download import found_in, get
 from asyncckpt.storage.s3.listing import objects, unfinished
 from asyncckpt.storage.s3.upload import S3Upload, checksum, condition, forget
 
@@ -24,11 +28,20 @@ class S3Client:
     copies_parts = False
     deletes_at_once = 1000
 
-    def __init__(self, requests: Requests, names: Names, extra: Mapping[str, Any], weaker: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        connection: S3Connection,
+        names: Names,
+        extra: Mapping[str, Any],
+        weaker: Mapping[str, str],
+    ) -> None:
         self.requests = requests
-        self.weaker = weaker
+        self.weaker = dict(weaker)
+        self._connection = connection
         self._names = names
         self._extra = extra
+        self._ranges = Ranges(requests, self, self.weaker)
 
     async def check(self, prefix: str) -> None:
         """See `Client.check`."""
@@ -78,11 +91,28 @@ class S3Client:
         self, name: str, start: int, count: int, into: memoryview | None = None
     ) -> tuple[Found, memoryview]:
         """See `Client.first`."""
-        return await first(self.requests, self._where(name), start, count, into)
+        return await self._ranges.first(name, start, count, into)
 
     async def fill(self, name: str, into: memoryview, start: int, version: str | None) -> None:
         """See `Client.fill`."""
-        await fill(self.requests, self._where(name), into, start, version)
+        await self._ranges.fill(name, into, start, version)
+
+    async def scatter(self, name: str, into: Sequence[memoryview], start: int) -> None:
+        """See `Client.scatter`."""
+        await self._ranges.scatter(name, into, start)
+
+    def straight(self, client: Any) -> Straight | str:
+        """See `Library.straight`."""
+        return self._connection.straight(client)
+
+    async def sign(self, client: Any, name: str) -> str:
+        """See `Library.sign`."""
+        lifetime = int(LIFETIME.total_seconds())
+        return str(await client.generate_presigned_url("get_object", self._where(name), lifetime))
+
+    async def get(self, client: Any, reading: Reading) -> Found:
+        """See `Library.get`."""
+        return await get(client, self._where(reading.name), reading)
 
     async def objects(self, prefix: str, start_after: str | None) -> list[ObjectInfo]:
         """See `Client.objects`."""

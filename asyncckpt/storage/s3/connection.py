@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from asyncckpt.errors import StorageError
 from asyncckpt.storage.bucket.faults import Fault
+from asyncckpt.storage.bucket.straight import Straight, is_proxied, trusting
 from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.extras import needed
 from asyncckpt.storage.s3.reasons import fault_of
 from asyncckpt.storage.s3.sockets import Sockets
+
+_CONNECTS = {"client_cert", "connector_args", "http_session_cls", "proxies", "proxies_config"}
+"""What may be asked for that concerns how connections are made."""
 
 
 class S3Connection:
@@ -29,6 +35,7 @@ class S3Connection:
         """Clients whose credentials were refused; others may be in the middle of a request still."""
         self._opening: asyncio.Lock | None = None
         self._sockets = Sockets(tuning.read_timeout)
+        self._straight = Straight(tuning, self._trust)
 
     def renew(self) -> None:
         """Have the next request ask for the credentials that there are then."""
@@ -48,6 +55,20 @@ class S3Connection:
             if self._files is None:
                 self._files = await self._opened()
             return await self._files.get_s3(self._bucket)
+
+    def straight(self, client: Any) -> Straight | str:
+        """What reads straight what `client` has signed URLs for, or why nothing does."""
+        if self._options.get("anon"):
+            return "requests that are not signed have no signed URLs"
+        if told := self._options.get("config_kwargs", {}).keys() & _CONNECTS:
+            return f"config_kwargs say how to connect ({', '.join(sorted(told))})"
+        return "a proxy is to be asked" if is_proxied(client.meta.endpoint_url) else self._straight
+
+    def _trust(self) -> ssl.SSLContext:
+        verify = self._options.get("client_kwargs", {}).get("verify")
+        if verify is None:
+            verify = self._files.session.get_config_variable("ca_bundle")
+        return trusting(Path(verify).read_text() if isinstance(verify, str) else None, checks=verify is not False)
 
     async def _opened(self) -> Any:
         s3fs = needed("s3fs", "s3", self._url)
@@ -79,6 +100,7 @@ class S3Connection:
             raise StorageError(f"{self._url}: storage_options that s3fs does not take: {error}") from error
         client.meta.events.register("before-send.s3", _without_expectation)
         client.meta.events.register("before-sign.s3.DeleteObjects", _with_md5)
+        client.meta.events.register_first("choose-signer.s3.GetObject", _signature_of_urls)
         return files
 
     async def aclose(self) -> None:
@@ -89,6 +111,7 @@ class S3Connection:
                 await client.close()
         self._left, self._files = [], None
         await self._sockets.shut()
+        await self._straight.aclose()
 
 
 def _without_expectation(request: Any, **_: object) -> None:
@@ -101,3 +124,8 @@ def _with_md5(request: Any, **_: object) -> None:
     # Older stores demand it, and clients no longer send it.
     digest = hashlib.md5(request.data or b"", usedforsecurity=False).digest()
     request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _signature_of_urls(signature_version: object, **_: object) -> str | None:
+    # It would sign them by an older version, which most regions no longer take.
+    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from asyncckpt.storage.bucket.faults import CREDENTIALS, Fault, answered
+from asyncckpt.storage.bucket.faults import CREDENTIALS, Fault, answered, told
+from asyncckpt.storage.bucket.straight import Answered
 
 
 def fault_of(error: Exception) -> Fault:
     """What `error`, raised by the client, means."""
+    if isinstance(error, Answered):
+        return told(error.status, error.body)
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return _answered(response, error)

@@ -54,8 +54,9 @@ def s3_client(
 ) -> S3Client:
     """A client of that bucket, which counts in `retries` what it has tried again."""
     given = {name: value for name, value in options.items() if name != "asyncckpt"}
-    requests = Requests(names.url, tuning, S3Connection(names.url, names.bucket, given, tuning), retries)
-    return S3Client(requests, names, given.get("s3_additional_kwargs", {}), weaker)
+    connection = S3Connection(names.url, names.bucket, given, tuning)
+    requests = Requests(names.url, tuning, connection, retries)
+    return S3Client(requests, connection, names, given.get("s3_additional_kwargs", {}), weaker)
 
 
 def from_recipe(said: str) -> S3Storage:

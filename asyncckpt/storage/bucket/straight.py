@@ -1,7 +1,7 @@
 """Straight: ranges of objects through sockets of its own, from the kernel into the memory where they belong.
 
-obstore puts an answer together in memory of its own, from which it is copied once more: that costs three times the
-processor time that receiving does. It signs what is asked for here, as it signs what it asks for itself.
+Clients put an answer together in memory of their own, from which it is copied once more: that costs two to three times
+the processor time that receiving does. They sign what is asked for here, as they sign what they ask for themselves.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import struct
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -43,11 +42,11 @@ class Truncated(ConnectionError):
 
 
 class Straight:
-    """Reads what signed URLs name; all on one event loop. `client` is what obstore's HTTP client is told of TLS."""
+    """Reads what signed URLs name; all on one event loop. `trust` says who is trusted, where that is asked."""
 
-    def __init__(self, tuning: Tuning, client: Mapping[str, Any]) -> None:
+    def __init__(self, tuning: Tuning, trust: Callable[[], ssl.SSLContext]) -> None:
         self._tuning = tuning
-        self._client = client
+        self._trust = trust
         self._context: ssl.SSLContext | None = None
         self._threads = ThreadPoolExecutor(tuning.concurrency, thread_name_prefix="asyncckpt-range")
         self._idle: defaultdict[str, list[http.client.HTTPConnection]] = defaultdict(list)
@@ -101,7 +100,7 @@ class Straight:
         made = http.client.HTTPConnection(host, timeout=patience)
         if scheme == "https":
             with self._lock:
-                self._context = self._context or _context(self._client)
+                self._context = self._context or self._trust()
             made = http.client.HTTPSConnection(host, timeout=patience, context=self._context)
         made.connect()
         made.sock.settimeout(self.patience)
@@ -251,20 +250,16 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", whole, int((seconds - whole) * 1e6) or 1)
 
 
-def unfit(endpoint: str, config: Mapping[str, Any]) -> str | None:
-    """Why what obstore has been told with `config` cannot be read straight, or None if it can."""
+def is_proxied(endpoint: str) -> bool:
+    """Whether the environment has what is there asked through a proxy."""
     place = urlsplit(endpoint)
-    if config.get("skip_signature") or config.get("request_payer"):
-        return "requests that are not signed, or are to be paid for, have no signed URLs"
-    if getproxies().get(place.scheme) and not proxy_bypass(place.hostname or ""):
-        return "a proxy is to be asked"
-    return None
+    return bool(getproxies().get(place.scheme)) and not proxy_bypass(place.hostname or "")
 
 
-def _context(client: Mapping[str, Any]) -> ssl.SSLContext:
-    certificate = client.get("root_certificate")
-    context = ssl.create_default_context(cadata=None if certificate is None else certificate.decode("ascii"))
-    if client.get("allow_invalid_certificates"):
+def trusting(certificates: str | None, *, checks: bool) -> ssl.SSLContext:
+    """Trusts `certificates`, in PEM, or without them those that the system does; anybody unless it `checks`."""
+    context = ssl.create_default_context(cadata=certificates)
+    if not checks:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
