@@ -103,14 +103,16 @@ def test_where_nothing_may_be_signed_they_are_for_a_lifecycle_rule_which_is_said
     asyncio.run(act())
 
 
+MARKERS = "<NextKeyMarker>a&amp;b/data/1</NextKeyMarker><NextUploadIdMarker>i1</NextUploadIdMarker>"
+
+
 class Pages(BaseHTTPRequestHandler):
     """A server whose list of uploads comes on two pages; `asked` has what it was asked for."""
 
     asked: ClassVar[list[dict[str, list[str]]]] = []
+    markers: ClassVar[str] = MARKERS
     pages: ClassVar[dict[str, str]] = {
-        "": "<IsTruncated>true</IsTruncated><NextKeyMarker>a&amp;b/data/1</NextKeyMarker>"
-        "<NextUploadIdMarker>i1</NextUploadIdMarker>"
-        "<Upload><Key>a&amp;b/data/1</Key><UploadId>i1</UploadId></Upload>",
+        "": "<IsTruncated>true</IsTruncated><Upload><Key>a&amp;b/data/1</Key><UploadId>i1</UploadId></Upload>",
         "a&b/data/1": "<IsTruncated>false</IsTruncated>"
         "<Upload><Key>a&amp;b/data/2</Key><UploadId>i2</UploadId></Upload>"
         "<Upload><Key>a&amp;b/NO KEY</Key><UploadId>i3</UploadId></Upload>",
@@ -120,7 +122,8 @@ class Pages(BaseHTTPRequestHandler):
         asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         if "uploads" in asked:
             self.asked.append(asked)
-            page = self.pages[asked.get("key-marker", [""])[0]]
+            after = asked.get("key-marker", [""])[0]
+            page = self.pages[after] + ("" if after else self.markers)
             body = f"<ListMultipartUploadsResult>{page}</ListMultipartUploadsResult>".encode()
         else:  # whether the bucket is there
             body = b"<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
@@ -145,8 +148,15 @@ def served() -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.usefixtures("alone")
-def test_they_may_come_on_several_pages() -> None:
+@pytest.mark.parametrize("markers", [MARKERS, ""], ids=["said", "as SeaweedFS"])
+@pytest.mark.parametrize("library", ["obstore alone", "s3fs"])
+def test_they_may_come_on_several_pages(
+    library: str, markers: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library == "obstore alone":
+        request.getfixturevalue("alone")
+    monkeypatch.setattr(Pages, "markers", markers)
+    monkeypatch.setattr(Pages, "asked", [])
     with served() as endpoint:
 
         async def act() -> list[UploadInfo]:

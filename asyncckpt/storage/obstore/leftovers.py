@@ -37,13 +37,17 @@ class Leftovers:
         found: list[UploadInfo] = []
         where = {"prefix": self._names.whole(prefix)}
         while (page := await self._page(where)) is not None:
-            for upload in _UPLOAD.findall(page):
-                key = self._names.key(_text(upload, "Key"))
+            uploads = [(_text(upload, "Key"), _text(upload, "UploadId")) for upload in _UPLOAD.findall(page)]
+            for name, upload in uploads:
+                key = self._names.key(name)
                 if key is not None and key.startswith(prefix):
-                    found.append(UploadInfo(key, _text(upload, "UploadId")))
-            if _text(page, "IsTruncated") != "true":
+                    found.append(UploadInfo(key, upload))
+            if _text(page, "IsTruncated") != "true" or not uploads:
                 break
-            where |= {"key-marker": _text(page, "NextKeyMarker"), "upload-id-marker": _text(page, "NextUploadIdMarker")}
+            # Where the next page begins is said by S3, and by SeaweedFS not: after the last one of this.
+            after = _text(page, "NextKeyMarker"), _text(page, "NextUploadIdMarker")
+            key_marker, upload_marker = after if all(after) else uploads[-1]
+            where |= {"key-marker": key_marker, "upload-id-marker": upload_marker}
         return found
 
     async def _page(self, where: dict[str, str]) -> str | None:

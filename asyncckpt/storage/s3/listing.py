@@ -33,13 +33,17 @@ async def unfinished(requests: Requests, names: Names, prefix: str) -> list[Uplo
     where = {"Bucket": names.bucket, "Prefix": names.whole(prefix)}
     while True:
         page = await _page(requests, "list_multipart_uploads", where)
-        for entry in page.get("Uploads", ()):
+        uploads = page.get("Uploads", ())
+        for entry in uploads:
             key = names.key(entry["Key"])
             if key is not None and key.startswith(prefix):
                 found.append(UploadInfo(key, entry["UploadId"]))
-        if not page.get("IsTruncated"):
+        if not page.get("IsTruncated") or not uploads:
             return found
-        where |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        # Where the next page begins is said by S3, and by SeaweedFS not: after the last one of this.
+        after = page.get("NextKeyMarker"), page.get("NextUploadIdMarker")
+        key_marker, upload_marker = after if all(after) else (uploads[-1]["Key"], uploads[-1]["UploadId"])
+        where |= {"KeyMarker": key_marker, "UploadIdMarker": upload_marker}
 
 
 async def _page(requests: Requests, operation: str, where: Mapping[str, str]) -> dict[str, Any]:
