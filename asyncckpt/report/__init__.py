@@ -9,17 +9,6 @@ from asyncckpt.report.comparison import Comparison, compare, compared
 from asyncckpt.report.gathering import Gathered, Gathering, gather
 from asyncckpt.report.markdown import markdown
 from asyncckpt.report.page import html
-from asyncckpt.report.runs import found_in, runs_in
+from asyncckpt.report.runs import runs_in
 
-__all__ = [
-    "Comparison",
-    "Gathered",
-    "Gathering",
-    "compare",
-    "compared",
-    "found_in",
-    "gather",
-    "html",
-    "markdown",
-    "runs_in",
-]
+__all__ = ["Comparison", "Gathered", "Gathering", "compare", "compared", "gather", "html", "markdown", "runs_in"]

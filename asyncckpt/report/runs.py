@@ -25,10 +25,10 @@ def runs_in(root: str | os.PathLike[str], *, storage_options: Mapping[str, Any] 
 
     Raises `CheckpointNotFoundError` where there is none, and `StorageError`.
     """
-    return unheld(found_in(os.fspath(root), storage_options), "asyncckpt-report")
+    return unheld(runs_below(os.fspath(root), storage_options), "asyncckpt-report")
 
 
-async def found_in(root: str, options: Mapping[str, Any] | None = None) -> list[str]:
+async def runs_below(root: str, options: Mapping[str, Any] | None = None) -> list[str]:
     """The same, for whoever is on an event loop."""
     storage = bounded_reading(from_url(root, options))  # nobody waits for a disk that hangs
     try:

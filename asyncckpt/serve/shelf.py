@@ -15,7 +15,8 @@ from asyncckpt.errors import CheckpointNotFoundError
 from asyncckpt.format.manifest import Manifest
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import unless_removed
-from asyncckpt.report import Gathered, Gathering, found_in
+from asyncckpt.report import Gathered, Gathering
+from asyncckpt.report.runs import runs_below
 from asyncckpt.serve.fresh import Fresh, Known
 from asyncckpt.serve.reader import Reader, StoreSlow
 from asyncckpt.serve.view import View
@@ -86,7 +87,7 @@ class Shelf:
         self._runs: Fresh[Mapping[str, str]] = Fresh(f"the store of {root}", reader, self._found, FAR)
 
     async def _found(self) -> Mapping[str, str]:
-        return {_called(root): root for root in await found_in(self.root)}
+        return {_called(root): root for root in await runs_below(self.root)}
 
     def runs(self) -> Known[Mapping[str, str]]:
         """The roots of the runs, by name. Raises as `runs_in` does, and `StoreSlow`."""

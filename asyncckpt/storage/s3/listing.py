@@ -41,9 +41,9 @@ async def unfinished(requests: Requests, names: Names, prefix: str) -> list[Uplo
         if not page.get("IsTruncated") or not uploads:
             return found
         # Where the next page begins is said by S3, and by SeaweedFS not: after the last one of this.
-        after = page.get("NextKeyMarker"), page.get("NextUploadIdMarker")
-        key_marker, upload_marker = after if all(after) else (uploads[-1]["Key"], uploads[-1]["UploadId"])
-        where |= {"KeyMarker": key_marker, "UploadIdMarker": upload_marker}
+        last = uploads[-1]
+        after = page.get("NextKeyMarker") or last["Key"], page.get("NextUploadIdMarker") or last["UploadId"]
+        where |= {"KeyMarker": after[0], "UploadIdMarker": after[1]}
 
 
 async def _page(requests: Requests, operation: str, where: Mapping[str, str]) -> dict[str, Any]:
