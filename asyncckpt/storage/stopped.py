@@ -71,6 +71,7 @@ class _Turn(Generic[_T]):
         self._done: Future[_T] = Future()
         self._held: set[asyncio.Task[Any]] = set()
         self._begun: Future[Callable[[], object]] = Future()
+        self._is_over = False
         self._thread = threading.Thread(target=self._main, args=(work, around), name=name, daemon=True)
         self._thread.start()
 
@@ -100,19 +101,32 @@ class _Turn(Generic[_T]):
             self._begun.result()()
 
     def _main(self, work: Coroutine[Any, Any, _T], around: Callable[[], AbstractContextManager[Any]]) -> None:
-        with around():
-            asyncio.run(self._act(work))
+        try:
+            with around():
+                asyncio.run(self._act(work))
+        except BaseException as error:
+            if self._done.done():
+                raise
+            self._done.set_exception(error)  # there is no loop to be had: whoever waits would wait for ever
 
     async def _act(self, work: Coroutine[Any, Any, _T]) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 -- so `asyncio.run` runs it
-        self._begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        self._begun.set_result(lambda: loop.call_soon_threadsafe(self._interrupt, task))
         try:
             result = await work
         except BaseException as error:  # whatever it is, whoever waits for it has it
-            self._held.update(await stopped())
+            await self._stop()
             self._done.set_exception(error)
             del work
         else:
-            self._held.update(await stopped())
+            await self._stop()
             self._done.set_result(result)
+
+    async def _stop(self) -> None:
+        self._is_over = True
+        self._held.update(await stopped())
+
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        if not self._is_over:  # else it would break off `_stop`, and whoever waits would never be told of the end
+            task.cancel()

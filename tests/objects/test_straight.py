@@ -17,9 +17,12 @@ from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bucket import signed
+from asyncckpt.storage.bucket.straight import Straight, trusting
+from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.obstore.client import ObstoreClient
 from asyncckpt.storage.obstore.connection import unfit
 from asyncckpt.storage.s3.client import S3Client
+from asyncckpt.storage.s3.reasons import fault_of
 from asyncckpt.testing.proxy import Proxy
 from asyncckpt.testing.s3server import S3Server
 from asyncckpt.testing.store import use
@@ -152,13 +155,16 @@ def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
     use(through(), act)
 
 
-def test_where_signed_urls_are_refused_the_library_reads_and_that_is_told(through: Open, proxy: Proxy) -> None:
+@pytest.mark.parametrize("status", [403, 301, 206])
+def test_where_signed_urls_are_refused_the_library_reads_and_that_is_told(
+    through: Open, proxy: Proxy, status: int
+) -> None:
     async def act(store: Any) -> None:
         await store.put("big", [WHOLE])
-        proxy.add("answer", SIGNED, status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+        proxy.add("answer", SIGNED, status=status, body=b"<Error><Code>AccessDenied</Code></Error>")
         await read(store)
         asked = proxy.count(SIGNED)
-        assert "signed URLs are refused (status 403)" in store.fallbacks["reads"]
+        assert f"signed URLs are refused (status {status})" in store.fallbacks["reads"]
         await read(store)
         assert proxy.count(SIGNED) == asked
         assert store.retries == {}
@@ -207,18 +213,30 @@ def test_who_is_cancelled_gets_the_memory_back_at_once_and_nobody_writes_to_it(t
     use(through(), act)
 
 
-@pytest.mark.parametrize("trust", ["certificate", "environment", "nothing"])
+@pytest.mark.parametrize(
+    ("backend", "trust"),
+    [
+        *[("fsspec", trust) for trust in ("certificate", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "nothing")],
+        *[("obstore", trust) for trust in ("certificate", "AWS_CA_BUNDLE", "nothing")],
+    ],
+    indirect=["backend"],
+)
 def test_over_tls(
     s3: S3Server, url: str, tmp_path: Path, backend: Backend, trust: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "cert"]
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]
     subprocess.run(["openssl", *made, *name], check=True, capture_output=True)
+    with (tmp_path / "cert").open("a", encoding="utf-8") as bundle:
+        bundle.write("# Főtanúsítvány\n")  # as bundles have it
 
     async def act() -> None:
         async with _with_tls(s3, tmp_path) as endpoint:
-            monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / ("cert" if trust == "environment" else "none")))
-            verify = {"certificate": str(tmp_path / "cert"), "environment": None, "nothing": False}[trust]
+            variable = trust if trust.endswith("BUNDLE") else "AWS_CA_BUNDLE"
+            for other in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+                monkeypatch.delenv(other, raising=False)
+            monkeypatch.setenv(variable, str(tmp_path / ("cert" if variable == trust else "none")))
+            verify = {"certificate": str(tmp_path / "cert"), "nothing": False}.get(trust)
             said = {"backend": backend, "client_kwargs": {"verify": verify}, "asyncckpt": HASTY}
             store = from_url(url, s3.options(endpoint, **said))
             try:
@@ -231,12 +249,30 @@ def test_over_tls(
     asyncio.run(act())
 
 
+def test_tls_that_breaks_off_is_no_lack_of_trust() -> None:
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.close()
+
+    async def act() -> None:
+        lines = Straight(Tuning(), lambda: trusting(None, checks=True))
+        async with await asyncio.start_server(drop, "127.0.0.1", 0) as server:
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/big?signed"
+            with pytest.raises(ConnectionError) as raised:
+                await lines.read(url, 0, [memoryview(bytearray(4))], None)
+            assert fault_of(raised.value).kind == "transient"
+        await lines.aclose()
+
+    asyncio.run(act())
+
+
 @asynccontextmanager
 async def _with_tls(server: S3Server, folder: Path) -> AsyncIterator[str]:
     """The server behind TLS, with the certificate in `folder`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert", folder / "key")
     passing: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -247,7 +283,9 @@ async def _with_tls(server: S3Server, folder: Path) -> AsyncIterator[str]:
             writer.close()
 
     async def both_ways(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         there, back = await asyncio.open_connection("127.0.0.1", server.port)
+        writers.append(back)
         ways = [asyncio.create_task(one_way(reader, back)), asyncio.create_task(one_way(there, writer))]
         passing.update(ways)
         await asyncio.gather(*ways, return_exceptions=True)
@@ -258,6 +296,9 @@ async def _with_tls(server: S3Server, folder: Path) -> AsyncIterator[str]:
         for way in passing:
             way.cancel()
         await asyncio.gather(*passing, return_exceptions=True)
+        for writer in writers:  # what is closed takes some turns of the loop, which ends here
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 def test_what_has_no_signed_url_or_goes_through_a_proxy_is_left_to_obstore(monkeypatch: pytest.MonkeyPatch) -> None:

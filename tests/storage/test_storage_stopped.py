@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -81,3 +82,43 @@ def test_who_interrupts_it_twice_waits_for_nothing(interrupt: Interrupt) -> None
         if thread.name == "interrupted":
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+def test_who_interrupts_its_end_is_told_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait, ending, again, is_interrupted = stopped.wait, threading.Event(), threading.Event(), False
+
+    def waits(futures: Any, seconds: float) -> Any:
+        nonlocal is_interrupted
+        if not is_interrupted:
+            is_interrupted = True
+            assert ending.wait(PATIENCE)
+            raise KeyboardInterrupt
+        again.set()
+        assert wait(futures, PATIENCE).done
+        return wait(futures, seconds)
+
+    monkeypatch.setattr(stopped, "wait", waits)
+
+    async def late() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ending.set()
+            await asyncio.to_thread(again.wait, PATIENCE)  # by then the interrupt has been heard
+
+    async def work() -> str:
+        task = asyncio.create_task(late())
+        await asyncio.sleep(0)
+        return f"done, {task.get_name()} is left"
+
+    assert put_in_order(work(), "interrupted").startswith("done")
+
+
+def test_what_cannot_be_begun_is_an_error() -> None:
+    def around() -> AbstractContextManager[None]:
+        raise OSError("no descriptor is left")
+
+    work = asyncio.sleep(0)
+    with pytest.raises(OSError, match="no descriptor"):
+        put_in_order(work, "interrupted", around)
+    work.close()

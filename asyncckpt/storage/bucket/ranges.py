@@ -16,8 +16,8 @@ from asyncckpt.storage.bucket.signed import Signed
 from asyncckpt.storage.bucket.straight import Answered, Straight, Truncated, between
 from asyncckpt.storage.spans import span
 
-_NOT_AS_ASKED = (200, 400, 401, 403)
-"""What a store answers that takes no signed URLs, or no ranges with them."""
+_NOT_AS_ASKED = (200, 206, 301, 302, 307, 308, 400, 401, 403)
+"""What a store answers that takes no signed URLs, or no ranges with them, or that is asked elsewhere."""
 
 _WITHOUT = "{}: reads go through {}'s own connections, and take twice the processor time or more"
 

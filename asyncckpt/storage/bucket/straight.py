@@ -153,12 +153,20 @@ class _Asked:
 
     def carry_out(self) -> tuple[Found, int]:
         """See `Straight.read`; blocks."""
+        try:
+            return self._carried_out()
+        except (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLCertVerificationError):
+            raise
+        except (OSError, http.client.HTTPException) as error:  # TLS that broke off too, which is no lack of trust
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+    def _carried_out(self) -> tuple[Found, int]:
         host = self._url.netloc
         connection, is_used = self._lines.lent(self._url.scheme, host)
         try:
             try:
                 answer = self._answer(connection)
-            except (ConnectionError, http.client.HTTPException):
+            except (ConnectionError, ssl.SSLError, http.client.HTTPException):
                 if not is_used:
                     raise
                 connection.close()  # by the store, while nobody asked it for anything
@@ -256,9 +264,11 @@ def is_proxied(endpoint: str) -> bool:
     return bool(getproxies().get(place.scheme)) and not proxy_bypass(place.hostname or "")
 
 
-def trusting(certificates: str | None, *, checks: bool) -> ssl.SSLContext:
+def trusting(certificates: bytes | None, *, checks: bool) -> ssl.SSLContext:
     """Trusts `certificates`, in PEM, or without them those that the system does; anybody unless it `checks`."""
-    context = ssl.create_default_context(cadata=certificates)
+    # Bundles name their authorities in comments, in the letters of their countries.
+    given = None if certificates is None else certificates.decode("ascii", "ignore")
+    context = ssl.create_default_context(cadata=given)
     if not checks:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -200,9 +200,7 @@ def unfit(endpoint: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _trust(client: Mapping[str, Any]) -> ssl.SSLContext:
-    certificate: bytes | None = client.get("root_certificate")
-    given = None if certificate is None else certificate.decode("ascii")
-    return trusting(given, checks=not client.get("allow_invalid_certificates"))
+    return trusting(client.get("root_certificate"), checks=not client.get("allow_invalid_certificates"))
 
 
 def _protect(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ class S3Connection:
         self._options = options
         self._tuning = tuning
         self._files: Any = None
+        self._session: Any = None
+        """That of the newest of them, which threads ask whom to trust: `renew` takes no part in that."""
         self._left: list[Any] = []
         """Clients whose credentials were refused; others may be in the middle of a request still."""
         self._opening: asyncio.Lock | None = None
@@ -65,10 +68,11 @@ class S3Connection:
         return "a proxy is to be asked" if is_proxied(client.meta.endpoint_url) else self._straight
 
     def _trust(self) -> ssl.SSLContext:
-        verify = self._options.get("client_kwargs", {}).get("verify")
-        if verify is None:
-            verify = self._files.session.get_config_variable("ca_bundle")
-        return trusting(Path(verify).read_text() if isinstance(verify, str) else None, checks=verify is not False)
+        verify = (self._options.get("client_kwargs") or {}).get("verify")
+        if verify is None:  # where botocore looks
+            verify = self._session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        given = Path(verify).read_bytes() if isinstance(verify, str | os.PathLike) else None
+        return trusting(given, checks=verify is not False)
 
     async def _opened(self) -> Any:
         s3fs = needed("s3fs", "s3", self._url)
@@ -98,6 +102,7 @@ class S3Connection:
             client = await files.set_session()
         except (TypeError, KeyError) as error:
             raise StorageError(f"{self._url}: storage_options that s3fs does not take: {error}") from error
+        self._session = files.session
         client.meta.events.register("before-send.s3", _without_expectation)
         client.meta.events.register("before-sign.s3.DeleteObjects", _with_md5)
         client.meta.events.register_first("choose-signer.s3.GetObject", _signature_of_urls)
