@@ -142,7 +142,6 @@ class Beginning:
         """
         self._rounds.close()
         self._prepared = self._held()  # the save plans what there is now
-        self._is_faulted = True  # which the save does
         refuse_late_group(self._ranks)
         if self._is_begun:
             return

@@ -41,8 +41,7 @@ def read(values: Mapping[str, Any]) -> dict[str, float]:
 def samples_of(batch: Any) -> int:
     """How many samples a batch holds: the length of its first tensor, and 1 where it has none."""
     if isinstance(batch, Tensor):
-        shape = batch.shape
-        return shape[0] if shape else 1
+        return batch.size(0) if batch.dim() else 1
     inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((samples_of(part) for part in inside if isinstance(part, Tensor | Mapping | list | tuple)), 1)
 

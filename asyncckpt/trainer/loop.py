@@ -24,6 +24,7 @@ from asyncckpt.trainer.amounts import is_amount, moved, samples_of
 from asyncckpt.trainer.batches import NONE_LEFT, Batches
 from asyncckpt.trainer.callbacks import Callbacks
 from asyncckpt.trainer.config import GenericTrainerConfig
+from asyncckpt.trainer.gradients import Gradients
 from asyncckpt.trainer.phases import TrainerPhase
 from asyncckpt.trainer.resume_state import TrainMicroState, ValMicroState
 from asyncckpt.training import EarlyStopping
@@ -48,7 +49,7 @@ class Loop:
     _told: Trackers
     _scaler: torch.amp.GradScaler | None
     """Where losses are scaled."""
-    _parameters: list[nn.Parameter]
+    _gradients: Gradients
     _batches: Batches
     _val_batches: Batches
     _has_validation = False
@@ -135,7 +136,7 @@ class Loop:
     def _start_epoch(self) -> TrainerPhase:
         self.callbacks.call("on_epoch_start", self, self.epoch + 1)
         self.model.train()
-        self._zero_gradients()
+        self._gradients.clear()
         self._train = TrainMicroState()
         self._batches.begin(self.epoch)
         return P.TRAIN_BATCH_LOAD
@@ -187,10 +188,9 @@ class Loop:
                 scaler.unscale_(optimizer)
         usual, made = self.config.gradient_accumulation_steps, self._train.micro_step
         if made != usual:  # fewer batches than usual: the mean over those that there are
-            self._scale_gradients(usual / made)
+            self._gradients.scale(usual / made)
         if self.config.max_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
-            self._train.additional_metrics["grad_norm"] = norm
+            self._train.additional_metrics["grad_norm"] = self._gradients.clip(self.config.max_grad_norm)
         for optimizer in self.optimizers:
             if scaler is None:
                 optimizer.step()
@@ -198,8 +198,7 @@ class Loop:
                 scaler.step(optimizer)
         if scaler is not None:
             scaler.update()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self._gradients.clear()
         self.global_step += 1
         self._train.micro_step = 0
         self.logs = {}
@@ -302,12 +301,3 @@ class Loop:
             return step(self._batch, batch_idx)
         with torch.autocast(self.device.type, dtype=getattr(torch, self.config.amp)):
             return step(self._batch, batch_idx)
-
-    def _scale_gradients(self, factor: float) -> None:
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-
-    def _zero_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)

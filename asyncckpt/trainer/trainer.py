@@ -27,6 +27,7 @@ from asyncckpt.trackers import JsonLinesTracker, Tracker, WandbTracker
 from asyncckpt.trainer.batches import Batches
 from asyncckpt.trainer.callbacks import TrainingCallback
 from asyncckpt.trainer.config import GenericTrainerConfig
+from asyncckpt.trainer.gradients import Gradients
 from asyncckpt.trainer.loop import Loop
 from asyncckpt.trainer.phases import TrainerPhase
 from asyncckpt.trainer.resume_state import ResumeState, TrainMicroState, ValMicroState
@@ -116,7 +117,7 @@ class GenericTrainer(Loop):
         config = self.config
         self.model, self.optimizers, self.schedulers = model, _listed(optimizer), _listed(scheduler)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self._parameters = [p for each in self.optimizers for group in each.param_groups for p in group["params"]]
+        self._gradients = Gradients(self.optimizers)
         self._scaler = torch.amp.GradScaler(self.device.type) if config.amp == "float16" else None
         self._batches = Batches(train_loader, "train_loader")
         self._has_validation = val_loader is not None
@@ -170,7 +171,7 @@ class GenericTrainer(Loop):
     def _place(self, found: Mapping[str, Any]) -> None:
         self.model.train(not self.phase.is_val)
         for index, gradient in found["gradients"].items():
-            parameter = self._parameters[int(index)]
+            parameter = self._gradients.parameters[int(index)]
             parameter.grad = gradient.to(parameter.device, copy=True)
         self.callbacks.load_state_dict(found["callbacks"])
         if found["early"]["metric"] == self.config.monitor[0]:
@@ -184,7 +185,7 @@ class GenericTrainer(Loop):
     def state_dict(self) -> dict[str, Any]:
         """Where the loop stands, as plain data, and the tensors that it holds then: gradients, of a part of a step."""
         has_part = self.phase.is_train and self._train.micro_step > 0
-        gradients = enumerate(parameter.grad for parameter in self._parameters) if has_part else ()
+        gradients = enumerate(parameter.grad for parameter in self._gradients.parameters) if has_part else ()
         state = ResumeState(
             phase=self.phase,
             epoch=self.epoch,

@@ -224,6 +224,25 @@ def test_the_first_step_after_a_resume_is_made_beside_no_faults(make: Make, made
         ckpt.save(3).wait()
 
 
+def test_a_save_that_is_refused_leaves_the_faults_of_a_resume_for_the_next_step(
+    make: Make, made: Made, store: GatedStorage
+) -> None:
+    first = Training()
+    with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
+        first.step()
+        ckpt.save(1).wait()
+    made.faulted.clear()
+    again = Training()
+    ckpt = make(model=again.model, optimizer=again.optimizer, save=SavePolicy(every_steps=10))
+    ckpt.resume()
+    again.step()
+    with pytest.raises(TypeError, match="loss"):
+        ckpt.save(2, metrics={"loss": object()})
+    assert made.faulted == []
+    ckpt.step(2)
+    assert made.faulted == made.arenas[-2:]
+
+
 def test_a_loop_that_only_saves_has_its_memory_faulted_in_once_it_has_resumed(
     make: Make, made: Made, store: GatedStorage
 ) -> None:
