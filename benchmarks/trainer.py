@@ -6,6 +6,10 @@ the trainer, a bare loop makes one of an equal model on the same batch, and does
 sample is of as many steps as lie between two rows of the metrics, or between two saves: all that is not done at each
 step is in it as often as it is done.
 
+On a CPU the trainer clips and clears gradients all at once, where torch's own calls go through them one by one. Nobody
+who writes a loop does that, so it is the trainer's to have; but it hides what else the trainer adds. So with nothing
+saved there is a bare loop besides that does it too, and what is added to that has no bar.
+
 What the trainer has begun goes on beside the steps that follow. No bare step is made meanwhile, which would take half
 of that upon itself: none while a save is under way, and none right after a row was given to the thread that writes it.
 What the trainer's take longer then is all counted. The same is measured with nothing saved: then what is added is the
@@ -50,7 +54,7 @@ from benchmarks.turns import Sample, Turn, take
 SHAPE = replace(SMALL, tokens=128)
 """Of which a step takes about 10 ms."""
 
-BARS = (Bar("added", 1.0), Bar("added to a step", None))
+BARS = (Bar("added", 1.0), Bar("added to a step", None), Bar("added to that", None))
 
 EPOCHS = 3
 """Of which the first is not counted: all is new in it."""
@@ -64,18 +68,23 @@ EVERY, QUICK_EVERY = 50, 4
 LOGGED, QUICK_LOGGED = 10, 2
 """Steps from one row of metrics to the next."""
 
-CASES = f", a save every {EVERY}", ", nothing saved"
+CASES = (
+    (f", a save every {EVERY}", "added"),
+    (", nothing saved", "added"),
+    (", nothing saved, beside a loop that clips at once", "added to that"),
+)
+"""Each with the name of what is measured."""
 
 
 def run(options: Options) -> Report:
     """One process after the other."""
     turns = take("trainer", [OWN], options.turns(3), options)
     rows = list[Row]()
-    for number, name in enumerate(CASES):
+    for number, (name, metric) in enumerate(CASES):
         found = [sample for sample in turns.of(OWN) if sample["case"] == number]
         case = f"a step of {statistics.median(s['bare'] for s in found) * 1e3:.0f} ms{name}"
         rows += [
-            row("trainer", case, OWN, "added", "%", [s["added"] / s["bare"] * 100 for s in found]),
+            row("trainer", case, OWN, metric, "%", [s["added"] / s["bare"] * 100 for s in found]),
             row("trainer", case, OWN, "added to a step", "ms", [s["added"] * 1e3 for s in found]),
             row("trainer", case, OWN, "a step alone", "ms", [s["bare"] * 1e3 for s in found]),
         ]
@@ -132,8 +141,9 @@ class _Bare:
     stands. The modes of torch that the trainer sets for the process (deterministic) hold here too.
     """
 
-    def __init__(self, log: TextIO, logged: int) -> None:
+    def __init__(self, log: TextIO, logged: int, *, at_once: bool) -> None:
         self._training = Training(SHAPE)
+        self._at_once = at_once
         self._parameters = list(self._training.model.parameters())
         self._schedule = _schedule(self._training)
         self._log = log
@@ -151,9 +161,13 @@ class _Bare:
         model, optimizer = self._training.model, self._training.optimizer
         loss = _loss(model, tokens)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        norm = nn.utils.clip_grad_norm_(self._parameters, 1.0, foreach=self._at_once or None)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        if self._at_once:
+            for parameter in self._parameters:
+                parameter.grad = None
+        else:
+            optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
         value = loss.item()
         self._sum += value * len(tokens)
@@ -215,10 +229,11 @@ def measure(turn: Turn) -> list[Sample]:
     seldom = SavePolicy(every_steps=1_000_000, every_seconds=86_400)
     saved = _fitted(turn.folder / "saved", SavePolicy(every_steps=every), logged, every, steps)
     nothing = _fitted(turn.folder / "nothing", seldom, logged, logged, steps)
-    return [{**sample, "case": case} for case, samples in enumerate([saved, nothing]) for sample in samples]
+    beside = _fitted(turn.folder / "beside", seldom, logged, logged, steps, at_once=True)
+    return [{**sample, "case": case} for case, samples in enumerate([saved, nothing, beside]) for sample in samples]
 
 
-def _fitted(root: Path, save: SavePolicy, logged: int, each: int, steps: int) -> list[Sample]:
+def _fitted(root: Path, save: SavePolicy, logged: int, each: int, steps: int, *, at_once: bool = False) -> list[Sample]:
     """Samples of `each` so many steps, of epochs of `steps`."""
     training, saving = Training(SHAPE), _Saving()
     # One more than is timed: a step lasts until the next batch is there.
@@ -236,7 +251,7 @@ def _fitted(root: Path, save: SavePolicy, logged: int, each: int, steps: int) ->
     )
     trainer = _Trainer(config, saving)
     with root.with_suffix(".jsonl").open("w") as log:
-        timed = _InTurns(batches, saving, _Bare(log, logged), each, logged)
+        timed = _InTurns(batches, saving, _Bare(log, logged, at_once=at_once), each, logged)
         trainer.add_callback(timed)
         trainer.fit(training.model, training.optimizer, batches, batches[:2], _schedule(training))
     return timed.samples
