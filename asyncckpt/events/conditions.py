@@ -18,7 +18,7 @@ class Fallback(Event):
 @dataclass(frozen=True, slots=True)
 class Retried(Event):
     """Requests to an object store that were made again since this was told last: `count`, by `reason` (slow_down,
-    conflict, server_error, timeout, reset, damaged, unreachable).
+    conflict, server_error, timeout, reset, damaged, unreachable, folder: gone while an object was put there).
     """
 
     reason: str

@@ -17,7 +17,7 @@ from asyncckpt.testing.proxy import Fault, Proxy
 from asyncckpt.testing.s3server import STRANGER, STRANGERS_SECRET, S3Server
 from asyncckpt.testing.store import content, expect, keys, unfinished, use
 
-from .conftest import SOON, Backend, Open
+from .conftest import HASTY, SOON, Backend, Open
 
 MIB = 1 << 20
 WHOLE = hashlib.shake_128(b"whole").digest(23 * MIB + 5)
@@ -394,6 +394,25 @@ def test_an_upload_cancelled_while_it_is_completed_is_there(through: Open, proxy
         await expect(store, "big", WHOLE)
 
     ends(through(), act)
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_server_that_removes_a_folder_just_as_an_object_comes_there_is_asked_again(
+    through: Open, proxy: Proxy, times: int
+) -> None:
+    proxy.add("answer", "PUT", times=times, status=404, body=b"<Error><Code>NoSuchKey</Code></Error>")
+
+    async def act(store: Storage) -> None:
+        if times == 1:
+            await store.put("a/b", [b"x"])
+            assert await store.get("a/b") == b"x"
+        else:
+            with pytest.raises(TransientError, match="NoSuchKey"):
+                await store.put("a/b", [b"x"])
+
+    store = through()
+    use(store, act)
+    assert store.retries == {"folder": min(times, HASTY["attempts"] - 1)}
 
 
 def test_an_upload_that_could_not_be_aborted_is_listed_under_its_own_root_alone(

@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from asyncckpt.errors import OutcomeUnknown, StorageError
@@ -100,6 +101,10 @@ class Requests:
                 if isinstance(error, StorageError):
                     raise
                 fault = self.connection.fault_of(error)
+                if settle is not None and fault.kind == "missing":
+                    # What is put needs nothing that is there; but a server that keeps objects in folders may remove
+                    # one, which has lost its last object, just as another comes there (JuiceFS's gateway).
+                    fault = replace(fault, kind="transient", reason="folder")
                 lost = lost or fault.applied
                 if fault.reason in RENEWABLE and not renewed and number < self.tuning.attempts:
                     renewed = True
