@@ -8,7 +8,6 @@ out of reach or has no file descriptor left says nothing of them, however often 
 from __future__ import annotations
 
 import errno
-from types import TracebackType
 
 from asyncckpt.errors import (
     AsyncCkptError,
@@ -18,28 +17,18 @@ from asyncckpt.errors import (
     StorageError,
     TransientError,
 )
+from asyncckpt.storage.reasons import Around
 
 _OF_THE_BYTES = {None, errno.EINVAL, errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}
 """A range that an object does not have (EINVAL), a disk that cannot read it, a file system whose checksum is wrong."""
 
 
-class readable:
+def readable(what: str) -> Around:
     """Around requests for the object at `what`: raises `CheckpointCorruptError` for damage.
 
     Raises the `StorageError`, which says that the store cannot be read, for what is none.
     """
-
-    # Not a generator, as in `asyncckpt.storage.reasons`.
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, StorageError):
-            raise _said(self._what, error) from error
+    return Around(lambda error: _said(what, error) if isinstance(error, StorageError) else None)
 
 
 def _said(what: str, error: StorageError) -> AsyncCkptError:

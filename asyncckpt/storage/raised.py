@@ -8,11 +8,10 @@ is no refusal leaves open whether the object is there, and whoever asked has to 
 from __future__ import annotations
 
 import errno
-from types import TracebackType
 
 from asyncckpt.errors import ObjectExists, ObjectNotFound, OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.storage.bucket.faults import Fault, answered
-from asyncckpt.storage.reasons import translate
+from asyncckpt.storage.reasons import Around, translate
 
 _REFUSED = (ObjectExists, ObjectNotFound, StorageDenied)
 _FORBIDDEN = "Forbidden"
@@ -36,28 +35,21 @@ _LOST = frozenset(
 """What aiohttp, requests and the clouds' own clients call a connection that failed; none of them is imported here."""
 
 
-class translated:
+def translated(what: str, *, shows: bool = False) -> Around:
     """Around calls about `what`: whatever an implementation raises is raised as an error of this package.
 
     With `shows` the call may have an object appear, and is `OutcomeUnknown` unless it was refused.
     """
 
-    # Not a generator, as in `asyncckpt.storage.reasons`.
-    def __init__(self, what: str, *, shows: bool = False) -> None:
-        self._what = what
-        self._shows = shows
+    def meant(error: BaseException) -> StorageError | None:
+        if isinstance(error, StorageError) or not isinstance(error, Exception):
+            return None
+        found, is_refused = _meant(error, what)
+        if not shows or is_refused:
+            return found
+        return OutcomeUnknown(errno.EIO, f"{what}: whether it was stored is not known: {_said(error)}")
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, StorageError):
-            meant, is_refused = _meant(error, self._what)
-            if self._shows and not is_refused:
-                message = f"{self._what}: whether it was stored is not known: {_said(error)}"
-                meant = OutcomeUnknown(errno.EIO, message)
-            raise meant from error
+    return Around(meant)
 
 
 def _meant(error: Exception, what: str) -> tuple[StorageError, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 from asyncckpt.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageError, TransientError
@@ -41,21 +42,36 @@ def translate(error: OSError, path: str) -> StorageError:
     return StorageError(number, f"{path}: {error.strerror or error}")
 
 
-class translated:
-    """Around calls about `path`: their OSError is raised translated."""
+class Around:
+    """Around calls: an error for which `meant` has another is raised as that."""
 
     # Not a generator: since Python 3.12 an error that passes one which raises another keeps itself alive, and with it
     # all that its frames have, files and memory too, until the garbage collector comes.
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, meant: Callable[[BaseException], Exception | None]) -> None:
+        self._meant = meant
 
     def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None or (meant := self._meant(error)) is None:
+            return
+        try:
+            raise meant from error
+        finally:
+            del meant  # whose traceback has this frame
+
+
+def translated(path: str) -> Around:
+    """Around calls about `path`: their OSError is raised translated."""
+
+    def meant(error: BaseException) -> StorageError | None:
         if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise translate(error, self._path) from error
+            return translate(error, path)
+        return None
+
+    return Around(meant)
 
 
 def named(error: OSError) -> str:

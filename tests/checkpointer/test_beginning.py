@@ -187,13 +187,18 @@ def test_a_checkpointer_made_only_to_restore_takes_no_memory(make: Make, made: M
     assert made.counts == before
 
 
-def test_a_resume_prepares_what_it_has_brought_back_in_the_arenas_that_are_there(
-    make: Make, made: Made, store: GatedStorage
-) -> None:
+def saved_once(store: GatedStorage) -> None:
+    """A training that was left after its first step, for another to go on from."""
     first = Training()
     with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
         first.step()
         ckpt.save(1).wait()
+
+
+def test_a_resume_prepares_what_it_has_brought_back_in_the_arenas_that_are_there(
+    make: Make, made: Made, store: GatedStorage
+) -> None:
+    saved_once(store)
     again = Training()
     again.step()
     made.arenas.clear()
@@ -207,10 +212,7 @@ def test_a_resume_prepares_what_it_has_brought_back_in_the_arenas_that_are_there
 
 
 def test_the_first_step_after_a_resume_is_made_beside_no_faults(make: Make, made: Made, store: GatedStorage) -> None:
-    first = Training()
-    with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
-        first.step()
-        ckpt.save(1).wait()
+    saved_once(store)
     made.faulted.clear()
     again = Training()
     ckpt = make(model=again.model, optimizer=again.optimizer, save=SavePolicy(every_steps=10))
@@ -227,10 +229,7 @@ def test_the_first_step_after_a_resume_is_made_beside_no_faults(make: Make, made
 def test_a_save_that_is_refused_leaves_the_faults_of_a_resume_for_the_next_step(
     make: Make, made: Made, store: GatedStorage
 ) -> None:
-    first = Training()
-    with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
-        first.step()
-        ckpt.save(1).wait()
+    saved_once(store)
     made.faulted.clear()
     again = Training()
     ckpt = make(model=again.model, optimizer=again.optimizer, save=SavePolicy(every_steps=10))
@@ -246,10 +245,7 @@ def test_a_save_that_is_refused_leaves_the_faults_of_a_resume_for_the_next_step(
 def test_a_loop_that_only_saves_has_its_memory_faulted_in_once_it_has_resumed(
     make: Make, made: Made, store: GatedStorage
 ) -> None:
-    first = Training()
-    with AsyncCheckpointer(store, model=first.model, optimizer=first.optimizer) as ckpt:
-        first.step()
-        ckpt.save(1).wait()
+    saved_once(store)
     made.faulted.clear()
     again = Training()
     ckpt = make(model=again.model, optimizer=again.optimizer)
