@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from functools import cached_property
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NoReturn, TypeAlias
 
 from asyncckpt.errors import CheckpointCorruptError, UnsupportedFormat
@@ -20,6 +21,9 @@ Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | Fixed | Non
 """JSON without fractions: a float in a digest-compared document has too many spellings."""
 
 _TAIL = len(',"digest":""}') + 32
+
+_STAND_IN = secrets.token_hex(16)
+"""That no string of any value is the same: nobody is told it."""
 
 
 class Fixed:
@@ -48,17 +52,16 @@ class Fixed:
 def canonical(value: Json) -> bytes:
     """The one encoding of `value`."""
     fixed: list[str] = []
-    stand_in = secrets.token_hex(16)  # that no string of the value is the same
 
     def take(part: object) -> str:
         if not isinstance(part, Fixed):
             raise TypeError(f"a {type(part).__name__} is no JSON")
         fixed.append(part.encoding)
-        return stand_in
+        return _STAND_IN
 
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=take)
     if fixed:
-        first, *others = text.split(f'"{stand_in}"')
+        first, *others = text.split(f'"{_STAND_IN}"')
         text = first + "".join(part + other for part, other in zip(fixed, others, strict=True))
     return text.encode("ascii")
 
@@ -66,7 +69,7 @@ def canonical(value: Json) -> bytes:
 def canonical_object(fields: Mapping[str, Json | bytes]) -> bytes:
     """The one encoding of an object; bytes stand for what they are the canonical encoding of."""
     encoded = ((key, value if isinstance(value, bytes) else canonical(value)) for key, value in sorted(fields.items()))
-    return b"{%s}" % b",".join(b"%s:%s" % (canonical(key), value) for key, value in encoded)
+    return b"{%s}" % b",".join(b"%s:%s" % (_quoted(key).encode("ascii"), value) for key, value in encoded)
 
 
 def seal(fields: Mapping[str, Json | bytes], version: int = FORMAT) -> bytes:

@@ -30,6 +30,11 @@ class Ladder:
         self._tried = False
         self._best: type[Draft] | None = None
 
+    @property
+    def known(self) -> type[Draft] | None:
+        """What `best` has found already, without a call that blocks; None before that, too."""
+        return self._best
+
     def best(self) -> type[Draft] | None:
         """The kind of draft to create with; None where no create is exclusive. Leaves nothing behind."""
         with self._lock:

@@ -1,8 +1,8 @@
 """Local storage: objects as files below a folder.
 
 A put is a hidden draft beside its target, synced, published, and made durable with its folders (see ``publish``).
-Big objects are written past the page cache from the caller's own memory (``direct``); small ones, and whole small
-reads, go through aiofiles. Every blocking call runs in the storage's own threads.
+Big objects are written past the page cache from the caller's own memory (``direct``); small ones are read whole
+through aiofiles. Every blocking call runs in the storage's own threads.
 """
 
 from __future__ import annotations
@@ -83,16 +83,13 @@ class LocalStorage:
     ) -> ObjectInfo:
         """Store an object, see `Storage.put`; a `length` that `parts` do not have is a `StorageError`.
 
-        A cancellation that comes while the object is being published is raised when that is over: the object
-        is there then.
+        A cancellation that comes while the object is synced and published, or while a small one is put, is raised
+        when that is over: the object is there then.
         """
         path = self._folders.path(check_key(key))
         draft = (await self._kind_of_draft(mode))(self._files, path)
         try:
-            await self._threads.call(path, self._open, draft)
-            written = await self._fill(draft, parts, length)
-            await self._threads.call(path, self._files.sync, draft.descriptor)
-            await self._threads.call(path, self._publish, draft)
+            written = await self._stored(draft, parts, length)
         except BaseException:
             await self._threads.call(path, self._discard, draft)
             raise
@@ -101,7 +98,7 @@ class LocalStorage:
     async def _kind_of_draft(self, mode: PutMode) -> type[Draft]:
         if mode == "overwrite":
             return Replacing
-        best = await self._threads.call(self._root, self._ladder.best)
+        best = self._ladder.known or await self._threads.call(self._root, self._ladder.best)
         if best is None:
             message = f"{self._root}: this file system cannot create exclusively; {self._fallbacks['publish']}"
             raise StorageDenied(errno.ENOTSUP, message)
@@ -114,39 +111,51 @@ class LocalStorage:
             with suppress(OSError):  # why the put failed is what counts; an empty folder is left to the sweep
                 self._folders.prune(folder)
 
-    def _open(self, draft: Draft) -> None:
-        self._folders.within(os.path.dirname(draft.target), draft.open)
-
-    async def _fill(self, draft: Draft, parts: Parts, length: int | None) -> int:
+    async def _stored(self, draft: Draft, parts: Parts, length: int | None) -> int:
+        """All that a put does, in as few changes of threads as it can be: each takes longer than most of its calls."""
         if isinstance(parts, AsyncIterable):
-            return await self._write_stream(draft, parts, length)
+            return await self._store_stream(draft, parts, length)
         total = sum(map(len, parts))
         check_length(draft.target, total, length)
         if total <= _SMALL:
-            await self._write_small(draft, b"".join(parts))
+            await self._threads.call(draft.target, self._store_small, draft, b"".join(parts))
         else:
-            await self._write_large(draft, parts, total)
+            await self._store_large(draft, parts, total)
         return total
 
-    async def _write_small(self, draft: Draft, content: bytes) -> None:
-        file = stream(self._files, draft.descriptor, "wb", self._threads.pool)
-        await self._threads.settled(draft.target, file.write(content))
+    def _store_small(self, draft: Draft, content: bytes) -> None:
+        self._open(draft)
+        writer = Writer(self._files, draft.descriptor, self._fallbacks)  # not begun: through the page cache
+        writer.write([memoryview(content)])
+        self._finish(draft, writer)
 
-    async def _write_large(self, draft: Draft, parts: Sequence[Buffer], total: int) -> None:
-        writer = Writer(self._files, draft.descriptor, self._fallbacks)
-        await self._threads.call(draft.target, writer.begin, total)
+    async def _store_large(self, draft: Draft, parts: Sequence[Buffer], total: int) -> None:
+        writer = await self._threads.call(draft.target, self._begin, draft, total)
         for group in groups(parts):
             await self._threads.call(draft.target, writer.write, group)
-        await self._threads.call(draft.target, writer.finish)
+        await self._threads.call(draft.target, self._finish, draft, writer)
 
-    async def _write_stream(self, draft: Draft, parts: AsyncIterable[Buffer], length: int | None) -> int:
-        writer = Writer(self._files, draft.descriptor, self._fallbacks)
-        await self._threads.call(draft.target, writer.begin, length)
+    async def _store_stream(self, draft: Draft, parts: AsyncIterable[Buffer], length: int | None) -> int:
+        writer = await self._threads.call(draft.target, self._begin, draft, length)
         async for part in parts:
             await self._threads.call(draft.target, writer.write, [memoryview(part)])
         check_length(draft.target, writer.length, length)
-        await self._threads.call(draft.target, writer.finish)
+        await self._threads.call(draft.target, self._finish, draft, writer)
         return writer.length
+
+    def _open(self, draft: Draft) -> None:
+        self._folders.within(os.path.dirname(draft.target), draft.open)
+
+    def _begin(self, draft: Draft, length: int | None) -> Writer:
+        self._open(draft)
+        writer = Writer(self._files, draft.descriptor, self._fallbacks)
+        writer.begin(length)
+        return writer
+
+    def _finish(self, draft: Draft, writer: Writer) -> None:
+        writer.finish()
+        self._files.sync(draft.descriptor)
+        self._publish(draft)
 
     def _publish(self, draft: Draft) -> None:
         folder = os.path.dirname(draft.target)
@@ -242,7 +251,7 @@ class LocalStorage:
         return target
 
     async def _read_small(self, source: Source, target: memoryview) -> None:
-        file = stream(self._files, source.descriptor, "rb", self._threads.pool)
+        file = stream(self._files, source.descriptor, self._threads.pool)
         got = await self._threads.settled(source.path, file.readinto(target))
         if got != len(target):
             raise source.ended_early()

@@ -1,11 +1,9 @@
-"""Streams: a descriptor in the shape that aiofiles takes, for small objects."""
+"""Streams: a descriptor in the shape that aiofiles reads, for small objects."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
-import os
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
@@ -14,28 +12,17 @@ from aiofiles.threadpool import wrap
 from asyncckpt.storage.files import Files
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from _typeshed import WriteableBuffer
     from aiofiles.threadpool.binary import AsyncFileIO
 
 
 class Stream(io.FileIO):
     """A file from its beginning; its bytes still go through `Files`, so that no effect escapes a recording."""
 
-    def __init__(self, files: Files, descriptor: int, mode: str) -> None:
-        super().__init__(descriptor, mode, closefd=False)
+    def __init__(self, files: Files, descriptor: int) -> None:
+        super().__init__(descriptor, "rb", closefd=False)
         self._files = files
         self._at = 0
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of `data`."""
-        view = memoryview(data)
-        while view:
-            taken = self._files.write(self.fileno(), view, self._at)
-            if not taken:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            self._at += taken
-            view = view[taken:]
-        return len(memoryview(data))
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill `buffer`, less only at the end of the file."""
@@ -47,7 +34,7 @@ class Stream(io.FileIO):
         return self._at - begin
 
 
-def stream(files: Files, descriptor: int, mode: str, executor: Executor) -> AsyncFileIO:
-    """An asynchronous file on an open descriptor, which the caller closes."""
-    wrapped: AsyncFileIO = wrap(Stream(files, descriptor, mode), loop=asyncio.get_running_loop(), executor=executor)
+def stream(files: Files, descriptor: int, executor: Executor) -> AsyncFileIO:
+    """An asynchronous file to be read on an open descriptor, which the caller closes."""
+    wrapped: AsyncFileIO = wrap(Stream(files, descriptor), loop=asyncio.get_running_loop(), executor=executor)
     return wrapped

@@ -161,7 +161,8 @@ class Carrier:
                 writer, packing = await self._turn_to_root(attempt, self._near.homing, packing, held)
             written = await packing.put(digested, writer.base)
         attempt.phases.enter("stage")
-        await asyncio.get_running_loop().run_in_executor(self._threads, watermark.wait_sealed)
+        if not watermark.is_sealed:  # a thread is not asked for nothing
+            await asyncio.get_running_loop().run_in_executor(self._threads, watermark.wait_sealed)
         attempt.phases.enter("report")
         storage, directory = self._root.storage, packing.directory
         contents = await gather(job, written.contents, directory, writer.nonce, storage, self._ranks)

@@ -26,20 +26,24 @@ async def describe(
     threads: Executor,
 ) -> Checkpoint:
     """Write the manifest of `contents`, which are durable in `directory`; returns what the record will say."""
-    loop = asyncio.get_running_loop()
-    code_version = await loop.run_in_executor(threads, config.code_version)
-    manifest = Manifest(
-        writer.run.id,
-        directory.seq,
-        job.step,
-        writer.inc,
-        directory.nonce,
-        job.world,
-        contents,
-        code_version,
-        job.partial,
-    )
-    data = await loop.run_in_executor(threads, manifest.encode)
+
+    def encoded() -> tuple[str | None, bytes]:
+        code_version = config.code_version()
+        manifest = Manifest(
+            writer.run.id,
+            directory.seq,
+            job.step,
+            writer.inc,
+            directory.nonce,
+            job.world,
+            contents,
+            code_version,
+            job.partial,
+        )
+        return code_version, manifest.encode()
+
+    # The version waits for git, once, and the encoding of many tensors takes long.
+    code_version, data = await asyncio.get_running_loop().run_in_executor(threads, encoded)
     await storage.put(directory.manifest, [data], length=len(data))
     return Checkpoint(
         seq=directory.seq,

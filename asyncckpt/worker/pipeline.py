@@ -181,9 +181,11 @@ class Packing:
 
     async def _described(self, digested: Digesting, base: Base | None) -> tuple[EncodedTensors, float | None]:
         """The tensors as the manifest will have them, and how much of them changed."""
-        found = (await asyncio.shield(digested)).tensors
-        tensors = await self._in_thread(self.forms.encoded, self.job.layout, found)
-        return tensors, None if base is None else await self._in_thread(turnover, tensors, base)
+        return await self._in_thread(self._encoded, (await asyncio.shield(digested)).tensors, base)
+
+    def _encoded(self, found: Mapping[Path, TensorEntry], base: Base | None) -> tuple[EncodedTensors, float | None]:
+        tensors = self.forms.encoded(self.job.layout, found)
+        return tensors, None if base is None else turnover(tensors, base)
 
     def _puts(self, stored: _Stored) -> list[asyncio.Future[None]]:
         packs = list(enumerate(self.job.layout.packs))

@@ -178,12 +178,6 @@ MUTANTS: dict[str, tuple[str, ModuleType, str, str]] = {
         "if keeping.found and self.writer is not None and not self.is_lost:",
         "if False:",
     ),
-    "a finding is written while the sweep looks for what is unfinished": (
-        "a finding",
-        ownership,
-        "await self.sweep_planned()  # which would",
-        "pass  # which would",
-    ),
     "a request is never answered": ("a request", keeping, "if not verdict.requests:", "if True:"),
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 
 from asyncckpt.checkpoints.catalog import Catalog
@@ -11,13 +14,13 @@ from asyncckpt.events import LOCAL, Damaged, Leftover, Listeners
 from asyncckpt.format.findings import Damage, Finding, among
 from asyncckpt.retention import RetentionPolicy
 from asyncckpt.storage import MemoryStorage
-from asyncckpt.storage.base import Storage
+from asyncckpt.storage.base import Storage, UploadInfo
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.worker.commitlog import keeping, ownership, sweep
 from asyncckpt.worker.commitlog.keeping import Keeping
 from asyncckpt.worker.commitlog.offline import drop
 from tests.tiers.test_mirroring import told
-from tests.worker.drive import Session, checked, keys, run, steps, three
+from tests.worker.drive import Session, checked, drive, keys, run, steps, three
 from tests.worker.mutants import mutate
 from tests.worker.stores import damage
 
@@ -69,6 +72,48 @@ def test_what_a_killed_process_found_is_not_what_the_next_one_keeps_in_place_of_
         assert await found(store) == [3]
 
     run(act)
+
+
+class Looking(MemoryStorage):
+    """Begins to look for what is unfinished, and goes on once the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks, self.go = asyncio.Event(), asyncio.Event()
+
+    async def uploads(self, prefix: str = "") -> AsyncIterator[UploadInfo]:
+        self.looks.set()
+        await self.go.wait()
+        async for upload in super().uploads(prefix):
+            yield upload
+
+
+async def noted_meanwhile(store: Looking) -> list[int]:
+    """What is noted while the sweep looks, which would take a note that is half written for one left unfinished."""
+    store.go.set()
+    await three(store)
+    store.looks.clear()
+    store.go.clear()
+    async with Session(store) as session:
+        await session.resume()
+        await store.looks.wait()
+        noting = asyncio.create_task(session.found_damaged(2))
+        for _ in range(100):  # turns of a loop on which nothing waits for anything else
+            await asyncio.sleep(0)
+        before = await found(store)
+        store.go.set()
+        await noting
+        assert await found(store) == [2]
+    return before
+
+
+def test_nothing_is_noted_while_the_sweep_looks_for_what_is_unfinished() -> None:
+    assert drive(noted_meanwhile(Looking())) == []
+
+
+def test_what_would_be_noted_too_soon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, ownership, "await self.sweep_planned()  # which would", "pass  # which would")
+    assert drive(noted_meanwhile(Looking())) == [2]
 
 
 def test_what_lies_in_the_root_says_what_was_found_and_by_whom() -> None:

@@ -132,7 +132,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Look]] = {
     "stale records stay": (writer, "listing, tuple(present))", "listing, ())", repeated),
     "files are not synced": (
         local,
-        "await self._threads.call(path, self._files.sync, draft.descriptor)",
+        "self._files.sync(draft.descriptor)",
         "pass",
         power,
     ),
