@@ -10,6 +10,10 @@ On a CPU the trainer clips and clears gradients all at once, where torch's own c
 who writes a loop does that, so it is the trainer's to have; but it hides what else the trainer adds. So with nothing
 saved there is a bare loop besides that does it too, and what is added to that has no bar.
 
+A save every 500 steps is one in five seconds, which nobody needs more often; one in half a second shows what a save
+costs. It is paced by nothing here, and takes 9.5 ms of processor time in the threads beside the training, which has
+both cores.
+
 What the trainer has begun goes on beside the steps that follow. No bare step is made meanwhile, which would take half
 of that upon itself: none while a save is under way, and none right after a row was given to the thread that writes it.
 What the trainer's take longer then is all counted. The same is measured with nothing saved: then what is added is the
@@ -22,8 +26,7 @@ quiet machine, before gradients were cleared at once, which takes 50 to 200 us l
 pass, 15 between that and the backward pass, 34 between that and clipping, 10 before the schedule and 22 at the end,
 95 us of 9.1 ms in sum; a row of the metrics takes 100 us more than
 the bare loop's line. Whole steps vary so much that the medians here are known to 30 us at best: two equal loops in turn
-differ by as much, and each step takes 100 to 400 page faults, 10 to 20 apart. A save takes 11 ms of processor time in
-the threads beside the training, which has both cores.
+differ by as much, and each step takes 100 to 400 page faults, 10 to 20 apart.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,37 +58,56 @@ from benchmarks.turns import Sample, Turn, take
 SHAPE = replace(SMALL, tokens=128)
 """Of which a step takes about 10 ms."""
 
-BARS = (Bar("added", 1.0), Bar("added to a step", None), Bar("added to that", None))
 
-EPOCHS = 3
-"""Of which the first is not counted: all is new in it."""
+@dataclass(frozen=True, slots=True)
+class _Case:
+    name: str
+    samples: int
+    """In each turn."""
+    each: int
+    """Steps of a sample."""
+    every: int | None = None
+    """Steps from one save to the next."""
+    at_once: bool = False
+    """Whether the bare loop clips and clears gradients as the trainer does."""
+    metric: str = "added"
 
-SAMPLES, QUICK_SAMPLES = 10, 2
-"""In each of the others, where steps are saved."""
+    def quick(self) -> _Case:
+        """In a moment: to see that it works."""
+        return replace(self, samples=2, each=4 if self.every else QUICK_LOGGED, every=self.every and 4)
 
-EVERY, QUICK_EVERY = 50, 4
-"""Steps from one save to the next."""
 
 LOGGED, QUICK_LOGGED = 10, 2
 """Steps from one row of metrics to the next."""
 
+WARM, QUICK_WARM = 400, 4
+"""Steps in which all is new, and which are not counted."""
+
 CASES = (
-    (f", a save every {EVERY}", "added"),
-    (", nothing saved", "added"),
-    (", nothing saved, beside a loop that clips at once", "added to that"),
+    _Case(", a save every 500 steps", 6, 500, every=500),
+    _Case(", a save every 50 steps", 20, 50, every=50),
+    _Case(", nothing saved", 200, LOGGED),
+    _Case(", nothing saved, beside a loop that clips at once", 100, LOGGED, at_once=True, metric="added to that"),
 )
-"""Each with the name of what is measured."""
+
+BARS = (
+    Bar("added", 1.0, case="every 500 steps"),
+    Bar("added", None, case="every 50 steps"),
+    Bar("added", 1.0, case="nothing saved"),
+    Bar("added to a step", None),
+    Bar("added to that", None),
+)
 
 
 def run(options: Options) -> Report:
     """One process after the other."""
     turns = take("trainer", [OWN], options.turns(3), options)
     rows = list[Row]()
-    for number, (name, metric) in enumerate(CASES):
+    for number, each in enumerate(CASES):
         found = [sample for sample in turns.of(OWN) if sample["case"] == number]
-        case = f"a step of {statistics.median(s['bare'] for s in found) * 1e3:.0f} ms{name}"
+        case = f"a step of {statistics.median(s['bare'] for s in found) * 1e3:.0f} ms{each.name}"
         rows += [
-            row("trainer", case, OWN, metric, "%", [s["added"] / s["bare"] * 100 for s in found]),
+            row("trainer", case, OWN, each.metric, "%", [s["added"] / s["bare"] * 100 for s in found]),
             row("trainer", case, OWN, "added to a step", "ms", [s["added"] * 1e3 for s in found]),
             row("trainer", case, OWN, "a step alone", "ms", [s["bare"] * 1e3 for s in found]),
         ]
@@ -189,70 +211,73 @@ def _unhooked() -> Iterator[None]:
 
 
 class _InTurns(TrainingCallback):
-    """Makes `bare` steps, and times the trainer's, in samples of so many `steps`; a row follows each `logged` ones."""
+    """Makes `bare` steps, and times the trainer's, in samples of so many `steps`, after some that are not counted."""
 
-    def __init__(self, batches: list[Tensor], saving: _Saving, bare: _Bare, steps: int, logged: int) -> None:
+    def __init__(
+        self, batches: list[Tensor], saving: _Saving, bare: _Bare, logged: int, steps: int, uncounted: int
+    ) -> None:
         self._batches = batches
         self._saving = saving
-        self._steps = steps
         self._alone = bare
         self._logged = logged
+        self._steps = steps
+        self._uncounted = uncounted
         self._began = 0.0
         self._bare, self._own = list[float](), list[float]()
         self.samples: list[Sample] = []
 
-    def on_epoch_start(self, trainer: GenericTrainer, epoch: int) -> None:
-        trainer.ckpt.wait()  # for what the one before has begun
-        self._began, self._bare, self._own = 0.0, [], []
-
     def on_batch_start(self, trainer: GenericTrainer, batch_idx: int) -> None:
-        if self._began:
-            self._note(time.perf_counter() - self._began, trainer)
+        if batch_idx > self._uncounted:
+            self._note(time.perf_counter() - self._began)
         is_written = batch_idx % self._logged == 0
         if not is_written and not (self._saving.count and self._bare):  # of every sample there is one
             self._bare.append(self._alone.step(self._batches[batch_idx], batch_idx))
+        if batch_idx < self._uncounted:
+            self._bare = []
         self._began = time.perf_counter()
 
-    def _note(self, seconds: float, trainer: GenericTrainer) -> None:
+    def _note(self, seconds: float) -> None:
         self._own.append(seconds)
         if len(self._own) == self._steps:
-            if trainer.epoch:  # in the first one all is new
-                bare = statistics.fmean(self._bare)
-                self.samples.append({"bare": bare, "added": statistics.fmean(self._own) - bare})
+            bare = statistics.fmean(self._bare)
+            self.samples.append({"bare": bare, "added": statistics.fmean(self._own) - bare})
             self._bare, self._own = [], []
 
 
 def measure(turn: Turn) -> list[Sample]:
     """One process's turn."""
-    every, logged = (QUICK_EVERY, QUICK_LOGGED) if turn.quick else (EVERY, LOGGED)
-    steps = every * (QUICK_SAMPLES if turn.quick else SAMPLES)
-    # Whether a save is due is looked at after each step in both.
-    seldom = SavePolicy(every_steps=1_000_000, every_seconds=86_400)
-    saved = _fitted(turn.folder / "saved", SavePolicy(every_steps=every), logged, every, steps)
-    nothing = _fitted(turn.folder / "nothing", seldom, logged, logged, steps)
-    beside = _fitted(turn.folder / "beside", seldom, logged, logged, steps, at_once=True)
-    return [{**sample, "case": case} for case, samples in enumerate([saved, nothing, beside]) for sample in samples]
+    return [
+        {**sample, "case": number}
+        for number, case in enumerate(CASES)
+        for sample in _fitted(turn.folder / str(number), case, turn)
+    ]
 
 
-def _fitted(root: Path, save: SavePolicy, logged: int, each: int, steps: int, *, at_once: bool = False) -> list[Sample]:
-    """Samples of `each` so many steps, of epochs of `steps`."""
+def _fitted(root: Path, case: _Case, turn: Turn) -> list[Sample]:
+    if turn.quick:
+        case = case.quick()
+    logged = QUICK_LOGGED if turn.quick else LOGGED
+    # What is done now and then is done amidst a sample, and what it has begun is over at its end.
+    uncounted = (QUICK_WARM if turn.quick else WARM) // case.each * case.each + case.each // 2
     training, saving = Training(SHAPE), _Saving()
     # One more than is timed: a step lasts until the next batch is there.
-    batches = [torch.randint(0, SHAPE.vocabulary, (1, SHAPE.tokens + 1)) for _ in range(steps + 1)]
+    count = uncounted + case.samples * case.each + 1
+    batches = [torch.randint(0, SHAPE.vocabulary, (1, SHAPE.tokens + 1)) for _ in range(count)]
     config = GenericTrainerConfig(
-        epochs=EPOCHS,
+        epochs=1,
         checkpoint_dir=root,
         max_grad_norm=1.0,
         scheduler_interval="step",
-        save=save,
+        # Whether a save is due is looked at after each step also where none ever is.
+        save=SavePolicy(every_steps=case.every) if case.every else SavePolicy(every_steps=10**6, every_seconds=86_400),
         preemption=Preemption(),
-        patience=EPOCHS,
+        patience=1,
         log_every_n_steps=logged,
         seed=0,
     )
     trainer = _Trainer(config, saving)
     with root.with_suffix(".jsonl").open("w") as log:
-        timed = _InTurns(batches, saving, _Bare(log, logged, at_once=at_once), each, logged)
+        timed = _InTurns(batches, saving, _Bare(log, logged, at_once=case.at_once), logged, case.each, uncounted)
         trainer.add_callback(timed)
         trainer.fit(training.model, training.optimizer, batches, batches[:2], _schedule(training))
     return timed.samples
