@@ -7,6 +7,6 @@
 ``pieces``      regions cut and put together into copies; ``origins`` what those read
 ``lane``        the copies of one device, ``schedule`` all of one plan; ``backlog`` how many are queued at once
 ``snapshot``    one state on its way; ``filling`` how far it has come, ``comparison`` whether it was torn
-``stager``      the threads that copy and wait (``tasks``)
+``stager``      the threads that copy and wait (``tasks``), the first of them ``alone``
 ``guards``      what keeps LAZY tensors unchanged until they are copied
 """

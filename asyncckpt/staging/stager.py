@@ -17,6 +17,7 @@ from torch import Tensor
 
 from asyncckpt.events import Fallback, Listeners, OverBudget, Staged, Stalled
 from asyncckpt.format.contents import Path
+from asyncckpt.staging.alone import be_alone
 from asyncckpt.staging.arena import Arena, Lender
 from asyncckpt.staging.guards import unwatch, watch
 from asyncckpt.staging.layout import Plan
@@ -36,6 +37,7 @@ class Stager:
         self._listeners = listeners
         self._lender = lender
         self._copier = Tasks("asyncckpt-copy")
+        self._copier.put(self._be_alone)
         self._waiter = Tasks("asyncckpt-wait")
         self._pending: list[Snapshot] = []
         self._lock = threading.Lock()
@@ -139,6 +141,13 @@ class Stager:
                 del self._schedules[key]
             known = self._schedules[arena.id] = Schedule(plan, arena)
         return known
+
+    def _be_alone(self) -> None:
+        try:
+            be_alone()
+        except RuntimeError as error:
+            reason = f"copies are made by threads beside those of training, whose steps take longer by that: {error}"
+            self._listeners.emit(Fallback("serial copies", reason))
 
     def _copy(self, snapshot: Snapshot, begun: Callable[[], None], staged: Callable[[], None]) -> None:
         if not snapshot.take():
