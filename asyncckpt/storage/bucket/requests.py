@@ -80,7 +80,7 @@ class Requests:
         self.retries: Counter[str] = Counter() if retries is None else retries
         self.tuning = tuning
         self.connection = connection
-        self._url = url
+        self.url = url
         self._pressure: Pressure | None = None
 
     @property
@@ -117,7 +117,7 @@ class Requests:
                     is_open = lost and fault.kind in ("transient", "other", "no_upload")
                     raise Failed(fault, is_unknown=settle is not None and is_open) from error
             self.retries[fault.reason] += 1
-            logger.debug("%s: attempt %d: %s", self._url, number, fault.message)
+            logger.debug("%s: attempt %d: %s", self.url, number, fault.message)
             pause = min(LONGEST_PAUSE, self.tuning.pause * 2**number)
             await asyncio.sleep(_JITTER.uniform(0, pause))  # so that many clients do not come back at once
         raise AssertionError("unreachable")

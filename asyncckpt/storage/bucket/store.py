@@ -49,7 +49,7 @@ class BucketStorage:
         self._names = names
         self._client = client
         self._tuning = tuning
-        self._crossing = Crossing(f"asyncckpt-{client.name}")
+        self._crossing = Crossing(f"asyncckpt-{client.name}", names.url)
         self._ignored: str | None = None
         self._gives: Exclusive | None = None
         self._is_there = False

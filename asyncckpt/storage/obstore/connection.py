@@ -118,7 +118,7 @@ class ObstoreConnection:
 
     async def aclose(self) -> None:
         """Let go of the connections."""
-        self._stores = None
+        self._stores = self._opening = None
         if self._straight is not None:
             await self._straight.aclose()
 

@@ -114,7 +114,7 @@ class S3Connection:
             if files is not None:
                 client = await files.get_s3()
                 await client.close()
-        self._left, self._files = [], None
+        self._left, self._files, self._opening = [], None, None
         await self._sockets.shut()
         await self._straight.aclose()
 
