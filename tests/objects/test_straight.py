@@ -6,17 +6,19 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError
+from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError, TransientError
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
 from asyncckpt.storage.bucket import signed, trial
+from asyncckpt.storage.bucket.client import Found
+from asyncckpt.storage.bucket.ranges import Ranges, Reading
 from asyncckpt.storage.bucket.straight import Answered, Straight, trusting
 from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.obstore.client import ObstoreClient
@@ -75,6 +77,12 @@ def test_what_fails_is_counted_and_read_by_the_library(
         assert "reads" not in store.fallbacks
 
     use(through(tuning=SOON if reason == "timeout" else None), act)
+
+
+async def renewed(store: Any) -> None:
+    """The credentials were refused."""
+    connection = store._client.requests.connection
+    connection.renew(await store._crossing.call(connection.client))
 
 
 async def scattered(store: Any, *lengths: int, start: int = 0) -> None:
@@ -148,7 +156,7 @@ def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
         for _ in range(2):
             await read(store, 0, 5)
         assert made[2:] == ["big"]
-        store._client.requests.connection.renew()
+        await renewed(store)
         await read(store, 0, 5)
         assert made[2:] == ["big", "big"]
 
@@ -219,7 +227,7 @@ def test_new_credentials_are_tried_at_once(through: Open, proxy: Proxy, now: lis
         proxy.add("answer", SIGNED, status=403, body=DENIED, times=1)
         await read(store, 0, MIB)
         assert "reads" in store.fallbacks
-        store._client.requests.connection.renew()
+        await renewed(store)
         await read(store, 0, MIB)
         assert proxy.count(SIGNED) == 2
         assert "reads" not in store.fallbacks
@@ -238,6 +246,68 @@ def test_a_store_that_was_closed_is_opened_again(through: Open, proxy: Proxy) ->
     asyncio.run(act())
     asyncio.run(act())
     assert proxy.count(SIGNED) == 10
+
+
+def test_an_object_that_is_overwritten_while_it_is_read_is_read_anew(through: Open, s3: S3Server, url: str) -> None:
+    bucket, _, folder = url.removeprefix("s3://").partition("/")
+    other = bytes(reversed(WHOLE))
+
+    async def act(store: Any) -> None:
+        first, begun, versions = store._client.first, 0, [other]
+
+        async def begins(*asked: Any) -> Any:
+            nonlocal begun
+            begun += 1
+            found = await first(*asked)
+            if versions:
+                with closing(s3.client()) as client:
+                    client.put_object(Bucket=bucket, Key=f"{folder}/big", Body=versions.pop())
+            return found
+
+        store._client.first = begins
+        await store.put("big", [WHOLE])
+        for into in None, bytearray(len(WHOLE)):
+            assert await store.get("big", length=len(WHOLE), into=into) == other
+        assert begun == 3
+        versions[:] = [other, WHOLE] * 2
+        with pytest.raises(TransientError, match="big: it was overwritten each time that it was read"):
+            await store.get("big")
+
+    use(through(), act)
+
+
+class _Odd:
+    """A library whose answers go wrong at their very end."""
+
+    name = "odd"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def straight(self, client: Any) -> None:
+        """Nothing does."""
+
+    async def sign(self, client: Any, name: str) -> str:
+        """Never asked."""
+        raise NotImplementedError
+
+    async def get(self, client: Any, reading: Reading) -> Found:
+        """All that is missing, and an error."""
+        self.asked.append(reading.filled)
+        reading.expect(len(WHOLE))
+        reading.add(WHOLE[reading.start + reading.filled : reading.start + reading.count])
+        raise ConnectionError("reset")
+
+
+def test_what_is_there_to_its_last_byte_is_not_asked_for_again(through: Open) -> None:
+    async def act(store: Any) -> None:
+        library, into = _Odd(), bytearray(9)
+        ranges = Ranges(store._client.requests, library, {})
+        await store._crossing.call(lambda: ranges.fill("big", memoryview(into), 4, None))
+        assert into == WHOLE[4:13]
+        assert library.asked == [0]
+
+    use(through(), act)
 
 
 def test_what_is_refused_to_the_library_too_is_an_error_and_no_fallback(through: Open, proxy: Proxy) -> None:

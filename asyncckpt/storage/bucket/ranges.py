@@ -73,7 +73,8 @@ class Ranges:
         reading = Reading(name, start, len(into), [into], version)
 
         async def attempt(client: Any) -> None:
-            await self._read(client, reading)
+            if reading.filled < len(into):  # or only the end of the answer went wrong, after the last byte
+                await self._read(client, reading)
             _check(len(into) - reading.filled)
 
         await self._requests.make(attempt)
