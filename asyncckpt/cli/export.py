@@ -20,7 +20,7 @@ from asyncckpt.cli.printable import printable
 from asyncckpt.cli.select import Target, acting, elsewhere, reading, target
 from asyncckpt.cli.status import StatusLine
 from asyncckpt.convert.exporting import Exported, Layout, Weights, export_weights
-from asyncckpt.convert.place import placed, taken
+from asyncckpt.convert.place import Place
 from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState
 from asyncckpt.format.record import Checkpoint
 from asyncckpt.inspection.following import follow, unless_removed
@@ -75,20 +75,21 @@ def export(
     chosen = target(checkpoint)
     _check_options(form, dest, most, config)
     is_folder = form in ("hf", "dcp") or (form == "safetensors" and most is not None)
-    if (reason := taken(dest, overwrite=overwrite, folder=is_folder)) is not None:
+    place = Place(dest, overwrite=overwrite, folder=is_folder)
+    if (reason := place.taken()) is not None:
         raise click.UsageError(reason)
-    with closing(StatusLine()) as status, placed(dest, overwrite=overwrite, folder=is_folder) as hidden:
+    with closing(StatusLine()) as status, place.made():
         try:
             if form in ("torch", "dcp"):
-                done = _with_torch(chosen, hidden, form, parts or None, status)
+                done = _with_torch(chosen, place, form, parts or None, status)
             else:
                 kind: Layout = "hf" if form == "hf" else "folder" if is_folder else "file"
                 given = None if config is None else config.read_bytes()
                 wanted = Weights(kind, parts or ("model",), most or (_MOST_HF if kind == "hf" else None), given)
-                done = _weights(chosen, wanted, hidden, status)
+                done = _weights(chosen, wanted, place, status)
         except IncompatibleState as error:
             raise CheckpointNotFoundError(str(error)) from error  # a part that is not there
-        files = _files(hidden, dest)
+        files = place.do("a look at it", lambda: _files(place.hidden, dest))
     for note in done.exported.notes:
         click.echo(printable(note), err=True)
     if as_json:
@@ -117,7 +118,7 @@ def _check_options(form: str, dest: Path, most: int | None, config: Path | None)
         raise click.UsageError(f"--config is for hf, not for {form}")
 
 
-def _weights(chosen: Target, wanted: Weights, into: Path, status: StatusLine) -> _Done:
+def _weights(chosen: Target, wanted: Weights, into: Place, status: StatusLine) -> _Done:
     def tell(done: int, total: int) -> None:
         status.show(f"exporting {size(total)}, {100 * done // max(total, 1)} %")
 
@@ -132,7 +133,7 @@ def _weights(chosen: Target, wanted: Weights, into: Path, status: StatusLine) ->
     return acting(chosen.root, act)
 
 
-def _with_torch(chosen: Target, into: Path, form: str, parts: tuple[str, ...] | None, status: StatusLine) -> _Done:
+def _with_torch(chosen: Target, into: Place, form: str, parts: tuple[str, ...] | None, status: StatusLine) -> _Done:
     status.show(f"reading {chosen.root}")
     reading(chosen.root, lambda catalog: catalog.named(chosen.chosen))  # before torch, which takes seconds to import
     from asyncckpt.convert.exporting_state import export_state

@@ -10,7 +10,7 @@ import io
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from asyncckpt.convert.place import Place
 from asyncckpt.convert.torch_file import loaded, refusal
 from asyncckpt.errors import AsyncCkptError, CheckpointCorruptError, StorageDenied, UnsupportedState
 
@@ -40,13 +41,15 @@ _DATA = {
 """What a `.metadata` may be made of, beside dtypes."""
 
 
-def write(state: Mapping[str, Any], folder: Path) -> None:
-    """Save `state`, nested dicts of tensors and plain values, into a folder; raises `OSError`, and `UnsupportedState`
-    for two keys that DCP gives one name.
+def write(state: Mapping[str, Any], place: Place) -> None:
+    """Save `state`, nested dicts of tensors and plain values, into the folder that `place` is; raises `OSError`, and
+    `UnsupportedState` for two keys that DCP gives one name.
     """
+    writer = filesystem.FileSystemWriter(place.hidden)
+    writer.fs = _Files(place)
     try:
         with _alone():
-            save(dict(state), checkpoint_id=str(folder), no_dist=True)
+            save(dict(state), storage_writer=writer, no_dist=True)
     except CheckpointException as wrapped:  # no Exception, so that nobody else catches it
         error = _inside(wrapped)
         if isinstance(error, ValueError) and "duplicated" in str(error):
@@ -103,6 +106,19 @@ def _cause(error: BaseException, folder: Path) -> AsyncCkptError:
             return StorageDenied(error.errno, f"{folder} cannot be read: {error.strerror or error}")
     said = str(error).partition("\n")[0]
     return CheckpointCorruptError(f"{folder} is no sound checkpoint of DCP: {type(error).__name__}: {said}")
+
+
+class _Files(filesystem.FileSystem):
+    """Writes the files of a place."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        """A new file."""
+        with self._place.file(Path(path)) as file:
+            yield file
 
 
 class _Unpickler(pickle.Unpickler):

@@ -6,12 +6,12 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.convert import huggingface
 from asyncckpt.convert.named import Named, named
+from asyncckpt.convert.place import Place
 from asyncckpt.convert.weights import files, is_disguised, write
 from asyncckpt.format.elements import is_complex
 from asyncckpt.format.record import Checkpoint
@@ -41,19 +41,18 @@ class Weights:
 
 
 async def export_weights(
-    catalog: Catalog, checkpoint: Checkpoint, wanted: Weights, into: Path, progress: Callable[[int, int], None]
+    catalog: Catalog, checkpoint: Checkpoint, wanted: Weights, into: Place, progress: Callable[[int, int], None]
 ) -> Exported:
     """Write the tensors of `checkpoint` to `into`, a file or a folder that is there.
 
     `progress` is told how many bytes of how many were read. Raises `IncompatibleState` for a part that has none,
-    else as `asyncckpt.fetching.reading.fetch` does, and `OSError`.
+    else as `asyncckpt.fetching.reading.fetch` and `Place.do` do, and `OSError`.
     """
     contents = (await catalog.manifest(checkpoint)).contents
     tensors = named(contents, wanted.only, checkpoint.step)
-    folder, name = (into.parent, into.name) if wanted.kind == "file" else (into, "")
     planned = files(
         tensors,
-        lambda number, count: name or huggingface.shard_name(number, count),
+        lambda number, count: into.path.name if wanted.kind == "file" else huggingface.shard_name(number, count),
         wanted.most,
         _about(checkpoint, wanted.only),
         ties=wanted.kind != "hf",
@@ -66,23 +65,24 @@ async def export_weights(
         done += nbytes
         progress(done, total)
 
-    await write(catalog.storage, contents, tensors, planned, folder, more)
+    paths = {into.hidden if wanted.kind == "file" else into.hidden / file.name: file for file in planned}
+    await write(catalog.storage, contents, tensors, paths, into, more)
     sizes = {file.name: file.size for file in planned}
     notes = [*_disguised(tensors)]
     if wanted.kind != "file" and (wanted.kind == "folder" or len(planned) > 1):
         written = sum(file.size - len(file.header) for file in planned)
-        sizes |= await _beside(folder, huggingface.INDEX, huggingface.index(planned, written))
+        sizes |= await _beside(into, huggingface.INDEX, huggingface.index(planned, written))
     if wanted.kind == "hf":
         config = await huggingface.config(catalog.storage, contents, wanted.config)
         if config is None:
             notes.append("no config.json is known: transformers needs one beside the weights; give it with --config")
         else:
-            sizes |= await _beside(folder, huggingface.CONFIG, config)
+            sizes |= await _beside(into, huggingface.CONFIG, config)
     return Exported(sizes, sum(len(file.starts) for file in planned), tuple(notes))
 
 
-async def _beside(folder: Path, name: str, data: bytes) -> dict[str, int]:
-    await asyncio.to_thread((folder / name).write_bytes, data)
+async def _beside(into: Place, name: str, data: bytes) -> dict[str, int]:
+    await asyncio.to_thread(into.do, f"writing {name}", lambda: (into.hidden / name).write_bytes(data))
     return {name: len(data)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from asyncckpt.checkpoints.listing import CheckpointInfo, Which
 from asyncckpt.convert import dcp, torch_file
 from asyncckpt.convert.exporting import Exported
+from asyncckpt.convert.place import Place
 from asyncckpt.convert.plain import Plain
 from asyncckpt.restores.loading import load
 
@@ -18,19 +18,20 @@ _SHOWN = 5
 
 
 def export_state(
-    root: str, which: Which, into: Path, form: Literal["torch", "dcp"], only: Collection[str] | None
+    root: str, which: Which, into: Place, form: Literal["torch", "dcp"], only: Collection[str] | None
 ) -> tuple[CheckpointInfo, Exported]:
     """Write checkpoint `which` of `root`, or the parts `only` of it, to `into`: a file, or a folder that is there.
 
     Beside the parts stand ``step``, ``epoch`` and ``metrics``. Raises as `asyncckpt.load` does, `UnsupportedState` for
-    what the form cannot hold, and `OSError`.
+    what the form cannot hold, as `Place.do` does, and `OSError`.
     """
     loaded = load(root, which, only=only)
     made = Plain()
     state: dict[str, Any] = {name: made.value(part, name) for name, part in loaded.state.items()}
     info = loaded.info
     state |= {"step": info.step, "epoch": info.epoch, "metrics": dict(info.metrics)}
-    (dcp if form == "dcp" else torch_file).write(state, into)
+    writer = dcp if form == "dcp" else torch_file
+    into.do("writing it", lambda: writer.write(state, into))
     return info, Exported({}, sum(1 for _ in _tensors(state)), tuple(_notes(made.changed)))
 
 

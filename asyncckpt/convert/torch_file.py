@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import torch
 
+from asyncckpt.convert.place import Place
 from asyncckpt.errors import CheckpointCorruptError, StorageDenied, UnsupportedState
 
 _NAMED = re.compile(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>")
@@ -62,7 +63,10 @@ def _first_line(error: Exception) -> str:
     return (found[1] if found else said.partition("\n")[0]) or type(error).__name__
 
 
-def write(state: Mapping[str, Any], path: Path) -> None:
-    """Save `state`, all of it plain, and see that ``torch.load(weights_only=True)`` takes it; raises `OSError`."""
-    torch.save(dict(state), path)
-    read(path)
+def write(state: Mapping[str, Any], place: Place) -> None:
+    """Save `state`, all of it plain, in `place`, and see that ``torch.load(weights_only=True)`` takes it; raises
+    `OSError`.
+    """
+    with place.file(place.hidden) as file:
+        torch.save(dict(state), file)
+    read(place.hidden)

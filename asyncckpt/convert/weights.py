@@ -7,19 +7,21 @@ its dtype: an import brings it back.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from asyncckpt.convert.named import Named, row_major
-from asyncckpt.fetching.reading import fetch, stream
+from asyncckpt.convert.place import Place, Written
+from asyncckpt.fetching.reading import Taken, fetch, stream
 from asyncckpt.format.contents import Contents
-from asyncckpt.format.contents import Path as Place
+from asyncckpt.format.contents import Path as Part
 from asyncckpt.format.elements import NAMES, is_complex, width
 from asyncckpt.format.shard import MAX_HEADER, PackedTensor, encode_header
 from asyncckpt.storage.base import Storage
@@ -29,6 +31,8 @@ ABOUT: Final = "asyncckpt"
 
 SPOKEN: Final = {"complex64": "C64"}
 """What today's safetensors has names for beyond those that packs use."""
+
+_WRITING: Final = "writing it"
 
 _WORDS: Final[dict[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -110,46 +114,50 @@ async def write(
     storage: Storage,
     contents: Contents,
     tensors: Iterable[Named],
-    wanted: Sequence[File],
-    folder: Path,
+    wanted: Mapping[Path, File],
+    place: Place,
     progress: Callable[[int], None],
 ) -> None:
-    """Write the `wanted` files into `folder`. Raises as `asyncckpt.fetching.reading.fetch` does, and `OSError`."""
-    with ExitStack() as stack:
-        opened = {file.name: stack.enter_context((folder / file.name).open("wb")) for file in wanted}
-        target = _Target(wanted, opened)
-        for file in wanted:
-            opened[file.name].write(file.header)
-            opened[file.name].truncate(file.size)
-        views: list[Named] = []
-        plain: defaultdict[Place, list[Named]] = defaultdict(list)
-        for one in tensors:
-            if one.name in target.homes and one.nbytes:
-                (views if one.stride is not None else plain[one.path]).append(one)
+    """Write the `wanted` files, each at its path, which is in `place`.
 
-        def take(path: Place, start: int, data: memoryview) -> None:
-            for one in plain[path]:
-                target.put(one, start, data)
+    Raises as `asyncckpt.fetching.reading.fetch` and `Place.do` do, and `OSError`.
+    """
+    target = await asyncio.to_thread(place.do, _WRITING, lambda: _Target(wanted, place))
+    views: list[Named] = []
+    plain: defaultdict[Part, list[Named]] = defaultdict(list)
+    for one in tensors:
+        if one.name in target.homes and one.nbytes:
+            (views if one.stride is not None else plain[one.path]).append(one)
 
-        await stream(storage, contents, plain.keys(), take, progress)
-        for one in views:
-            (whole,) = (await fetch(storage, contents, {one.path}, progress)).values()
-            target.put(one, one.offset, gathered(whole, one))
+    def take(taken: Sequence[Taken]) -> None:
+        target.put_all((one, start, data) for path, start, data in taken for one in plain[path])
+
+    await stream(storage, contents, plain.keys(), lambda taken: place.do(_WRITING, partial(take, taken)), progress)
+    for one in views:
+        (whole,) = (await fetch(storage, contents, {one.path}, progress)).values()
+        data = gathered(whole, one)
+        await asyncio.to_thread(place.do, _WRITING, partial(target.put_all, [(one, one.offset, data)]))
 
 
 class _Target:
     """Puts the bytes of tensors where they belong."""
 
-    def __init__(self, wanted: Iterable[File], opened: Mapping[str, IO[bytes]]) -> None:
-        self.homes = {name: (opened[file.name], at) for file in wanted for name, at in file.starts.items()}
+    def __init__(self, wanted: Mapping[Path, File], place: Place) -> None:
+        self.homes: dict[str, tuple[Written, int]] = {}
+        for path, file in wanted.items():
+            opened = place.file(path)
+            opened.write(file.header)
+            opened.truncate(file.size)
+            self.homes |= {name: (opened, at) for name, at in file.starts.items()}
 
-    def put(self, one: Named, start: int, data: memoryview) -> None:
-        """What of `data`, the bytes of the stored tensor from `start` on, is of `one`."""
-        low, high = max(start, one.offset), min(start + len(data), one.offset + one.nbytes)
-        if low < high:
-            file, at = self.homes[one.name]
-            file.seek(at + low - one.offset)
-            file.write(data[low - start : high - start])
+    def put_all(self, stored: Iterable[tuple[Named, int, memoryview]]) -> None:
+        """What of some bytes of a stored tensor, from such a one on, is of a name."""
+        for one, start, data in stored:
+            low, high = max(start, one.offset), min(start + len(data), one.offset + one.nbytes)
+            if low < high:
+                file, at = self.homes[one.name]
+                file.seek(at + low - one.offset)
+                file.write(data[low - start : high - start])
 
 
 def gathered(whole: memoryview, one: Named) -> memoryview:

@@ -23,6 +23,7 @@ from asyncckpt.format.contents import Extent, Pack, Path
 from asyncckpt.format.digest import digesting
 from asyncckpt.storage.base import Scattering, Storage
 from asyncckpt.storage.room import room
+from asyncckpt.storage.threads import settled
 
 PIECE = 8 << 20
 """Bytes of one request at most, which may need a room."""
@@ -243,7 +244,7 @@ class Arrivals:
         """Wait for the first, and deal with it while the others go on."""
         first = under_way[0]
         await first.arrival
-        await asyncio.to_thread(self._take_in, first)
+        await settled(asyncio.to_thread(self._take_in, first))
         under_way.popleft()
         self._progress(sum(piece.length for piece in first.request.slices))
 

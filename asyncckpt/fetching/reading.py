@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.checkpoints.damage import readable
@@ -25,6 +25,9 @@ from asyncckpt.storage.base import Storage
 from asyncckpt.storage.room import room
 
 _T = TypeVar("_T")
+
+Taken: TypeAlias = tuple[Path, int, memoryview]
+"""Bytes of a tensor: whose, from which of its bytes on, and they themselves."""
 
 CONCURRENT_SPANS = 4
 """Requests in flight: on the disks measured four saturate it, and each holds at most one span of memory."""
@@ -56,6 +59,13 @@ class Span:
     @property
     def length(self) -> int:
         return self.pieces[-1].extent.offset + self.pieces[-1].extent.length - self.start
+
+    @property
+    def places(self) -> Iterator[tuple[_Piece, int, int]]:
+        """Each extent, and between which bytes of the span it lies."""
+        for piece in self.pieces:
+            at = piece.extent.offset - self.start
+            yield piece, at, at + piece.extent.length
 
 
 def spans(
@@ -126,10 +136,10 @@ async def stream(
     storage: Storage,
     contents: Contents,
     paths: Collection[Path],
-    take: Callable[[Path, int, memoryview], None],
+    take: Callable[[Sequence[Taken]], None],
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Give `take` the bytes of the tensors at `paths`, an extent at a time: whose, from which byte on, and the bytes.
+    """Give `take` the bytes of the tensors at `paths`, a few extents at a time.
 
     That is done in a thread, in no particular order, once each digest is right; what was taken is gone afterwards, so
     that no more than a few extents are in memory. Raises as `fetch` does.
@@ -151,9 +161,7 @@ async def stream(
     def taken(span: Span, buffer: memoryview, what: str) -> None:
         _checked(span, buffer, what)
         with in_turn:
-            for piece in span.pieces:
-                at = piece.extent.offset - span.start
-                take(piece.path, starts[piece.path, piece.extent], buffer[at : at + piece.extent.length])
+            take([(piece.path, starts[piece.path, piece.extent], buffer[at:end]) for piece, at, end in span.places])
 
     await _several(one, spans(contents, paths, whole=False))
 
@@ -212,9 +220,7 @@ def _aligned(span: Span) -> memoryview:
 
 def _checked(span: Span, buffer: memoryview, what: str) -> dict[Path, memoryview]:
     found: dict[Path, tuple[int, int]] = {}
-    for piece in span.pieces:
-        at = piece.extent.offset - span.start
-        end = at + piece.extent.length
+    for piece, at, end in span.places:
         check_digest(digest(buffer[at:end]), what, piece.path, piece.extent)
         found[piece.path] = (found.get(piece.path, (at, at))[0], end)
     return {path: buffer[at:end] for path, (at, end) in found.items()}

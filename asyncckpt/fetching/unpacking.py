@@ -13,6 +13,7 @@ from asyncckpt.format.codec import codec_of
 from asyncckpt.format.contents import Contents, Pack
 from asyncckpt.format.frames import Framer, Frames, check_frame
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.threads import settled
 
 FRAMES = 8
 """Most that are read at a time."""
@@ -40,12 +41,7 @@ async def fill(storage: Storage, pack: Pack, start: int, into: memoryview) -> No
     framer = await asyncio.to_thread(_framer, pack, frames, f"{storage.url}/{pack.key}")
     for run in frames.runs(start, len(into), FRAMES):
         stored = await _stored(storage, pack, frames, run)
-        opening = asyncio.ensure_future(asyncio.to_thread(_open, framer, frames, run, stored, start, into))
-        try:
-            await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            await asyncio.wait([opening])  # or it would write into memory that somebody else fills by now
-            raise
+        await settled(asyncio.to_thread(_open, framer, frames, run, stored, start, into))
 
 
 async def beginning(storage: Storage, pack: Pack) -> memoryview:

@@ -1,4 +1,7 @@
-"""Files: the small objects of a run, through the same storage as its checkpoints, for code that is not asynchronous."""
+"""Files: the small objects of a run, through the same storage as its checkpoints, for code that is not asynchronous.
+
+Nobody waits for a disk that hangs: what has not gone on for a minute raises, and says what is known of it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from asyncckpt.errors import ObjectNotFound
 from asyncckpt.storage import opened
 from asyncckpt.storage.base import PutMode, Storage
+from asyncckpt.storage.bounded import Bounded, BoundedDisk
+from asyncckpt.storage.changing import bounded_changing
+from asyncckpt.storage.daemons import Daemons
+from asyncckpt.storage.reasons import translated
 from asyncckpt.storage.recipe import made, recipe_of
+from asyncckpt.storage.stopped import unheld
 
 _T = TypeVar("_T")
 
@@ -23,8 +31,9 @@ class Files:
 
     def __init__(self, root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> None:
         self.storage = _own(root, options)
+        self._bounded = bounded_changing(self.storage)
         self._is_ours = self.storage is not root
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = Daemons(1, "asyncckpt-run")
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -37,9 +46,12 @@ class Files:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(f"the run in {self.storage.url} is closed")
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-run")
-            return self._thread.submit(asyncio.run, work(self.storage))
+            return self._thread.submit(lambda: unheld(work(self._bounded), "asyncckpt-run"))
+
+    def waited(self, what: str, act: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
+        """What `act` on the disk of a run in a folder returns or raises, here and now; done too late, it is undone."""
+        disk = self._bounded
+        return disk.waited(what, lambda asked: act(), undo) if isinstance(disk, BoundedDisk) else act()
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
@@ -50,15 +62,16 @@ class Files:
         self.do(lambda storage: _put(storage, key, data, mode))
 
     def close(self) -> None:
-        """Wait for what was begun, and let go."""
+        """Wait for what was begun, and let go; what a disk holds that hangs is left to itself."""
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
-            thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="asyncckpt-run")
-        with thread:
+        try:
             if self._is_ours:
-                thread.submit(asyncio.run, _closed(self.storage)).result()
+                self._thread.submit(lambda: unheld(self._bounded.aclose(), "asyncckpt-run")).result()
+        finally:
+            self._thread.shutdown()
 
 
 def _own(root: str | os.PathLike[str] | Storage, options: Mapping[str, Any] | None) -> Storage:
@@ -75,9 +88,13 @@ async def got(storage: Storage, key: str) -> bytes | None:
     return None
 
 
+async def blocking(storage: Storage, what: str, act: Callable[[], _T]) -> _T:
+    """What `act`, which is `what` is asked of the folder of a run, returns; its OSError is raised translated."""
+    if isinstance(storage, Bounded):
+        return await storage.blocking(what, act)
+    with translated(storage.url):
+        return await asyncio.to_thread(act)
+
+
 async def _put(storage: Storage, key: str, data: bytes, mode: PutMode) -> None:
     await storage.put(key, [data], mode=mode)
-
-
-async def _closed(storage: Storage) -> None:
-    await storage.aclose()

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from asyncckpt.format import names
 from asyncckpt.run import identity
+from asyncckpt.run.files import blocking
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.reasons import translate
+from asyncckpt.storage.bounded import unbounded
+from asyncckpt.storage.reasons import translated
 
 _NAME = re.compile(
     r"(training|model|optimizer|checkpoints|comparison)[a-z0-9._-]*_step_\d{9,}_\d{8}_\d{6}\.png"
@@ -27,15 +30,17 @@ _OF_A_RUN = (identity.KEY, names.RUN)
 
 async def remove(storage: Storage) -> None:
     """Remove them all; those of another run whose root lies in this one stay. Raises `StorageError`."""
-    if isinstance(storage, LocalStorage):  # where a name may be one that is no key: a host's is in it
-        for path in list(_local(Path(storage.url))):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise translate(error, str(path)) from error
+    if isinstance(unbounded(storage), LocalStorage):  # where a name may be one that is no key: a host's is in it
+        for path in await blocking(storage, "look for what a run has left", lambda: [*_local(Path(storage.url))]):
+            await blocking(storage, f"delete {path.name}", partial(_remove, path))
         return
     keys = [info.key async for info in storage.list() if not info.key.startswith(_CHECKPOINTS)]
     await storage.delete(list(_ours(keys)))
+
+
+def _remove(path: Path) -> None:
+    with translated(str(path)):
+        path.unlink(missing_ok=True)
 
 
 def _local(root: Path) -> Iterator[Path]:

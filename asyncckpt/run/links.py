@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from asyncckpt.checkpoints.catalog import Catalog
 from asyncckpt.errors import AsyncCkptError, CheckpointNotFoundError
 from asyncckpt.events import HOME, Amended, Durable, Event, Pruned, Resumed
 from asyncckpt.format.record import Checkpoint
-from asyncckpt.run.files import Files
+from asyncckpt.run.files import Files, blocking
 from asyncckpt.storage import LocalStorage
 from asyncckpt.storage.base import Storage, check_key
 
@@ -65,7 +66,8 @@ class Links:
             best = None
             with suppress(CheckpointNotFoundError):
                 best, _ = await catalog.named("best")
-            _make(Path(storage.url), _wanted(self._names, listed, best), self._names)
+            wanted = _wanted(self._names, listed, best)
+            await blocking(storage, "link checkpoints", partial(_make, Path(storage.url), wanted, self._names))
         except (OSError, AsyncCkptError) as error:
             if not self._is_told:
                 self._is_told = True

@@ -71,8 +71,12 @@ def log_of(files: Files, limit: int, *, resumed: bool, now: datetime) -> Log | N
     try:
         if isinstance(files.storage, LocalStorage):
             folder = Path(files.storage.url, FOLDER)
-            folder.mkdir(exist_ok=True)
-            return Log(_begun(folder, os.listdir(folder), limit, None, resumed=resumed, now=now), None)
+
+            def begun() -> LogFile:
+                folder.mkdir(exist_ok=True)
+                return _begun(folder, os.listdir(folder), limit, None, resumed=resumed, now=now)
+
+            return Log(files.waited("a log", begun, undo=LogFile.close), None)
         names = files.do(_names)
         folder = Path(tempfile.mkdtemp(prefix="asyncckpt-logs-"))
         shipping = Shipping(files, folder)

@@ -21,6 +21,7 @@ from asyncckpt.run.identity import Identity
 from asyncckpt.run.reference import Reference
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
+from asyncckpt.storage.bounded import bounded_reading
 from asyncckpt.tiers import scheme
 
 Mode: TypeAlias = Literal["new", "resume", "auto", "overwrite"]
@@ -151,7 +152,7 @@ async def _checkpoint(
 
 async def _check_other(reference: Reference, options: Mapping[str, Any] | None) -> None:
     assert reference.root is not None  # noqa: S101 -- asked by the caller
-    other = from_url(reference.root, options)
+    other = bounded_reading(from_url(reference.root, options))
     try:
         await Catalog(other).named(reference.which)
     except CheckpointNotFoundError as error:

@@ -305,19 +305,33 @@ class BoundedDisk(Bounded):
 
     def open(self, key: str) -> Opened:
         """See `Opening.open`; what it reads is copied from memory of its own."""
-        opened = self._waited(f"open {key}", lambda: self._disk.open(key), undo=lambda late: late.close())
-        return OpenedAside(opened, functools.partial(self._waited, f"get {key}"), self._closed)
+        opened = self.waited(f"open {key}", lambda asked: self._disk.open(key), undo=lambda late: late.close())
+        return OpenedAside(opened, functools.partial(self._read, f"get {key}"), self._closed)
 
-    def _waited(self, what: str, act: Callable[[], _T], undo: Callable[[_T], None] = lambda result: None) -> _T:
+    def _read(self, what: str, act: Callable[[], None]) -> None:
+        self.waited(what, lambda asked: act())
+
+    def waited(self, what: str, act: Callable[[Asked], _T], undo: Callable[[_T], object] = lambda result: None) -> _T:
         """As `within`, of what blocks, for a thread that does; what comes of it too late is undone."""
         self.check()
-        asked, work = Asked(what), self._threads.pool.submit(act)
-        while not work.done():
-            if (left := self._patience - asked.still) <= 0:
-                work.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
-                raise self._leave(asked, work)
-            futures.wait([work], min(left, LOOK))
-        return work.result()
+        asked = Asked(what)
+        work = self._threads.pool.submit(act, asked)
+        try:
+            while not work.done() and (left := self._patience - asked.still) > 0:
+                futures.wait([work], min(left, LOOK))
+        except BaseException:  # whoever is interrupted goes on with what it is about
+            asked.is_left = True
+            futures.wait([work], min(HURRY, PATIENCE))
+            self._late(asked, work, undo)
+            raise
+        if work.done():
+            return work.result()
+        raise self._late(asked, work, undo)
+
+    def _late(self, asked: Asked, work: futures.Future[_T], undo: Callable[[_T], object]) -> StorageError:
+        left = self._leave(asked, work)
+        work.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
+        return left
 
     def _closed(self, close: Callable[[], None]) -> None:
         """Have it closed: also where it hangs, and in whatever thread the last one is that has it."""

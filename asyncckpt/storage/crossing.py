@@ -7,27 +7,35 @@ A client of an object store belongs to one loop, while a store is used from seve
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from asyncckpt.errors import StorageError
 
 _T = TypeVar("_T")
 _Work = Callable[[], Coroutine[Any, Any, _T]]
 
 
 class Crossing:
-    """Runs coroutines on its own loop, whose thread starts with the first; usable from any number of loops."""
+    """Runs coroutines on its own loop, whose thread, of such a `name`, starts with the first; from any number of loops.
 
-    def __init__(self, name: str) -> None:
+    A process that is forked has neither, and is told so, about `what`.
+    """
+
+    def __init__(self, name: str, what: str) -> None:
         self._name = name
+        self._what = what
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._process = 0
 
     @property
     def is_running(self) -> bool:
-        """Whether anything was ever done there, and it was not closed since."""
-        return self._loop is not None
+        """Whether anything was ever done there, by this process, and it was not closed since."""
+        return self._loop is not None and self._process == os.getpid()
 
     async def call(self, work: _Work[_T]) -> _T:
         """What `work` returns or raises. A cancellation is passed on to it, and raised here once it has ended."""
@@ -73,8 +81,10 @@ class Crossing:
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
+            if self._process not in (0, os.getpid()):  # its thread is not here, and what it has open is not ours
+                raise StorageError(f"{self._what}: opened by the process that this is a fork of; open it here anew")
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop, self._process = asyncio.new_event_loop(), os.getpid()
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
@@ -82,9 +92,10 @@ class Crossing:
     async def aclose(self) -> None:
         """End the thread, once what it has begun has ended."""
         with self._lock:
+            is_here = self.is_running
             loop, self._loop = self._loop, None
             thread, self._thread = self._thread, None
-        if loop is not None and thread is not None:
+        if is_here and loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             await asyncio.to_thread(thread.join)
 

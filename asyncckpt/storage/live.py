@@ -46,8 +46,8 @@ class BoundedLive(BoundedReading):
 
     def open(self, key: str) -> Opened:
         """See `Opening.open`."""
-        opened = self._waited(f"open {key}", lambda: self._disk.open(key), undo=lambda late: late.close())
-        return _OpenedInPlace(opened, functools.partial(self._waited, f"get {key}"), self._closed, self._moved)
+        opened = self.waited(f"open {key}", lambda asked: self._disk.open(key), undo=lambda late: late.close())
+        return _OpenedInPlace(opened, functools.partial(self._read, f"get {key}"), self._closed, self._moved)
 
     def each(self, what: str, act: Callable[[_T], None], todo: Iterable[_T]) -> None:
         """See `Waiting.each`."""

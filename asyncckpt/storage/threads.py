@@ -33,14 +33,15 @@ class Threads:
     async def settled(self, path: str, work: Awaitable[_T]) -> _T:
         """Wait until `work` is over, also through a cancellation, and translate its OSError."""
         with translated(path):
-            return await _settled(work)
+            return await settled(work)
 
     async def aclose(self) -> None:
         """Waits for what is under way; the interpreter's end does not wait with it, where that hangs."""
         await beside(self.pool.shutdown)
 
 
-async def _settled(work: Awaitable[_T]) -> _T:
+async def settled(work: Awaitable[_T]) -> _T:
+    """What `work` comes to, which uses memory of whoever waits: who is cancelled, however often, goes on after it."""
     future = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not future.done():

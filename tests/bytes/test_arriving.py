@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 from collections.abc import Mapping, Sequence
 
 import pytest
 
 from asyncckpt.errors import CheckpointCorruptError, StorageDenied
 from asyncckpt.fetching import arriving
-from asyncckpt.fetching.arriving import IN_FLIGHT, PIECE, SCATTERED, Arrivals, HostRooms, Request, requests
+from asyncckpt.fetching.arriving import IN_FLIGHT, PIECE, SCATTERED, Arrivals, HostRooms, Request, Room, requests
 from asyncckpt.fetching.placing import Place
 from asyncckpt.fetching.reading import GAP
 from asyncckpt.format.contents import Extent, Pack, Path
@@ -19,7 +20,7 @@ from asyncckpt.format.digest import digest
 from asyncckpt.format.frames import Frames
 from asyncckpt.storage.base import Buffer
 from asyncckpt.storage.memory import MemoryStorage
-from asyncckpt.testing.slow import GatedStorage
+from asyncckpt.testing.slow import PATIENCE, GatedStorage
 
 MIB = 1 << 20
 
@@ -184,6 +185,43 @@ def test_so_many_requests_are_under_way_and_no_more() -> None:
 
     asyncio.run(act())
     assert stored.arrived == ["big"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_who_is_cancelled_goes_on_when_nothing_is_on_its_way_any_more(times: int) -> None:
+    taking, go, taken = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        """Where it takes long to bring bytes."""
+
+        memory = None
+
+        def __init__(self, extents: tuple[Extent, ...]) -> None:
+            self.extents = extents
+
+        def take(self, at: int, room: Room, start: int, length: int) -> None:
+            taking.set()
+            assert go.wait(PATIENCE)
+            taken.set()
+
+    async def act() -> None:
+        stored = Stored({"a": 100})
+        await stored.store.put("p0", [bytes(stored.bodies[0])])
+        places = {path: Slow(place.extents) for path, place in stored.places.items()}
+        packs = [Pack("p0", len(stored.bodies[0]), 0, "")]
+        filling = asyncio.create_task(Arrivals(stored.store, packs, places, HostRooms(), lambda nbytes: None).fill(()))
+        assert await asyncio.to_thread(taking.wait, PATIENCE)
+        for _ in range(times):
+            filling.cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        assert not filling.done()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await filling
+        assert taken.is_set()
+
+    asyncio.run(act())
 
 
 class Scatters(Ranges):

@@ -514,6 +514,22 @@ def test_credentials_that_were_renewed_are_taken_up(through: Open, proxy: Proxy)
         proxy.add("answer", times=1, status=400, body=expired)
         assert await content(store, "a") == b"x"
         assert inside.retries["credentials"] == 2
+        newest = await inside._crossing.call(connection.client)
+        connection.renew(before)  # says a request that was under way since then
+        assert await inside._crossing.call(connection.client) is newest
+
+    use(through(), act)
+
+
+def test_a_refusal_without_words_may_be_that_of_credentials_that_have_expired(through: Open, proxy: Proxy) -> None:
+    async def act(store: Any) -> None:
+        await store.put("a", [b"x"])
+        proxy.add("answer", "HEAD ", times=1, status=400, body=b"")
+        assert (await store.head("a")).length == 1
+        assert store.retries == {"credentials": 1}
+        proxy.add("answer", "HEAD ", status=400, body=b"")
+        with pytest.raises(StorageError, match="400"):
+            await store.head("a")
 
     use(through(), act)
 

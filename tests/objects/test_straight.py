@@ -6,18 +6,20 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError
+from asyncckpt.errors import ObjectNotFound, StorageDenied, StorageError, TransientError
 from asyncckpt.storage import from_url
 from asyncckpt.storage.base import Storage
-from asyncckpt.storage.bucket import signed
-from asyncckpt.storage.bucket.straight import Straight, trusting
+from asyncckpt.storage.bucket import signed, trial
+from asyncckpt.storage.bucket.client import Found
+from asyncckpt.storage.bucket.ranges import Ranges, Reading
+from asyncckpt.storage.bucket.straight import Answered, Straight, trusting
 from asyncckpt.storage.bucket.tuning import Tuning
 from asyncckpt.storage.obstore.client import ObstoreClient
 from asyncckpt.storage.obstore.connection import unfit
@@ -75,6 +77,12 @@ def test_what_fails_is_counted_and_read_by_the_library(
         assert "reads" not in store.fallbacks
 
     use(through(tuning=SOON if reason == "timeout" else None), act)
+
+
+async def renewed(store: Any) -> None:
+    """The credentials were refused."""
+    connection = store._client.requests.connection
+    connection.renew(await store._crossing.call(connection.client))
 
 
 async def scattered(store: Any, *lengths: int, start: int = 0) -> None:
@@ -148,26 +156,156 @@ def test_one_url_is_signed_for_all_ranges_of_an_object_until_it_may_be_too_old(
         for _ in range(2):
             await read(store, 0, 5)
         assert made[2:] == ["big"]
-        store._client.requests.connection.renew()
+        await renewed(store)
         await read(store, 0, 5)
         assert made[2:] == ["big", "big"]
 
     use(through(), act)
 
 
+DENIED = b"<Error><Code>AccessDenied</Code></Error>"
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the monotonic clock says to whoever tries again after a while."""
+    found = [1000.0]
+    monkeypatch.setattr(trial, "time", SimpleNamespace(monotonic=lambda: found[0]))
+    return found
+
+
 @pytest.mark.parametrize("status", [403, 301, 206])
 def test_where_signed_urls_are_refused_the_library_reads_and_that_is_told(
-    through: Open, proxy: Proxy, status: int
+    through: Open, proxy: Proxy, now: list[float], status: int
 ) -> None:
     async def act(store: Any) -> None:
         await store.put("big", [WHOLE])
-        proxy.add("answer", SIGNED, status=status, body=b"<Error><Code>AccessDenied</Code></Error>")
+        proxy.add("answer", SIGNED, status=status, body=DENIED)
         await read(store)
         asked = proxy.count(SIGNED)
         assert f"signed URLs are refused (status {status})" in store.fallbacks["reads"]
-        await read(store)
-        assert proxy.count(SIGNED) == asked
+        for pause, more in (29, 0), (1, 1), (59, 1), (1, 2), (119, 2), (1, 3), (10_000, 4), (479, 4), (1, 5):
+            now[0] += pause
+            await read(store)
+            assert proxy.count(SIGNED) == asked + more
+            assert "signed URLs are refused" in store.fallbacks["reads"]
         assert store.retries == {}
+
+    use(through(), act)
+
+
+def test_what_was_refused_once_is_tried_again_after_a_while(
+    through: Open, proxy: Proxy, now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "asyncckpt")
+
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        proxy.add("answer", SIGNED, status=403, body=DENIED, times=1)
+        await read(store, 0, MIB)
+        assert "signed URLs are refused" in store.fallbacks["reads"]
+        await read(store, 0, MIB)
+        assert proxy.count(SIGNED) == 1
+        now[0] += 30
+        await read(store, 0, MIB)
+        assert proxy.count(SIGNED) == 2
+        assert "reads" not in store.fallbacks
+        assert "reads go straight again" in caplog.text
+        proxy.add("answer", SIGNED, status=403, body=DENIED, times=1)
+        await read(store, 0, MIB)
+        now[0] += 30  # as after the first time
+        await read(store, 0, MIB)
+        assert "reads" not in store.fallbacks
+        assert store.retries == {}
+
+    use(through(), act)
+
+
+def test_new_credentials_are_tried_at_once(through: Open, proxy: Proxy, now: list[float]) -> None:
+    async def act(store: Any) -> None:
+        await store.put("big", [WHOLE])
+        proxy.add("answer", SIGNED, status=403, body=DENIED, times=1)
+        await read(store, 0, MIB)
+        assert "reads" in store.fallbacks
+        await renewed(store)
+        await read(store, 0, MIB)
+        assert proxy.count(SIGNED) == 2
+        assert "reads" not in store.fallbacks
+
+    use(through(), act)
+
+
+def test_a_store_that_was_closed_is_opened_again(through: Open, proxy: Proxy) -> None:
+    store = through()
+
+    async def act() -> None:
+        await store.put("big", [WHOLE])
+        await read(store)
+        await store.aclose()
+
+    asyncio.run(act())
+    asyncio.run(act())
+    assert proxy.count(SIGNED) == 10
+
+
+def test_an_object_that_is_overwritten_while_it_is_read_is_read_anew(through: Open, s3: S3Server, url: str) -> None:
+    bucket, _, folder = url.removeprefix("s3://").partition("/")
+    other = bytes(reversed(WHOLE))
+
+    async def act(store: Any) -> None:
+        first, begun, versions = store._client.first, 0, [other]
+
+        async def begins(*asked: Any) -> Any:
+            nonlocal begun
+            begun += 1
+            found = await first(*asked)
+            if versions:
+                with closing(s3.client()) as client:
+                    client.put_object(Bucket=bucket, Key=f"{folder}/big", Body=versions.pop())
+            return found
+
+        store._client.first = begins
+        await store.put("big", [WHOLE])
+        for into in None, bytearray(len(WHOLE)):
+            assert await store.get("big", length=len(WHOLE), into=into) == other
+        assert begun == 3
+        versions[:] = [other, WHOLE] * 2
+        with pytest.raises(TransientError, match="big: it was overwritten each time that it was read"):
+            await store.get("big")
+
+    use(through(), act)
+
+
+class _Odd:
+    """A library whose answers go wrong at their very end."""
+
+    name = "odd"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def straight(self, client: Any) -> None:
+        """Nothing does."""
+
+    async def sign(self, client: Any, name: str) -> str:
+        """Never asked."""
+        raise NotImplementedError
+
+    async def get(self, client: Any, reading: Reading) -> Found:
+        """All that is missing, and an error."""
+        self.asked.append(reading.filled)
+        reading.expect(len(WHOLE))
+        reading.add(WHOLE[reading.start + reading.filled : reading.start + reading.count])
+        raise ConnectionError("reset")
+
+
+def test_what_is_there_to_its_last_byte_is_not_asked_for_again(through: Open) -> None:
+    async def act(store: Any) -> None:
+        library, into = _Odd(), bytearray(9)
+        ranges = Ranges(store._client.requests, library, {})
+        await store._crossing.call(lambda: ranges.fill("big", memoryview(into), 4, None))
+        assert into == WHOLE[4:13]
+        assert library.asked == [0]
 
     use(through(), act)
 
@@ -258,10 +396,47 @@ def test_tls_that_breaks_off_is_no_lack_of_trust() -> None:
         lines = Straight(Tuning(), lambda: trusting(None, checks=True))
         async with await asyncio.start_server(drop, "127.0.0.1", 0) as server:
             url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/big?signed"
+            for asked in (lines.read(url, 0, [memoryview(bytearray(4))], None), lines.ask("GET", url)):
+                with pytest.raises(ConnectionError) as raised:
+                    await asked
+                assert fault_of(raised.value).kind == "transient"
+        await lines.aclose()
+
+    asyncio.run(act())
+
+
+def test_an_answer_that_is_cut_short_may_be_asked_for_again() -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<List")
+        writer.close()
+
+    async def act() -> None:
+        lines = Straight(Tuning(), lambda: trusting(None, checks=True))
+        async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
             with pytest.raises(ConnectionError) as raised:
-                await lines.read(url, 0, [memoryview(bytearray(4))], None)
+                await lines.ask("GET", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/?uploads")
             assert fault_of(raised.value).kind == "transient"
         await lines.aclose()
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("start", [4, 0])
+def test_bytes_of_another_place_are_no_answer(start: int) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 4-7/10\r\nContent-Length: 4\r\n\r\n4567")
+        writer.close()
+
+    async def act() -> None:
+        lines, into = Straight(Tuning(), lambda: trusting(None, checks=True)), bytearray(4)
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/big?signed"
+            with nullcontext() if start == 4 else pytest.raises(Answered, match="status 206"):
+                await lines.read(url, start, [memoryview(into)], None)
+        await lines.aclose()
+        assert into == (b"4567" if start == 4 else bytes(4))
 
     asyncio.run(act())
 
@@ -312,6 +487,10 @@ def test_what_has_no_signed_url_or_goes_through_a_proxy_is_left_to_obstore(monke
     assert unfit("http://store.example", {}) is None
     monkeypatch.setenv("no_proxy", "store.example")
     assert unfit("https://store.example", {}) is None
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setenv("all_proxy", "http://proxy.example:3128")
+    assert "a proxy" in str(unfit("https://store.example", {}))
 
 
 def test_what_s3fs_is_told_of_connections_is_left_to_it(through: Open, proxy: Proxy) -> None:

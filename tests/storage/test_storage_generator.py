@@ -30,7 +30,7 @@ class Refusing:
         """It may work later."""
         return Fault("transient", "slow_down", str(error))
 
-    def renew(self) -> None:
+    def renew(self, client: Any) -> None:
         """Nothing was refused for its credentials."""
 
 

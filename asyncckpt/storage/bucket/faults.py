@@ -68,8 +68,10 @@ _DENIED = {
 
 _ABORTED = "this upload was aborted by somebody else, most likely a newer start of this run, which then owns the run"
 
-RENEWABLE = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
-"""What new credentials end: the next request asks for them."""
+RENEWABLE = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId", "400"}
+"""What new credentials end: the next request asks for them. The last is what S3 says of the first to a HEAD, whose
+answer has no words.
+"""
 
 
 _SAME = {

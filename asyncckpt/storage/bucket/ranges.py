@@ -1,10 +1,13 @@
 """Ranges: parts of objects on their way into memory, straight where that is possible, else as a client's library reads.
 
-Whatever happens to what is read straight, the library makes the second attempt: what else is wrong, it says.
+Whatever happens to what is read straight, the library makes the second attempt: what else is wrong, it says. Where a
+store refuses what the library is given, the library reads for a while, and then it is tried again: credentials may have
+expired just then, which the library has others for.
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +17,10 @@ from asyncckpt.storage.bucket.client import Found
 from asyncckpt.storage.bucket.requests import Requests
 from asyncckpt.storage.bucket.signed import Signed
 from asyncckpt.storage.bucket.straight import Answered, Straight, Truncated, between
+from asyncckpt.storage.bucket.trial import Trial
 from asyncckpt.storage.spans import span
+
+logger = logging.getLogger("asyncckpt")
 
 _NOT_AS_ASKED = (200, 206, 301, 302, 307, 308, 400, 401, 403)
 """What a store answers that takes no signed URLs, or no ranges with them, or that is asked elsewhere."""
@@ -48,6 +54,8 @@ class Ranges:
         self._library = library
         self.weaker = weaker
         self._signed = Signed(library.sign)
+        self._trial = Trial()
+        self._is_unfit = False
 
     async def first(self, name: str, start: int, count: int, into: memoryview | None) -> tuple[Found, memoryview]:
         """See `asyncckpt.storage.bucket.client.Client.first`."""
@@ -65,7 +73,8 @@ class Ranges:
         reading = Reading(name, start, len(into), [into], version)
 
         async def attempt(client: Any) -> None:
-            await self._read(client, reading)
+            if reading.filled < len(into):  # or only the end of the answer went wrong, after the last byte
+                await self._read(client, reading)
             _check(len(into) - reading.filled)
 
         await self._requests.make(attempt)
@@ -85,7 +94,7 @@ class Ranges:
     async def _read(self, client: Any, reading: Reading) -> Found:
         """Read what is missing: straight where there is memory for it, and where that failed, as the library reads."""
         is_again, reading.is_again = reading.is_again, True
-        refused: Exception | None = None
+        was_refused, refused = self._trial.is_on, None
         if reading.into is not None and not is_again and (straight := self._straight(client)) is not None:
             url = await self._signed.url(client, reading.name)
             try:
@@ -93,25 +102,34 @@ class Ranges:
             except (Answered, ssl.SSLCertVerificationError) as error:
                 if isinstance(error, Answered) and error.status not in _NOT_AS_ASKED:
                     raise
-                self._signed.forget(reading.name)
+                self._signed.forget()
                 refused = error  # whatever else is wrong, the library says so
             else:
+                if was_refused:
+                    self._goes_straight()
                 return found
         reading.is_in_pieces = is_again
         found = await self._library.get(client, reading)
         _check(reading.expected - reading.filled)
         if refused is not None:
+            self._trial.refuse(client, is_again=was_refused)
             self._tell(f"signed URLs are refused ({refused})")
         return found
 
     def _straight(self, client: Any) -> Straight | None:
-        if "reads" in self.weaker:
+        if self._is_unfit or not self._trial.is_due(client):
             return None
         straight = self._library.straight(client)
         if isinstance(straight, str):
+            self._is_unfit = True
             self._tell(straight)
             return None
         return straight
+
+    def _goes_straight(self) -> None:
+        if self._trial.accept():
+            self.weaker.pop("reads", None)
+            logger.info("%s: reads go straight again", self._requests.url)
 
     def _tell(self, why: str) -> None:
         self.weaker["reads"] = _WITHOUT.format(why, self._library.name)

@@ -38,8 +38,8 @@ class Connection(Protocol):
         """What attempts are made with. It is made with the credentials that there are then, after `renew`."""
         ...
 
-    def renew(self) -> None:
-        """The credentials were refused."""
+    def renew(self, client: Any) -> None:
+        """The credentials of that `client` were refused; of several that are told so at once the first counts."""
         ...
 
     def fault_of(self, error: Exception) -> Fault:
@@ -80,7 +80,7 @@ class Requests:
         self.retries: Counter[str] = Counter() if retries is None else retries
         self.tuning = tuning
         self.connection = connection
-        self._url = url
+        self.url = url
         self._pressure: Pressure | None = None
 
     @property
@@ -117,7 +117,7 @@ class Requests:
                     is_open = lost and fault.kind in ("transient", "other", "no_upload")
                     raise Failed(fault, is_unknown=settle is not None and is_open) from error
             self.retries[fault.reason] += 1
-            logger.debug("%s: attempt %d: %s", self._url, number, fault.message)
+            logger.debug("%s: attempt %d: %s", self.url, number, fault.message)
             pause = min(LONGEST_PAUSE, self.tuning.pause * 2**number)
             await asyncio.sleep(_JITTER.uniform(0, pause))  # so that many clients do not come back at once
         raise AssertionError("unreachable")
@@ -134,26 +134,30 @@ class Requests:
     async def _once(self, attempt: Attempt[_T]) -> _T:
         if self._pressure is None:
             self._pressure = Pressure(self.tuning.concurrency)
+        client: Any = None
         try:
             async with self._pressure, asyncio.timeout(self.tuning.deadline):
-                result = await attempt(await self.connection.client())
+                client = await self.connection.client()
+                result = await attempt(client)
         except Exception as error:
-            self.judge(error)
+            self.judge(error, client)
             raise
         self._pressure.press()
         return result
 
     async def begin(self, attempt: Attempt[_T]) -> _T:
         """What `attempt` returns, which makes requests again by itself; raises `Failed`."""
+        client: Any = None
         try:
-            return await attempt(await self.connection.client())
+            client = await self.connection.client()
+            return await attempt(client)
         except StorageError:
             raise
         except Exception as error:
-            raise Failed(self.judge(error), is_unknown=False) from error
+            raise Failed(self.judge(error, client), is_unknown=False) from error
 
-    def judge(self, error: Exception) -> Fault:
-        """What `error` means, which is minded from now on."""
+    def judge(self, error: Exception, client: Any) -> Fault:
+        """What `error` means, which `client` has met, and which is minded from now on."""
         fault = self.connection.fault_of(error)
         if self._pressure is not None:
             if fault.reason in ("slow_down", "timeout"):  # on a slow line fewer parts at once are each there in time
@@ -161,5 +165,5 @@ class Requests:
             elif fault.kind != "transient":
                 self._pressure.press()
         if fault.reason in RENEWABLE:
-            self.connection.renew()
+            self.connection.renew(client)
         return fault

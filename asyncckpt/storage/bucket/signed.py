@@ -47,6 +47,6 @@ class Signed:
             self._known.popitem(last=False)
         return url
 
-    def forget(self, name: str) -> None:
-        """The store does not take it."""
-        self._known.pop(name, None)
+    def forget(self) -> None:
+        """The store does not take one of them: so it will be with the others, by the same credentials."""
+        self._known.clear()

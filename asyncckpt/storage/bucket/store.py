@@ -17,7 +17,7 @@ from contextlib import aclosing
 from types import MappingProxyType
 from typing import TypeVar
 
-from asyncckpt.errors import ObjectNotFound, OutcomeUnknown, StorageDenied, StorageError
+from asyncckpt.errors import ObjectNotFound, OutcomeUnknown, StorageDenied, StorageError, TransientError
 from asyncckpt.storage.base import Buffer, Exclusive, ObjectInfo, Parts, PutMode, UploadInfo, check_key, each_got
 from asyncckpt.storage.bucket.client import Client, Found, Upload
 from asyncckpt.storage.bucket.names import Names
@@ -35,6 +35,9 @@ logger = logging.getLogger("asyncckpt")
 HASTE = 2.0
 """Seconds that the abort of an upload may take that was given up."""
 
+_ANEW = 4
+"""How often an object is read that is overwritten while it is: no two of its ranges are of different versions."""
+
 _T = TypeVar("_T")
 
 
@@ -49,7 +52,7 @@ class BucketStorage:
         self._names = names
         self._client = client
         self._tuning = tuning
-        self._crossing = Crossing(f"asyncckpt-{client.name}")
+        self._crossing = Crossing(f"asyncckpt-{client.name}", names.url)
         self._ignored: str | None = None
         self._gives: Exclusive | None = None
         self._is_there = False
@@ -189,6 +192,15 @@ class BucketStorage:
         return await self._about(key, lambda: self._get(key, start, length, into))
 
     async def _get(self, key: str, start: int, length: int | None, into: Buffer | None) -> memoryview:
+        for _ in range(_ANEW):
+            try:
+                return await self._got(key, start, length, into)
+            except Failed as failed:
+                if failed.fault.kind != "exists":
+                    raise
+        raise TransientError(errno.EAGAIN, f"{self.url}/{key}: it was overwritten each time that it was read")
+
+    async def _got(self, key: str, start: int, length: int | None, into: Buffer | None) -> memoryview:
         name, size = self._names.whole(key), self._tuning.range_size
         asked = size if length is None else min(size, length)
         # What is no room for what was asked for is refused below.

@@ -15,13 +15,14 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from asyncckpt.storage.bucket.client import TOKEN, Found
 from asyncckpt.storage.bucket.tuning import Tuning
+from asyncckpt.storage.daemons import Daemons
+from asyncckpt.storage.reasons import Around
 
 _PARTIAL = 206
 _LONGEST = 64 << 10
@@ -48,7 +49,7 @@ class Straight:
         self._tuning = tuning
         self._trust = trust
         self._context: ssl.SSLContext | None = None
-        self._threads = ThreadPoolExecutor(tuning.concurrency, thread_name_prefix="asyncckpt-range")
+        self._threads: Daemons | None = None
         self._idle: defaultdict[str, list[http.client.HTTPConnection]] = defaultdict(list)
         self._lock = threading.Lock()
 
@@ -59,7 +60,7 @@ class Straight:
         Raises `Answered`, or what breaks a connection. Nobody writes to `into` any more when this ends.
         """
         asked = _Asked(self, url, start, into, version)
-        reading = asyncio.get_running_loop().run_in_executor(self._threads, asked.carry_out)
+        reading = asyncio.get_running_loop().run_in_executor(self._begun(), asked.carry_out)
         cancelled: asyncio.CancelledError | None = None
         while not reading.done():
             try:
@@ -75,17 +76,24 @@ class Straight:
 
     async def ask(self, method: str, url: str) -> tuple[int, str]:
         """The status and the body of an answer that is no object. Raises what breaks a connection."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, method, url)
+        return await asyncio.get_running_loop().run_in_executor(self._begun(), self._ask, method, url)
+
+    def _begun(self) -> Daemons:
+        """The threads: a store that was closed may be asked again, and has others then."""
+        if self._threads is None:
+            self._threads = Daemons(self._tuning.concurrency, "asyncckpt-range")
+        return self._threads
 
     def _ask(self, method: str, url: str) -> tuple[int, str]:
         place = urlsplit(url)
-        connection = self.made(place.scheme, place.netloc)  # seldom enough
-        try:
-            connection.request(method, f"{place.path}?{place.query}")
-            with connection.getresponse() as answer:
-                return answer.status, answer.read().decode(errors="replace")
-        finally:
-            connection.close()
+        with _broken():
+            connection = self.made(place.scheme, place.netloc)  # seldom enough
+            try:
+                connection.request(method, f"{place.path}?{place.query}")
+                with connection.getresponse() as answer:
+                    return answer.status, answer.read().decode(errors="replace")
+            finally:
+                connection.close()
 
     def lent(self, scheme: str, host: str) -> tuple[http.client.HTTPConnection, bool]:
         """A connection that nobody else uses, and whether it was used before."""
@@ -120,7 +128,9 @@ class Straight:
 
     async def aclose(self) -> None:
         """Close the connections, and end the threads."""
-        await asyncio.to_thread(self._threads.shutdown)
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await asyncio.to_thread(threads.shutdown)
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()
@@ -153,12 +163,8 @@ class _Asked:
 
     def carry_out(self) -> tuple[Found, int]:
         """See `Straight.read`; blocks."""
-        try:
+        with _broken():
             return self._carried_out()
-        except (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLCertVerificationError):
-            raise
-        except (OSError, http.client.HTTPException) as error:  # TLS that broke off too, which is no lack of trust
-            raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
     def _carried_out(self) -> tuple[Found, int]:
         host = self._url.netloc
@@ -167,7 +173,7 @@ class _Asked:
             try:
                 answer = self._answer(connection)
             except (ConnectionError, ssl.SSLError, http.client.HTTPException):
-                if not is_used:
+                if not is_used or self._is_cut:
                     raise
                 connection.close()  # by the store, while nobody asked it for anything
                 connection = self._lines.made(self._url.scheme, host)
@@ -193,10 +199,11 @@ class _Asked:
 
     def _received(self, answer: http.client.HTTPResponse) -> tuple[Found, int]:
         said = answer.headers
-        total = str(said["Content-Range"]).rpartition("/")[2]
+        range_, _, total = str(said["Content-Range"]).partition("/")
         wanted = min(self._length, int(total) - self._start) if total.isdecimal() else -1
+        is_it = range_ == f"bytes {self._start}-{self._start + wanted - 1}"
         with answer:
-            if answer.status != _PARTIAL or answer.length != wanted:
+            if answer.status != _PARTIAL or answer.length != wanted or not is_it:
                 raise Answered(answer.status, answer.read(_LONGEST).decode(errors="replace"))
             filled = self._fill(answer, wanted)
             if filled < wanted:
@@ -226,6 +233,19 @@ class _Asked:
         with self._lock:
             self._socket = None
             return self._is_cut
+
+
+def _broken() -> Around:
+    """Around what a connection is asked: whatever breaks it is a `ConnectionError`, unless it is known for more."""
+
+    def meant(error: BaseException) -> Exception | None:
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLCertVerificationError):
+            return None
+        if isinstance(error, OSError | http.client.HTTPException):  # TLS that broke off too, which is no lack of trust
+            return ConnectionError(f"{type(error).__name__}: {error}")
+        return None
+
+    return Around(meant)
 
 
 def _waits(line: socket.socket) -> bool:
@@ -261,7 +281,8 @@ def _timeval(seconds: float) -> bytes:
 def is_proxied(endpoint: str) -> bool:
     """Whether the environment has what is there asked through a proxy."""
     place = urlsplit(endpoint)
-    return bool(getproxies().get(place.scheme)) and not proxy_bypass(place.hostname or "")
+    known = getproxies()
+    return bool(known.get(place.scheme) or known.get("all")) and not proxy_bypass(place.hostname or "")
 
 
 def trusting(certificates: bytes | None, *, checks: bool) -> ssl.SSLContext:

@@ -60,9 +60,10 @@ class ObstoreConnection:
         self._opening: asyncio.Lock | None = None
         self._straight: Straight | None = None
 
-    def renew(self) -> None:
-        """Have the next request ask for the credentials that there are then."""
-        self._stores = None
+    def renew(self, client: Stores | None) -> None:
+        """Have the next request ask for the credentials that there are then, where `client` has the newest."""
+        if client is self._stores:
+            self._stores = None
 
     def fault_of(self, error: Exception) -> Fault:
         """What `error` means."""
@@ -118,7 +119,7 @@ class ObstoreConnection:
 
     async def aclose(self) -> None:
         """Let go of the connections."""
-        self._stores = None
+        self._stores = self._opening = None
         if self._straight is not None:
             await self._straight.aclose()
 

@@ -80,12 +80,13 @@ class ObstoreUpload:
         self._sweep = sweep
         self._feed: _Feed | None = None
         self._sending: asyncio.Future[Any] | None = None
+        self._stores: Any = None
 
     async def begin(self) -> None:
         """See `Upload.begin`; obstore has begun it when it asks for a part."""
 
         async def attempt(stores: Any) -> None:
-            self._feed = _Feed()
+            self._stores, self._feed = stores, _Feed()
             self._sending = asyncio.ensure_future(self._put(stores, self._feed))
             if not await self._feed.asked(self._sending):
                 self._sending.result()
@@ -132,6 +133,6 @@ class ObstoreUpload:
         error = sending.exception()
         if not isinstance(error, Exception):
             raise RuntimeError("obstore ended an upload that had more parts")
-        fault = self._requests.judge(error)
+        fault = self._requests.judge(error, self._stores)
         is_open = is_shown and fault.kind in ("transient", "other", "no_upload", "missing")
         raise Failed(fault, is_unknown=is_open) from error

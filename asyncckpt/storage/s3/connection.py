@@ -32,6 +32,7 @@ class S3Connection:
         self._options = options
         self._tuning = tuning
         self._files: Any = None
+        self._newest: Any = None
         self._session: Any = None
         """That of the newest of them, which threads ask whom to trust: `renew` takes no part in that."""
         self._left: list[Any] = []
@@ -40,9 +41,9 @@ class S3Connection:
         self._sockets = Sockets(tuning.read_timeout)
         self._straight = Straight(tuning, self._trust)
 
-    def renew(self) -> None:
-        """Have the next request ask for the credentials that there are then."""
-        if self._files is not None:
+    def renew(self, client: Any) -> None:
+        """Have the next request ask for the credentials that there are then, where `client` has the newest."""
+        if self._files is not None and client is self._newest:
             self._left.append(self._files)
             self._files = None
 
@@ -57,7 +58,8 @@ class S3Connection:
         async with self._opening:
             if self._files is None:
                 self._files = await self._opened()
-            return await self._files.get_s3(self._bucket)
+            self._newest = await self._files.get_s3(self._bucket)
+            return self._newest
 
     def straight(self, client: Any) -> Straight | str:
         """What reads straight what `client` has signed URLs for, or why nothing does."""
@@ -114,7 +116,7 @@ class S3Connection:
             if files is not None:
                 client = await files.get_s3()
                 await client.close()
-        self._left, self._files = [], None
+        self._left, self._files, self._opening = [], None, None
         await self._sockets.shut()
         await self._straight.aclose()
 
