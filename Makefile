@@ -43,7 +43,7 @@ bench: $(VENV)/.ready
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 $(VENV)/.ready: pyproject.toml Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "asyncckpt needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not ((3, 11) <= v < (3, 12) or v >= (3, 12, 3)) and "asyncckpt needs Python 3.11, or 3.12.3 or newer: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
