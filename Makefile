@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-# The build that tests run on. Any torch >= 2.6 will do: make TORCH=torch==2.6.0 ...
+# The build that tests run on, for which their simulated accelerator is written. Any torch >= 2.6 will do for the demo:
+# make TORCH=torch==2.6.0 demo
 TORCH  ?= torch==2.13.0
 # Where to get torch from; for the small CPU build: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
 TORCH_INDEX ?=
