@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-# The build that tests run on. Any torch >= 2.6 will do: make TORCH=torch==2.6.0 ...
+# The build that tests run on, for which their simulated accelerator is written. Any torch >= 2.6 will do for the demo:
+# make TORCH=torch==2.6.0 demo
 TORCH  ?= torch==2.13.0
 # Where to get torch from; for the small CPU build: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
 TORCH_INDEX ?=
@@ -43,7 +44,7 @@ bench: $(VENV)/.ready
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 $(VENV)/.ready: pyproject.toml Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "asyncckpt needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not ((3, 11) <= v < (3, 12) or v >= (3, 12, 3)) and "asyncckpt needs Python 3.11, or 3.12.3 or newer: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"

@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from asyncckpt.distributed.line import ANSWER, Line
@@ -222,12 +223,21 @@ def place() -> Place:
 def _own_client(store: Any) -> Store:
     """A connection of our own: torch's is locked while any thread of the process waits in it, a collective's too."""
     try:
-        own: Store = store.clone()
-    except (AttributeError, RuntimeError) as error:  # an older torch, or a kind of store that has one connection
+        own: Store = store.clone() if hasattr(store, "clone") else _connected(store)
+    except RuntimeError as error:  # a kind of store that has one connection
         logger.warning("the process group's key-value store is shared with torch, and may wait for it: %s", error)
         return cast(Store, store)
     own.set_timeout(timedelta(seconds=ANSWER))
     return own
+
+
+def _connected(store: Any) -> Store:
+    """What ``clone`` is for torch before 2.8, but for prefixes, which it does not tell: sessions tell starts apart."""
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    if not isinstance(store, TCPStore):
+        raise RuntimeError(f"{type(store).__name__} has one connection")
+    return TCPStore(store.host, store.port, is_master=False, timeout=timedelta(seconds=ANSWER), wait_for_workers=False)
 
 
 def refuse_late_group(known: Ranks) -> None:

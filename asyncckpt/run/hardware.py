@@ -47,7 +47,7 @@ def _devices() -> dict[str, Any]:
     # Counted without a context on the device: made here, it would be in the way of processes that are forked later.
     count = torch.cuda.device_count() if torch.cuda._is_compiled() else 0
     if not count:
-        accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return {**found, "gpu_available": False, "accelerator": None if accelerator is None else accelerator.type}
     gpus = _asked(count) if torch.cuda.is_initialized() else _told_by_driver()
     return {

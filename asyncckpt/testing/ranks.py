@@ -63,12 +63,14 @@ def run_ranks(
     when it is called. Ranks in `killed` must die by SIGKILL; their result is None. Raises `RanksFailed` as soon as
     a rank fails, or `timeout` seconds after all were started. No process is left in any case.
     """
-    with tempfile.TemporaryDirectory(prefix="asyncckpt-ranks-") as folder, socket.socket() as listener:
-        # Bound once and handed on: a free port known by its number alone may be somebody else's by then.
-        listener.bind((_LOOPBACK, 0))
-        place = _Place(Path(folder), world, listener.getsockname()[1], timeout)
-        server = _server(listener) if store == "launcher" else None
-        with _started(function, args, place, listener if server is None else None) as processes:
+    with tempfile.TemporaryDirectory(prefix="asyncckpt-ranks-") as folder, socket.socket() as held:
+        # A free port known by its number alone may be somebody else's by then. One that is bound, and not listened at,
+        # is given to nobody but who asks for it by number, and reuses addresses as this does: so does torch's server.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((_LOOPBACK, 0))
+        place = _Place(Path(folder), world, held.getsockname()[1], timeout)
+        server = _server(place) if store == "launcher" else None
+        with _started(function, args, place, hosts=server is None) as processes:
             _wait(processes, place, killed)
         return [None if rank in killed else pickle.loads(place.result(rank).read_bytes()) for rank in range(world)]  # noqa: S301 -- our own
 
@@ -94,10 +96,8 @@ class _Place:
         return "\n".join(f"--- rank {rank} ---\n{path.read_text('utf-8', 'replace')}" for rank, path in texts.items())
 
 
-def _server(listener: socket.socket) -> TCPStore:
-    descriptor = os.dup(listener.fileno())
-    port = listener.getsockname()[1]
-    return TCPStore(_LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+def _server(place: _Place) -> TCPStore:
+    return TCPStore(_LOOPBACK, place.port, is_master=True, wait_for_workers=False)
 
 
 # -- in the launcher ---------------------------------------------------------------------------------------
@@ -105,15 +105,15 @@ def _server(listener: socket.socket) -> TCPStore:
 
 @contextmanager
 def _started(
-    function: Callable[..., Any], args: tuple[Any, ...], place: _Place, listener: socket.socket | None
+    function: Callable[..., Any], args: tuple[Any, ...], place: _Place, *, hosts: bool
 ) -> Iterator[list[BaseProcess]]:
-    """The ranks as running processes; ends those that are left."""
+    """The ranks as running processes, of which rank 0 `hosts` the store; ends those that are left."""
     process = process_class()
     processes: list[BaseProcess] = []
     try:
         for rank in range(place.world):
-            hosted = listener if rank == 0 else None
-            processes.append(process(target=_rank_main, args=(function, args, place, rank, hosted), daemon=True))
+            rank_args = (function, args, place, rank, hosts and rank == 0)
+            processes.append(process(target=_rank_main, args=rank_args, daemon=True))
             processes[-1].start()
         yield processes
     finally:
@@ -161,14 +161,12 @@ def _abort(processes: Collection[BaseProcess]) -> None:
 # -- in a rank ---------------------------------------------------------------------------------------------
 
 
-def _rank_main(
-    function: Callable[..., Any], args: tuple[Any, ...], place: _Place, rank: int, listener: socket.socket | None
-) -> None:
+def _rank_main(function: Callable[..., Any], args: tuple[Any, ...], place: _Place, rank: int, hosts: bool) -> None:
     _print_into(place.output(rank))
     faulthandler.enable()
     _announce(rank, place)
     torch.set_num_threads(1)
-    store = _server(listener) if listener is not None else TCPStore(_LOOPBACK, place.port)
+    store = _server(place) if hosts else TCPStore(_LOOPBACK, place.port)
     timeout = timedelta(seconds=place.timeout)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=place.world, timeout=timeout)
     dist.barrier()  # a rank that ends before the others have met it would take them down

@@ -363,7 +363,11 @@ def test_a_step_is_an_integer_of_any_type(make: Make, root: Path) -> None:
     assert make(root, model=toy).resume().step == 2
 
 
-@pytest.mark.parametrize("which", [None, 1.5, True, np.bool_(True), np.float32(1), b"latest", ["latest"]], ids=repr)
+# Old ones take their booleans for integers, and warn of it themselves.
+TRUE = pytest.param(np.bool_(True), marks=pytest.mark.skipif(hasattr(np.bool_, "__index__"), reason="numpy counts it"))
+
+
+@pytest.mark.parametrize("which", [None, 1.5, True, TRUE, np.float32(1), b"latest", ["latest"]], ids=repr)
 @pytest.mark.executors("thread")
 def test_what_can_name_no_checkpoint_is_a_type_error_that_says_what_can(make: Make, root: Path, which: Any) -> None:
     before = tree(root)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 
 import pytest
+from torch._C._distributed_c10d import HashStore, TCPStore
+from torch.distributed.distributed_c10d import PrefixStore
 
 from asyncckpt.distributed import line as lines
-from asyncckpt.distributed.line import Line
+from asyncckpt.distributed.coordinator import _connected
+from asyncckpt.distributed.line import ANSWER, Line
 
 
 def test_requests_are_carried_out_in_their_order_on_one_thread() -> None:
@@ -52,3 +56,14 @@ def test_what_the_store_raises_is_told_to_whoever_asked_or_logged(caplog: pytest
         assert line.ask(lambda: 1) == 1
     assert "the other ranks could not be told verdict/7" in caplog.text
     line.close()
+
+
+def test_a_second_connection_is_made_where_torch_cannot_clone_one() -> None:
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    own = _connected(PrefixStore("attempt_0", PrefixStore("default_pg", server)))
+    own.set("asyncckpt/0/join/1", "asked")
+    assert server.get("asyncckpt/0/join/1") == b"asked"
+    assert own.timeout == timedelta(seconds=ANSWER)
+    assert (own is server, server.timeout == own.timeout) == (False, False)
+    with pytest.raises(RuntimeError, match="HashStore has one connection"):
+        _connected(PrefixStore("default_pg", HashStore()))

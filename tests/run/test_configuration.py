@@ -431,6 +431,19 @@ def test_d25_a_machine_with_gpus_says_which_though_none_was_touched(
     assert (found["gpu_available"], found["gpu_model"], found["gpus"]) == (True, None, [])
 
 
+def test_d25_where_no_accelerator_is_torch_is_not_asked_which(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> torch.device:
+        raise RuntimeError("no accelerator")  # as torch 2.6 answers
+
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", asked)
+    folder.open()
+    found = load_config(folder.root)["hardware"]
+    assert (found["torch"], found["gpu_available"], found["accelerator"]) == (torch.__version__, False, None)
+    assert "error" not in found
+
+
 def test_d25_a_driver_that_is_half_there_stops_nothing(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> int:
         raise RuntimeError("CUDA driver initialization failed")
