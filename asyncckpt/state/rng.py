@@ -51,7 +51,7 @@ def capture_rng() -> dict[str, Any]:
         "devices": {},
     }
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        state["numpy"] = _packed(numpy_random.get_state(legacy=False))
+        state["numpy"] = packed(numpy_random.get_state(legacy=False))
     accelerator = _accelerator()
     if accelerator is not None and accelerator.initialised:
         read = accelerator.module.get_rng_state
@@ -113,23 +113,24 @@ def _restore_numpy(state: Mapping[str, Any] | None) -> Iterable[str]:
 def _numpy_set_state(state: Mapping[str, Any]) -> None:
     from numpy import random as numpy_random
 
-    numpy_random.set_state(_unpacked(state))
+    numpy_random.set_state(unpacked(state))
 
 
-def _packed(value: Any) -> Any:
-    # Not arrays: a process without numpy must be able to read the rest of the state.
+def packed(value: Any) -> Any:
+    """The state of a generator of numpy without arrays: a process without numpy has to be able to read the rest."""
     if isinstance(value, dict):
-        return {key: _packed(part) for key, part in value.items()}
+        return {key: packed(part) for key, part in value.items()}
     return {"dtype": value.dtype.str, "bytes": value.tobytes()} if hasattr(value, "tobytes") else value
 
 
-def _unpacked(value: Any) -> Any:
+def unpacked(value: Any) -> Any:
+    """The inverse of `packed`."""
     from numpy import frombuffer
 
     if isinstance(value, Mapping):
         if value.keys() == {"dtype", "bytes"}:
             return frombuffer(value["bytes"], value["dtype"])
-        return {key: _unpacked(part) for key, part in value.items()}
+        return {key: unpacked(part) for key, part in value.items()}
     return value
 
 

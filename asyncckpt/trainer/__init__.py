@@ -6,6 +6,8 @@ It uses nothing of this package that a loop of your own could not, and is meant 
     phases         `TrainerPhase`: what a training can be doing, and what may follow
     resume_state   `ResumeState`: where a training stands, as plain data
     batches        the batches of a loader, and how to come back to the middle of them
+    generators     random states of a loader's own
+    modes          which modules are in training
     gradients      those of all parameters, and what is done with all of them at once
     amounts        sums over batches, without waiting for a device
     among          means over the batches of all ranks

@@ -11,10 +11,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from asyncckpt.errors import TrainerError
 from asyncckpt.state.stateful import Stateful
+from asyncckpt.trainer.generators import generators, parts, set_state, state_of
 from asyncckpt.trainer.resume_state import RNGState
 
 logger = logging.getLogger("asyncckpt")
@@ -36,14 +35,14 @@ class Batches:
         self._taken = 0
         self.has_ended = False
         """Whether all batches of this epoch were taken."""
+        if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+            raise TrainerError(f"{name} is {loader!r}: give something that batches come from, epoch after epoch")
         if self._is_stateful:
             _refuse_what_draws_ahead(loader, name)
 
     def begin(self, epoch: int) -> None:
-        """A new epoch, the one after `epoch` completed ones: samplers that want to know are told."""
-        for sampler in self._samplers():
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+        """A new epoch, the one after `epoch` completed ones: samplers and data sets that want to know are told."""
+        self._tell(epoch)
         self._start = self._random()
         if self._made is None and self._keeps_workers:
             self._made = self._start
@@ -59,6 +58,13 @@ class Batches:
             self._taken += 1
         return batch
 
+    @property
+    def advice(self) -> str:
+        """What to do where it gave none."""
+        if isinstance(self._loader, Iterator):
+            return "an iterator gives its batches once; give a list, a DataLoader, or an object that makes iterators"
+        return "nothing can be trained"
+
     # -- the place -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,16 +73,15 @@ class Batches:
         if self._iterator is None:
             return state
         state["taken"] = self._taken
-        if self._is_stateful:
-            # Not outside of an epoch: torchdata's would begin one then, and draw random numbers for it.
+        if self._is_stateful and self._taken:
+            # Not outside of an epoch: torchdata's would begin one then, and draw random numbers for it. Nor before its
+            # first batch: a data set that begins anew as it is asked for one still says where the epoch before ended.
             return {**state, "loader": self._loader.state_dict()}
         return {**state, "start": self._start}
 
     def place(self, state: Mapping[str, Any], epoch: int) -> None:
         """Go to where `state` was taken, in the epoch after `epoch` completed ones; draws random numbers for that."""
-        for sampler in self._samplers():
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+        self._tell(epoch)
         self._made, self.has_ended = state["made"], state["ended"]
         if self._keeps_workers and self._made is not None and "loader" not in state:
             self._go_back(self._made)
@@ -124,31 +129,22 @@ class Batches:
         RNGState(**random["process"]).restore()
         self._set_generators(random["generators"])
 
-    def _samplers(self) -> list[Any]:
-        inner = getattr(self._loader, "batch_sampler", None)
-        found = [getattr(self._loader, "sampler", None), inner, getattr(inner, "sampler", None)]
-        return [each for number, each in enumerate(found) if each is not None and each not in found[:number]]
+    def _tell(self, epoch: int) -> None:
+        for part in parts(self._loader):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
 
-    def _owners(self) -> list[torch.Generator]:
-        """Generators of the loader's own, which the random state of the process does not contain."""
-        found: list[torch.Generator] = []
-        for owner in (self._loader, *self._samplers()):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator) and all(generator is not other for other in found):
-                found.append(generator)
-        return found
+    def _generators(self) -> list[Any]:
+        return [state_of(generator) for generator in generators(parts(self._loader))]
 
-    def _generators(self) -> list[bytes]:
-        return [bytes(generator.get_state().tolist()) for generator in self._owners()]
-
-    def _set_generators(self, states: list[bytes]) -> None:
-        owners = self._owners()
-        if len(states) != len(owners):
+    def _set_generators(self, states: list[Any]) -> None:
+        owned = generators(parts(self._loader))
+        if len(states) != len(owned):
             raise TrainerError(
-                f"{self.name} had {len(states)} generators of its own when it was saved, and has {len(owners)} now"
+                f"{self.name} had {len(states)} generators of its own when it was saved, and has {len(owned)} now"
             )
-        for generator, state in zip(owners, states, strict=True):
-            generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        for generator, state in zip(owned, states, strict=True):
+            set_state(generator, state)
 
 
 def _refuse_what_draws_ahead(loader: Any, name: str) -> None:

@@ -59,9 +59,10 @@ class GenericTrainerConfig:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "gradient_accumulation_steps", "log_every_n_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: use 1 or more")
+        for name in ("epochs", "gradient_accumulation_steps", "log_every_n_steps", "patience"):
+            value = getattr(self, name)
+            if not (name == "patience" and value is None) and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name}={value!r}: use a whole number, 1 or more")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm}: use a number above 0, or None")
         if self.amp is not None and self.amp not in AMP:

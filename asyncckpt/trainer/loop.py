@@ -33,7 +33,7 @@ logger = logging.getLogger("asyncckpt")
 
 P = TrainerPhase
 
-_REST = (P.TRAIN_BATCH_OPTIM_STEP, P.SCHEDULER_BATCH_STEP, P.TRAIN_BATCH_END)
+STEPS = (P.TRAIN_BATCH_OPTIM_STEP, P.SCHEDULER_BATCH_STEP, P.TRAIN_BATCH_END)
 """What completes a step, once there are all gradients of it."""
 
 
@@ -55,7 +55,7 @@ class Loop:
     _has_validation = False
     _batch: Any = None
     _saved: int | None = None
-    """The step of the newest save that a policy asked for in this process."""
+    """The step of the newest save that a policy asked for, or that the training goes on from."""
 
     def __init__(self, config: GenericTrainerConfig) -> None:
         self.config = config
@@ -136,6 +136,7 @@ class Loop:
     def _start_epoch(self) -> TrainerPhase:
         self.callbacks.call("on_epoch_start", self, self.epoch + 1)
         self.model.train()
+        self._gradients = Gradients(self.optimizers)  # there may be more parameters by now
         self._gradients.clear()
         self._train = TrainMicroState()
         self._batches.begin(self.epoch)
@@ -166,7 +167,7 @@ class Loop:
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
         micro.add(micro.additional_metrics["loss"], samples)
         self._batch = None
-        return self._complete() if micro.micro_step == steps else P.TRAIN_BATCH_END
+        return self._complete() if micro.micro_step >= steps else P.TRAIN_BATCH_END
 
     def _complete(self) -> TrainerPhase:
         """The rest of a step: its phases one right after the other, unless somebody may have to leave between them.
@@ -174,7 +175,7 @@ class Loop:
         Each way back to `_go`, after all that a phase goes through, is read from afar again: 8 us.
         """
         ckpt = self.ckpt
-        for phase in _REST:
+        for phase in STEPS:
             if ckpt.may_stop:
                 return phase
             self.phase = phase
@@ -224,7 +225,7 @@ class Loop:
     def _end_of_batches(self) -> TrainerPhase:
         self.logs = self._train.means()
         if not self.logs:
-            raise TrainerError(f"train_loader gave no batch in epoch {self.epoch + 1}: nothing can be trained")
+            raise TrainerError(f"train_loader gave no batch in epoch {self.epoch + 1}: {self._batches.advice}")
         return P.VAL_START_EPOCH if self._has_validation else P.SCHEDULER_EPOCH_STEP
 
     # -- validation ----------------------------------------------------------------------------------------
@@ -246,6 +247,8 @@ class Loop:
     def _validate(self) -> TrainerPhase:
         with torch.no_grad():
             given = self._autocast(self.validation_step, self._val.batch_idx)
+        if not isinstance(given, Mapping):
+            raise TrainerError(f"validation_step() gave {given!r}: give a dict of metrics")
         self._val.add(given, samples_of(self._batch))
         self._batch = None
         return P.VAL_BATCH_END

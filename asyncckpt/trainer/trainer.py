@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from asyncckpt import AsyncCheckpointer, Preempted, Run, load
 from asyncckpt.errors import CheckpointNotFoundError, TrainerError
@@ -24,13 +25,15 @@ from asyncckpt.run import set_seed
 from asyncckpt.run.reference import reference
 from asyncckpt.state.wrappers import unwrap
 from asyncckpt.trackers import JsonLinesTracker, Tracker, WandbTracker
+from asyncckpt.trainer.amounts import is_amount, kept, moved
 from asyncckpt.trainer.batches import Batches
 from asyncckpt.trainer.callbacks import TrainingCallback
 from asyncckpt.trainer.config import GenericTrainerConfig
 from asyncckpt.trainer.gradients import Gradients
-from asyncckpt.trainer.loop import Loop
+from asyncckpt.trainer.loop import STEPS, Loop
+from asyncckpt.trainer.modes import modes, set_modes
 from asyncckpt.trainer.phases import TrainerPhase
-from asyncckpt.trainer.resume_state import ResumeState, TrainMicroState, ValMicroState
+from asyncckpt.trainer.resume_state import ResumeState, RNGState, TrainMicroState, ValMicroState
 
 logger = logging.getLogger("asyncckpt")
 
@@ -50,6 +53,8 @@ class GenericTrainer(Loop):
         self.run: Run | None = None
         """The run, once there is one."""
         self._found: Mapping[str, Any] | None = None
+        self._random: RNGState | None = None
+        """Where random numbers go on, if another process has drawn some."""
 
     # -- what to override ----------------------------------------------------------------------------------
 
@@ -68,11 +73,11 @@ class GenericTrainer(Loop):
         return {"loss": getattr(out, "loss", out)}
 
     def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
-        """The metrics of `batch`, each the mean over it; by default what `training_step` gives.
+        """The metrics of `batch`, each the mean over it; by default the numbers that `training_step` gives.
 
         They are averaged over samples, and called ``val_...``.
         """
-        return self.training_step(batch, batch_idx)
+        return {name: value for name, value in self.training_step(batch, batch_idx).items() if is_amount(value)}
 
     def checkpointer(self, run: Run, objects: Mapping[str, Any]) -> AsyncCheckpointer:
         """The checkpointer of `run` for these `objects`; override it to give it more than the configuration says."""
@@ -117,6 +122,7 @@ class GenericTrainer(Loop):
         config = self.config
         self.model, self.optimizers, self.schedulers = model, _listed(optimizer), _listed(scheduler)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        _check(self.optimizers, self.schedulers, config)
         self._gradients = Gradients(self.optimizers)
         self._scaler = torch.amp.GradScaler(self.device.type) if config.amp == "float16" else None
         self._batches = Batches(train_loader, "train_loader")
@@ -139,6 +145,8 @@ class GenericTrainer(Loop):
 
     def _train_and_tell(self) -> None:
         self.callbacks.call("on_training_start", self)
+        if self._random is not None:
+            self._random.restore()  # what a hook of each process has drawn, no other process has
         try:
             self._go()
         except (Preempted, KeyboardInterrupt):
@@ -162,19 +170,29 @@ class GenericTrainer(Loop):
         over = state.phase is P.TRAINING_COMPLETE  # there may be more epochs to make by now
         self.phase = P.CHECKPOINT_SAVE_END if over else state.phase
         self.epoch, self.global_step, self.logs = state.epoch, state.global_step, state.logs
+        self._saved = self.global_step
         self._train, self._val = state.train or TrainMicroState(), state.val or ValMicroState()
+        if self.phase.is_val and not self._has_validation:
+            logger.warning("it was left in the middle of a validation, and has no val_loader now: that is left out")
+            self.phase = P.SCHEDULER_EPOCH_STEP
         self._place(self._found)
+        self._random = state.rng
         if state.rng is not None:
             state.rng.restore()  # last: to place batches draws numbers
         logger.info("after step %d, %d epochs: next, %s", self.global_step, self.epoch, self.phase.description)
 
     def _place(self, found: Mapping[str, Any]) -> None:
-        self.model.train(not self.phase.is_val)
-        for index, gradient in found["gradients"].items():
-            parameter = self._gradients.parameters[int(index)]
-            parameter.grad = gradient.to(parameter.device, copy=True)
+        if self._scaler is not None:
+            self._scaler.scale(torch.zeros((), device=self.device))  # it has its numbers once it was asked for a loss
+        set_modes(self.model, found["modes"])
+        if found["given"]:
+            self._train.additional_metrics = moved(found["given"], self.device)
+        self._gradients.load_state_dict(found["gradients"])
+        if found["accumulation"] != self.config.gradient_accumulation_steps:  # each has a part in the mean of so many
+            self._gradients.scale(found["accumulation"] / self.config.gradient_accumulation_steps)
         self.callbacks.load_state_dict(found["callbacks"])
-        if found["early"]["metric"] == self.config.monitor[0]:
+        self.callbacks.load_told(found["told"])
+        if (found["early"]["metric"], found["early"]["mode"]) == tuple(self.config.monitor):
             self.early.load_state_dict(found["early"])
         self._batches.place(found["batches"], self.epoch)
         if self._has_validation and found["val_batches"] is not None:
@@ -185,7 +203,6 @@ class GenericTrainer(Loop):
     def state_dict(self) -> dict[str, Any]:
         """Where the loop stands, as plain data, and the tensors that it holds then: gradients, of a part of a step."""
         has_part = self.phase.is_train and self._train.micro_step > 0
-        gradients = enumerate(parameter.grad for parameter in self._gradients.parameters) if has_part else ()
         state = ResumeState(
             phase=self.phase,
             epoch=self.epoch,
@@ -198,9 +215,13 @@ class GenericTrainer(Loop):
             "resume": state.of_now().to_dict(),
             "batches": self._batches.state_dict(),
             "val_batches": self._val_batches.state_dict() if self._has_validation else None,
-            "gradients": {str(index): gradient for index, gradient in gradients if gradient is not None},
+            "gradients": self._gradients.state_dict() if has_part else {},
+            "accumulation": self.config.gradient_accumulation_steps,
+            "given": kept(self._train.additional_metrics) if self.phase in STEPS else {},
+            "modes": modes(self.model),
             "early": self.early.state_dict(),
             "callbacks": self.callbacks.state_dict(),
+            "told": self.callbacks.told(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -247,6 +268,19 @@ def _listed(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _check(optimizers: list[Any], schedulers: list[Any], config: GenericTrainerConfig) -> None:
+    """Refuse what would go wrong after the first batch."""
+    if not optimizers or not all(hasattr(each, "param_groups") for each in optimizers):
+        given = ", ".join(type(each).__name__ for each in optimizers) or "nothing"
+        raise TrainerError(f"optimizer is {given}: give an optimizer, or a list of them")
+    if any(isinstance(each, torch.optim.LBFGS) for each in optimizers):
+        raise TrainerError("LBFGS makes several passes in a step, and this loop makes one: use another optimizer")
+    if config.scheduler_interval == "step" and any(isinstance(each, ReduceLROnPlateau) for each in schedulers):
+        raise TrainerError(
+            "ReduceLROnPlateau follows a metric, of which each epoch has one: use scheduler_interval='epoch'"
+        )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -74,6 +74,44 @@ def test_e16_a_step_without_a_loss_is_named(tmp_path: Path) -> None:
         fitted(Without(config(tmp_path)))
 
 
+def test_e16_what_would_go_wrong_later_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 1)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd)
+    for optimizers, scheduler, said in (
+        ([], None, "optimizer is nothing"),
+        ({"a": sgd}, None, "optimizer is dict"),
+        (torch.optim.LBFGS(model.parameters()), None, "LBFGS makes several passes"),
+        (sgd, plateau, "ReduceLROnPlateau follows a metric, of which each epoch has one"),
+    ):
+        trainer = Linear(config(tmp_path / "none", scheduler_interval="step"))
+        with pytest.raises(TrainerError, match=said):
+            trainer.fit(model, cast(Any, optimizers), ROWS, scheduler=scheduler)
+    assert not (tmp_path / "none").exists()
+
+
+def test_e16_an_iterator_in_place_of_a_loader_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="no batch in epoch 2: an iterator gives its batches once"):
+        fitted(Linear(config(tmp_path)), rows=iter(ROWS))
+
+
+def test_e16_validation_gives_metrics_and_by_default_the_numbers_of_a_step(tmp_path: Path) -> None:
+    class Several(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {**super().training_step(batch, batch_idx), "seen": 2, "rows": batch[0], "name": "a batch"}
+
+    trainer = Several(config(tmp_path / "several", epochs=1))
+    fitted(trainer, validation=ROWS)
+    assert set(trainer.logs) == {"loss", "val_loss", "val_seen"}
+
+    class Nothing(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return cast(Any, None)
+
+    with pytest.raises(TrainerError, match=r"validation_step\(\) gave None: give a dict of metrics"):
+        fitted(Nothing(config(tmp_path / "nothing")), validation=ROWS)
+
+
 def test_e16_a_loader_without_batches_is_an_error_and_one_for_validation_gives_no_metrics(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1"):
         fitted(Linear(config(tmp_path / "none")), rows=[])
@@ -134,7 +172,7 @@ def test_e16_one_trainer_fits_once(tmp_path: Path) -> None:
 def test_e16_what_means_nothing_is_refused() -> None:
     for wrong in (
         {"epochs": 0}, {"gradient_accumulation_steps": 0}, {"max_grad_norm": 0.0}, {"amp": "int8"},
-        {"scheduler_interval": "batch"},
+        {"scheduler_interval": "batch"}, {"patience": 0}, {"epochs": 1.5}, {"epochs": "3"},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GenericTrainerConfig(**{"epochs": 1, **wrong})
@@ -161,6 +199,28 @@ def test_e16_the_configuration_of_an_experiment_is_one_of_a_trainer(tmp_path: Pa
     assert config["experiment_name"] == "tiny"
     assert config["custom_params"] == {"url": "to ${SECRET}"}
     assert not [path for path in tmp_path.rglob("*.json") if "hunter2" in path.read_text()]
+
+
+def test_e16_parameters_that_an_epoch_adds_are_clipped_with_the_others(tmp_path: Path) -> None:
+    late = torch.nn.Parameter(torch.zeros(1))
+    norms: list[float] = []
+
+    class Late(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {"loss": super().training_step(batch, batch_idx)["loss"] + 1e6 * late.sum()}
+
+    class Adds(TrainingCallback):
+        def on_epoch_start(self, trainer: GenericTrainer, epoch: int) -> None:
+            if epoch == 2:
+                trainer.optimizers[0].add_param_group({"params": [late]})
+
+        def on_batch_end(self, trainer: GenericTrainer, batch_idx: int, logs: Mapping[str, Any]) -> None:
+            norms.append(float(logs["grad_norm"]))
+
+    trainer = Late(config(tmp_path, max_grad_norm=1.0))
+    trainer.add_callback(Adds())
+    fitted(trainer)
+    assert max(norms[:4]) < 1e5 < min(norms[4:])
 
 
 # -- E19 ---------------------------------------------------------------------------------------------------
@@ -299,6 +359,31 @@ def test_e44_a_seed_is_set_at_the_beginning_and_not_after_a_resume(tmp_path: Pat
         drawn.append(recorded.calls[0][0])
     torch.manual_seed(7)
     assert drawn == [torch.rand(()).item(), torch.rand(()).item()]
+
+
+def test_e44_what_the_start_of_each_process_draws_is_drawn_by_no_batch(tmp_path: Path) -> None:
+    class Starting(TrainingCallback):
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def on_training_start(self, trainer: GenericTrainer) -> None:
+            torch.rand(self.count)
+
+    class Drawing(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            drawn.append(torch.rand(()).item())
+            return super().training_step(batch, batch_idx)
+
+    both = []
+    for root, starts in (("twin", [(2, 1)]), ("left", [(1, 1), (2, 5)])):
+        drawn: list[float] = []
+        for epochs, count in starts:
+            trainer = Drawing(config(tmp_path / root, seed=7, epochs=epochs))
+            trainer.add_callback(Starting(count))
+            fitted(trainer)
+        both.append(drawn)
+    assert both[0] == both[1]
+    assert len(both[0]) == 8
 
 
 # -- E45 ---------------------------------------------------------------------------------------------------

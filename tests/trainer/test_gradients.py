@@ -83,3 +83,34 @@ def test_they_are_scaled() -> None:
     gradients.scale(4.0)
     for mine, theirs in zip(gradients_of(parameters), before, strict=True):
         assert mine is theirs is None or (mine is not None and theirs is not None and torch.equal(mine, theirs * 4))
+
+
+def test_they_come_back_in_the_order_of_memory_of_their_parameters_and_sparse_ones_as_they_were() -> None:
+    def parameters() -> list[nn.Parameter]:
+        image = torch.zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
+        return [nn.Parameter(image), nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(7, 2))]
+
+    before, after = parameters(), parameters()
+    before[0].grad = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    for rows in ([1, 3], [3]):
+        nn.functional.embedding(torch.tensor(rows), before[2], sparse=True).sum().backward()
+    state = Gradients([torch.optim.SGD(before)]).state_dict()
+    assert all(isinstance(value, Tensor | list | bool) for value in state["2"].values())
+    Gradients([torch.optim.SGD(after)]).load_state_dict({**state, "0": state["0"].contiguous()})
+    image, none, rows_ = gradients_of(after)
+    assert image is not None
+    assert rows_ is not None
+    assert none is None
+    assert image.stride() == before[0].stride()
+    assert torch.equal(image, state["0"])
+    assert not rows_.is_coalesced()
+    assert torch.equal(rows_._indices(), torch.tensor([[1, 3, 3]]))
+    assert torch.equal(rows_.to_dense()[:, 0], torch.tensor([0.0, 1, 0, 2, 0, 0, 0]))
+
+
+def test_one_that_two_optimizers_train_is_scaled_and_clipped_once() -> None:
+    shared = nn.Parameter(torch.zeros(2))
+    shared.grad = torch.tensor([3.0, 4.0])
+    gradients = Gradients([torch.optim.SGD([shared]), torch.optim.Adam([shared])])
+    gradients.scale(2.0)
+    assert (float(gradients.clip(1e9)), shared.grad.tolist()) == (10.0, [6.0, 8.0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import asyncckpt
 from asyncckpt import AsyncCheckpointer, Preempted, Preemption, Run, SavePolicy
@@ -23,7 +24,7 @@ from asyncckpt.storage import from_url
 from asyncckpt.testing.slow import GatedStorage
 from asyncckpt.trainer import GenericTrainer, GenericTrainerConfig, ResumeState, TrainerPhase, TrainingCallback
 
-from .small import Linear, Recorded, config, fitted
+from .small import ROWS, Linear, Recorded, config, fitted, weights
 
 
 class After(TrainingCallback):
@@ -91,6 +92,70 @@ def test_e17_in_the_middle_of_a_batch_nothing_can_be_saved(tmp_path: Path) -> No
         fitted(Early(config(tmp_path)))
     with pytest.raises(TrainerError, match=r"no checkpointer before fit\(\)"):
         Linear(config(tmp_path / "new")).save_checkpoint()
+
+
+class Counted(Recorded):
+    """Saved itself: which hooks it was told of so far, and what it found there."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": [call for call in self.calls if not call[0].startswith("training")]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.calls = list(state["calls"])
+
+    def on_epoch_end(self, trainer: GenericTrainer, epoch: int, logs: Mapping[str, Any]) -> None:
+        self.calls.append(("epoch_end", epoch, [part.training for part in trainer.model.modules()]))
+
+    def on_batch_end(self, trainer: GenericTrainer, batch_idx: int, logs: Mapping[str, Any]) -> None:
+        self.calls.append(("batch_end", batch_idx, logs["loss"].item(), logs["errors"].tolist(), logs["name"]))
+
+
+class Other(Counted):
+    """One more."""
+
+
+class Leaves(TrainingCallback):
+    """Saves in one hook, the second time it is called, and is interrupted there."""
+
+    def __init__(self, hook: str) -> None:
+        self.left = 2
+        if hook:
+            setattr(self, hook, self._leave)
+
+    def _leave(self, trainer: GenericTrainer, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            trainer.save_checkpoint()
+            raise KeyboardInterrupt
+
+
+class Telling(Linear):
+    """Gives more than numbers, and has a part that stays as it is."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+        self.model[1].eval()
+        x, y = batch
+        errors = self.model(x).squeeze(-1) - y
+        return {"loss": errors.square().mean(), "errors": errors, "name": f"batch {batch_idx}"}
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_start", "on_batch_end", "on_epoch_end"])
+def test_e17_e19_where_a_hook_has_saved_each_callback_is_told_once(hook: str, tmp_path: Path) -> None:
+    def told(root: str, hook: str) -> list[Any]:
+        callbacks = Counted(), Leaves(hook), Other()
+        trainer = Telling(config(tmp_path / root, gradient_accumulation_steps=3))
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Dropout(0.5))
+        try:
+            trained(trainer, *callbacks, model=model, validation=ROWS)
+        except KeyboardInterrupt:
+            return []
+        return [callbacks[0].state_dict(), callbacks[2].state_dict(), *weights(model), model.training]
+
+    assert told("left", hook) == []
+    for mine, twins in zip(told("left", ""), told("twin", ""), strict=True):
+        assert mine == twins if not isinstance(mine, torch.Tensor) else torch.equal(mine, twins)
+    assert told("left", "")[-1] is False, "a training that is over leaves the model as it did when it ended"
 
 
 # -- E18 ---------------------------------------------------------------------------------------------------

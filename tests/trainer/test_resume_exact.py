@@ -73,6 +73,8 @@ def test_e21_each_kind_of_loader_comes_back_to_its_place(loader: str, tmp_path: 
 def test_e45_losses_that_are_scaled_go_on_exactly_too(amp: str, tmp_path: Path) -> None:
     plan = Plan(amp=amp, save=SavePolicy(every_steps=2))
     assert run(tmp_path / "twin", plan) == 0
+    # Before a step whose batches are all over, and after one.
+    assert run(tmp_path / "left", replace(plan, leave_at="train_batch_optim_step", after=1), 3) == TERMINATED
     assert run(tmp_path / "left", replace(plan, leave_at="train_batch_end", after=5), 1) == TERMINATED
     assert run(tmp_path / "left", plan, 2) == 0
     assert traced(tmp_path / "left") == traced(tmp_path / "twin")
