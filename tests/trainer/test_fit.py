@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from asyncckpt.launch.config import experiment
 from asyncckpt.metrics_log import read_metrics
 from asyncckpt.run import load_config
 from asyncckpt.trainer import GenericTrainer, GenericTrainerConfig, TrainerPhase, TrainingCallback
+from asyncckpt.trainer.amounts import moved
 
 from .small import ROWS, Linear, Recorded, config, fitted, weights
 
@@ -94,6 +95,36 @@ def test_e16_validation_is_averaged_over_samples_and_learns_nothing(tmp_path: Pa
     fitted(trainer, validation=[(torch.ones(3, 3), None), (torch.full((1, 3), 5.0), None)])
     assert trainer.logs["val_loss"] == 2.0
     assert trainer.logs["val_count"] == 2.5
+
+
+def test_e16_a_batch_has_as_many_samples_as_its_first_tensor_is_long(tmp_path: Path) -> None:
+    class Named(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {f"batch_{batch_idx}": torch.tensor(1.0)}
+
+    rows = [
+        torch.ones(3, 7), [torch.ones(2)], {"name": "a", "x": torch.ones(4, 1)}, ("name", [torch.ones(5)]),
+        ({"x": torch.ones(6)}, torch.ones(9)), torch.tensor(8.0), "text", 7, ("a", "b"),
+    ]  # fmt: skip
+    trainer = Named(config(tmp_path, epochs=1))
+    fitted(trainer, validation=rows)
+    samples = [3, 2, 4, 5, 6, 1, 1, 1, 1]
+    share = {f"val_batch_{number}": count / sum(samples) for number, count in enumerate(samples)}
+    assert trainer.logs == pytest.approx({"loss": trainer.logs["loss"], **share})
+
+
+def test_e16_a_batch_is_moved_with_all_that_is_in_it_and_stays_what_it_is() -> None:
+    class Pair(NamedTuple):
+        x: torch.Tensor
+        name: str
+
+    here, there = torch.device("cpu"), torch.device("meta")
+    batch = {"pair": Pair(torch.ones(2), "a"), "list": [torch.ones(1), 3], "tuple": (torch.ones(1), None)}
+    found = moved(batch, there)
+    assert [type(part) for part in found.values()] == [Pair, list, tuple]
+    assert [part[0].device for part in found.values()] == [there] * 3
+    assert [part[1] for part in found.values()] == ["a", 3, None]
+    assert moved(batch, here)["pair"].x is batch["pair"].x
 
 
 def test_e16_the_default_step_calls_the_model_with_the_batch(tmp_path: Path) -> None:
@@ -210,6 +241,55 @@ def test_e19_the_end_is_told_also_where_the_training_fails(tmp_path: Path) -> No
         fitted(trainer)
     assert recorded.calls[-1] == ("training_end", "error_fatal")
     assert ("epoch_end", 1, []) not in recorded.calls
+
+
+class Counting(TrainingCallback):
+    """Has a state of its own."""
+
+    def __init__(self, by: int = 1) -> None:
+        self.count, self.by = 0, by
+
+    def on_epoch_end(self, trainer: GenericTrainer, epoch: int, logs: Mapping[str, Any]) -> None:
+        self.count += self.by
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
+
+
+def test_e19_each_comes_back_to_its_own_state_and_one_that_is_no_more_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = []
+    for epochs, callbacks in enumerate([[Counting(), Recorded(), Counting(10)], [Counting(), Counting(10)]], start=1):
+        trainer = Linear(config(tmp_path, epochs=epochs))
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        fitted(trainer)
+        counts.append([callback.count for callback in callbacks if isinstance(callback, Counting)])
+    assert counts == [[1, 10], [2, 20]]
+    saved = asyncckpt.load(tmp_path, only="extra.trainer").state["extra"]["trainer"]["callbacks"]
+    assert saved == {"Counting": {"count": 2}, "Counting 2": {"count": 20}}
+    assert "holds callbacks" not in caplog.text
+    trainer, alone = Linear(config(tmp_path, epochs=3)), Counting()
+    trainer.add_callback(alone)
+    fitted(trainer)
+    assert alone.count == 3
+    assert "holds callbacks that this training has not: Counting 2" in caplog.text
+
+
+def test_e19_hooks_that_nobody_has_are_not_called_and_one_may_be_given_to_an_object(tmp_path: Path) -> None:
+    ended: list[int] = []
+    given = TrainingCallback()
+    vars(given)["on_batch_end"] = lambda trainer, batch_idx, logs: ended.append(batch_idx)
+    trainer = Linear(config(tmp_path, epochs=1))
+    for callback in (given, Counting(), TrainingCallback()):
+        trainer.add_callback(callback)
+    assert trainer.callbacks.heard == {"on_batch_end", "on_epoch_end"}
+    fitted(trainer)
+    assert ended == [0, 1, 2, 3]
 
 
 def test_e19_what_is_no_callback_is_refused(tmp_path: Path) -> None:
