@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import asyncckpt
-from asyncckpt import RetentionPolicy, SavePolicy
+from asyncckpt import Preemption, RetentionPolicy, SavePolicy
 from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointNotFoundError,
@@ -39,6 +40,13 @@ def test_e16_without_validation_there_is_the_mean_loss_of_each_epoch(tmp_path: P
     info = asyncckpt.load(tmp_path).info
     assert (info.step, info.epoch, dict(info.metrics)) == (8, 2, trainer.logs)
     assert trainer.logs.keys() == {"loss"}
+    # One that is twice as large counts twice.
+    uneven = Linear(config(tmp_path / "uneven", epochs=1))
+    fitted(uneven, rows=[(torch.zeros(2, 3), torch.zeros(2)), (torch.ones(4, 3), torch.full((4,), 9.0))], lr=0.0)
+    torch.manual_seed(5)
+    plain = nn.Linear(3, 1)
+    small, large = plain(torch.zeros(3)).item() ** 2, (plain(torch.ones(3)).item() - 9.0) ** 2
+    assert uneven.logs["loss"] == pytest.approx((2 * small + 4 * large) / 6)
 
 
 def test_e16_batches_are_accumulated_and_those_that_are_left_make_a_step_of_their_own_mean(tmp_path: Path) -> None:
@@ -165,10 +173,56 @@ def test_e16_one_trainer_fits_once(tmp_path: Path) -> None:
 def test_e16_what_means_nothing_is_refused() -> None:
     for wrong in (
         {"epochs": 0}, {"gradient_accumulation_steps": 0}, {"max_grad_norm": 0.0}, {"amp": "int8"},
-        {"scheduler_interval": "batch"},
+        {"scheduler_interval": "batch"}, {"log_every_n_steps": 0},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GenericTrainerConfig(**{"epochs": 1, **wrong})
+    for amp in ("bfloat16", "float16", None):
+        assert GenericTrainerConfig(epochs=1, amp=amp).amp == amp
+
+
+def test_e16_x20_each_section_of_an_experiment_comes_to_its_place() -> None:
+    said = experiment(
+        {
+            "experiment_name": "tiny",
+            "model": {"name": "linear"},
+            "training": {
+                "epochs": 3, "batch_size": 2, "learning_rate": 0.1, "gradient_accumulation_steps": 4,
+                "max_grad_norm": 0.5,
+            },
+            "data": {"dataset_name": "noise"},
+            "optimizer": {"name": "sgd"},
+            "checkpoint": {
+                "checkpoint_dir": "somewhere", "monitor": "accuracy", "mode": "max", "save_every_n_epochs": 2,
+                "save_top_k": 3,
+            },
+            "preemption": {"timeout_minutes": 2, "grace_period_seconds": 7, "max_preemptions": 3},
+            "logging": {"log_every_n_steps": 6, "use_wandb": True, "wandb_project": "p", "wandb_entity": "e"},
+            "seed": 8,
+            "deterministic": False,
+            "benchmark": True,
+        },
+        written={(("experiment_name",), "tiny"): "${NAME}", (("checkpoint", "checkpoint_dir"), "somewhere"): "${DIR}"},
+    )  # fmt: skip
+    found = GenericTrainerConfig.of(said)
+    assert replace(found, settings={}) == GenericTrainerConfig(
+        epochs=3, checkpoint_dir="somewhere", gradient_accumulation_steps=4, max_grad_norm=0.5,
+        save=SavePolicy(every_epochs=2), keep=RetentionPolicy(best=3), monitor=("accuracy", "max"),
+        preemption=Preemption(deadline=7, requeue="auto", max_preemptions=3), save_timeout=120, seed=8,
+        deterministic=False, benchmark=True, log_every_n_steps=6, use_wandb=True, wandb_project="p", wandb_entity="e",
+    )  # fmt: skip
+    whole = found.whole()
+    assert whole["experiment_name"] == "tiny", "a run is called so, whatever that was made of"
+    assert whole["checkpoint"]["checkpoint_dir"] == "${DIR}"
+    for given, start in ((3, 3), (Path("other"), "other"), ("best", "best")):
+        assert replace(found, resume_from=given).whole()["checkpoint"] == {**whole["checkpoint"], "resume": start}
+
+
+def test_e16_what_was_configured_by_hand_is_written_down_too(tmp_path: Path) -> None:
+    fitted(Linear(config(tmp_path, epochs=1, max_grad_norm=0.5)))
+    said = load_config(tmp_path)["config"]
+    assert (said["epochs"], said["max_grad_norm"], said["gradient_accumulation_steps"]) == (1, 0.5, 1)
+    assert said.keys() == {each.name for each in fields(GenericTrainerConfig)} - {"settings"}
 
 
 def test_e16_the_configuration_of_an_experiment_is_one_of_a_trainer(tmp_path: Path) -> None:
