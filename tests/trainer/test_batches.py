@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import RandomSampler as Drawing
@@ -64,6 +64,23 @@ def test_e21_a_loader_goes_on_where_another_was(make: Any, taken: int) -> None:
     here, there = moved(make, taken)
     assert here == there
     assert len(here) == 2 * len(make()) - taken
+
+
+def test_e21_samplers_that_want_to_know_the_epoch_are_told() -> None:
+    class Told(SequentialSampler):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+
+    epochs: list[int] = []
+    for loader in (
+        DataLoader(Plain(9), batch_size=3, sampler=Told(Plain(9))),
+        DataLoader(Plain(9), batch_sampler=BatchSampler(Told(Plain(9)), 3, False)),
+    ):
+        batches = Batches(loader, "train_loader")
+        batches.begin(0)
+        batches.begin(1)
+        Batches(loader, "train_loader").place(batches.state_dict(), 3)
+    assert epochs == [0, 1, 3] * 2
 
 
 def test_e21_replaying_is_told_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -147,7 +147,7 @@ def test_e23_sums_of_tensors_are_read_when_they_are_saved_and_go_on_to_the_bit()
     assert ValMicroState().to_dict()["loss_sum"] is None
     assert whole.means().keys() == {"val_loss", "val_accuracy"}
     for wrong in ("good", torch.ones(2), torch.tensor(1j)):
-        with pytest.raises(TrainerError, match="'accuracy' is .*: give a number"):
+        with pytest.raises(TrainerError, match=r"'accuracy' is .*: give a number"):
             whole.add({"accuracy": wrong}, 1)
     given = {"loss": torch.tensor([0.5]), "count": 3, "name": "a", "pair": torch.ones(2), "complex": torch.tensor(1j)}
     assert TrainMicroState(additional_metrics=given).to_dict()["additional_metrics"] == {"loss": 0.5, "count": 3.0}
