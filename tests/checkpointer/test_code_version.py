@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt import revision
+from asyncckpt import SavePolicy, revision
 from asyncckpt.revision import Lookup
 
 from .conftest import Make
@@ -50,7 +50,7 @@ def test_neither_construction_nor_a_save_waits_for_git_and_every_checkpoint_has_
     make: Make, gate: Path
 ) -> None:
     model = Toy()
-    ckpt = make(model=model)
+    ckpt = make(model=model, save=SavePolicy(every_steps=3, every_epochs=1))
     first = ckpt.save(1)
     model.value = 2
     second = ckpt.save(2)
@@ -58,7 +58,15 @@ def test_neither_construction_nor_a_save_waits_for_git_and_every_checkpoint_has_
     gate.touch()
     second.wait()
     first.wait()
-    assert [info.code_version for info in ckpt.checkpoints()] == [_head(gate)] * 2
+    # Whatever it was made for: by a policy, at the end of an epoch, in an emergency.
+    for made in (
+        lambda: ckpt.step(3), lambda: ckpt.epoch_end(1, step=4), lambda: ckpt.save(5, emergency=True),
+    ):  # fmt: skip
+        model.value += 1
+        handle = made()
+        assert handle is not None
+        handle.wait()
+    assert [info.code_version for info in ckpt.checkpoints()] == [_head(gate)] * 5
 
 
 def test_it_is_that_of_where_the_program_was_started(

@@ -136,6 +136,10 @@ class Told(TrainingCallback):
         self.trace = trace
         self.count = 0
 
+    def on_training_start(self, trainer: GenericTrainer) -> None:
+        if trainer.phase is TrainerPhase.INIT:  # which it comes to before there is anybody to tell
+            trainer.phase = TrainerPhase.INIT
+
     def on_epoch_start(self, trainer: GenericTrainer, epoch: int) -> None:
         self.count += 1
         self.trace.write("epoch_start", epoch, self.count)

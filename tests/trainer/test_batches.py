@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, RandomSampler, Sampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, Subset
 from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import RandomSampler as Drawing
@@ -142,6 +142,23 @@ def test_e21_data_sets_and_samplers_are_told_the_epoch_again_where_it_goes_on() 
 def test_e21_what_cannot_be_gone_through_is_named() -> None:
     with pytest.raises(TrainerError, match="val_loader is None"):
         Batches(cast(Any, None), "val_loader")
+
+
+def test_e21_samplers_that_want_to_know_the_epoch_are_told() -> None:
+    class Told(SequentialSampler):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+
+    epochs: list[int] = []
+    for loader in (
+        DataLoader(Plain(9), batch_size=3, sampler=Told(Plain(9))),
+        DataLoader(Plain(9), batch_sampler=BatchSampler(Told(Plain(9)), 3, False)),
+    ):
+        batches = Batches(loader, "train_loader")
+        batches.begin(0)
+        batches.begin(1)
+        Batches(loader, "train_loader").place(batches.state_dict(), 3)
+    assert epochs == [0, 1, 3] * 2
 
 
 def test_e21_replaying_is_told_of(caplog: pytest.LogCaptureFixture) -> None:

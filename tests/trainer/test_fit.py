@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
 from torch import nn
 
 import asyncckpt
-from asyncckpt import RetentionPolicy, SavePolicy
+from asyncckpt import AsyncCheckpointer, Preemption, RetentionPolicy, SavePolicy
 from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointNotFoundError,
@@ -25,10 +29,17 @@ from asyncckpt.launch.config import experiment
 from asyncckpt.metrics_log import read_metrics
 from asyncckpt.run import load_config
 from asyncckpt.trainer import GenericTrainer, GenericTrainerConfig, TrainerPhase, TrainingCallback
+from asyncckpt.trainer.amounts import moved
 
 from .small import ROWS, Linear, Recorded, config, fitted, weights
 
 # -- E16 ---------------------------------------------------------------------------------------------------
+
+
+class Plain(GenericTrainer):
+    """With the steps that it has by itself, on a thread of this process."""
+
+    checkpointer = Linear.checkpointer
 
 
 def test_e16_without_validation_there_is_the_mean_loss_of_each_epoch(tmp_path: Path) -> None:
@@ -38,6 +49,13 @@ def test_e16_without_validation_there_is_the_mean_loss_of_each_epoch(tmp_path: P
     info = asyncckpt.load(tmp_path).info
     assert (info.step, info.epoch, dict(info.metrics)) == (8, 2, trainer.logs)
     assert trainer.logs.keys() == {"loss"}
+    # One that is twice as large counts twice.
+    uneven = Linear(config(tmp_path / "uneven", epochs=1))
+    fitted(uneven, rows=[(torch.zeros(2, 3), torch.zeros(2)), (torch.ones(4, 3), torch.full((4,), 9.0))], lr=0.0)
+    torch.manual_seed(5)
+    plain = nn.Linear(3, 1)
+    small, large = plain(torch.zeros(3)).item() ** 2, (plain(torch.ones(3)).item() - 9.0) ** 2
+    assert uneven.logs["loss"] == pytest.approx((2 * small + 4 * large) / 6)
 
 
 def test_e16_batches_are_accumulated_and_those_that_are_left_make_a_step_of_their_own_mean(tmp_path: Path) -> None:
@@ -134,6 +152,36 @@ def test_e16_validation_is_averaged_over_samples_and_learns_nothing(tmp_path: Pa
     assert trainer.logs["val_count"] == 2.5
 
 
+def test_e16_a_batch_has_as_many_samples_as_its_first_tensor_is_long(tmp_path: Path) -> None:
+    class Named(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {f"batch_{batch_idx}": torch.tensor(1.0)}
+
+    rows = [
+        torch.ones(3, 7), [torch.ones(2)], {"name": "a", "x": torch.ones(4, 1)}, ("name", [torch.ones(5)]),
+        ({"x": torch.ones(6)}, torch.ones(9)), torch.tensor(8.0), "text", 7, ("a", "b"),
+    ]  # fmt: skip
+    trainer = Named(config(tmp_path, epochs=1))
+    fitted(trainer, validation=rows)
+    samples = [3, 2, 4, 5, 6, 1, 1, 1, 1]
+    share = {f"val_batch_{number}": count / sum(samples) for number, count in enumerate(samples)}
+    assert trainer.logs == pytest.approx({"loss": trainer.logs["loss"], **share})
+
+
+def test_e16_a_batch_is_moved_with_all_that_is_in_it_and_stays_what_it_is() -> None:
+    class Pair(NamedTuple):
+        x: torch.Tensor
+        name: str
+
+    here, there = torch.device("cpu"), torch.device("meta")
+    batch = {"pair": Pair(torch.ones(2), "a"), "list": [torch.ones(1), 3], "tuple": (torch.ones(1), None)}
+    found = moved(batch, there)
+    assert [type(part) for part in found.values()] == [Pair, list, tuple]
+    assert [part[0].device for part in found.values()] == [there] * 3
+    assert [part[1] for part in found.values()] == ["a", 3, None]
+    assert moved(batch, here)["pair"].x is batch["pair"].x
+
+
 def test_e16_the_default_step_calls_the_model_with_the_batch(tmp_path: Path) -> None:
     class Whole(nn.Module):
         def __init__(self) -> None:
@@ -143,10 +191,99 @@ def test_e16_the_default_step_calls_the_model_with_the_batch(tmp_path: Path) -> 
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return (self.inner(x).squeeze(-1) - y).square().mean()
 
-    for number, rows in enumerate([ROWS, [{"x": x, "y": y} for x, y in ROWS]]):
-        trainer = GenericTrainer(config(tmp_path / str(number)))
-        fitted(trainer, rows=rows, model=Whole())
-        assert math.isfinite(trainer.logs["loss"])
+    class Answer(nn.Module):
+        """Gives its loss in one of the ways that models have."""
+
+        def __init__(self, way: Callable[[torch.Tensor], Any]) -> None:
+            super().__init__()
+            self.inner, self.way = Whole(), way
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.way(self.inner(x, torch.ones(2)))
+
+    ways = [lambda loss: loss, lambda loss: {"loss": loss, "more": 1}, lambda loss: SimpleNamespace(loss=loss)]
+    kinds = [
+        (ROWS, Whole()), ([list(row) for row in ROWS], Whole()), ([{"x": x, "y": y} for x, y in ROWS], Whole()),
+        *(([x for x, _ in ROWS], Answer(way)) for way in ways),
+    ]  # fmt: skip
+    losses = set()
+    for number, (rows, model) in enumerate(kinds):
+        nn.init.constant_(model.get_parameter("inner.weight" if number < 3 else "inner.inner.weight"), 0.1)
+        nn.init.constant_(model.get_parameter("inner.bias" if number < 3 else "inner.inner.bias"), 0.0)
+        trainer = Plain(config(tmp_path / str(number), epochs=1))
+        fitted(trainer, rows=rows, model=model)
+        losses.add(trainer.logs["loss"])
+    assert len(losses) == 1
+    assert math.isfinite(losses.pop())
+
+
+def test_e16_the_default_checkpointer_is_as_the_configuration_says(tmp_path: Path) -> None:
+    class Loss(nn.Linear):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (super().forward(x).squeeze(-1) - y).square().mean()
+
+    class Told(TrainingCallback):
+        def on_batch_end(self, trainer: GenericTrainer, batch_idx: int, logs: Mapping[str, Any]) -> None:
+            if trainer.global_step == 6:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    said = config(
+        tmp_path / "run", save=SavePolicy(every_epochs=1), keep=RetentionPolicy(last=1, best=1),
+        monitor=("loss", "max"), preemption=Preemption(exit="flag"),
+    )  # fmt: skip
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        first = GenericTrainer(said)
+        first.add_callback(Told())
+        fitted(first, model=Loss(3, 1))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (first.global_step, first.phase) == (6, TrainerPhase.TRAIN_BATCH_LOAD)
+    second = GenericTrainer(said)
+    model = fitted(second, model=Loss(3, 1))
+    twin = fitted(Plain(config(tmp_path / "twin")), model=Loss(3, 1))
+    assert all(map(torch.equal, weights(model), weights(twin)))
+    with AsyncCheckpointer(tmp_path / "run", executor="thread") as ckpt:
+        assert [info.step for info in ckpt.checkpoints()] == [4, 8]
+    assert asyncckpt.load(tmp_path / "run", "best").info.step == 4
+
+
+def test_e16_losses_are_scaled_in_half_precision_alone_and_gradients_are_clipped_as_they_are(tmp_path: Path) -> None:
+    class Elementwise(Linear):
+        """Of operations that autocast leaves alone, so that each way comes to the same to the bit."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            seen.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+            x, y = batch
+            weight, bias = self.model.parameters()
+            return {"loss": ((x * weight).sum(-1) + bias - y).square().mean()}
+
+    found, kept = [], []
+    for amp, dtype in ((None, None), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        seen: set[Any] = set()
+        root = tmp_path / str(amp)
+        trainer = Elementwise(config(root, amp=amp, max_grad_norm=0.5, log_every_n_steps=1, epochs=1))
+        found.append(weights(fitted(trainer, validation=ROWS[:1])))
+        norms = [row.metrics["grad_norm"] for row in read_metrics(root / "logs").rows if "grad_norm" in row.metrics]
+        found[-1].append(torch.tensor(norms))
+        kept.append("scaler" in asyncckpt.load(root).state)
+        assert {(on, kind if on else None) for on, kind in seen} == {(amp is not None, dtype)}
+    assert kept == [False, False, True]
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    assert max(found[0][-1]) > 0.5
+
+
+def test_e16_a_model_without_parameters_is_on_the_host(tmp_path: Path) -> None:
+    class Own(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {"loss": own.square().sum()}
+
+    own = nn.Parameter(torch.ones(1))
+    trainer = Own(config(tmp_path, epochs=1))
+    trainer.fit(nn.Identity(), torch.optim.SGD([own], lr=0.1), ROWS)
+    assert trainer.device == torch.device("cpu")
+    assert own.item() == pytest.approx(0.8**4)
 
 
 def test_e16_a_training_that_is_over_is_left_as_it_is_and_more_epochs_go_on(tmp_path: Path) -> None:
@@ -157,9 +294,11 @@ def test_e16_a_training_that_is_over_is_left_as_it_is_and_more_epochs_go_on(tmp_
     same = fitted(again)
     assert recorded.calls == [("training_start",), ("training_end", "training_complete")]
     assert all(map(torch.equal, weights(model), weights(same)))
-    more = Linear(config(tmp_path, epochs=3))
+    more, recorded = Linear(config(tmp_path, epochs=3)), Recorded()
+    more.add_callback(recorded)
     fitted(more)
     assert (more.epoch, more.global_step) == (3, 12)
+    assert (recorded.calls[1], recorded.calls[-2]) == (("epoch_start", 3), ("epoch_end", 3, ["loss"]))
 
 
 def test_e16_one_trainer_fits_once(tmp_path: Path) -> None:
@@ -173,9 +312,58 @@ def test_e16_what_means_nothing_is_refused() -> None:
     for wrong in (
         {"epochs": 0}, {"gradient_accumulation_steps": 0}, {"max_grad_norm": 0.0}, {"amp": "int8"},
         {"scheduler_interval": "batch"}, {"patience": 0}, {"epochs": 1.5}, {"epochs": "3"},
+        {"log_every_n_steps": 0},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GenericTrainerConfig(**{"epochs": 1, **wrong})
+    for amp in ("bfloat16", "float16", None):
+        assert GenericTrainerConfig(epochs=1, amp=amp).amp == amp
+
+
+def test_e16_x20_each_section_of_an_experiment_comes_to_its_place() -> None:
+    said = experiment(
+        {
+            "experiment_name": "tiny",
+            "model": {"name": "linear"},
+            "training": {
+                "epochs": 3, "batch_size": 2, "learning_rate": 0.1, "gradient_accumulation_steps": 4,
+                "max_grad_norm": 0.5,
+            },
+            "data": {"dataset_name": "noise"},
+            "optimizer": {"name": "sgd"},
+            "checkpoint": {
+                "checkpoint_dir": "somewhere", "monitor": "accuracy", "mode": "max", "save_every_n_epochs": 2,
+                "save_top_k": 3,
+            },
+            "preemption": {"timeout_minutes": 2, "grace_period_seconds": 7, "max_preemptions": 3},
+            "logging": {"log_every_n_steps": 6, "use_wandb": True, "wandb_project": "p", "wandb_entity": "e"},
+            "seed": 8,
+            "deterministic": False,
+            "benchmark": True,
+            "custom_params": {"text": "${model.name}"},
+        },
+        written={(("experiment_name",), "tiny"): "${NAME}", (("checkpoint", "checkpoint_dir"), "somewhere"): "${DIR}"},
+    )  # fmt: skip
+    found = GenericTrainerConfig.of(said)
+    assert replace(found, settings={}) == GenericTrainerConfig(
+        epochs=3, checkpoint_dir="somewhere", gradient_accumulation_steps=4, max_grad_norm=0.5,
+        save=SavePolicy(every_epochs=2), keep=RetentionPolicy(best=3), monitor=("accuracy", "max"),
+        preemption=Preemption(deadline=7, requeue="auto", max_preemptions=3), save_timeout=120, seed=8,
+        deterministic=False, benchmark=True, log_every_n_steps=6, use_wandb=True, wandb_project="p", wandb_entity="e",
+    )  # fmt: skip
+    whole = found.whole()
+    assert whole["experiment_name"] == "tiny", "a run is called so, whatever that was made of"
+    assert whole["checkpoint"]["checkpoint_dir"] == "${DIR}"
+    assert whole["custom_params"] == {"text": "${model.name}"}
+    for given, start in ((3, 3), (Path("other"), "other"), ("best", "best")):
+        assert replace(found, resume_from=given).whole()["checkpoint"] == {**whole["checkpoint"], "resume": start}
+
+
+def test_e16_what_was_configured_by_hand_is_written_down_too(tmp_path: Path) -> None:
+    fitted(Linear(config(tmp_path, epochs=1, max_grad_norm=0.5)))
+    said = load_config(tmp_path)["config"]
+    assert (said["epochs"], said["max_grad_norm"], said["gradient_accumulation_steps"]) == (1, 0.5, 1)
+    assert said.keys() == {each.name for each in fields(GenericTrainerConfig)} - {"settings"}
 
 
 def test_e16_the_configuration_of_an_experiment_is_one_of_a_trainer(tmp_path: Path) -> None:
@@ -272,6 +460,60 @@ def test_e19_the_end_is_told_also_where_the_training_fails(tmp_path: Path) -> No
     assert ("epoch_end", 1, []) not in recorded.calls
 
 
+class Counting(TrainingCallback):
+    """Has a state of its own."""
+
+    def __init__(self, by: int = 1) -> None:
+        self.count, self.by = 0, by
+
+    def on_epoch_end(self, trainer: GenericTrainer, epoch: int, logs: Mapping[str, Any]) -> None:
+        self.count += self.by
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
+
+
+class Newer(Counting):
+    """One that no checkpoint knows."""
+
+
+def test_e19_each_comes_back_to_its_own_state_and_one_that_is_no_more_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = []
+    for epochs, callbacks in enumerate([[Counting(), Recorded(), Counting(10)], [Counting(), Counting(10)]], start=1):
+        trainer = Linear(config(tmp_path, epochs=epochs))
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        fitted(trainer)
+        counts.append([callback.count for callback in callbacks if isinstance(callback, Counting)])
+    assert counts == [[1, 10], [2, 20]]
+    saved = asyncckpt.load(tmp_path, only="extra.trainer").state["extra"]["trainer"]["callbacks"]
+    assert saved == {"Counting": {"count": 2}, "Counting 2": {"count": 20}}
+    assert "holds callbacks" not in caplog.text
+    trainer, alone, newer = Linear(config(tmp_path, epochs=3)), Counting(), Newer()
+    trainer.add_callback(alone)
+    trainer.add_callback(newer)
+    fitted(trainer)
+    assert (alone.count, newer.count) == (3, 1)
+    assert "holds callbacks that this training has not: Counting 2" in caplog.text
+
+
+def test_e19_hooks_that_nobody_has_are_not_called_and_one_may_be_given_to_an_object(tmp_path: Path) -> None:
+    ended: list[int] = []
+    given = TrainingCallback()
+    vars(given)["on_batch_end"] = lambda trainer, batch_idx, logs: ended.append(batch_idx)
+    trainer = Linear(config(tmp_path, epochs=1))
+    for callback in (given, Counting(), TrainingCallback()):
+        trainer.add_callback(callback)
+    assert trainer.callbacks.heard == {"on_batch_end", "on_epoch_end"}
+    fitted(trainer)
+    assert ended == [0, 1, 2, 3]
+
+
 def test_e19_what_is_no_callback_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="is no TrainingCallback"):
         Linear(config(tmp_path)).add_callback(print)
@@ -291,9 +533,10 @@ def test_e28_both_timeouts_are_errors_of_a_trainer_and_of_python() -> None:
 # -- E42 ---------------------------------------------------------------------------------------------------
 
 
-def test_e42_each_nth_step_is_logged_and_each_epoch(tmp_path: Path) -> None:
+def test_e42_each_nth_step_is_logged_and_each_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = Linear(config(tmp_path, log_every_n_steps=3, max_grad_norm=1.0))
     fitted(trainer, validation=ROWS[:1])
+    assert "wandb" not in caplog.text
     rows = read_metrics(tmp_path / "logs").rows
     by_step = [(row.step, sorted(row.metrics)) for row in rows]
     step, epoch = ["grad_norm", "loss", "lr"], ["loss", "val_loss"]
@@ -440,6 +683,20 @@ def test_e45_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
     assert trainer.epoch == 4
     assert asyncckpt.load(tmp_path, "best").info.metrics["val_loss"] == 1.0
     assert asyncckpt.load(tmp_path).info.epoch == 4
+
+
+def test_e45_what_is_better_by_no_more_than_the_threshold_is_no_improvement(tmp_path: Path) -> None:
+    class Slowly(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {"loss": 3.0 - 0.25 * self.epoch}
+
+    ends = []
+    for patience, threshold in ((2, 0.0), (2, 0.5), (None, 0.5)):
+        said = {"patience": patience, "threshold": threshold, "monitor": ("val_loss", "min")}
+        trainer = Slowly(config(tmp_path / f"{patience} {threshold}", epochs=4, **said))
+        fitted(trainer, validation=ROWS[:1])
+        ends.append(trainer.epoch)
+    assert ends == [4, 3, 4]
 
 
 def test_e45_a_metric_that_is_not_there_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

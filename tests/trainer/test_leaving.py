@@ -170,6 +170,8 @@ def test_e18_the_latest_or_none_and_what_is_named_or_an_error(tmp_path: Path) ->
     assert isinstance(newest, ResumeState)
     assert (newest.global_step, newest.epoch, newest.phase) == (8, 2, TrainerPhase.CHECKPOINT_SAVE_END)
     assert newest.rng is not None
+    assert newest.timestamp > 0
+    assert [(info.step, info.epoch) for info in _listed(tmp_path / "run")] == [(2, 0), (3, 0), (6, 1), (8, 2)]
     for name in (saved.given, f"{tmp_path / 'run'}@{saved.given.name[:8]}"):
         named = trainer.load_checkpoint(name)
         assert named is not None

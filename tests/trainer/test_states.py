@@ -138,9 +138,19 @@ def test_e23_sums_of_tensors_are_read_when_they_are_saved_and_go_on_to_the_bit()
         if number == 1:
             part = ValMicroState(**json.loads(json.dumps(part.to_dict())))
     assert whole.means() == part.means()
+    assert (whole.loss_sum, [*whole.metrics]) == (part.loss_sum, ["accuracy"])
+    assert whole.loss_sum == pytest.approx(3 * 0.8)
+    on_device = {"loss_sum": torch.tensor(0.5), "num_samples": 2}  # where sums stay
+    for micro in (TrainMicroState(**on_device), ValMicroState(**on_device, metrics={"accuracy": torch.tensor(1.5)})):
+        plain = json.loads(json.dumps(micro.to_dict()))
+        assert (plain["loss_sum"], plain.get("metrics", {"accuracy": 1.5})) == (0.5, {"accuracy": 1.5})
+    assert ValMicroState().to_dict()["loss_sum"] is None
     assert whole.means().keys() == {"val_loss", "val_accuracy"}
-    with pytest.raises(TrainerError, match="'accuracy' is 'good': give a number"):
-        whole.add({"accuracy": "good"}, 1)
+    for wrong in ("good", torch.ones(2), torch.tensor(1j)):
+        with pytest.raises(TrainerError, match=r"'accuracy' is .*: give a number"):
+            whole.add({"accuracy": wrong}, 1)
+    given = {"loss": torch.tensor([0.5]), "count": 3, "name": "a", "pair": torch.ones(2), "complex": torch.tensor(1j)}
+    assert TrainMicroState(additional_metrics=given).to_dict()["additional_metrics"] == {"loss": 0.5, "count": 3.0}
 
 
 # -- E24 ---------------------------------------------------------------------------------------------------
@@ -161,11 +171,13 @@ def test_e24_draws_after_a_restore_equal_those_after_the_capture() -> None:
 
 
 def test_e24_what_this_machine_has_no_place_for_is_said_and_the_rest_restored() -> None:
+    np.random.rand()  # no test before may have
     found = RNGState.capture()
     expected = draws()
     (said,) = RNGState(**{**found.to_dict(), "devices": {"cuda:7": b"\0" * 16}}).restore()
     assert "cuda:7 was not restored" in said
     assert draws() == expected
     without = {name: value for name, value in found.to_dict().items() if name != "numpy"}
+    assert RNGState(**without).to_dict() == without
     (said,) = RNGState(**without).restore()
     assert said.startswith("numpy: no random state")
