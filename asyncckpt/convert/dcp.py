@@ -6,6 +6,7 @@ itself and hold data.
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import pickle
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import distributed
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -41,6 +43,10 @@ _DATA = {
 """What a `.metadata` may be made of, beside dtypes."""
 
 
+_ALONE: dict[str, Any] = {"no_dist": True} if "no_dist" in inspect.signature(save).parameters else {}
+"""What says that there are no other ranks; torch 2.6 takes that from whether there is a process group."""
+
+
 def write(state: Mapping[str, Any], place: Place) -> None:
     """Save `state`, nested dicts of tensors and plain values, into the folder that `place` is; raises `OSError`, and
     `UnsupportedState` for two keys that DCP gives one name.
@@ -49,7 +55,7 @@ def write(state: Mapping[str, Any], place: Place) -> None:
     writer.fs = _Files(place)
     try:
         with _alone():
-            save(dict(state), storage_writer=writer, no_dist=True)
+            save(dict(state), storage_writer=writer, **_ALONE)
     except CheckpointException as wrapped:  # no Exception, so that nobody else catches it
         error = _inside(wrapped)
         if isinstance(error, ValueError) and "duplicated" in str(error):
@@ -69,7 +75,7 @@ def read(folder: Path) -> dict[str, Any]:
         said = reader.read_metadata()
         flat = _room(said, str(folder))
         with _alone():
-            load(flat, storage_reader=reader, planner=_Planner(str(folder)), no_dist=True)
+            load(flat, storage_reader=reader, planner=_Planner(str(folder)), **_ALONE)
         return _nested(flat, said.planner_data or {})
     except AsyncCkptError:
         raise
@@ -80,8 +86,13 @@ def read(folder: Path) -> dict[str, Any]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """DCP warns whoever uses it in one process, which is what is meant here."""
+    if not _ALONE and distributed.is_available() and distributed.is_initialized():
+        raise UnsupportedState(
+            f"torch {torch.__version__} writes and reads folders of DCP with all ranks of a process group: do it in a "
+            "process without one, or with a newer torch"
+        )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable)", UserWarning)
         yield
 
 

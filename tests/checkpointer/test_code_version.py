@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncckpt import SavePolicy, revision
+from asyncckpt import AsyncCheckpointer, SavePolicy, revision
 from asyncckpt.revision import Lookup
 
 from .conftest import Make
@@ -80,3 +81,11 @@ def test_it_is_that_of_where_the_program_was_started(
     assert lookup.known() == _head(gate)
     gate.unlink()
     assert lookup.known() is not None, "it was asked once"
+
+
+def test_it_is_in_the_manifest_itself(gate: Path, tmp_path: Path) -> None:
+    gate.touch()
+    with AsyncCheckpointer(tmp_path / "run", model=Toy(), executor="thread") as ckpt:
+        ckpt.save(1).wait()
+    (manifest,) = (tmp_path / "run" / "data").rglob("manifest.json")
+    assert json.loads(manifest.read_bytes())["code_version"] == _head(gate)
