@@ -21,12 +21,11 @@ trainer's own, and what the checkpointer does at each step.
 
 The step is made to last about 10 ms on two cores of a server of today; how long it was is in the rows.
 
-What is left is spread over the step: outside of torch's own calls (lower quarter of n=400 steps, by the clock, on a
-quiet machine, before gradients were cleared at once, which takes 50 to 200 us less) 3 us were added before the forward
-pass, 15 between that and the backward pass, 34 between that and clipping, 10 before the schedule and 22 at the end,
-95 us of 9.1 ms in sum; a row of the metrics takes 100 us more than
-the bare loop's line. Whole steps vary so much that the medians here are known to 30 us at best: two equal loops in turn
-differ by as much, and each step takes 100 to 400 page faults, 10 to 20 apart.
+What is left is spread over the step: outside of torch's own calls, beside a loop that clears gradients at once too
+(lower quarter of n=400 steps, by the clock), 2 us were added before the forward pass, 13 between that and the backward
+pass, 29 between that and clipping, 3 before the optimizer and 20 at the end, about 70 us in sum; a row of the metrics
+takes 100 us more than the bare loop's line. Whole steps vary so much that the medians here are known to 30 us at best:
+two equal loops in turn differ by as much, and each step takes 100 to 400 page faults, 10 to 20 apart.
 """
 
 from __future__ import annotations
