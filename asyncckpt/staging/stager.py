@@ -37,7 +37,7 @@ class Stager:
         self._listeners = listeners
         self._lender = lender
         self._copier = Tasks("asyncckpt-copy")
-        self._copier.put(self._be_alone)
+        self._is_alone = False
         self._waiter = Tasks("asyncckpt-wait")
         self._pending: list[Snapshot] = []
         self._lock = threading.Lock()
@@ -77,6 +77,9 @@ class Stager:
         def task() -> None:
             self._copy(snapshot, begun, staged)
 
+        if not self._is_alone:  # not sooner: the first call would take longer by the threads that it takes
+            self._is_alone = True
+            self._copier.put(self._be_alone)
         try:
             self._copier.put(task)
             with self._lock:  # only now: the guard must never wait for what nobody copies
