@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from asyncckpt.errors import TransientError
-from asyncckpt.storage import bounded
+from asyncckpt.storage import bounded, stopped
 from asyncckpt.storage.bounded import Asked, Bounded
 from asyncckpt.storage.recipe import Recipe
 from asyncckpt.testing.files import Call, WatchedFiles
@@ -105,3 +107,35 @@ class HangingReads(HangingFiles):
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         super().__init__(patch, lambda call: call.name == "read" and len(call.arguments[1]) > 1 << 19)
+
+
+@contextmanager
+def hanging_calls(patch: pytest.MonkeyPatch, name: str) -> Iterator[Callable[[str, str], HangingFiles]]:
+    """Makes files whose calls like one name, about paths like one pattern, hang to the end of this at most.
+
+    Then threads of the `name` that were begun meanwhile are waited for.
+    """
+    before, made = set(threading.enumerate()), list[HangingFiles]()
+    patch.setattr(bounded, "PATIENCE", 3600.0)
+    patch.setattr(bounded, "LOOK", 0.01)
+    patch.setattr(stopped, "HELD", 0.0)
+
+    def about(kind: str, pattern: str) -> HangingFiles:
+        def hangs(call: Call) -> bool:
+            return fnmatch(call.name, kind) and any(fnmatch(path, pattern) for path in call.paths)
+
+        made.append(files := HangingFiles(patch, hangs))
+        return files
+
+    yield about
+    for files in made:
+        files.go.set()
+    await_threads(before, name)
+
+
+def await_threads(before: Collection[threading.Thread], name: str) -> None:
+    """Wait for those of this name that were not there `before`."""
+    for thread in set(threading.enumerate()) - set(before):
+        if thread.name == name:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()

@@ -7,17 +7,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-from asyncckpt.storage import bounded, local, stopped
-from asyncckpt.testing.files import Call
-from asyncckpt.testing.hanging import HangingFiles
+from asyncckpt.storage import bounded, local
+from asyncckpt.testing.hanging import HangingFiles, await_threads, hanging_calls
 from asyncckpt.testing.slow import PATIENCE
 
 from .conftest import Document, Run, Saved, tree
+
+THREAD = "asyncckpt-command"
 
 NOT_KNOWN = "hangs; whether that was done, or will be, is not known: mend that (umount -f, or its server), look at what"
 
@@ -79,30 +79,14 @@ Hang = Callable[[str, str], HangingFiles]
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
     """Has calls of some name, about paths like a pattern, hang on every disk, until their `go`."""
-    before, made = set(threading.enumerate()), list[HangingFiles]()
-    monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
-    monkeypatch.setattr(bounded, "LOOK", 0.01)
-    monkeypatch.setattr(stopped, "HELD", 0.0)
+    with hanging_calls(monkeypatch, THREAD) as made:
 
-    def hanging(name: str, pattern: str) -> HangingFiles:
-        def hangs(call: Call) -> bool:
-            return fnmatch(call.name, name) and any(fnmatch(path, pattern) for path in call.paths)
+        def hanging(name: str, pattern: str) -> HangingFiles:
+            files = made(name, pattern)
+            monkeypatch.setattr(local, "Files", lambda: files)
+            return files
 
-        made.append(files := HangingFiles(monkeypatch, hangs))
-        monkeypatch.setattr(local, "Files", lambda: files)
-        return files
-
-    yield hanging
-    for files in made:
-        files.go.set()
-    _await_all(before)
-
-
-def _await_all(before: set[threading.Thread]) -> None:
-    for thread in set(threading.enumerate()) - before:
-        if thread.name == "asyncckpt-command":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+        yield hanging
 
 
 def test_of_a_tag_that_was_being_written_nobody_knows_and_it_may_be_there_once_the_disk_is_back(
@@ -115,7 +99,7 @@ def test_of_a_tag_that_was_being_written_nobody_knows_and_it_may_be_there_once_t
     assert f"{saved}: put user/" in done.stderr
     assert NOT_KNOWN in done.stderr
     files.go.set()
-    _await_all(before)
+    await_threads(before, THREAD)
     monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
     assert [row["tags"] for row in document("ls", saved)["checkpoints"]] == [[], ["paper"], []]
 
@@ -159,7 +143,7 @@ def test_a_copy_to_a_disk_that_hangs_is_listed_there_once_it_is_asked_for_again(
     assert NOT_KNOWN in done.stderr
     assert tree(saved.root) == before
     files.go.set()
-    _await_all(there)
+    await_threads(there, THREAD)
     monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
     assert run("sync", saved, tmp_path / "other").exit_code == 0
     assert document("ls", tmp_path / "other")["checkpoints"] == document("ls", saved)["checkpoints"]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import pytest
 from asyncckpt import Run
 from asyncckpt.errors import OutcomeUnknown, StorageError, TransientError
 from asyncckpt.run import log
-from asyncckpt.storage import LocalStorage, bounded, stopped
-from asyncckpt.testing.files import Call
-from asyncckpt.testing.hanging import HangingFiles
+from asyncckpt.storage import LocalStorage, bounded
+from asyncckpt.testing.hanging import hanging_calls
 from asyncckpt.testing.slow import PATIENCE
 
 WAY_OUT = "hangs; mend that (umount -f, or its server), and ask again"
@@ -32,25 +30,8 @@ Hang = Callable[[str, str], LocalStorage]
 @pytest.fixture
 def hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
     """A root whose calls of some name, about paths like a pattern, hang to the end of the test."""
-    before, made = set(threading.enumerate()), list[HangingFiles]()
-    monkeypatch.setattr(bounded, "PATIENCE", 3600.0)
-    monkeypatch.setattr(bounded, "LOOK", 0.01)
-    monkeypatch.setattr(stopped, "HELD", 0.0)
-
-    def hanging(name: str, pattern: str) -> LocalStorage:
-        def hangs(call: Call) -> bool:
-            return fnmatch(call.name, name) and any(fnmatch(path, pattern) for path in call.paths)
-
-        made.append(HangingFiles(monkeypatch, hangs))
-        return LocalStorage(tmp_path / "run", files=made[0])
-
-    yield hanging
-    for files in made:
-        files.go.set()
-    for thread in set(threading.enumerate()) - before:
-        if thread.name == "asyncckpt-run":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+    with hanging_calls(monkeypatch, "asyncckpt-run") as files:
+        yield lambda name, pattern: LocalStorage(tmp_path / "run", files=files(name, pattern))
 
 
 @pytest.mark.parametrize(
