@@ -250,11 +250,13 @@ def _most(flight: Flight, speed: Speed) -> float:
 def hangs_in(flights: Iterable[Flight], speed: Speed | None) -> float | None:
     """Seconds after which one of those that are being written from memory hangs, if it is not over by then.
 
-    None where there is none, or nobody knows.
+    Where none is, the oldest is about to be, or the worker has not said so yet. None where there is none, or nobody
+    knows.
     """
     if speed is None:
         return None
-    written = (flight for flight in flights if flight.elapsed is not None and not flight.is_near)
+    waiting = [flight for flight in flights if not flight.is_near]
+    written = [flight for flight in waiting if flight.elapsed is not None] or waiting[:1]
     return min((_most(flight, speed) - _elapsed(flight) for flight in written), default=None)
 
 

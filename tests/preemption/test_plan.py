@@ -74,10 +74,19 @@ def test_what_is_written_may_keep_memory_until_it_hangs_or_there_would_be_no_tim
     assert decide(100 * whole, flight).waits == 3 * whole - 40.0
     assert decide(100 * whole, flight, Flight(8, 351 * MEGA)).waits == 3 * whole - 40.0
     assert hangs_in([flight, Flight(8, MEGA, 0.5)], SPEED) == LEAST - 0.5
-    for nobody in (decide(100 * whole), decide(100 * whole, Flight(8, MEGA)), decide(100, flight, speed=None)):
+    for nobody in (decide(100 * whole), decide(100, flight, speed=None)):
         assert nobody.waits is None
     assert decide(100 * whole, replace(flight, is_near=True)).waits is None
     assert hangs_in([flight], None) is None
+
+
+def test_what_was_not_heard_to_be_begun_may_keep_memory_as_if_it_began_now() -> None:
+    whole = SAFETY * 35.1
+    unheard, next_one = Flight(7, 351 * MEGA), Flight(8, MEGA)
+    assert hangs_in([unheard, next_one], SPEED) == 3 * whole
+    assert hangs_in([replace(unheard, is_near=True), next_one], SPEED) == LEAST
+    assert decide(100 * whole, unheard).waits == 3 * whole
+    assert decide(3 * whole, unheard).waits == 2 * whole
 
 
 def test_a_save_that_hangs_is_not_taken_for_one_that_is_nearly_done() -> None:
