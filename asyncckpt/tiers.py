@@ -69,7 +69,7 @@ def _is_of_this_machine(local: Storage) -> bool:
 
 
 def _lie_in_each_other(one: str, other: str) -> bool:
-    ours, theirs = one.rstrip("/") + "/", other.rstrip("/") + "/"
+    ours, theirs = ((url if scheme(url) else mounts.real(url)).rstrip("/") + "/" for url in (one, other))
     return ours.startswith(theirs) or theirs.startswith(ours)
 
 

@@ -26,7 +26,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def network(folder: str) -> str | None:
     """The type of the network file system that `folder`, or what there is of it, lies on; None for any other."""
-    place = Path(_real(folder))
+    place = Path(real(folder))
     found = "", ""
     for point, kind in _mounts():
         # The longest, and of several on one another the last: that is the one that is seen.
@@ -35,7 +35,7 @@ def network(folder: str) -> str | None:
     return found[1] if found[1] in NETWORK else None
 
 
-def _real(folder: str) -> str:
+def real(folder: str) -> str:
     """Where it is, links followed; as it is called where a disk that hangs keeps that from being known."""
     try:
         return within(LOOK, lambda: os.path.realpath(folder))

@@ -161,6 +161,14 @@ def test_a_local_tier_in_the_root_or_around_it_is_refused(tmp_path: Path, inside
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_local_tier_that_is_the_root_by_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with pytest.raises(ValueError, match=r"local=.*link/run' and root=.*disk/run' lie in each other"):
+        AsyncCheckpointer(tmp_path / "disk" / "run", local=tmp_path / "link" / "run", model=Toy())
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
 # -- an emergency ----------------------------------------------------------------------------------------------
 
 
