@@ -1,8 +1,9 @@
 """Log: one file for each start of a run, with all that its console showed.
 
 The first start writes ``logs/training_{timestamp}.log``, the N-th that goes on with the run
-``logs/training_resume_{N}_{timestamp}.log``. In a folder they are written in place. In an object store, which cannot
-append, they are written to a temporary folder on this machine, and brought to the store every few seconds.
+``logs/training_resume_{N}_{timestamp}.log``. In a folder they are written in place, by a thread where its disk is on
+a server. In an object store, which cannot append, they are written to a temporary folder on this machine, and brought
+to the store every few seconds.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from pathlib import Path
 from asyncckpt.errors import AsyncCkptError
 from asyncckpt.run.console import Console
 from asyncckpt.run.files import Files
+from asyncckpt.run.log_aside import LogAside
 from asyncckpt.run.log_file import LogFile
-from asyncckpt.storage import LocalStorage
+from asyncckpt.storage import LocalStorage, mounts
 from asyncckpt.storage.base import Storage
 
 logger = logging.getLogger("asyncckpt")
@@ -96,13 +98,14 @@ def _begun(
     folder: Path, names: Iterable[str], limit: int, shipping: Shipping | None, *, resumed: bool, now: datetime
 ) -> LogFile:
     """The file, in the first second that no other log has: two starts in one second have a log each."""
+    kind = LogFile if mounts.network(os.fspath(folder)) is None else LogAside
     taken = set(names)
     while True:
         path = folder / log_name(taken, now, resumed=resumed)
         now += timedelta(seconds=1)
         if path.name not in taken:
             try:
-                return LogFile(path, limit, None if shipping is None else shipping.bring)
+                return kind(path, limit, None if shipping is None else shipping.bring)
             except FileExistsError:
                 taken.add(path.name)
 
