@@ -31,6 +31,7 @@ if sys.platform != "linux":
     pytest.skip("worker processes need Linux", allow_module_level=True)
 
 from asyncckpt.testing.shared import Joined, SharedGates
+from asyncckpt.testing.slow import PATIENCE
 from asyncckpt.worker import logs
 from asyncckpt.worker.process.bridge import ProcessExecutor
 from asyncckpt.worker.watermark import Watermark
@@ -65,10 +66,12 @@ class Fallbacks:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.is_told = threading.Event()
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Fallback):
             self.told.append(event.reason)
+            self.is_told.set()
 
 
 def _resume(root: str) -> tuple[int, int, list[str]]:
@@ -340,6 +343,8 @@ def _mixed(root: str, threaded: int) -> tuple[str, list[str]]:
     with training.checkpointer(Path(root), listeners=[fallbacks], executor=executor) as checkpointer:
         training.step()
         assert checkpointer.save(1).wait().step == 1
+        if dist.get_rank() == 0 and threaded == 1:
+            assert fallbacks.is_told.wait(PATIENCE)  # the worker looks who is there twice a second, beside its saves
         dist.barrier()
     return type(checkpointer._executor).__name__, fallbacks.told
 
