@@ -245,12 +245,15 @@ class Proxy:
         if not head:
             return False
         line = " ".join(head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")[:2])
-        with self._come:
-            self.requests.append(line)
-            self._come.notify_all()
         rule = self._rule(line)
-        if rule is not None and rule.fault == "hang":
-            await self._hold(line)
+        hangs = rule is not None and rule.fault == "hang"
+        with self._come:  # not before: whoever sees a request come knows what becomes of it, and that it is held
+            self.requests.append(line)
+            if hangs:
+                self.held.append(line)
+            self._come.notify_all()
+        if hangs:
+            await self._released.wait()
         if rule is not None and rule.fault == "delay":
             await asyncio.sleep(rule.seconds)
         if rule is not None and rule.fault == "answer":
@@ -281,11 +284,12 @@ class Proxy:
             self._free = max(self._free, self._loop.time()) + nbytes / self._rate
             await asyncio.sleep(self._free - self._loop.time())
 
-    async def _hold(self, line: str) -> None:
+    async def _linger(self, line: str, seconds: float) -> None:
         with self._come:
             self.held.append(line)
             self._come.notify_all()
-        await self._released.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._released.wait(), seconds)
 
     async def _answer(self, writer: asyncio.StreamWriter, rule: _Rule) -> None:
         head = (
@@ -303,8 +307,7 @@ class Proxy:
         if not head:
             raise _Closed
         if rule is not None and rule.fault == "linger":
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hold(line), rule.seconds)
+            await self._linger(line, rule.seconds)
         is_lost = rule is not None and rule.fault == "lose"
         if not is_lost:
             writer.write(head)

@@ -31,6 +31,7 @@ def test_P5_a_dead_worker_fails_its_jobs_and_the_next_save_works(
     with store.hold("put", "data/*"):
         store.fail("put", pattern, death, times=1)
         handles = [ckpt.save(2), ckpt.save(3)]
+        handles[1].wait_staged()  # and so has been handed over, to the thread that is to die
     for handle in handles:
         if handle.step == 2 and pattern == "latest":
             continue  # it was durable before the hint was written

@@ -197,6 +197,7 @@ def test_an_emergency_gives_up_what_is_being_copied_where_there_is_no_time_for_b
     model.value = 2
     second = ckpt.save(2)
     gate.wait_reached()
+    second.wait(60, tier="local")  # a worker process has said so: else its disk may be taken to hang by now
     measured(ckpt, root=1e-3, local=1e9)
     model.value = 3
     third = ckpt.save(3, emergency=True, deadline=60)
