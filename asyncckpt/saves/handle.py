@@ -262,14 +262,25 @@ class SaveHandle:
 
     def _let_frames_go(self) -> None:
         """What went wrong keeps its traceback, and nothing else of the calls that it went through."""
-        error, self._frames = self._frames, None
-        while error is not None:
-            traceback.clear_frames(error.__traceback__)
-            error = error.__cause__ or error.__context__
+        if self._frames is not None and _let_go(self._frames):
+            self._frames = None
 
     def _tell(self) -> None:
         """From now on somebody knows of the failure."""
         self._told = True
+
+
+def _let_go(error: BaseException | None) -> bool:
+    """Of what the frames hold that it went through; whether all are over: who ends the save is not at its end yet."""
+    are_over = True
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            try:
+                frame.clear()
+            except RuntimeError:  # in another thread it runs still
+                are_over = False
+        error = error.__cause__ or error.__context__
+    return are_over
 
 
 def skipped(left_out: SaveHandle, handles: Sequence[SaveHandle]) -> SaveSkipped:

@@ -355,3 +355,21 @@ def test_a_store_that_is_down_for_long_does_not_fill_the_memory(
     assert all(frame == {} for frame in frames)
     with pytest.raises(SaveFailed, match=r"3 or more saves failed \(step 6, 7, 8\)"):
         ckpt.wait()
+
+
+def test_what_a_save_holds_that_ends_just_as_the_next_one_is_made_is_let_go_by_the_one_after_that() -> None:
+    failed = handle.SaveHandle(1)
+
+    def fail(held: list[int]) -> None:
+        try:
+            raise full()
+        except StorageDenied as error:
+            failure = SaveFailed("the save of step 1 failed")
+            failure.__cause__ = error
+            failed._end("failed", error=failure)
+            assert handle.remembered([failed]) == [failed]  # in the thread that trains, beside this one
+
+    fail([1, 2, 3])
+    assert handle.remembered([failed]) == [failed]
+    assert failed.error is not None
+    assert [frame.f_locals for frame, _ in traceback.walk_tb(failed.error.__traceback__)] == [{}]
