@@ -119,7 +119,7 @@ class Loop:
         """
         step, metrics = self.global_step, self.logs or None
         if done is P.TRAIN_BATCH_END and self._train.micro_step == 0:
-            if ckpt.step(step, epoch=self.epoch, metrics=metrics) is not None:
+            if ckpt.step(step, epoch=self.epoch) is not None:  # metrics are those of an epoch
                 self._saved = step
             return
         if done is P.CHECKPOINT_SAVE_START:

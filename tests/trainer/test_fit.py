@@ -59,9 +59,12 @@ def test_e16_without_validation_there_is_the_mean_loss_of_each_epoch(tmp_path: P
 
 
 def test_e16_batches_are_accumulated_and_those_that_are_left_make_a_step_of_their_own_mean(tmp_path: Path) -> None:
+    recorded = Recorded()
     trainer = Linear(config(tmp_path, epochs=1, gradient_accumulation_steps=3))
+    trainer.add_callback(recorded)
     model = fitted(trainer)
     assert trainer.global_step == 2
+    assert [call[1] for call in recorded.calls if call[0] == "batch_end"] == [0, 1, 2, 3], "no batch of the second step"
     torch.manual_seed(5)
     plain = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.01)
@@ -131,7 +134,7 @@ def test_e16_validation_gives_metrics_and_by_default_the_numbers_of_a_step(tmp_p
 
 
 def test_e16_a_loader_without_batches_is_an_error_and_one_for_validation_gives_no_metrics(tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1"):
+    with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1: nothing can be trained"):
         fitted(Linear(config(tmp_path / "none")), rows=[])
     trainer = Linear(config(tmp_path / "val"))
     fitted(trainer, validation=[])
