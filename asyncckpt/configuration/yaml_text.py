@@ -1,7 +1,8 @@
 """YAML text: how it is read, as everybody means it, and written so that it reads back the same.
 
 ``1e-8`` and ``1.5e8`` are numbers, for which YAML 1.1 wants a point and a sign, and ``24:00:00`` is a text, which YAML
-1.1 takes for a number of seconds. A key that is there twice is an error: which of the two was meant nobody knows.
+1.1 takes for a number of seconds; so is ``2026-11-30``, for which JSON has no other word. A key that is there twice is
+an error: which of the two was meant nobody knows.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def loader() -> Any:
             return node
 
     _teach(Loader)
+    for rules in Loader.yaml_implicit_resolvers.values():
+        rules[:] = [(tag, expression) for tag, expression in rules if tag != "tag:yaml.org,2002:timestamp"]
     return Loader
 
 

@@ -69,7 +69,7 @@ class Signals:
         return bool(self._held)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        former = self._former[number]
+        former = _living(self._former[number], number)  # a closed one's would do as before, and that may be to die
         if self._is_over or os.getpid() != self._process:  # a forked child is to die of it
             _as_before(former, number, frame)
             return

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def problems(values: dict[str, Any]) -> dict[str, str]:
     with pytest.raises(ValidationError) as raised:
         experiment(values)
     for path, what in raised.value.problems.items():
-        assert f"{path}: {what}" in str(raised.value)
+        assert f"\n  {path}: {what}\n" in f"{raised.value}\n"
     return dict(raised.value.problems)
 
 
@@ -78,15 +79,28 @@ def test_e4_numbers_in_quotes_are_numbers_and_a_time_without_quotes_is_one(
     manager: ConfigurationManager, tmp_path: Path
 ) -> None:
     text = COMPLETE.read_text().replace("1e-8", '"1e-8"').replace('"24:00:00"', "24:00:00").replace("512", '"512"')
-    (tmp_path / "quoted.yaml").write_text(text.replace('"1.0"', "1.0").replace('"32G"', "32"))
+    text = text.replace('"1.0"', "1.0").replace('"32G"', "32")
+    (tmp_path / "quoted.yaml").write_text(f"{text}\ncreated_by: 7\n")
     found = manager.load_experiment("quoted.yaml")
     expected = manager.load_experiment(COMPLETE)
+    expected.created_by = "7"
     assert expected.slurm is not None
     expected.slurm.mem = "32"
     assert found == expected
     values = manager.load_config("quoted.yaml")
     assert (values["optimizer"]["eps"], values["model"]["hidden_size"], values["version"]) == (1e-8, 512, "1.0")
     assert values["checkpoint"]["save_on_best"] is False  # what is left out is its default
+
+
+def test_e4_a_date_is_a_text_with_and_without_quotes(manager: ConfigurationManager, least: dict[str, Any]) -> None:
+    path = manager.project_root / "a.yaml"
+    for day in ("2026-11-30", "2026-11-30 12:30:00"):
+        manager.save_config({**least, "created_at": day}, path)
+        assert f"created_at: '{day}'" in path.read_text()  # others take it for more
+        for text in (path.read_text(), path.read_text().replace("'", "")):
+            path.write_text(text)
+            assert manager.load_experiment(path).created_at == day
+    assert experiment({**least, "created_at": date(2026, 11, 30)}).created_at == "2026-11-30"
 
 
 def test_e4_a_word_that_yaml_takes_for_a_truth_value_is_told(manager: ConfigurationManager, tmp_path: Path) -> None:
@@ -236,7 +250,7 @@ def test_e12_a_changed_file_is_read_again_also_within_one_tick_of_the_clock(
 def test_e12_a_file_that_is_the_same_is_parsed_once_unless_that_is_not_wanted(
     manager: ConfigurationManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a.yaml").write_text("value: 1")
+    (tmp_path / "a.yaml").write_text(COMPLETE.read_text())
     parsed: list[Path] = []
     read = files.read
 
@@ -247,6 +261,8 @@ def test_e12_a_file_that_is_the_same_is_parsed_once_unless_that_is_not_wanted(
     monkeypatch.setattr(files, "read", told)
     for _ in range(3):
         manager.load_config("a.yaml", validate=False)
+        manager.load_experiment("a.yaml")
+        manager.compose_configs(Path("a.yaml"))
     assert len(parsed) == 1
     manager.load_config("a.yaml", validate=False, use_cache=False)
     assert len(parsed) == 2
@@ -283,6 +299,8 @@ def test_e12_a_configuration_that_is_wrong_is_not_loaded(manager: ConfigurationM
     (tmp_path / "a.yaml").write_text(COMPLETE.read_text().replace("epochs: 100", "epochs: 0"))
     with pytest.raises(ValidationError, match=r"a\.yaml cannot be used:\n  training\.epochs: is 0"):
         manager.load_config("a.yaml")
+    with pytest.raises(ValidationError, match=r"a\.yaml cannot be used:\n  training\.epochs: is 0"):
+        manager.load_experiment("a.yaml")
     assert manager.load_config("a.yaml", validate=False)["training"]["epochs"] == 0
 
 
@@ -298,6 +316,8 @@ custom_params:
   text: ${SECRET:-none} and \\${this}
   path: C:\\\\${SECRET}
   inside: ${custom_params.of.${WHICH}}
+  both: ${SECRET}X${SECRET}
+  braces: '{x} ${custom_params.of.${WHICH}} \\${ ${SECRET}'
   of: {one: 1}
 """
 
@@ -308,13 +328,18 @@ def test_e13_what_came_from_the_environment_is_saved_as_it_was_written(
     monkeypatch.setenv("SECRET", "hunter2")
     monkeypatch.setenv("WHICH", "one")
     (tmp_path / "a.yaml").write_text(
-        COMPLETE.read_text().replace('"custom_dataset"', "${SECRET}").replace("dataset_name", "name") + SECRETS
+        COMPLETE.read_text()
+        .replace('"custom_dataset"', "${SECRET}")
+        .replace("dataset_name", "name")
+        .replace("experiment_name: ", "name: ${SECRET} #")
+        + SECRETS
     )
     expected = manager.load_experiment("a.yaml")
-    assert expected.data.dataset_name == "hunter2"
+    assert (expected.experiment_name, expected.data.dataset_name) == ("hunter2", "hunter2")
     assert expected.custom_params == {
         "token": "hunter2", "url": "https://me:hunter2@host", "copy": "https://me:hunter2@host/x", "other": "hunter2",
         "text": "hunter2 and ${this}", "path": "C:\\hunter2", "inside": 1, "of": {"one": 1},
+        "both": "hunter2Xhunter2", "braces": "{x} 1 ${ hunter2",
     }  # fmt: skip
     for number, found in enumerate([
         expected, manager.load_config("a.yaml"), manager.load_config("a.yaml", validate=False),
@@ -390,12 +415,14 @@ def test_e13_what_is_saved_is_what_is_loaded(manager: ConfigurationManager, tmp_
 
 
 def test_e13_what_cannot_be_said_is_refused_by_its_path_and_changes_nothing(
-    manager: ConfigurationManager, tmp_path: Path
+    manager: ConfigurationManager, tmp_path: Path, least: dict[str, Any]
 ) -> None:
     manager.save_config({"a": 1}, "a.yaml")
     for value, kind in ((lambda: 0, "function"), (CheckpointConfig, "type"), (np.ones(2), "ndarray")):
         with pytest.raises(ConfigurationError, match=rf"^a\.b\[1\] is a {kind}, which no file can say"):
             manager.save_config({"a": {"b": [1, value]}}, "a.yaml")
+    with pytest.raises(ConfigurationError, match=r"^data\.preprocessing\.f is a function"):
+        manager.save_config(experiment({**least, "data": {"name": "x", "preprocessing": {"f": lambda: 0}}}), "a.yaml")
     with pytest.raises(ConfigurationError, match="a is nan"):
         manager.save_config({"a": float("nan")}, "a.yaml")
     with pytest.raises(ConfigurationError, match="format='toml': use yaml or json"):
@@ -444,11 +471,18 @@ def test_e14_no_overrides_are_none_and_none_is_a_value(manager: ConfigurationMan
     assert manager.compose_configs(base, None, {"a.b": None}) == {"a": {"b": None}}
 
 
-def test_e14_what_cannot_be_put_together_is_named(manager: ConfigurationManager) -> None:
+def test_e14_what_cannot_be_put_together_is_named(
+    manager: ConfigurationManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
     with pytest.raises(ConfigurationError, match=r"a\.b\.c cannot be set: a\.b is 1, no section"):
         manager.compose_configs({"a": {"b": 1}}, None, {"a.b.c": 2})
     with pytest.raises(ConfigurationError, match=r"'a\.\.b' is no path"):
         manager.compose_configs({}, None, {"a..b": 2})
+    with pytest.raises(ConfigurationError, match=r"^a\.b needs NOWHERE, which is not set"):
+        manager.compose_configs({}, None, {"a.b": "${NOWHERE}"})
+    with pytest.raises(ConfigurationError, match=r"leads nowhere: (?s:.)*a"):
+        manager.compose_configs({"a": "${b}", "b": "${a}"})
     with pytest.raises(ConfigurationError, match="None is no configuration"):
         manager.compose_configs({}, [None])
 
@@ -492,7 +526,8 @@ def test_e15_the_ends_of_a_range_are_in_it(least: dict[str, Any], seed: int) -> 
 def test_e15_what_a_value_has_to_be_is_said_with_it(least: dict[str, Any]) -> None:
     least["model"] |= {"name": ["x"], "hidden_size": "many", "num_layers": float("inf"), "num_heads": 2.5}
     least["training"] |= {"epochs": np.ones(2), "learning_rate": "fast", "batch_size": True}
-    least["optimizer"] |= {"betas": [0.9], "eps": [1]}
+    least["optimizer"] |= {"betas": [0.9], "eps": [1], "weight_decay": 10**400}
+    del least["data"]["dataset_name"]
     least |= {"deterministic": 1, "benchmark": "on", "created_by": True, "tags": {"a": 1}, "custom_params": [1]}
     found = problems(least)
     assert found.pop("training.epochs").endswith("it has to be a whole number")
@@ -505,6 +540,8 @@ def test_e15_what_a_value_has_to_be_is_said_with_it(least: dict[str, Any]) -> No
         "training.batch_size": "is True; it has to be a number",
         "optimizer.betas": "has 1 values; it has to have 2",
         "optimizer.eps": "is [1]; it has to be a number",
+        "optimizer.weight_decay": f"is {10**400}; it has to be a number",
+        "data.dataset_name": "is missing",
         "deterministic": "is 1; it has to be true or false",
         "benchmark": "is 'on'; it has to be true or false",
         "created_by": "is True; it has to be a text; YAML takes yes, no, on and off for that: put them in quotes",
@@ -594,6 +631,32 @@ def test_e45_each_word_of_others_has_its_place(
         assert f": {said} is called {path} here" in caplog.text
 
 
+def test_e45_words_of_others_are_read_as_ours_are_also_from_the_environment(
+    manager: ConfigurationManager, least: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO", "false")
+    monkeypatch.setenv("YES", "True")
+    monkeypatch.setenv("SECONDS", "90")
+
+    def section(**words: Any) -> CheckpointConfig:
+        manager.save_config({**least, "checkpoint": words}, "a.yaml")
+        return manager.load_experiment("a.yaml").checkpoint
+
+    found = section(minimize_metric="${NO}", every_seconds="${SECONDS}", interval=5, interval_in_epochs="${NO}")
+    assert (found.mode, found.save_every_n_minutes, found.save_every_n_steps) == ("max", 1.5, 5)
+    assert section(minimize_metric="${YES}", save_best_only="${NO}").mode == "min"
+    assert section(save_best_only="${YES}").save_policy() == SavePolicy(on_best=True)
+    assert section(interval=5, interval_in_epochs="${YES}").save_policy() == SavePolicy(every_epochs=5)
+    wrong = {"minimize_metric": "lower", "every_seconds": True, "interval": 5, "interval_in_epochs": 3}
+    assert problems({**least, "checkpoint": {**wrong, "save_best_only": "often"}}) == {
+        "checkpoint.minimize_metric": "is 'lower'; it has to be true or false",
+        "checkpoint.every_seconds": "is True; it has to be a number",
+        "checkpoint.interval_in_epochs": "is 3; it has to be true or false",
+        "checkpoint.save_on_best": "is 'often'; it has to be true or false",
+    }
+    assert experiment({**least, "checkpoint": {"every_seconds": np.float32(30)}}).checkpoint.save_every_n_minutes == 0.5
+
+
 def test_b22_intervals_and_the_best_alone_are_understood(
     least: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -630,6 +693,8 @@ def test_e45_the_learning_rate_has_one_place_and_says_one_thing(
     assert problems(least) == {
         "optimizer.lr": "is 0.1, and training.learning_rate, which means the same, is 0.2; leave one out"
     }
+    del least["training"]
+    assert problems(least) == {"training.epochs": "is missing", "training.batch_size": "is missing"}
 
 
 def test_e45_a_field_that_nobody_knows_is_refused_with_what_may_be_meant(least: dict[str, Any]) -> None:

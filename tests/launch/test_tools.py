@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,12 @@ def test_e38_records_are_shown_once_however_often_it_is_set_up(
     root.addHandler(foreign)
     path = tmp_path / "made" / "on the way" / "training.log"
     for _ in range(3):
-        setup_logging("debug", path)
+        setup_logging("debug", str(path))
     get_logger("mine").debug("a detail, ß")
     assert capsys.readouterr().err.count("a detail") == 1
-    assert path.read_text("utf-8").count("DEBUG mine: a detail, ß") == 1
+    (line,) = path.read_text("utf-8").splitlines()
+    datetime.fromisoformat(line[: -len(" DEBUG mine: a detail, ß")])
+    assert line.endswith(" DEBUG mine: a detail, ß")
     assert stream.getvalue().count("a detail") == 1
     setup_logging(logging.WARNING)
     get_logger("mine").info("not shown")
@@ -73,6 +76,12 @@ def test_e38_a_second_start_adds_to_the_file(root: logging.Logger, tmp_path: Pat
     setup_logging(log_file=tmp_path / "a.log")
     get_logger("mine").info("now")
     assert (tmp_path / "a.log").read_text().startswith("from before\n")
+
+
+def test_e38_a_level_may_be_any_number_from_0_on(root: logging.Logger) -> None:
+    for level in (0, 15):
+        setup_logging(level)
+        assert root.level == level
 
 
 @pytest.mark.parametrize("level", ["LOUD", "", -1, True, None])
@@ -97,10 +106,12 @@ def test_e38_a_file_that_cannot_be_written_changes_nothing(root: logging.Logger,
 def test_e39_the_root_is_the_nearest_folder_with_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = ensure_directory_exists(tmp_path / "outer" / "inner" / "deep")
     (tmp_path / "outer" / "pyproject.toml").touch()
-    assert get_project_root(inner) == (tmp_path / "outer").resolve()
+    assert get_project_root(inner) == get_project_root(str(inner)) == (tmp_path / "outer").resolve()
     (tmp_path / "outer" / "inner" / ".git").mkdir()
     monkeypatch.chdir(inner)
-    assert get_project_root() == (tmp_path / "outer" / "inner").resolve()
+    assert get_project_root() == get_project_root("../deep") == (tmp_path / "outer" / "inner").resolve()
+    (inner / "setup.py").touch()
+    assert get_project_root() == inner.resolve()
     with pytest.raises(ConfigurationError, match=r"no folder from .* upwards holds nothing\.of\.this"):
         get_project_root(inner, ["nothing.of.this"])
 
@@ -112,10 +123,22 @@ def test_e39_a_structure_is_true_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert not validate_project_structure(tmp_path)
     assert list(tmp_path.iterdir()) == []
     ensure_directory_exists(tmp_path / "configs")
-    assert validate_project_structure(tmp_path)
+    assert validate_project_structure(str(tmp_path))
+    assert validate_project_structure(tmp_path, "other").issues == (
+        f"{tmp_path / 'other'} is not there, and configurations are looked for there",
+    )
     assert validate_project_structure(tmp_path / "nowhere").issues == (f"{tmp_path / 'nowhere'} is not there",)
     (tmp_path / "file").touch()
     assert validate_project_structure(tmp_path / "file").issues == (f"{tmp_path / 'file'} is no folder",)
+
+
+def test_e39_every_issue_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access  # root, as which tests may run, may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+    assert validate_project_structure(tmp_path).issues == (
+        f"{tmp_path} cannot be written to, and outputs go there",
+        f"{tmp_path / 'configs'} is not there, and configurations are looked for there",
+    )
 
 
 def test_e39_a_folder_is_there_afterwards_and_a_file_in_the_way_is_told(tmp_path: Path) -> None:
@@ -162,9 +185,16 @@ def test_e40_the_wrong_side_is_an_error() -> None:
         with pytest.raises(ValueError, match="has no value") as raised:
             call()
         assert raised.value.__cause__ is cause
+    with pytest.raises(ValueError, match=r"Error\(error='gone'\) has no value") as raised:
+        Error("gone").unwrap()
+    assert raised.value.__cause__ is None
 
 
-def test_the_tools_are_had_without_torch() -> None:
+def test_the_tools_are_had_without_torch_and_e38_a_log_is_utf_8_wherever_it_is_written(tmp_path: Path) -> None:
     program = "import sys, asyncckpt.launch as a; a.Success, a.setup_logging, a.GitManager, a.ModelTrainingFramework"
     program += "; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60, env=dict(os.environ))
+    program += "; a.setup_logging(log_file=sys.argv[1]); a.get_logger('mine').info('n\\xfctzlich')"
+    command = [sys.executable, "-W", "error", "-c", program, str(tmp_path / "a.log")]
+    without = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run(command, check=True, timeout=60, env={**os.environ, **without})
+    assert "INFO mine: nützlich\n" in (tmp_path / "a.log").read_text("utf-8")

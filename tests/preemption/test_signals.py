@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from asyncckpt import AsyncCheckpointer, Preempted, Preemption
-from asyncckpt.preemption.signals import Signals
+from asyncckpt.preemption.signals import Handler, Signals
 from asyncckpt.storage import MemoryStorage
 
 from ..checkpointer.trainings import Toy
@@ -76,12 +80,51 @@ def test_two_checkpointers_of_one_process_both_hear_and_may_be_closed_in_any_ord
     two.close()
 
 
+def test_E25_in_whichever_order_they_are_closed_nobody_elses_handler_is_taken(make: Make) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for order in ((0, 1, 2), (2, 1, 0)):
+        made = [make(MemoryStorage(f"memory-{order}-{number}"), model=Toy()) for number in range(3)]
+        first, *others = (made[number] for number in order)
+        first.close()
+        send(signal.SIGTERM)
+        for ckpt in others:
+            with pytest.raises(Preempted):
+                ckpt.step(1)
+            ckpt.close()
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C as in a terminal: what a shell starts in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_E25_once_it_is_closed_a_signal_does_at_once_what_it_did_before(make: Make) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    for is_closed in (False, True):
+        ckpt = make(model=Toy(), preemption=Preemption(signals=("SIGINT",)))
+        ours = signal.getsignal(signal.SIGINT)
+        assert callable(ours)
+        signal.signal(signal.SIGINT, partial(_and_calls, ours))
+        if is_closed:
+            ckpt.close()
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGINT)
+        else:
+            send(signal.SIGINT)  # that is notice
+            with pytest.raises(Preempted):
+                ckpt.step(1)
+            ckpt.close()
+        signal.signal(signal.SIGINT, before)
+
+
+def _and_calls(handler: Handler, number: int, frame: FrameType | None) -> None:
+    """A handler that somebody installs later, and that calls the one before."""
+    handler(number, frame)
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -118,13 +161,17 @@ def test_another_thread_can_handle_no_signals_and_is_told_what_to_do(tmp_path: P
     assert set(threading.enumerate()) <= before
 
 
-def test_closing_in_another_thread_leaves_a_handler_that_does_what_was_done_before(make: Make) -> None:
+def test_closing_in_another_thread_leaves_a_handler_that_does_what_was_done_before(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "asyncckpt")
     before = Note()
     signal.signal(signal.SIGUSR1, before)
     ckpt = make(model=Toy())
     thread = threading.Thread(target=ckpt.close)
     thread.start()
     thread.join()
+    assert "SIGUSR1 stays handled, as it was before" in caplog.text
     send(signal.SIGUSR1)
     assert before.calls == [signal.SIGUSR1]
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -153,6 +200,23 @@ def test_a_child_that_was_forked_dies_of_it_as_ever() -> None:
     assert heard == []
 
 
+def test_E25_what_is_handled_outside_of_python_gives_no_notice_and_stays() -> None:
+    program = """
+import logging, signal
+from asyncckpt.preemption.signals import Signals
+logging.basicConfig()
+signals = Signals((signal.SIGBUS, signal.SIGUSR1), print)
+signals.install()
+assert signal.getsignal(signal.SIGBUS) is None
+assert signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+signals.restore()
+assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+"""
+    command = [sys.executable, "-X", "faulthandler", "-c", program]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert "SIGBUS is handled outside of Python and gives no notice" in done.stderr
+
+
 def test_a_handler_is_held_back_until_it_is_passed_on() -> None:
     before = Note()
     signal.signal(signal.SIGUSR2, before)
@@ -172,6 +236,7 @@ def test_a_handler_is_held_back_until_it_is_passed_on() -> None:
     [
         ({"signals": ("SIGTREM",)}, "signals='SIGTREM'"),
         ({"signals": (signal.SIGKILL,)}, "SIGKILL"),
+        ({"signals": ("SIGSTOP",)}, "SIGSTOP"),
         ({"signals": (4000,)}, "signals=4000"),
         ({"deadline": 0}, "deadline=0"),
         ({"deadline": float("inf")}, "deadline=inf"),
@@ -185,6 +250,15 @@ def test_a_handler_is_held_back_until_it_is_passed_on() -> None:
 def test_what_cannot_be_is_refused_at_once(options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Preemption(**options)
+
+
+def test_the_ends_of_each_range_are_in_it_and_a_signal_that_is_named_twice_is_one() -> None:
+    for code in (0, 255):
+        assert Preemption(exit_code=code, max_preemptions=0).exit_code == code
+    assert Preemption(signals=("SIGUSR1", signal.SIGUSR1, int(signal.SIGTERM))).numbers() == (
+        signal.SIGUSR1,
+        signal.SIGTERM,
+    )
 
 
 def test_what_is_no_preemption_is_refused_by_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from asyncckpt.run import load_config
 from asyncckpt.trainer import GenericTrainer, GenericTrainerConfig, TrainerPhase, TrainingCallback
 from asyncckpt.trainer.amounts import moved
 
+from ..trackers.stub import Wandb
 from .small import ROWS, Linear, Recorded, config, fitted, weights
 
 # -- E16 ---------------------------------------------------------------------------------------------------
@@ -549,11 +551,23 @@ def test_e42_each_nth_step_is_logged_and_each_epoch(tmp_path: Path, caplog: pyte
 def test_e42_a_tracker_that_is_not_to_be_had_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     trainer = Linear(config(tmp_path, use_wandb=True))
     fitted(trainer)
     assert trainer.phase is TrainerPhase.TRAINING_COMPLETE
     assert "wandb" in caplog.text
+
+
+def test_e42_a_run_of_wandb_is_in_the_project_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setitem(sys.modules, "wandb", wandb := Wandb())
+    fitted(Linear(config(tmp_path, use_wandb=True, wandb_project="p", wandb_entity="e", log_every_n_steps=3)))
+    (run,) = wandb.begun
+    assert (run.arguments["project"], run.arguments["entity"], run.finished) == ("p", "e", 1)
+    assert [row["asyncckpt/step"] for row in run.rows if "lr" in row] == [3, 6]
 
 
 # -- E44 ---------------------------------------------------------------------------------------------------

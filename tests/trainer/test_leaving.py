@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +72,13 @@ class Slow(Linear):
 
 
 def test_e17_a_checkpoint_by_hand_is_there_at_once_whatever_the_policy_says(tmp_path: Path) -> None:
-    for number, emergency in enumerate([False, True]):
+    for number, (emergency, preemption) in enumerate([(False, Preemption(signals=())), (True, None)]):
         root = tmp_path / str(number)
         saved = After(
             2, lambda trainer, emergency=emergency: (trainer.save_checkpoint(emergency), trainer.ckpt.latest())
         )
-        trained(Linear(config(root, preemption=Preemption(signals=()))), saved)
+        # What an emergency may take is not `save_timeout`, in which nothing could be saved here.
+        trained(Linear(config(root, preemption=preemption, save_timeout=1e-9 if emergency else None)), saved)
         folder, info = saved.given
         assert folder.parent == root / "data"
         assert (folder / "manifest.json").exists()
@@ -92,6 +95,58 @@ def test_e17_in_the_middle_of_a_batch_nothing_can_be_saved(tmp_path: Path) -> No
         fitted(Early(config(tmp_path)))
     with pytest.raises(TrainerError, match=r"no checkpointer before fit\(\)"):
         Linear(config(tmp_path / "new")).save_checkpoint()
+
+
+class Saving(TrainingCallback):
+    """Saves in every hook, and notes which step that saved, with which metrics, or that it was refused."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        for hook in ("training_start", "epoch_start", "batch_start", "batch_end", "epoch_end", "training_end"):
+            setattr(self, f"on_{hook}", partial(self._save, hook))
+
+    def _save(self, hook: str, trainer: GenericTrainer, *_: Any) -> None:
+        try:
+            trainer.save_checkpoint()
+        except TrainerError as error:
+            self.found[hook] = str(error).split(" is no phase")[0]
+        else:
+            info = trainer.ckpt.latest()
+            assert info is not None
+            self.found[hook] = info.step, sorted(info.metrics)
+
+
+def test_e17_it_is_saved_in_each_hook_but_with_a_batch_in_hand_and_after_an_error(tmp_path: Path) -> None:
+    saving = Saving()
+    trained(Linear(config(tmp_path / "whole", epochs=1)), saving, rows=ROWS[:1])
+    assert saving.found == {
+        "training_start": (0, []), "epoch_start": (0, []), "batch_start": "TRAIN_BATCH_LOAD", "batch_end": (1, []),
+        "epoch_end": (1, ["loss"]), "training_end": (1, ["loss"]),
+    }  # fmt: skip
+
+    class Failing(Linear):
+        def validation_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
+            return {"loss": "no number"}
+
+    failed = Saving()
+    with pytest.raises(TrainerError, match="'loss' is 'no number'"):
+        trained(Failing(config(tmp_path / "failed", epochs=1)), failed, rows=ROWS[:1], validation=ROWS[:1])
+    assert failed.found["training_end"] == "ERROR_FATAL"
+
+
+def test_e17_e18_what_is_saved_at_a_url_is_named_so_that_it_can_be_loaded(tmp_path: Path) -> None:
+    class InProcess(Linear):
+        def checkpointer(self, run: Run, objects: Mapping[str, Any]) -> AsyncCheckpointer:
+            return AsyncCheckpointer(run, **objects, save=None, executor="thread")
+
+    url = f"memory://{tmp_path.name}-{secrets.token_hex(4)}"
+    trainer = InProcess(config(url))
+    saved = After(1, lambda trainer: trainer.save_checkpoint())
+    trained(trainer, saved)
+    assert saved.given == f"{url}@00000001"
+    named = trainer.load_checkpoint(saved.given)
+    assert named is not None
+    assert named.global_step == 2
 
 
 class Counted(Recorded):
@@ -149,6 +204,7 @@ def test_e17_e19_where_a_hook_has_saved_each_callback_is_told_once(hook: str, tm
         try:
             trained(trainer, *callbacks, model=model, validation=ROWS)
         except KeyboardInterrupt:
+            assert trainer.phase is TrainerPhase.ERROR_RECOVERABLE
             return []
         return [callbacks[0].state_dict(), callbacks[2].state_dict(), *weights(model), model.training]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from asyncckpt.launch.config.environment import Place
+from asyncckpt.launch.config.scalars import Wrong, plain, scalar
 
 Values: TypeAlias = dict[str, Any]
 
@@ -55,10 +56,23 @@ _SAME: Mapping[str, Sequence[str]] = {
 
 _ALIASES = {alias: path for path, aliases in _SAME.items() for alias in aliases}
 
+
+def _minutes(seconds: Any) -> float:
+    return float(scalar(float, plain(seconds))) / 60
+
+
+def _mode(is_minimized: Any) -> str:
+    return "min" if _is_true(is_minimized) else "max"
+
+
+def _is_true(value: Any) -> bool:
+    return bool(scalar(bool, plain(value)))
+
+
 _CONVERTED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "checkpoint.every_seconds": ("checkpoint.save_every_n_minutes", lambda value: value / 60),
-    "checkpoint.minimize_metric": ("checkpoint.mode", lambda value: "min" if value else "max"),
-    "preemption.max_checkpoint_sec": ("preemption.timeout_minutes", lambda value: value / 60),
+    "checkpoint.every_seconds": ("checkpoint.save_every_n_minutes", _minutes),
+    "checkpoint.minimize_metric": ("checkpoint.mode", _mode),
+    "preemption.max_checkpoint_sec": ("preemption.timeout_minutes", _minutes),
 }
 
 _INTERVAL, _IN_EPOCHS, _BEST_ONLY = (
@@ -71,15 +85,15 @@ def renamed(values: Values) -> tuple[list[str], dict[str, str]]:
     """Rename in place; returns what a person should know, and what cannot be, by path."""
     warnings: list[str] = []
     problems: dict[str, str] = {}
-    best_only = _get(values, _BEST_ONLY) is True
-    for alias, path, convert in (*_known(), *_intervals(values)):
+    is_best_only = str(_get(values, _BEST_ONLY)).lower() == "true"
+    for alias, path, convert in (*_known(), *_intervals(values, problems)):
         if not _holds(values, alias):
             continue
         given = _take(values, alias)
         try:
             value = convert(given)
-        except TypeError:
-            problems[alias] = f"is {given!r}; use a number"
+        except Wrong as wrong:
+            problems[alias] = str(wrong)
             continue
         if not _holds(values, path):
             _put(values, path, value)
@@ -87,25 +101,34 @@ def renamed(values: Values) -> tuple[list[str], dict[str, str]]:
             problems[alias] = (
                 f"is {given!r}, and {path}, which means the same, is {_get(values, path)!r}; leave one out"
             )
-            continue
         warnings.append(f"{alias} is called {path} here, and was taken for it")
-    if best_only:
+    if is_best_only:
         if others := [path for path in _PERIODIC if _get(values, path) is not None]:
             problems[_BEST_ONLY] = f"is True, and {others[0]} saves others too; leave one out"
         _put(values, _PERIODIC[0], None)  # left out, it means each epoch
     return warnings, problems
 
 
-def _intervals(values: Values) -> list[tuple[str, str, Callable[[Any], Any]]]:
+def _intervals(values: Values, problems: dict[str, str]) -> list[tuple[str, str, Callable[[Any], Any]]]:
     """What a number means that counts steps, or epochs where another key says so; that key is taken out."""
     if not _holds(values, _INTERVAL):
         return []
-    in_epochs = _holds(values, _IN_EPOCHS) and _take(values, _IN_EPOCHS)
-    return [(_INTERVAL, f"checkpoint.save_every_n_{'epochs' if in_epochs else 'steps'}", _itself)]
+    unit = "steps"
+    if _holds(values, _IN_EPOCHS):
+        try:
+            unit = "epochs" if _is_true(_take(values, _IN_EPOCHS)) else "steps"
+        except Wrong as wrong:
+            problems[_IN_EPOCHS] = str(wrong)
+    return [(_INTERVAL, f"checkpoint.save_every_n_{unit}", _itself)]
+
+
+def called(path: str) -> str:
+    """What a dotted path is called here."""
+    return next((ours for alias, ours, _ in _known() if alias == path), path)
 
 
 def meant(path: str, value: Any) -> tuple[str, Any]:
-    """What a dotted path, and its value, are here."""
+    """What a dotted path, and its value, are here; raises `Wrong` for a value that it cannot have."""
     for alias, ours, convert in _known():
         if path == alias:
             return ours, convert(value)
@@ -114,10 +137,8 @@ def meant(path: str, value: Any) -> tuple[str, Any]:
 
 def placed(place: Place) -> Place:
     """Where a value is here that is at `place` in a configuration of others."""
-    for count in (1, 2):
-        if ours := _ALIASES.get(".".join(map(str, place[:count]))):
-            return (*ours.split("."), *place[count:])
-    return place
+    ours = _ALIASES.get(".".join(map(str, place)))
+    return tuple(ours.split(".")) if ours else place
 
 
 def _known() -> list[tuple[str, str, Callable[[Any], Any]]]:

@@ -25,6 +25,9 @@ _VARIABLE = re.compile(
     r"(?<!\\)((?:\\\\)*)\$\{(?:([A-Z_][A-Z0-9_]*)(?::-([^}]*))?|oc\.env:\s*([^\s},]+)\s*(?:,\s*([^}]*?)\s*)?)\}"
 )
 
+_BRACE = re.compile(r"(?<!\\)(?:\\\\)*\$\{|\}")
+"""The beginning of a reference, or an end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Composed:
@@ -74,8 +77,7 @@ class Environment:
                 f"{path} needs {name}, which is not set; write ${{{name}:-text}} to have a default"
             )
         half = backslashes[: len(backslashes) // 2]
-        before = found.string[: found.start()]
-        if before.count("${") > before.count("}"):  # it is a part of where another reference leads
+        if _ends_within(found.string[: found.start()]):  # it is a part of where another reference leads
             return half + value
         self._found.append((found[0][len(backslashes) :], value))
         return f"{half}<{self._nonce}:{len(self._found) - 1}>"
@@ -97,6 +99,14 @@ class Environment:
                     written[place, shown] = said
                 return shown
         return value
+
+
+def _ends_within(text: str) -> bool:
+    """Whether `text` ends before a reference in it does."""
+    depth = 0
+    for brace in _BRACE.finditer(text):
+        depth = max(0, depth - 1) if brace[0] == "}" else depth + 1
+    return depth > 0
 
 
 def escaped(text: str) -> str:

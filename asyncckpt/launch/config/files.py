@@ -43,7 +43,7 @@ def write(path: Path, values: object, form: str) -> None:
         raise ConfigurationError(f"{path} would not be read as {form}: name it so, or use format={_format(path)!r}")
     plain = as_plain(values)
     if form == "json":
-        text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     else:
         text = _yaml().dump(plain, Dumper=yaml_text.dumper(), sort_keys=False, allow_unicode=True)
     write_text(path, text)

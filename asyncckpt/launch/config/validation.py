@@ -8,13 +8,12 @@ import difflib
 import logging
 import types
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import date
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from asyncckpt.errors import ValidationError
 from asyncckpt.launch.config.aliases import placed, renamed
 from asyncckpt.launch.config.environment import Written
+from asyncckpt.launch.config.scalars import Wrong, plain, scalar
 from asyncckpt.launch.config.schema import ExperimentConfig
 
 logger = logging.getLogger("asyncckpt")
@@ -47,10 +46,6 @@ def experiment(
     return found
 
 
-class _Wrong(Exception):
-    """A value is not what its field has to be."""
-
-
 class _Reading:
     """Makes objects of values, and notes into `problems` what is wrong with them."""
 
@@ -78,17 +73,17 @@ class _Reading:
     def _field(self, hint: Any, value: Any, path: str) -> Any:
         try:
             return self._value(hint, value, path)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             self._problems.setdefault(path, str(wrong))
             return None
 
     def _value(self, hint: Any, value: Any, path: str) -> Any:
-        value = _plain(value)
+        value = plain(value)
         origin, inside = get_origin(hint), get_args(hint)
         if origin is Annotated:
             found = self._value(inside[0], value, path)
             if said := inside[1](found):
-                raise _Wrong(said)
+                raise Wrong(said)
             return found
         if origin in (Union, types.UnionType):
             return None if value is None else self._value(inside[0], value, path)
@@ -96,29 +91,24 @@ class _Reading:
             return self.section(hint, value, path)
         if origin is Literal:
             if value not in inside:
-                raise _Wrong(f"is {value!r}; use one of {', '.join(map(str, inside))}")
+                raise Wrong(f"is {value!r}; use one of {', '.join(map(str, inside))}")
             return value
         if origin in (list, tuple):
             return self._items(origin, inside, value, path)
         if origin is dict:
             if not isinstance(value, Mapping):
-                raise _Wrong(f"is {value!r}; it has to be a mapping")
+                raise Wrong(f"is {value!r}; it has to be a mapping")
             return dict(value)
-        return _scalar(hint, value)
+        return scalar(hint, value)
 
     def _items(self, origin: Any, inside: tuple[Any, ...], value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple):
-            raise _Wrong(f"is {value!r}; it has to be a list")
+            raise Wrong(f"is {value!r}; it has to be a list")
         if origin is list:
             return [self._value(inside[0], item, path) for item in value]
         if len(value) != len(inside):
-            raise _Wrong(f"has {len(value)} values; it has to have {len(inside)}")
+            raise Wrong(f"has {len(value)} values; it has to have {len(inside)}")
         return tuple(self._value(hint, item, path) for hint, item in zip(inside, value, strict=True))
-
-
-def _plain(value: Any) -> Any:
-    """The number in a scalar of numpy or torch."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def _below(path: str, key: object) -> str:
@@ -134,38 +124,3 @@ def _needed(kind: Any) -> list[str]:
     """The fields without a default."""
     missing = dataclasses.MISSING
     return [each.name for each in dataclasses.fields(kind) if each.default is missing is each.default_factory]
-
-
-def _scalar(kind: type, value: Any) -> Any:
-    """The value as `kind`; texts that are numbers are numbers, since YAML and the environment know no better."""
-    if kind is bool or isinstance(value, bool):
-        return _truth(kind, value)
-    if kind is str:
-        if isinstance(value, str | int | float):
-            return str(value)
-        if isinstance(value, date):
-            return value.isoformat()
-        raise _Wrong(f"is {value!r}; it has to be a text")
-    return _number(kind, value)
-
-
-def _truth(kind: type, value: Any) -> bool:
-    word = str(value).lower() if isinstance(value, str | bool) else ""
-    if kind is bool and word in ("true", "false"):
-        return word == "true"
-    if kind is bool:
-        raise _Wrong(f"is {value!r}; it has to be true or false")
-    quoting = "; YAML takes yes, no, on and off for that: put them in quotes" if kind is str else ""
-    raise _Wrong(f"is {value!r}; it has to be a {'text' if kind is str else 'number'}{quoting}")
-
-
-def _number(kind: type, value: Any) -> int | float:
-    if isinstance(value, str | int | float):
-        with suppress(ValueError, OverflowError):
-            if kind is float:
-                return float(value)
-            if not isinstance(value, float):
-                return int(value)
-            if value.is_integer():
-                return int(value)
-    raise _Wrong(f"is {value!r}; it has to be {'a whole number' if kind is int else 'a number'}")

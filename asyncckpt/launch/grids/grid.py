@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncckpt.configuration.overrides import words
 from asyncckpt.errors import ConfigurationError
-from asyncckpt.launch.config.aliases import meant
+from asyncckpt.launch.config.aliases import called
 from asyncckpt.launch.config.files import as_plain
 
 
@@ -40,7 +40,7 @@ class ParameterGrid:
             raise ConfigurationError(f"grid {self.name}: {key} is there already; give it all of its values at once")
         check_apart([*self._values, key], f"grid {self.name}")
         for other in self._values:
-            if meant(other, 1)[0] == meant(key, 1)[0]:
+            if called(other) == called(key):
                 raise ConfigurationError(f"grid {self.name}: {key} and {other} mean the same; vary one of them")
         self._values[key] = held
 

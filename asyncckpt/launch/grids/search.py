@@ -10,10 +10,11 @@ from typing import Any
 
 from asyncckpt.configuration.overrides import put
 from asyncckpt.errors import ConfigurationError, ValidationError
-from asyncckpt.launch.config.aliases import meant, renamed
+from asyncckpt.launch.config.aliases import called, meant, renamed
 from asyncckpt.launch.config.environment import Environment, as_written
 from asyncckpt.launch.config.files import as_plain
 from asyncckpt.launch.config.references import has_references, looked_up
+from asyncckpt.launch.config.scalars import Wrong
 from asyncckpt.launch.config.schema import ExperimentConfig
 from asyncckpt.launch.config.validation import experiment
 from asyncckpt.launch.grids.grid import ParameterGrid, check_apart
@@ -89,7 +90,7 @@ class ParameterGridSearch:
 
     def combinations(self) -> Iterator[Combination]:
         """What `generate_experiments` makes experiments of."""
-        check_apart({meant(path, 1)[0] for grid in self._grids.values() for path in grid.keys}, "grids")
+        check_apart({called(path) for grid in self._grids.values() for path in grid.keys}, "grids")
         base = self._environment.revealed({"": self._base.get("experiment_name") or "experiment"}).values[""]
         kept = {key(old.grid, old.parameters): old.name for old, made in self._earlier if self._is_still(old, made)}
         naming = Naming(self._strategy, str(base), self._existing, kept)
@@ -109,7 +110,7 @@ class ParameterGridSearch:
             values["experiment_name"] = combination.name
             if has_references(values):
                 values = looked_up(values)
-        except (ConfigurationError, TypeError) as error:
+        except (ConfigurationError, Wrong) as error:
             raise ValidationError(f"{where} cannot be used: {error}", {"": str(error)}) from error
         found = self._environment.revealed(values)
         return experiment(found.values, where, found.written)
