@@ -86,6 +86,20 @@ async def _arrive(arrivals: Arrivals, part: Path, _: Catalog) -> None:
     await arrivals.fill(part)
 
 
+def _absence(state: Mapping[str, Any], path: Path) -> str:
+    """That the component at `path` is not there, and whether one was saved where several are given."""
+    first, held = path[0], ", ".join(map(str, state)) or "nothing"
+    one = state.get(first)
+    if len(path) > 1 and isinstance(one, dict) and "param_groups" in one:
+        held = f"it holds one {first}, by itself"
+    else:
+        held = f"it holds {held}"
+    return (
+        f"the checkpoint holds no {'.'.join(path)} ({held}): give the same objects as when it was saved, or "
+        "restore(..., strict=False)"
+    )
+
+
 def _check_parts(parts: Collection[str], trees: Mapping[str, Mapping[str, Tree]]) -> None:
     """Refuse a part that is nowhere: restoring nothing for a slip of the pen would go unnoticed."""
     names = [plain(component.path) for tree in trees.values() for component in components(tree)]
@@ -139,11 +153,7 @@ def _part(state: Any, component: Component, *, strict: bool) -> Any:
         elif isinstance(part, dict) and name in part:
             part = part[name]
         elif strict:
-            held = ", ".join(map(str, state)) or "nothing"
-            raise IncompatibleState(
-                f"the checkpoint holds no {'.'.join(path)} (it holds {held}): give the same objects as when "
-                "it was saved, or restore(..., strict=False)"
-            )
+            raise IncompatibleState(_absence(state, path))
         else:
             return Missing()
     return part

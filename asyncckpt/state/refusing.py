@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from asyncckpt.errors import IncompatibleState
 from asyncckpt.format.contents import Path
@@ -30,6 +31,31 @@ def check_fit(path: Path, live: Mapping[str, Any], state: Mapping[str, Any], *, 
         if value.shape != saved.shape:
             raise IncompatibleState(
                 f"{name}.{key} has shape {tuple(value.shape)}, the checkpoint's {tuple(saved.shape)}"
+            )
+
+
+def check_single(path: Path, state: Any) -> None:
+    """Raise `IncompatibleState` where several optimizers were saved, and one is given."""
+    if "param_groups" not in state:
+        several = f"a list of {len(state)}" if isinstance(state, list) else f"several: {', '.join(map(str, state))}"
+        raise IncompatibleState(f"{'.'.join(path)} is one, and was {several}; give the same as when it was saved")
+
+
+def check_kind(path: Path, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Raise `IncompatibleState` for what another kind of optimizer has saved.
+
+    Torch would take it, and the next step not find a word of its own. Flags that an older version did not have every
+    optimizer adds by itself when it loads.
+    """
+    own = {name for name, value in optimizer.defaults.items() if not isinstance(value, bool | None)}
+    for live, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        lacking, others = sorted(own - saved.keys()), sorted(saved.keys() - live.keys())
+        if lacking and others:
+            name = ".".join(path)
+            raise IncompatibleState(
+                f"{name} is {type(optimizer).__name__}, and the checkpoint's is of another kind: it has "
+                f"{', '.join(others)}, and no {', '.join(lacking)}; give the kind that was saved, or "
+                f"restore(..., exclude=[{name!r}])"
             )
 
 

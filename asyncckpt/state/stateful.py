@@ -22,7 +22,7 @@ from asyncckpt.errors import IncompatibleState
 from asyncckpt.format.contents import Path
 from asyncckpt.format.sealed import Fixed, Json
 from asyncckpt.state.landing import landing, loads_plainly, only_copies, runs
-from asyncckpt.state.refusing import check_fit, explained
+from asyncckpt.state.refusing import check_fit, check_kind, check_single, explained
 from asyncckpt.state.values import TensorSink, encode
 from asyncckpt.state.wrappers import Names, unwrap
 
@@ -283,13 +283,15 @@ class OptimizerComponent(StatefulComponent):
         }
 
     def check(self, state: State, *, strict: bool) -> None:
-        """As many parameters in each group."""
+        """One optimizer, of this kind, with as many parameters in each group."""
+        check_single(self.path, state)
         with explained(self.path):
             live, saved = map(_group_sizes, (self.target.param_groups, state["param_groups"]))
         if live != saved:
             raise IncompatibleState(
                 f"{'.'.join(self.path)} has groups of {live} parameters, the checkpoint's has {saved}"
             )
+        check_kind(self.path, self.target, state)
 
     def load(self, state: State, *, strict: bool) -> None:
         """Load, then put back everything in the dtype it was saved in: torch casts it to its parameter's."""

@@ -63,7 +63,7 @@ class Batches:
         """What to do where it gave none."""
         if isinstance(self._loader, Iterator):
             return "an iterator gives its batches once; give a list, a DataLoader, or an object that makes iterators"
-        return "nothing can be trained"
+        return "there is nothing in it"
 
     # -- the place -----------------------------------------------------------------------------------------
 

@@ -61,10 +61,12 @@ class GenericTrainerConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "gradient_accumulation_steps", "log_every_n_steps", "patience"):
             value = getattr(self, name)
-            if not (name == "patience" and value is None) and not (isinstance(value, int) and value >= 1):
+            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not (name == "patience" and value is None) and not is_count:
                 raise ValueError(f"{name}={value!r}: use a whole number, 1 or more")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm}: use a number above 0, or None")
+        norm: Any = self.max_grad_norm
+        if norm is not None and not (isinstance(norm, int | float) and norm > 0):
+            raise ValueError(f"max_grad_norm={norm!r}: use a number above 0, or None")
         if self.amp is not None and self.amp not in AMP:
             raise ValueError(f"amp={self.amp!r}: use bfloat16 or float16, or None")
         if self.scheduler_interval not in ("epoch", "step"):

@@ -87,3 +87,8 @@ def _placed(held: Any, parameter: Tensor) -> Tensor:
 
 def _is_usual(optimizer: Optimizer) -> bool:
     return type(optimizer).zero_grad is Optimizer.zero_grad and "zero_grad" not in vars(optimizer)
+
+
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Whether there is a gradient of what it trains."""
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])

@@ -24,7 +24,7 @@ from asyncckpt.trainer.amounts import is_amount, moved, samples_of
 from asyncckpt.trainer.batches import NONE_LEFT, Batches
 from asyncckpt.trainer.callbacks import Callbacks
 from asyncckpt.trainer.config import GenericTrainerConfig
-from asyncckpt.trainer.gradients import Gradients
+from asyncckpt.trainer.gradients import Gradients, has_gradients
 from asyncckpt.trainer.phases import TrainerPhase
 from asyncckpt.trainer.resume_state import TrainMicroState, ValMicroState
 from asyncckpt.training import EarlyStopping
@@ -195,7 +195,7 @@ class Loop:
         for optimizer in self.optimizers:
             if scaler is None:
                 optimizer.step()
-            else:
+            elif has_gradients(optimizer):  # it refuses one that it has not seen any of
                 scaler.step(optimizer)
         if scaler is not None:
             scaler.update()
@@ -239,6 +239,8 @@ class Loop:
     def _load_validation(self) -> TrainerPhase:
         batch = self._val_batches.take()
         if batch is NONE_LEFT:
+            if not self._val.batch_idx:
+                logger.warning("val_loader gave no batch in epoch %d: %s", self.epoch + 1, self._val_batches.advice)
             self.logs |= self._val.means()
             return P.SCHEDULER_EPOCH_STEP
         self._batch = moved(batch, self.device)
@@ -291,9 +293,8 @@ class Loop:
             return ()
         name = self.config.monitor[0]
         if name not in self.logs:
-            raise TrainerError(
-                f"ReduceLROnPlateau follows {name!r}, and there is only {', '.join(self.logs)}: monitor="
-            )
+            there = ", ".join(self.logs)
+            raise TrainerError(f"ReduceLROnPlateau follows {name!r}, and there is only {there}: name one with monitor=")
         return (self.logs[name],)
 
     # -- small parts ---------------------------------------------------------------------------------------

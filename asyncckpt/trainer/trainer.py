@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from asyncckpt import AsyncCheckpointer, Preempted, Run, load
-from asyncckpt.errors import CheckpointNotFoundError, TrainerError
+from asyncckpt.errors import CheckpointNotFoundError, IncompatibleState, TrainerError
 from asyncckpt.launch.config import ExperimentConfig
 from asyncckpt.run import set_seed
 from asyncckpt.run.reference import reference
@@ -49,7 +49,13 @@ class GenericTrainer(Loop):
     """
 
     def __init__(self, config: GenericTrainerConfig | ExperimentConfig) -> None:
-        super().__init__(GenericTrainerConfig.of(config) if isinstance(config, ExperimentConfig) else config)
+        ours = GenericTrainerConfig.of(config) if isinstance(config, ExperimentConfig) else config
+        if not isinstance(ours, GenericTrainerConfig):
+            raise TypeError(
+                f"config is {ours!r}: give a GenericTrainerConfig or an ExperimentConfig, which "
+                "ConfigurationManager.load_experiment makes of a file"
+            )
+        super().__init__(ours)
         self.run: Run | None = None
         """The run, once there is one."""
         self._found: Mapping[str, Any] | None = None
@@ -121,12 +127,13 @@ class GenericTrainer(Loop):
             raise TrainerError("this trainer has trained: make a new one, with the same configuration")
         config = self.config
         self.model, self.optimizers, self.schedulers = model, _listed(optimizer), _listed(scheduler)
+        _check(model, self.optimizers, self.schedulers)
+        self._has_validation = val_loader is not None
+        _check_plateaus(self.schedulers, config, has_validation=self._has_validation)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        _check(self.optimizers, self.schedulers, config)
         self._gradients = Gradients(self.optimizers)
         self._scaler = torch.amp.GradScaler(self.device.type) if config.amp == "float16" else None
         self._batches = Batches(train_loader, "train_loader")
-        self._has_validation = val_loader is not None
         self._val_batches = Batches(() if val_loader is None else val_loader, "val_loader")
         objects = {
             "model": model,
@@ -159,10 +166,15 @@ class GenericTrainer(Loop):
             self.callbacks.call("on_training_end", self, {**self.logs, "phase": self.phase.value})
 
     def _resume(self, run: Run) -> None:
-        if self.ckpt.resume() is None:
-            if run.start_from is not None:  # another root's weights, and nothing else of it
-                weights = load(*run.start_from, only="model").state["model"]
-                cast(nn.Module, unwrap(self.model)).load_state_dict(weights, strict=self.config.strict)
+        try:
+            is_new = self.ckpt.resume() is None
+        except IncompatibleState as error:
+            error.add_note(
+                f"Another training begins in another checkpoint_dir; resume_from={run.url!r} has these weights."
+            )
+            raise
+        if is_new:
+            self._start(run)
             return
         if self._found is None:
             raise TrainerError(f"the checkpoints in {run.url} are no trainer's: train elsewhere")
@@ -180,6 +192,19 @@ class GenericTrainer(Loop):
         if state.rng is not None:
             state.rng.restore()  # last: to place batches draws numbers
         logger.info("after step %d, %d epochs: next, %s", self.global_step, self.epoch, self.phase.description)
+
+    def _start(self, run: Run) -> None:
+        """With another root's weights, and nothing else of it, where one was named."""
+        if run.start_from is None:
+            return
+        weights = load(*run.start_from, only="model").state["model"]
+        try:
+            cast(nn.Module, unwrap(self.model)).load_state_dict(weights, strict=self.config.strict)
+        except RuntimeError as error:
+            way = "strict=False takes what both have" if self.config.strict else "shapes have to be the same"
+            raise TrainerError(
+                f"resume_from={self.config.resume_from}: these are weights of another model, {way}: {error}"
+            ) from error
 
     def _place(self, found: Mapping[str, Any]) -> None:
         if self._scaler is not None:
@@ -270,16 +295,31 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _check(optimizers: list[Any], schedulers: list[Any], config: GenericTrainerConfig) -> None:
-    """Refuse what would go wrong after the first batch."""
-    if not optimizers or not all(hasattr(each, "param_groups") for each in optimizers):
-        given = ", ".join(type(each).__name__ for each in optimizers) or "nothing"
-        raise TrainerError(f"optimizer is {given}: give an optimizer, or a list of them")
+def _check(model: Any, optimizers: list[Any], schedulers: list[Any]) -> None:
+    """Refuse what would go wrong after the first batch, or the first epoch."""
+    if not isinstance(model, nn.Module):
+        raise TrainerError(f"model is {type(model).__name__}: give a torch.nn.Module")
+    for name, given, method in (("optimizer", optimizers, "param_groups"), ("scheduler", schedulers, "step")):
+        if wrong := [type(each).__name__ for each in given if not hasattr(each, method)]:
+            raise TrainerError(f"{name} is {', '.join(wrong)}: give one {name}, or a list of them")
+    if not optimizers:
+        raise TrainerError("optimizer is nothing: give one optimizer, or a list of them")
     if any(isinstance(each, torch.optim.LBFGS) for each in optimizers):
         raise TrainerError("LBFGS makes several passes in a step, and this loop makes one: use another optimizer")
-    if config.scheduler_interval == "step" and any(isinstance(each, ReduceLROnPlateau) for each in schedulers):
+
+
+def _check_plateaus(schedulers: list[Any], config: GenericTrainerConfig, *, has_validation: bool) -> None:
+    """Refuse a schedule that follows a metric which there will not be."""
+    if not any(isinstance(each, ReduceLROnPlateau) for each in schedulers):
+        return
+    if config.scheduler_interval == "step":
         raise TrainerError(
             "ReduceLROnPlateau follows a metric, of which each epoch has one: use scheduler_interval='epoch'"
+        )
+    if not has_validation and config.monitor[0] != "loss":
+        raise TrainerError(
+            f"ReduceLROnPlateau follows {config.monitor[0]!r}, and without a val_loader there is only loss: give "
+            "one, or monitor=('loss', 'min')"
         )
 
 

@@ -22,6 +22,7 @@ from asyncckpt.errors import (
     AsyncCkptError,
     CheckpointNotFoundError,
     CheckpointTimeoutError,
+    IncompatibleState,
     PreemptionTimeoutError,
     SaveError,
     TrainerError,
@@ -106,10 +107,19 @@ def test_e16_what_would_go_wrong_later_is_refused_before_anything_is_made(tmp_pa
         ({"a": sgd}, None, "optimizer is dict"),
         (torch.optim.LBFGS(model.parameters()), None, "LBFGS makes several passes"),
         (sgd, plateau, "ReduceLROnPlateau follows a metric, of which each epoch has one"),
+        (sgd, {"a": plateau}, "scheduler is dict: give one scheduler, or a list of them"),
     ):
         trainer = Linear(config(tmp_path / "none", scheduler_interval="step"))
         with pytest.raises(TrainerError, match=said):
             trainer.fit(model, cast(Any, optimizers), ROWS, scheduler=scheduler)
+    with pytest.raises(TrainerError, match=r"model is function: give a torch\.nn\.Module"):
+        Linear(config(tmp_path / "none")).fit(cast(Any, fitted), sgd, ROWS)
+    follows = "ReduceLROnPlateau follows 'val_loss', and without a val_loader there is only loss"
+    with pytest.raises(TrainerError, match=follows):
+        Linear(config(tmp_path / "none", monitor=("val_loss", "min"))).fit(model, sgd, ROWS, None, plateau)
+    for wrong in ({"epochs": 1}, "experiment.yaml"):
+        with pytest.raises(TypeError, match="give a GenericTrainerConfig or an ExperimentConfig"):
+            Linear(cast(Any, wrong))
     assert not (tmp_path / "none").exists()
 
 
@@ -135,12 +145,16 @@ def test_e16_validation_gives_metrics_and_by_default_the_numbers_of_a_step(tmp_p
         fitted(Nothing(config(tmp_path / "nothing")), validation=ROWS)
 
 
-def test_e16_a_loader_without_batches_is_an_error_and_one_for_validation_gives_no_metrics(tmp_path: Path) -> None:
+def test_e16_a_loader_without_batches_is_an_error_and_one_for_validation_gives_no_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1: nothing can be trained"):
         fitted(Linear(config(tmp_path / "none")), rows=[])
     trainer = Linear(config(tmp_path / "val"))
-    fitted(trainer, validation=[])
+    fitted(trainer, validation=iter(ROWS))
     assert trainer.logs.keys() == {"loss"}
+    assert "val_loader gave no batch in epoch 2: an iterator gives its batches once" in caplog.text
+    assert "no batch in epoch 1: an" not in caplog.text
 
 
 def test_e16_validation_is_averaged_over_samples_and_learns_nothing(tmp_path: Path) -> None:
@@ -279,6 +293,15 @@ def test_e16_losses_are_scaled_in_half_precision_alone_and_gradients_are_clipped
     assert max(found[0][-1]) > 0.5
 
 
+def test_e16_with_scaled_losses_an_optimizer_may_have_nothing_to_do(tmp_path: Path) -> None:
+    model, other = nn.Linear(3, 1), nn.Linear(3, 1)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (model, other)]
+    before = weights(model), weights(other)
+    Linear(config(tmp_path, amp="float16", epochs=8)).fit(model, cast(Any, optimizers), ROWS)
+    assert not torch.equal(before[0][0], weights(model)[0])
+    assert all(map(torch.equal, before[1], weights(other)))
+
+
 def test_e16_a_model_without_parameters_is_on_the_host(tmp_path: Path) -> None:
     class Own(Linear):
         def training_step(self, batch: Any, batch_idx: int) -> Mapping[str, Any]:
@@ -317,7 +340,7 @@ def test_e16_what_means_nothing_is_refused() -> None:
     for wrong in (
         {"epochs": 0}, {"gradient_accumulation_steps": 0}, {"max_grad_norm": 0.0}, {"amp": "int8"},
         {"scheduler_interval": "batch"}, {"patience": 0}, {"epochs": 1.5}, {"epochs": "3"},
-        {"log_every_n_steps": 0},
+        {"log_every_n_steps": 0}, {"epochs": True}, {"max_grad_norm": "1.0"},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GenericTrainerConfig(**{"epochs": 1, **wrong})
@@ -673,9 +696,18 @@ def test_e45_weights_of_another_model_need_to_be_asked_for(tmp_path: Path) -> No
     larger.weight, larger.bias = nn.Parameter(torch.zeros(1, 3)), nn.Parameter(torch.zeros(1))
     larger.more = nn.Parameter(torch.zeros(1))
     larger.forward = lambda x: x @ larger.weight.T + larger.bias + larger.more
-    with pytest.raises(RuntimeError, match="more"):
+    with pytest.raises(TrainerError, match=r"resume_from=.*other: .* strict=False takes what both have: [\s\S]*more"):
         fitted(Linear(config(tmp_path / "own", resume_from=tmp_path / "other")), model=larger)
     fitted(Linear(config(tmp_path / "second", resume_from=tmp_path / "other", strict=False)), model=larger)
+
+
+def test_e45_what_does_not_go_on_is_told_where_it_can_begin(tmp_path: Path) -> None:
+    fitted(Linear(config(tmp_path)))
+    with pytest.raises(IncompatibleState, match="holds no scaler") as caught:
+        fitted(Linear(config(tmp_path, epochs=3, amp="float16")))
+    assert caught.value.__notes__ == [
+        f"Another training begins in another checkpoint_dir; resume_from={str(tmp_path)!r} has these weights."
+    ]
 
 
 def test_e45_a_model_that_is_wrapped_starts_from_the_weights_of_one_that_is_not(tmp_path: Path) -> None:

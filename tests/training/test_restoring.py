@@ -220,6 +220,11 @@ UNFIT: dict[str, tuple[Callable[[Parts], dict[str, Any]], str]] = {
         lambda parts: {"optimizer": {"main": parts.optimizer}},
         r"the checkpoint holds no optimizer\.main",
     ),
+    "one of a list": (lambda parts: {"optimizer": [parts.optimizer]}, r"no optimizer\.0 \(it holds one optimizer, by"),
+    "another kind of optimizer": (
+        lambda parts: {"optimizer": torch.optim.RMSprop(parts.model.parameters())},
+        r"optimizer is RMSprop, and the checkpoint's is of another kind: it has dampening, .*, and no alpha, eps",
+    ),
     "a part more": (
         lambda parts: {"extra": {**parts.extra, "late": Box({})}},
         r"holds no extra\.late \(it holds model, optimizer, extra, rng\): give the same objects",
@@ -246,7 +251,22 @@ def test_what_does_not_fit_is_an_error_and_nothing_has_changed(store: MemoryStor
     assert torch.equal(torch.get_rng_state(), draws)
 
 
-@pytest.mark.parametrize("name", ["a layer more", "a layer less", "a part more", "a second optimizer"])
+@pytest.mark.parametrize(
+    ("given", "said"), [(lambda one: [one], "a list of 1"), (lambda one: {"main": one}, "several: main")]
+)
+def test_one_optimizer_where_several_were_saved_is_told_so(given: Callable[[Any], Any], said: str) -> None:
+    store = MemoryStorage("several")
+    parts = Parts(1)
+    with parts.checkpointer(store, optimizer=given(parts.optimizer)) as checkpointer:
+        checkpointer.save(1).wait()
+    with (
+        Parts(2).checkpointer(store) as other,
+        pytest.raises(IncompatibleState, match=f"optimizer is one, and was {said}"),
+    ):
+        other.resume()
+
+
+@pytest.mark.parametrize("name", ["a layer more", "a layer less", "a part more", "a second optimizer", "one of a list"])
 @pytest.mark.parametrize("call", ["resume", "restore"])
 def test_the_way_out_that_is_named_is_there_for_both_calls(store: MemoryStorage, name: str, call: str) -> None:
     parts = Parts(2)
