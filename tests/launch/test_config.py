@@ -10,9 +10,11 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,11 +230,14 @@ def test_e12_what_cannot_be_read_is_an_error_that_names_the_file(
 
 
 def test_e12_what_was_loaded_is_the_callers_to_change(manager: ConfigurationManager) -> None:
-    for validate in (True, False):
-        found = manager.load_config(COMPLETE, validate=validate)
+    loads: list[Callable[[Path], dict[str, Any]]] = [
+        manager.load_config, partial(manager.load_config, validate=False), manager.read,
+    ]  # fmt: skip
+    for load in loads:
+        found = load(COMPLETE)
         found["model"]["dropout"] = 99
         found["tags"].append("mine")
-        again = manager.load_config(COMPLETE, validate=validate)
+        again = load(COMPLETE)
         assert (again["model"]["dropout"], again["tags"]) == (0.1, ["experiment", "baseline"])
 
 
@@ -316,6 +321,8 @@ custom_params:
   text: ${SECRET:-none} and \\${this}
   path: C:\\\\${SECRET}
   inside: ${custom_params.of.${WHICH}}
+  deeper: ${custom_params.${custom_params.where}.${WHICH}}
+  where: of
   both: ${SECRET}X${SECRET}
   braces: '{x} ${custom_params.of.${WHICH}} \\${ ${SECRET}'
   of: {one: 1}
@@ -339,7 +346,7 @@ def test_e13_what_came_from_the_environment_is_saved_as_it_was_written(
     assert expected.custom_params == {
         "token": "hunter2", "url": "https://me:hunter2@host", "copy": "https://me:hunter2@host/x", "other": "hunter2",
         "text": "hunter2 and ${this}", "path": "C:\\hunter2", "inside": 1, "of": {"one": 1},
-        "both": "hunter2Xhunter2", "braces": "{x} 1 ${ hunter2",
+        "deeper": 1, "where": "of", "both": "hunter2Xhunter2", "braces": "{x} 1 ${ hunter2",
     }  # fmt: skip
     for number, found in enumerate([
         expected, manager.load_config("a.yaml"), manager.load_config("a.yaml", validate=False),

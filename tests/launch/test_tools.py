@@ -111,7 +111,7 @@ def test_e39_the_root_is_the_nearest_folder_with_a_mark(tmp_path: Path, monkeypa
     monkeypatch.chdir(inner)
     assert get_project_root() == get_project_root("../deep") == (tmp_path / "outer" / "inner").resolve()
     (inner / "setup.py").touch()
-    assert get_project_root() == inner.resolve()
+    assert get_project_root() == get_project_root(".") == inner.resolve()
     with pytest.raises(ConfigurationError, match=r"no folder from .* upwards holds nothing\.of\.this"):
         get_project_root(inner, ["nothing.of.this"])
 
