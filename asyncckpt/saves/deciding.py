@@ -40,6 +40,7 @@ class Decision:
         self._ranks = ranks
         self._agreement = Agreement(ranks, counts)
         self._decided: int | None = None
+        self._by_hand: int | None = None
         self._saved: int | None = None
         self._at: int | None = None
         """Where the training is, as far as it was told."""
@@ -48,11 +49,9 @@ class Decision:
         """Saves that may still come to nothing, and their metrics."""
 
     def at_step(self, step: int, metrics: Mapping[str, Any] | None) -> bool | Stop:
-        """Whether to save after `step`, or to stop; False when it was asked about that step before, or it was saved by
-        hand.
-        """
+        """Whether to save after `step`, or to stop; once for each. What was saved by hand is no reason to stay."""
         if step == self._decided:
-            return False
+            return step == self._by_hand and self._after_hand(step)
         if self._ranks.world == 1:  # asked at each step: nothing is made for it
             found = self._own(step, metrics)
         else:
@@ -66,6 +65,11 @@ class Decision:
             self._look_at_saves()
         # A period that is one of numpy's numbers decides as numpy does.
         return bool(self._decider.at_step(step, self._watched(metrics))) if stop is None else stop
+
+    def _after_hand(self, step: int) -> bool | Stop:
+        found = self._agree(step, lambda: (self._stop and self._stop(step)) or False)
+        self._by_hand = None
+        return found
 
     def foreseen(self, step: int, most: int) -> tuple[int, float]:
         """The first step after `step` at which something may be due, `most` steps ahead if none is before that, and
@@ -119,7 +123,7 @@ class Decision:
 
     def by_hand(self, step: int) -> None:
         """The user saves `step`, whatever is due."""
-        self._decided = self._at = step
+        self._decided = self._by_hand = self._at = step
 
     def saving(self, step: int) -> None:
         """A save of `step` begins on all ranks; on one of them it may still raise, and that one must count it too."""

@@ -160,15 +160,6 @@ def test_after_a_failure_of_the_store_what_was_measured_counts_no_more_until_it_
     assert steps(ckpt) == [1, 3]
 
 
-def test_a_step_that_was_saved_by_hand_is_over_and_the_next_one_leaves(make: Make) -> None:
-    ckpt = make(model=Toy())
-    ckpt.save(1).wait()
-    notice()
-    assert ckpt.step(1) is None  # that step is over
-    assert leave(ckpt, 2).saved == 2
-    assert steps(ckpt) == [1, 2]
-
-
 def test_metrics_count_notice_decision_and_outcome(make: Make) -> None:
     registry = CollectorRegistry()
     ckpt = make(model=Toy(), metrics=MetricsConfig(port=None, registry=registry))
@@ -788,6 +779,18 @@ def test_E17_an_emergency_by_hand_bypasses_the_policy_and_is_awaited_within_its_
     info = ckpt.save(5, emergency=True, deadline=30).wait()
     assert (info.step, info.partial) == (5, False)
     assert ckpt.save(6, emergency=True).wait().step == 6
+
+
+def test_a_loop_that_saves_each_step_by_hand_hears_a_notice(make: Make) -> None:
+    ckpt = make(model=Toy())
+    assert ckpt.save(1).wait().step == 1
+    assert ckpt.step(1) is None
+    notice()
+    assert ckpt.step(1) is None, "each is decided once"
+    assert ckpt.save(2).wait().step == 2
+    left = leave(ckpt, 2)
+    assert (left.step, left.saved) == (2, 2)
+    assert steps(ckpt) == [1, 2]
 
 
 @pytest.mark.parametrize(
