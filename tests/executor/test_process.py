@@ -194,7 +194,8 @@ def test_an_arena_that_is_gone_is_gone_in_the_worker_too(make: Make) -> None:
     gc.collect()
     ckpt.save(11).wait()
     ckpt.wait()
-    assert maps(worker_of(ckpt)).count("memfd:asyncckpt-arena") <= 3
+    # Of twenty that there were: two to copy into, the last one, and with Python 3.13 the first until it is collected.
+    assert maps(worker_of(ckpt)).count("memfd:asyncckpt-arena") <= 4
     assert steps(ckpt) == list(range(1, 12))
 
 
