@@ -39,6 +39,12 @@ class Outcome:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_limit(most: Any) -> None:
+    """Raises `ConfigurationError` for what is no number of jobs at once."""
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise ConfigurationError(f"max_concurrent_jobs={most!r}: use a whole number, 1 or more, or None for no limit")
+
+
 def prepared(config: ExperimentConfig, output_dir: Path) -> Path:
     """The configuration file of an experiment, in a folder of its name in `output_dir`.
 

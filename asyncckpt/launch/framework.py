@@ -13,10 +13,11 @@ from typing import Any
 
 from asyncckpt.errors import ConfigurationError, ValidationError
 from asyncckpt.launch import local
-from asyncckpt.launch.config import ConfigurationManager, ExperimentConfig
-from asyncckpt.launch.execution import ExecutionMode, Outcome, prepared
+from asyncckpt.launch.config import ConfigurationManager, ExperimentConfig, files
+from asyncckpt.launch.execution import ExecutionMode, Outcome, check_limit, prepared
 from asyncckpt.launch.grids import Combination, NamingStrategy, ParameterGrid, ParameterGridSearch
 from asyncckpt.launch.grids.result import GridSearchResult, earlier
+from asyncckpt.launch.project import ensure_directory_exists
 from asyncckpt.launch.slurm import SLURMLauncher
 
 BaseConfig = Mapping[str, Any] | ExperimentConfig | str | os.PathLike[str]
@@ -74,8 +75,15 @@ class ModelTrainingFramework:
         `ConfigurationError`, and `ValidationError` with every combination that cannot be, before anything is launched.
         """
         started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        if max_concurrent_jobs is not None and max_concurrent_jobs < 1:
-            raise ConfigurationError(f"max_concurrent_jobs={max_concurrent_jobs}: use 1 or more, or None")
+        mode, naming = (
+            files.member(ExecutionMode, execution_mode, "execution_mode"),
+            files.member(NamingStrategy, naming, "naming"),
+        )
+        check_limit(max_concurrent_jobs)
+        if isinstance(parameter_grids, ParameterGrid):
+            raise ConfigurationError("parameter_grids is one grid: give a list of them")
+        if isinstance(command, str):
+            raise ConfigurationError('command is a text: give its words, [sys.executable, "train.py", "{config}"]')
         output = self._output(output_dir)
         existing = [path.name for path in output.iterdir()] if output.is_dir() else []
         known = list(earlier(output)) if naming is NamingStrategy.SEQUENTIAL else []
@@ -83,12 +91,14 @@ class ModelTrainingFramework:
         search.set_naming_strategy(naming)
         for grid in parameter_grids:
             search.add_grid(grid)
-        launch = self._launching(execution_mode, output, max_concurrent_jobs, command, resubmit)
+        launch = self._launching(mode, output, max_concurrent_jobs, command, resubmit)
         combinations = list(search.combinations())
-        outcomes = launch(_experiments(search, combinations))
+        experiments = _experiments(search, combinations)
+        ensure_directory_exists(output)  # before anything runs, of which the result could not be written
+        outcomes = launch(experiments)
         told = [replace(o, grid=c.grid, parameters=c.parameters) for o, c in zip(outcomes, combinations, strict=True)]
         seconds = round(time.monotonic() - began, 3)
-        result = GridSearchResult(execution_mode, output, tuple(told), seconds, started)
+        result = GridSearchResult(mode, output, tuple(told), seconds, started)
         result.save()
         return result
 

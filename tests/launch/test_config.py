@@ -16,7 +16,7 @@ from datetime import date
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -229,6 +229,24 @@ def test_e12_what_cannot_be_read_is_an_error_that_names_the_file(
         manager.load_config(name, validate=False)
 
 
+def test_e12_what_is_no_configuration_is_told_with_the_way_out(
+    manager: ConfigurationManager, tmp_path: Path, least: dict[str, Any]
+) -> None:
+    for call, said in (
+        (lambda: experiment(cast(Any, "base.yaml")), "'base.yaml'; it has to be a mapping: a file is read by Config"),
+        (lambda: manager.save_config(cast(Any, [1]), "x.yaml"), r"\[1\] is no configuration: give a mapping"),
+        (lambda: manager.compose_configs(least, cast(Any, "x.yaml")), r"overrides is 'x.yaml': give a list"),
+        (lambda: manager.compose_configs(least, cast(Any, {"a": 1})), r"overrides is {'a': 1}: give a list"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            call()
+    (tmp_path / "configs").mkdir(exist_ok=True)
+    (tmp_path / "configs/lost.yaml").write_text("a: ${b}\nb: ${a}\n")
+    for load in (manager.load_config, manager.load_experiment):
+        with pytest.raises(ConfigurationError, match=r"lost\.yaml"):
+            load("lost.yaml")
+
+
 def test_e12_what_was_loaded_is_the_callers_to_change(manager: ConfigurationManager) -> None:
     loads: list[Callable[[Path], dict[str, Any]]] = [
         manager.load_config, partial(manager.load_config, validate=False), manager.read,
@@ -290,7 +308,7 @@ def test_e12_references_are_looked_up_in_the_environment_and_in_the_configuratio
     (tmp_path / "b.yaml").write_text(COMPLETE.read_text().replace("512", "${SIZE}"))
     assert manager.load_experiment("b.yaml").model.hidden_size == 64
     (tmp_path / "c.yaml").write_text("a: {b: ['${NOWHERE}']}")
-    with pytest.raises(ConfigurationError, match=r"^a\.b\[0\] needs NOWHERE, which is not set"):
+    with pytest.raises(ConfigurationError, match=r"c\.yaml: a\.b\[0\] needs NOWHERE, which is not set"):
         manager.load_config("c.yaml", validate=False)
     (tmp_path / "d.yaml").write_text("a: ${b.c}")
     with pytest.raises(ConfigurationError, match=r"leads nowhere: .*b"):
@@ -709,6 +727,7 @@ def test_e45_a_field_that_nobody_knows_is_refused_with_what_may_be_meant(least: 
     assert found["written"].startswith("is no field")
     assert found["checkpiont"] == "is no field; is checkpoint meant?"
     assert found["logging.cleanup_on_exit"].startswith("is no field; there are log_level, ")
+    assert found["logging.cleanup_on_exit"].endswith("; what is yours goes into custom_params")
 
 
 # -- E43, E44 ------------------------------------------------------------------------------------------------

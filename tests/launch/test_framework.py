@@ -281,8 +281,44 @@ def test_e2_nothing_is_launched_where_a_combination_cannot_be(
     assert list(raised.value.problems) == ["tiny_0002", "tiny_0004"]
     assert "nothing was launched:\nexperiment tiny_0002 of grid rates" in str(raised.value)
     assert everything(tmp_path) == ["configs/base.yaml"]
-    with pytest.raises(ConfigurationError, match="max_concurrent_jobs=0"):
-        local(framework, 1, "", max_concurrent_jobs=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_concurrent_jobs": 0}, "max_concurrent_jobs=0: use a whole number, 1 or more, or None"),
+        ({"max_concurrent_jobs": "2"}, "max_concurrent_jobs='2': use a whole number"),
+        ({"execution_mode": "cluster"}, "execution_mode='cluster': use ExecutionMode, or one of slurm, local, dry_run"),
+        ({"naming": "by hand"}, "naming='by hand': use NamingStrategy, or one of hash"),
+        ({"parameter_grids": seeds(1)[0]}, "parameter_grids is one grid: give a list of them"),
+        ({"command": "python train.py {config}"}, "command is a text: give its words"),
+    ],
+)
+def test_e2_what_a_search_cannot_be_told_is_refused_before_anything_is_made(
+    tmp_path: Path, framework: ModelTrainingFramework, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        framework.run_grid_search(
+            **{"parameter_grids": seeds(1), "base_config_path": "base.yaml", "command": ["true"], **given}
+        )
+    assert str(raised.value).startswith(said)
+    assert everything(tmp_path) == ["configs/base.yaml"]
+
+
+def test_e2_modes_and_strategies_may_be_words(framework: ModelTrainingFramework) -> None:
+    given: Any = {"execution_mode": ExecutionMode.DRY_RUN.value, "naming": NamingStrategy.SEQUENTIAL.value}
+    found = framework.run_grid_search(seeds(2), "base.yaml", **given)
+    assert found.mode is ExecutionMode.DRY_RUN
+    assert [each.name for each in found.outcomes] == ["tiny_0001", "tiny_0002"]
+
+
+def test_e2_nothing_is_launched_whose_result_could_not_be_written(
+    tmp_path: Path, framework: ModelTrainingFramework
+) -> None:
+    (tmp_path / "out").write_text("a file in the way")
+    with pytest.raises((OSError, ConfigurationError), match="out"):
+        local(framework, 1, "pathlib.Path('ran').touch()", output_dir="out")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_e2_e11_a_second_search_goes_on_counting_and_keeps_the_files_of_the_first(

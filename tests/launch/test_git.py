@@ -336,6 +336,26 @@ def branch_of(folder: Path) -> str:
     return (folder / ".git" / "HEAD").read_text().strip().rpartition("/")[2]
 
 
+def test_e34_what_is_not_committed_in_a_submodule_stays_there_and_no_stash_is_told(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`git stash` looks into none."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    git(inner, "init", "--quiet", "--initial-branch=main")
+    (inner / "x.txt").write_text("old")
+    git(inner, "add", ".")
+    git(inner, "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "--quiet", "--message=x")
+    git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "inner")
+    git(repository, "commit", "--quiet", "--message=a submodule")
+    with GitManager(repository).branch_context("work"):
+        (repository / "inner/x.txt").write_text("new")
+    assert branch(repository) == "main"
+    assert (repository / "inner/x.txt").read_text() == "new"
+    assert git(repository, "stash", "list") == ""
+    assert "what was not committed on work lies in submodules, and stays there" in caplog.text
+
+
 # -- E35 ---------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +500,8 @@ def test_e36_nothing_to_commit_is_an_error(repository: Path) -> None:
             call()
     with pytest.raises(GitOperationError, match="names nothing"):
         manager.commit_changes("nothing", [])
+    with pytest.raises(GitOperationError, match=r"takes a list of files: \['a\.txt'\]"):
+        manager.commit_changes("a text", "a.txt")
     with pytest.raises(GitOperationError, match="not both"):
         manager.commit_changes("both", ["a.txt"], add_all=True)
     with pytest.raises(GitOperationError, match=r"nowhere\.txt"):

@@ -94,6 +94,9 @@ def test_e7_values_are_what_a_file_says_for_them() -> None:
         ("a", [], "a has no values"),
         ("a", "adam", "a takes a list of values, not 'adam'"),
         ("a", 3, "a takes a list of values"),
+        ("a", {1, 2}, "a takes a list of values"),  # which the next process would count in another order
+        ("a", {"x": 1}, "a takes a list of values"),
+        ("experiment_name", ["x"], "experiment_name is made of what varies"),
         ("", [1], "'' is no path"),
         ("a..b", [1], "is no path"),
         ("b", [1], "b is there already"),

@@ -41,7 +41,7 @@ class ConfigurationManager:
         `ValidationError` with every problem.
         """
         path = self._found(config_path)
-        found = composed([self._values(path, use_cache)], {})
+        found = self._composed(path, use_cache)
         if validate:
             config = experiment(found.values, str(path), found.written)
             found = Composed(files.as_plain(config), config.written)
@@ -54,7 +54,7 @@ class ConfigurationManager:
     def load_experiment(self, config_path: str | os.PathLike[str]) -> ExperimentConfig:
         """`load_config` as an object of the schema."""
         path = self._found(config_path)
-        found = composed([self._values(path, True)], {})
+        found = self._composed(path, True)
         return experiment(found.values, str(path), found.written)
 
     def save_config(
@@ -67,6 +67,8 @@ class ConfigurationManager:
         `format`: yaml or json. Raises `ConfigurationError` for a value that no file can say, by its path.
         """
         is_ours = isinstance(config, ExperimentConfig)
+        if not is_ours and not isinstance(config, Mapping):
+            raise ConfigurationError(f"{config!r} is no configuration: give a mapping, or an ExperimentConfig")
         written = config.written if isinstance(config, ExperimentConfig) else self._written
         said = as_written(files.as_plain(config), written, is_literal=is_ours)
         files.write(self.project_root / output_path, said, format)
@@ -82,8 +84,18 @@ class ConfigurationManager:
         Sections are merged; lists and single values, and all that a dotted path names, are replaced. Raises
         `ConfigurationError`; to validate what comes out is another call, ``experiment(values)``.
         """
+        if isinstance(overrides, str | os.PathLike | Mapping):
+            raise ConfigurationError(f"overrides is {overrides!r}: give a list, [{overrides!r}]")
         layers = [self._layer(each) for each in (base_config, *(overrides or ()))]
         return self._remembered(composed(layers, parameter_overrides or {}))
+
+    def _composed(self, path: Path, use_cache: bool) -> Composed:
+        try:
+            return composed([self._values(path, use_cache)], {})
+        except ConfigurationError as error:
+            if str(path) in str(error):
+                raise
+            raise ConfigurationError(f"{path}: {error}") from error
 
     def _remembered(self, found: Composed) -> dict[str, Any]:
         self._written |= found.written

@@ -30,6 +30,10 @@ def experiment(
     Words of other frameworks are taken for ours, with a warning. `written`: how texts in it were written before their
     references were looked up.
     """
+    given: Any = values
+    if not isinstance(given, Mapping):
+        said = f"is {given!r}; it has to be a mapping: a file is read by ConfigurationManager.load_experiment"
+        raise ValidationError(f"{name} cannot be used: it {said}", {"": said})
     ours = copy.deepcopy({**values})
     warnings, problems = renamed(ours)
     reading = _Reading(problems)
@@ -117,7 +121,11 @@ def _below(path: str, key: object) -> str:
 
 def _unknown(key: object, known: list[str]) -> str:
     near = difflib.get_close_matches(str(key), known, 1)
-    return f"is no field; is {near[0]} meant?" if near else f"is no field; there are {', '.join(known)}"
+    return (
+        f"is no field; is {near[0]} meant?"
+        if near
+        else f"is no field; there are {', '.join(known)}; what is yours goes into custom_params"
+    )
 
 
 def _needed(kind: Any) -> list[str]:

@@ -89,6 +89,8 @@ class GitManager:
         """
         if files is not None and add_all:
             raise GitOperationError("commit_changes takes files, or add_all=True, not both")
+        if isinstance(files, str | os.PathLike):
+            raise GitOperationError(f"commit_changes takes a list of files: [{os.fspath(files)!r}]")
         if files is not None and not files:
             raise GitOperationError("commit_changes(files=[]) names nothing to commit")
         listed = [] if files is None else ["--", *map(str, files)]
@@ -194,10 +196,15 @@ class GitManager:
         listed = ["--all", "--pathspec-from-file=-", "--pathspec-file-nul"] if files else []
         given = "".join(f"{path}\0" for path in files)
         command = ("--literal-pathspecs", "stash", "push", "--quiet", "--message", name, *listed)
+        newest = ("rev-parse", "--verify", "--quiet", "refs/stash")
+        before = tried(self.root, *newest).stdout
         if tried(self.root, *command, given=given).returncode:
             # It takes no merge that is not finished, whose marks stay in the files, and none only meant to be added.
             git(self.root, "add", "--update")
             git(self.root, *command, given=given)
+        if tried(self.root, *newest).stdout == before:  # it looks into no submodule, and leaves that as it is
+            logger.warning("%s: what was not committed on %s lies in submodules, and stays there", self.root, place)
+            return
         logger.warning("%s: what was not committed on %s is in the stash %r", self.root, place, name)
 
     def _head(self) -> str:

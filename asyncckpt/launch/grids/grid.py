@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from asyncckpt.configuration.overrides import words
@@ -32,8 +32,11 @@ class ParameterGrid:
         numbers.
         """
         words(key)
-        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+            # What has no order would be counted in another one by the next process.
             raise ConfigurationError(f"grid {self.name}: {key} takes a list of values, not {values!r}")
+        if called(key) == "experiment_name":
+            raise ConfigurationError(f"grid {self.name}: {key} is made of what varies; vary something else")
         if not (held := as_plain(list(values), f"grid {self.name}: {key}")):
             raise ConfigurationError(f"grid {self.name}: {key} has no values; give at least one")
         if key in self._values:

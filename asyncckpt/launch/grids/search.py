@@ -12,7 +12,7 @@ from asyncckpt.configuration.overrides import put
 from asyncckpt.errors import ConfigurationError, ValidationError
 from asyncckpt.launch.config.aliases import called, meant, renamed
 from asyncckpt.launch.config.environment import Environment, as_written
-from asyncckpt.launch.config.files import as_plain
+from asyncckpt.launch.config.files import as_plain, member
 from asyncckpt.launch.config.references import has_references, looked_up
 from asyncckpt.launch.config.scalars import Wrong
 from asyncckpt.launch.config.schema import ExperimentConfig
@@ -73,8 +73,8 @@ class ParameterGridSearch:
         return grid
 
     def set_naming_strategy(self, strategy: NamingStrategy) -> None:
-        """How experiments are named; by `NamingStrategy.HASH_BASED` if nothing is said."""
-        self._strategy = strategy
+        """How experiments are named; by `NamingStrategy.HASH_BASED` if nothing is said. Raises `ConfigurationError`."""
+        self._strategy = member(NamingStrategy, strategy, "naming")
 
     def __len__(self) -> int:
         """How many experiments there are."""

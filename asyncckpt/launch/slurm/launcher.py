@@ -12,7 +12,7 @@ from pathlib import Path
 
 from asyncckpt.errors import AsyncCkptError, ConfigurationError, JobSubmissionError, SLURMError
 from asyncckpt.launch.config import ExperimentConfig, files
-from asyncckpt.launch.execution import ExecutionMode, prepared
+from asyncckpt.launch.execution import ExecutionMode, check_limit, prepared
 from asyncckpt.launch.git import GitManager
 from asyncckpt.launch.slurm.commands import Unanswered, called
 from asyncckpt.launch.slurm.options import check_time, job_name, options, waiting
@@ -94,8 +94,8 @@ class SLURMLauncher:
         One that fails stops no other; `resubmit` as for one. Raises `ConfigurationError` for a limit below 1 and for a
         name that two have.
         """
-        if max_concurrent_jobs is not None and max_concurrent_jobs < 1:
-            raise ConfigurationError(f"max_concurrent_jobs={max_concurrent_jobs}: use 1 or more, or None for no limit")
+        check_limit(max_concurrent_jobs)
+        execution_mode = files.member(ExecutionMode, execution_mode, "execution_mode")
         names = Counter(each.experiment_name for each in experiments)
         if twice := next((name for name, count in names.items() if count > 1), None):
             raise ConfigurationError(f"there are several experiments named {twice}")
@@ -141,6 +141,7 @@ class SLURMLauncher:
         return True
 
     def _submit(self, config: ExperimentConfig, mode: ExecutionMode, after: str | None, resubmit: bool) -> _Job:
+        mode = files.member(ExecutionMode, mode, "execution_mode")
         if mode is ExecutionMode.LOCAL:
             raise ConfigurationError(
                 "a launcher of Slurm runs nothing locally: run_grid_search(execution_mode=LOCAL) does"
