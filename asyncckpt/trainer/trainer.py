@@ -209,6 +209,9 @@ class GenericTrainer(Loop):
     def _place(self, found: Mapping[str, Any]) -> None:
         if self._scaler is not None:
             self._scaler.scale(torch.zeros((), device=self.device))  # it has its numbers once it was asked for a loss
+        if self.global_step:
+            for optimizer in self.optimizers:  # it has stepped, elsewhere: else torch warns of the first schedule
+                vars(optimizer)["_opt_called"] = True
         set_modes(self.model, found["modes"])
         if found["given"]:
             self._train.additional_metrics = moved(found["given"], self.device)

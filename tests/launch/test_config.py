@@ -670,6 +670,7 @@ def test_e45_words_of_others_are_read_as_ours_are_also_from_the_environment(
     found = section(minimize_metric="${NO}", every_seconds="${SECONDS}", interval=5, interval_in_epochs="${NO}")
     assert (found.mode, found.save_every_n_minutes, found.save_every_n_steps) == ("max", 1.5, 5)
     assert section(minimize_metric="${YES}", save_best_only="${NO}").mode == "min"
+    assert section(every_seconds=None).save_every_n_minutes is None
     assert section(save_best_only="${YES}").save_policy() == SavePolicy(on_best=True)
     assert section(interval=5, interval_in_epochs="${YES}").save_policy() == SavePolicy(every_epochs=5)
     wrong = {"minimize_metric": "lower", "every_seconds": True, "interval": 5, "interval_in_epochs": 3}

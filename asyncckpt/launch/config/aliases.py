@@ -57,8 +57,8 @@ _SAME: Mapping[str, Sequence[str]] = {
 _ALIASES = {alias: path for path, aliases in _SAME.items() for alias in aliases}
 
 
-def _minutes(seconds: Any) -> float:
-    return float(scalar(float, plain(seconds))) / 60
+def _minutes(seconds: Any) -> float | None:
+    return None if seconds is None else float(scalar(float, plain(seconds))) / 60
 
 
 def _mode(is_minimized: Any) -> str:
