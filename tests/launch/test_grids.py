@@ -97,6 +97,7 @@ def test_e7_values_are_what_a_file_says_for_them() -> None:
         ("a", {1, 2}, "a takes a list of values"),  # which the next process would count in another order
         ("a", {"x": 1}, "a takes a list of values"),
         ("experiment_name", ["x"], "experiment_name is made of what varies"),
+        ("name", ["x"], "name is made of what varies"),
         ("", [1], "'' is no path"),
         ("a..b", [1], "is no path"),
         ("b", [1], "b is there already"),
@@ -309,3 +310,14 @@ def test_e8_ten_thousand_experiments_are_made_one_by_one(least: dict[str, Any]) 
     found = {each.name for each in itertools.islice(search.combinations(), 10_001)}
     assert len(found) == 10_001
     assert experiment(least).experiment_name == "tiny"
+
+
+def test_e9_a_strategy_may_be_a_word_and_another_word_is_refused(least: dict[str, Any]) -> None:
+    search = ParameterGridSearch(least)
+    search.add_grid(grid_of(seed=[1]))
+    word: Any = "descriptive"
+    search.set_naming_strategy(word)
+    assert [each.name for each in search.combinations()] == [f"{least['experiment_name']}_seed=1"]
+    word = "short"
+    with pytest.raises(ConfigurationError, match="naming='short': use NamingStrategy, or one of hash_based"):
+        search.set_naming_strategy(word)

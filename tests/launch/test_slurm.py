@@ -218,7 +218,14 @@ def test_e29_a_dry_run_writes_the_script_and_calls_nobody(
     assert calls() == []
     launcher.submit_experiment(config)
     assert launcher.submit_experiment(config, ExecutionMode.DRY_RUN) == "dry-run"
+    word: Any = "dry_run"
+    assert launcher.submit_experiment(config, word) == "dry-run"
     assert [call[0] for call in calls()] == ["sbatch"]
+    word = "dry"
+    with pytest.raises(ConfigurationError, match="execution_mode='dry': use ExecutionMode, or one of slurm"):
+        launcher.submit_experiment(config, word)
+    with pytest.raises(ConfigurationError, match="execution_mode='dry'"):
+        launcher.submit_experiment_batch([config], word)
     with pytest.raises(ConfigurationError, match="runs nothing locally"):
         launcher.submit_experiment(config, ExecutionMode.LOCAL)
 
