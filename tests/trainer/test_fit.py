@@ -148,7 +148,7 @@ def test_e16_validation_gives_metrics_and_by_default_the_numbers_of_a_step(tmp_p
 def test_e16_a_loader_without_batches_is_an_error_and_one_for_validation_gives_no_metrics(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1: nothing can be trained"):
+    with pytest.raises(TrainerError, match="train_loader gave no batch in epoch 1: there is nothing in it"):
         fitted(Linear(config(tmp_path / "none")), rows=[])
     trainer = Linear(config(tmp_path / "val"))
     fitted(trainer, validation=iter(ROWS))
