@@ -13,7 +13,8 @@ from typing import Any
 
 from asyncckpt.errors import ConfigurationError, ValidationError
 from asyncckpt.launch import local
-from asyncckpt.launch.config import ConfigurationManager, ExperimentConfig, files
+from asyncckpt.launch.config import ConfigurationManager, ExperimentConfig
+from asyncckpt.launch.config.scalars import member
 from asyncckpt.launch.execution import ExecutionMode, Outcome, check_limit, prepared
 from asyncckpt.launch.grids import Combination, NamingStrategy, ParameterGrid, ParameterGridSearch
 from asyncckpt.launch.grids.result import GridSearchResult, earlier
@@ -75,10 +76,8 @@ class ModelTrainingFramework:
         `ConfigurationError`, and `ValidationError` with every combination that cannot be, before anything is launched.
         """
         started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        mode, naming = (
-            files.member(ExecutionMode, execution_mode, "execution_mode"),
-            files.member(NamingStrategy, naming, "naming"),
-        )
+        mode = member(ExecutionMode, execution_mode, "execution_mode")
+        naming = member(NamingStrategy, naming, "naming")
         check_limit(max_concurrent_jobs)
         if isinstance(parameter_grids, ParameterGrid):
             raise ConfigurationError("parameter_grids is one grid: give a list of them")

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 from asyncckpt.configuration import yaml_text
 from asyncckpt.configuration.reading import parsed
@@ -33,18 +33,6 @@ def read(path: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path} holds {type(values).__name__}, where a mapping of names to values has to be")
     return values
-
-
-_Member = TypeVar("_Member", bound=Enum)
-
-
-def member(kind: type[_Member], given: object, name: str) -> _Member:
-    """The member of `kind` that `given` is, or is the value of; raises `ConfigurationError` where it is neither."""
-    try:
-        return kind(given)
-    except ValueError:
-        words = ", ".join(str(each.value) for each in kind)
-        raise ConfigurationError(f"{name}={given!r}: use {kind.__name__}, or one of {words}") from None
 
 
 def write(path: Path, values: object, form: str) -> None:

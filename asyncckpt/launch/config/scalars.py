@@ -1,4 +1,4 @@
-"""Scalars: single values as a number, a text, or true or false.
+"""Scalars: single values as a number, a text, true or false, or one of several words.
 
 A text that is a number is one, and so is the word for true or false: YAML and the environment know no better.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import date
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
+
+from asyncckpt.errors import ConfigurationError
+
+_Member = TypeVar("_Member", bound=Enum)
 
 
 class Wrong(Exception):
@@ -51,3 +56,12 @@ def _number(kind: type, value: Any) -> int | float:
             if value.is_integer():
                 return int(value)
     raise Wrong(f"is {value!r}; it has to be {'a whole number' if kind is int else 'a number'}")
+
+
+def member(kind: type[_Member], given: object, name: str) -> _Member:
+    """The member of `kind` that `given` is, or is the value of; raises `ConfigurationError` where it is neither."""
+    try:
+        return kind(given)
+    except ValueError:
+        words = ", ".join(str(each.value) for each in kind)
+        raise ConfigurationError(f"{name}={given!r}: use {kind.__name__}, or one of {words}") from None

@@ -12,9 +12,9 @@ from asyncckpt.configuration.overrides import put
 from asyncckpt.errors import ConfigurationError, ValidationError
 from asyncckpt.launch.config.aliases import called, meant, renamed
 from asyncckpt.launch.config.environment import Environment, as_written
-from asyncckpt.launch.config.files import as_plain, member
+from asyncckpt.launch.config.files import as_plain
 from asyncckpt.launch.config.references import has_references, looked_up
-from asyncckpt.launch.config.scalars import Wrong
+from asyncckpt.launch.config.scalars import Wrong, member
 from asyncckpt.launch.config.schema import ExperimentConfig
 from asyncckpt.launch.config.validation import experiment
 from asyncckpt.launch.grids.grid import ParameterGrid, check_apart

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asyncckpt.errors import AsyncCkptError, ConfigurationError, JobSubmissionError, SLURMError
 from asyncckpt.launch.config import ExperimentConfig, files
+from asyncckpt.launch.config.scalars import member
 from asyncckpt.launch.execution import ExecutionMode, check_limit, prepared
 from asyncckpt.launch.git import GitManager
 from asyncckpt.launch.slurm.commands import Unanswered, called
@@ -95,7 +96,7 @@ class SLURMLauncher:
         name that two have.
         """
         check_limit(max_concurrent_jobs)
-        execution_mode = files.member(ExecutionMode, execution_mode, "execution_mode")
+        execution_mode = member(ExecutionMode, execution_mode, "execution_mode")
         names = Counter(each.experiment_name for each in experiments)
         if twice := next((name for name, count in names.items() if count > 1), None):
             raise ConfigurationError(f"there are several experiments named {twice}")
@@ -141,7 +142,7 @@ class SLURMLauncher:
         return True
 
     def _submit(self, config: ExperimentConfig, mode: ExecutionMode, after: str | None, resubmit: bool) -> _Job:
-        mode = files.member(ExecutionMode, mode, "execution_mode")
+        mode = member(ExecutionMode, mode, "execution_mode")
         if mode is ExecutionMode.LOCAL:
             raise ConfigurationError(
                 "a launcher of Slurm runs nothing locally: run_grid_search(execution_mode=LOCAL) does"
